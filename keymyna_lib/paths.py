@@ -1,0 +1,30 @@
+"""Where things live: the clone, its cache, and the outputs of a profile."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+LIBRARY = ROOT / "keymyna_lib"
+NOTEBOOKS = ROOT / "notebooks"
+LOCK = ROOT / "requirements.lock"
+# Audio, spectrograms, checkpoints and embeddings: large, made anew from the code, never committed.
+CACHE = Path(os.environ.get("KEYMYNA_CACHE") or ROOT / ".cache").expanduser().resolve()
+
+PROFILES = ("smoke", "mini", "paper")
+
+
+def results_dir(profile: str) -> Path:
+    """Runs, tables, executed notebooks and the index of a profile; committed for `mini`."""
+    return ROOT / "results" / profile
+
+
+def figures_dir(profile: str) -> Path:
+    """Figures of a profile, each with its data and its provenance; committed for `mini`."""
+    return ROOT / "figures" / profile
+
+
+def state_dir(profile: str) -> Path:
+    """The runner's notes on what last succeeded on this machine; never committed."""
+    return CACHE / "state" / profile
