@@ -1,0 +1,282 @@
+"""SimpleViT on mel spectrograms, masked by dropping tokens: the encoder of the paper, in one sitting.
+
+Parameter names, shapes, patch order and positions are those of the public Myna checkpoints, so that they load
+strictly. Tensors: spectrograms are (batch, mel, frame) and hold log(1 + power), as stored; tokens are
+(batch, token, dim); embeddings are (batch, embedding).
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from keymyna_lib.errors import KeyMynaError
+from keymyna_lib.files import atomic_path
+from keymyna_lib.spectrogram import N_MELS
+
+# name: width, depth, heads (of 64), MLP width. "vit-s" is the paper's; the others fit a CPU.
+PRESETS = {"vit-s": (384, 12, 6, 1536), "vit-xs": (192, 4, 3, 768), "vit-toy": (64, 2, 1, 128)}
+# name: patch sizes (mel bands, frames), one for each branch of the model.
+PATCHES = {"vertical": ((N_MELS, 2),), "square": ((16, 16),), "hybrid": ((16, 16), (N_MELS, 2))}
+_HEAD_DIM = 64
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """What defines an encoder's architecture and input.
+
+    Attributes
+    ----------
+    preset : a name in PRESETS.
+    patch : a name in PATCHES.
+    scale : "log1p" feeds log(1 + power) to the patch embedding, "linear" the power itself (the paper's default).
+    """
+
+    preset: str = "vit-s"
+    patch: str = "vertical"
+    scale: str = "linear"
+
+    def __post_init__(self) -> None:
+        for name, known in (("preset", PRESETS), ("patch", PATCHES), ("scale", ("log1p", "linear"))):
+            if getattr(self, name) not in known:
+                raise KeyMynaError(f"{name} {getattr(self, name)!r}: choose one of {', '.join(known)}.")
+
+
+def kept_tokens(n_tokens: int, mask_ratio: float) -> int:
+    """Number of tokens that survive masking: N - int(ratio N), as in the public code (10 of 98 at 0.9)."""
+    if not 0 <= mask_ratio < 1:
+        raise KeyMynaError(f"mask_ratio {mask_ratio}: expected 0 <= mask_ratio < 1.")
+    return n_tokens - int(mask_ratio * n_tokens)
+
+
+def random_keep(batch: int, n_tokens: int, mask_ratio: float, generator: torch.Generator) -> Tensor:
+    """Indices of the tokens to keep, drawn uniformly without replacement and independently for each example.
+
+    Returns
+    -------
+    (batch, kept) int64 on the generator's device, in random order (the trunk is permutation-equivariant).
+    """
+    noise = torch.rand(batch, n_tokens, generator=generator, device=generator.device)
+    return noise.argsort(dim=1)[:, :kept_tokens(n_tokens, mask_ratio)]
+
+
+@functools.lru_cache(maxsize=16)
+def position_table(rows: int, columns: int, dim: int) -> Tensor:
+    """Fixed 2-D sine-cosine positions (temperature 10,000): (row x column, dim), tokens in row-major order.
+
+    The four quarters of `dim` hold sin(x w), cos(x w), sin(y w), cos(y w), with x the column, y the row and
+    w_k = 10000^(-k / (dim/4 - 1)).
+    """
+    omega = 10_000.0 ** (-torch.arange(dim // 4) / (dim // 4 - 1))
+    y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    x, y = x.flatten()[:, None] * omega, y.flatten()[:, None] * omega
+    return torch.cat([x.sin(), x.cos(), y.sin(), y.cos()], dim=1)
+
+
+class Patchify(nn.Module):
+    """Cut spectrograms into patches: (batch, mel, frame) -> (batch, token, mel x frame of a patch).
+
+    Tokens run along a row of patches (time) first; within a patch, frames vary fastest.
+    """
+
+    def __init__(self, size: tuple[int, int]):
+        super().__init__()
+        self.size = size
+
+    def forward(self, spectrograms: Tensor) -> Tensor:
+        patches = spectrograms.unflatten(2, (-1, self.size[1])).unflatten(1, (-1, self.size[0]))
+        return patches.permute(0, 1, 3, 2, 4).flatten(3).flatten(1, 2)  # b (h w) (p1 p2)
+
+
+class Attention(nn.Module):
+    def __init__(self, dim: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(dim)
+        self.to_qkv = nn.Linear(dim, 3 * heads * _HEAD_DIM, bias=False)
+        self.to_out = nn.Linear(heads * _HEAD_DIM, dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.to_qkv(self.norm(x)).unflatten(2, (3, self.heads, _HEAD_DIM)).permute(2, 0, 3, 1, 4)
+        return self.to_out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+class FeedForward(nn.Module):
+    def __init__(self, dim: int, hidden: int):
+        super().__init__()
+        self.net = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+class Transformer(nn.Module):
+    def __init__(self, dim: int, depth: int, heads: int, hidden: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.layers = nn.ModuleList(
+            nn.ModuleList([Attention(dim, heads), FeedForward(dim, hidden)]) for _ in range(depth))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for attention, feed_forward in self.layers:
+            x = x + attention(x)
+            x = x + feed_forward(x)
+        return self.norm(x)
+
+
+class Encoder(nn.Module):
+    """SimpleViT without its classification head (paper, section on the encoder; `linear_head` is dropped).
+
+    The hybrid model runs one trunk on two kinds of patches and concatenates the two embeddings.
+    """
+
+    def __init__(self, config: EncoderConfig):
+        super().__init__()
+        self.config = config
+        dim, depth, heads, hidden = PRESETS[config.preset]
+        self.dim = dim
+        for name, size in zip(("to_patch_embedding", "to_patch_embedding_b"), PATCHES[config.patch]):
+            patch_dim = size[0] * size[1]
+            setattr(self, name, nn.Sequential(Patchify(size), nn.LayerNorm(patch_dim), nn.Linear(patch_dim, dim),
+                                              nn.LayerNorm(dim)))
+        self.transformer = Transformer(dim, depth, heads, hidden)
+
+    @property
+    def branches(self) -> list[nn.Sequential]:
+        """The patch embeddings, one for each kind of patch."""
+        return [module for name, module in self.named_children() if name.startswith("to_patch_embedding")]
+
+    @property
+    def embedding_dim(self) -> int:
+        """Size of an embedding."""
+        return self.dim * len(self.branches)
+
+    def forward(self, spectrograms: Tensor, mask_ratio: float = 0.0,
+                generator: torch.Generator | None = None) -> Tensor:
+        """Embed spectrograms, dropping a random share of their tokens.
+
+        Parameters
+        ----------
+        spectrograms : (batch, mel, frame) log(1 + power); frames are cut down to a multiple of the patch widths.
+        mask_ratio : share of the tokens dropped **before** the patch embedding, 0 <= mask_ratio < 1.
+        generator : draws the masks; needed when mask_ratio > 0.
+
+        Returns
+        -------
+        (batch, embedding), the mean over tokens after the last LayerNorm.
+
+        Raises
+        ------
+        KeyMynaError
+            When the spectrograms are not 128 bands, or shorter than one patch.
+        """
+        width = max(branch[0].size[1] for branch in self.branches)
+        if spectrograms.ndim != 3 or spectrograms.shape[1] != N_MELS or spectrograms.shape[2] < width:
+            raise KeyMynaError(f"spectrograms of shape {tuple(spectrograms.shape)}: expected (batch, {N_MELS} mel "
+                               f"bands, at least {width} frames).")
+        frames = spectrograms.shape[2] // width * width
+        return torch.cat([self._embed(branch, spectrograms[:, :, :frames], mask_ratio, generator)
+                          for branch in self.branches], dim=1)
+
+    def _embed(self, branch: nn.Sequential, spectrograms: Tensor, mask_ratio: float,
+               generator: torch.Generator | None) -> Tensor:
+        patches = branch[0](spectrograms)
+        rows, columns = (s // p for s, p in zip(spectrograms.shape[1:], branch[0].size))
+        positions = position_table(rows, columns, self.dim).to(patches.device)
+        if mask_ratio > 0:
+            keep = random_keep(len(patches), patches.shape[1], mask_ratio, generator).to(patches.device)
+            patches = patches.gather(1, keep[:, :, None].expand(-1, -1, patches.shape[2]))
+            positions = positions[keep]
+        patches = patches.float()
+        if self.config.scale == "linear":
+            patches = patches.expm1()
+        tokens = branch[1:](patches) + positions
+        return self.transformer(tokens).mean(dim=1)
+
+
+def build_encoder(config: EncoderConfig, generator: torch.Generator) -> Encoder:
+    """An untrained encoder with PyTorch's usual initialisation, drawn from `generator` alone.
+
+    Raises
+    ------
+    KeyMynaError
+        When the configuration names an unknown preset, patch or scale.
+    """
+    encoder = Encoder(config)
+    initialise(encoder, generator)
+    return encoder
+
+
+def initialise(module: nn.Module, generator: torch.Generator) -> None:
+    """Redraw every Linear layer from U(-1/sqrt(fan_in), 1/sqrt(fan_in)), PyTorch's default, with `generator`."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            bound = layer.in_features ** -0.5
+            for parameter in layer.parameters(recurse=False):
+                nn.init.uniform_(parameter, -bound, bound, generator=generator)
+
+
+class ProjectionHead(nn.Sequential):
+    """Two-layer MLP between embedding and loss, thrown away after pre-training (SimCLR; an option of the paper)."""
+
+    def __init__(self, dim: int, out: int, generator: torch.Generator):
+        super().__init__(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, out))
+        initialise(self, generator)
+
+
+def load_public_state(encoder: Encoder, state: dict[str, Tensor]) -> list[str]:
+    """Copy the weights of a public Myna checkpoint (or vit-pytorch's SimpleViT) into an encoder, strictly.
+
+    Returns
+    -------
+    Names of the classification head's tensors, the only ones left out.
+
+    Raises
+    ------
+    KeyMynaError
+        When any other name or shape differs.
+    """
+    heads = [name for name in state if name.startswith("linear_head.")]
+    try:
+        encoder.load_state_dict({name: value for name, value in state.items() if name not in heads})
+    except RuntimeError as error:
+        raise KeyMynaError(f"the checkpoint does not fit {encoder.config}: {error}") from None
+    return heads
+
+
+def save_encoder(encoder: Encoder, path: Path) -> None:
+    """Write the weights as safetensors under the public names, with the configuration in the metadata."""
+    with atomic_path(path) as temporary:
+        save_file(encoder.state_dict(), temporary, metadata={"encoder_config": json.dumps(asdict(encoder.config))})
+
+
+def load_encoder(path: Path) -> Encoder:
+    """Read an encoder written by `save_encoder`; every name and shape must agree.
+
+    Raises
+    ------
+    KeyMynaError
+        When the file is absent, damaged, or not an encoder of ours.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            config = EncoderConfig(**json.loads(file.metadata()["encoder_config"]))
+            state = {name: file.get_tensor(name) for name in file.keys()}
+        encoder = Encoder(config)
+        encoder.load_state_dict(state)
+    except FileNotFoundError:
+        raise KeyMynaError(f"{path} does not exist; pre-train first (notebook 10).") from None
+    except KeyMynaError:
+        raise
+    except Exception as error:
+        raise KeyMynaError(f"{path} is not a readable encoder ({error}). Delete it and pre-train again "
+                           "(notebook 10).") from None
+    return encoder.eval()

@@ -1,0 +1,127 @@
+"""The mel front end: audio to the pictures that the encoder sees, how they are stored, and where windows start.
+
+Conventions: mono audio at 16 kHz in [-1, 1]; power spectrograms with a centred, reflected Hann window of 2048
+samples and a hop of 512 (32 ms); 128 bands on the Slaney scale with Slaney's area normalisation, 0 Hz to 8 kHz
+(the paper's public code). Stored spectrograms are float16 and (frame, mel); everything in memory is (mel, frame).
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from keymyna_lib.errors import KeyMynaError
+
+SAMPLE_RATE = 16_000  # Hz
+N_FFT = 2048          # samples
+HOP = 512             # samples
+N_MELS = 128
+WINDOW = 196          # frames in one embedding window: 100,000 samples, 6.25 s, 98 vertical tokens
+CHROMA_HOP = 2048     # samples
+_CHROMA_FFT = 8192    # samples; 2 Hz bins, so that neighbouring semitones separate from about 70 Hz up
+
+
+@functools.lru_cache(maxsize=64)
+def mel_filterbank(shift: float = 0.0) -> torch.Tensor:
+    """Mel filterbank that hears everything `shift` semitones higher.
+
+    Pitch shifting by s semitones multiplies every frequency by r = 2^(s/12). Its mel spectrogram is had without
+    touching the audio by weighing a bin at f Hz as the filters weigh r f: no phase vocoder, no change of tempo,
+    and all shifts share one Fourier transform (our choice). What an upward shift would carry past 8 kHz is lost,
+    and a downward one leaves the top bands empty, as with any pitch shift at this sample rate.
+
+    Parameters
+    ----------
+    shift : semitones; 0 is the plain filterbank.
+
+    Returns
+    -------
+    (mel, frequency) float32, 128 x 1025.
+    """
+    import librosa  # here, because it costs a second to import
+
+    scaled_rate = SAMPLE_RATE * 2 ** (shift / 12)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Empty filters")  # the top bands of a downward shift
+        bank = librosa.filters.mel(sr=scaled_rate, n_fft=N_FFT, n_mels=N_MELS, fmin=0.0, fmax=SAMPLE_RATE / 2)
+    return torch.from_numpy(bank)
+
+
+def _power(audio: np.ndarray | torch.Tensor, n_fft: int, hop: int) -> torch.Tensor:
+    audio = torch.as_tensor(audio, dtype=torch.float32)
+    if audio.ndim != 1 or len(audio) <= n_fft // 2:
+        raise KeyMynaError(f"audio of shape {tuple(audio.shape)}: expected one channel of more than {n_fft // 2} "
+                           f"samples ({n_fft / 2 / SAMPLE_RATE:.2f} s at {SAMPLE_RATE} Hz).")
+    window = torch.hann_window(n_fft)
+    return torch.stft(audio, n_fft, hop, window=window, center=True, pad_mode="reflect",
+                      return_complex=True).abs().square()
+
+
+def mel_power(audio: np.ndarray | torch.Tensor, shifts: Sequence[float] = (0.0,)) -> torch.Tensor:
+    """Mel power spectrograms of one recording, one for each pitch shift.
+
+    Parameters
+    ----------
+    audio : (sample,) in [-1, 1] at 16 kHz.
+    shifts : semitones.
+
+    Returns
+    -------
+    (shift, mel, frame) float32; frame t is centred on sample 512 t, and there are 1 + samples // 512 of them.
+
+    Raises
+    ------
+    KeyMynaError
+        When the audio is not one channel of at least 1,025 samples.
+    """
+    power = _power(audio, N_FFT, HOP)
+    return torch.stack([mel_filterbank(float(shift)) @ power for shift in shifts])
+
+
+def compress(power: torch.Tensor) -> torch.Tensor:
+    """Mel power to its stored form, log(1 + power) in float16 (mel power itself overflows float16)."""
+    return torch.log1p(power).to(torch.float16)
+
+
+def expand(stored: torch.Tensor) -> torch.Tensor:
+    """Inverse of `compress`: mel power in float32, to about 5e-4 relative times log(1 + power)."""
+    return torch.expm1(stored.float())
+
+
+@functools.lru_cache(maxsize=1)
+def _chroma_filterbank() -> torch.Tensor:
+    import librosa
+
+    return torch.from_numpy(librosa.filters.chroma(sr=SAMPLE_RATE, n_fft=_CHROMA_FFT, dtype=np.float32))
+
+
+def chroma(audio: np.ndarray | torch.Tensor) -> torch.Tensor:
+    """Chromagram from a long-window spectrum (librosa's chroma filters on magnitudes; our choice).
+
+    Parameters
+    ----------
+    audio : (sample,) in [-1, 1] at 16 kHz.
+
+    Returns
+    -------
+    (pitch class, frame) float32, C first; frame t is centred on sample 2048 t.
+    """
+    return _chroma_filterbank() @ _power(audio, _CHROMA_FFT, CHROMA_HOP).sqrt()
+
+
+def n_frames(n_samples: int) -> int:
+    """Frames of a recording of so many samples."""
+    return 1 + n_samples // HOP
+
+
+def window_starts(frames: int, window: int = WINDOW) -> np.ndarray:
+    """First frames of the windows that cover a recording: end to end, the last one aligned to the end.
+
+    A recording shorter than a window gets one window, to be padded by the caller.
+    """
+    last = max(frames - window, 0)
+    return np.unique(np.append(np.arange(0, last, window), last))
