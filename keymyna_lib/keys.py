@@ -73,7 +73,7 @@ def parse_key(text: str) -> int:
 
 def fifth_direction(reference, estimate):
     """+1 where the estimate's tonic is a fifth above the reference's in the same mode, -1 where below, else 0."""
-    reference, estimate = np.asarray(reference), np.asarray(estimate)
+    reference, estimate = np.asarray(reference, np.int64), np.asarray(estimate, np.int64)
     same_mode = reference // 12 == estimate // 12
     interval = (estimate - reference) % 12
     return np.where(same_mode & (interval == 7), 1, np.where(same_mode & (interval == 5), -1, 0))
@@ -84,7 +84,7 @@ def relation(reference, estimate):
 
     "fifth" covers both directions (see `fifth_direction`); "relative" shares the signature, "parallel" the tonic.
     """
-    reference, estimate = np.broadcast_arrays(np.asarray(reference), np.asarray(estimate))
+    reference, estimate = np.broadcast_arrays(np.asarray(reference, np.int64), np.asarray(estimate, np.int64))
     interval = (estimate - reference) % 12
     major_to_minor = (reference < 12) & (estimate >= 12)
     minor_to_major = (reference >= 12) & (estimate < 12)

@@ -21,8 +21,6 @@ N_FFT = 2048          # samples
 HOP = 512             # samples
 N_MELS = 128
 WINDOW = 196          # frames in one embedding window: 100,000 samples, 6.25 s, 98 vertical tokens
-CHROMA_HOP = 2048     # samples
-_CHROMA_FFT = 8192    # samples; 2 Hz bins, so that neighbouring semitones separate from about 70 Hz up
 
 
 @functools.lru_cache(maxsize=64)
@@ -51,16 +49,6 @@ def mel_filterbank(shift: float = 0.0) -> torch.Tensor:
     return torch.from_numpy(bank)
 
 
-def _power(audio: np.ndarray | torch.Tensor, n_fft: int, hop: int) -> torch.Tensor:
-    audio = torch.as_tensor(audio, dtype=torch.float32)
-    if audio.ndim != 1 or len(audio) <= n_fft // 2:
-        raise KeyMynaError(f"audio of shape {tuple(audio.shape)}: expected one channel of more than {n_fft // 2} "
-                           f"samples ({n_fft / 2 / SAMPLE_RATE:.2f} s at {SAMPLE_RATE} Hz).")
-    window = torch.hann_window(n_fft)
-    return torch.stft(audio, n_fft, hop, window=window, center=True, pad_mode="reflect",
-                      return_complex=True).abs().square()
-
-
 def mel_power(audio: np.ndarray | torch.Tensor, shifts: Sequence[float] = (0.0,)) -> torch.Tensor:
     """Mel power spectrograms of one recording, one for each pitch shift.
 
@@ -78,7 +66,12 @@ def mel_power(audio: np.ndarray | torch.Tensor, shifts: Sequence[float] = (0.0,)
     KeyMynaError
         When the audio is not one channel of at least 1,025 samples.
     """
-    power = _power(audio, N_FFT, HOP)
+    audio = torch.as_tensor(audio, dtype=torch.float32)
+    if audio.ndim != 1 or len(audio) <= N_FFT // 2:
+        raise KeyMynaError(f"audio of shape {tuple(audio.shape)}: expected one channel of more than {N_FFT // 2} "
+                           f"samples ({N_FFT / 2 / SAMPLE_RATE:.2f} s at {SAMPLE_RATE} Hz).")
+    power = torch.stft(audio, N_FFT, HOP, window=torch.hann_window(N_FFT), center=True, pad_mode="reflect",
+                       return_complex=True).abs().square()
     return torch.stack([mel_filterbank(float(shift)) @ power for shift in shifts])
 
 
@@ -90,27 +83,6 @@ def compress(power: torch.Tensor) -> torch.Tensor:
 def expand(stored: torch.Tensor) -> torch.Tensor:
     """Inverse of `compress`: mel power in float32, to about 5e-4 relative times log(1 + power)."""
     return torch.expm1(stored.float())
-
-
-@functools.lru_cache(maxsize=1)
-def _chroma_filterbank() -> torch.Tensor:
-    import librosa
-
-    return torch.from_numpy(librosa.filters.chroma(sr=SAMPLE_RATE, n_fft=_CHROMA_FFT, dtype=np.float32))
-
-
-def chroma(audio: np.ndarray | torch.Tensor) -> torch.Tensor:
-    """Chromagram from a long-window spectrum (librosa's chroma filters on magnitudes; our choice).
-
-    Parameters
-    ----------
-    audio : (sample,) in [-1, 1] at 16 kHz.
-
-    Returns
-    -------
-    (pitch class, frame) float32, C first; frame t is centred on sample 2048 t.
-    """
-    return _chroma_filterbank() @ _power(audio, _CHROMA_FFT, CHROMA_HOP).sqrt()
 
 
 def n_frames(n_samples: int) -> int:

@@ -1,0 +1,54 @@
+"""Atomic writes and hashes."""
+
+import errno
+import hashlib
+import json
+import os
+
+import pytest
+
+from keymyna_lib import files
+from keymyna_lib.errors import KeyMynaError
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "value.json"
+    files.write_json(path, {"a": 1})
+    with pytest.raises(RuntimeError):
+        with files.atomic_path(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+    assert files.read_json(path) == {"a": 1} and os.listdir(tmp_path) == ["value.json"]
+
+
+def test_a_full_disk_is_one_clear_error(tmp_path):
+    path = tmp_path / "value.txt"
+    with pytest.raises(KeyMynaError, match="(?s)value.txt.*space"):
+        with files.atomic_path(path):
+            raise OSError(errno.ENOSPC, "No space left on device")
+    assert os.listdir(tmp_path) == []
+
+
+def test_damaged_json_is_named(tmp_path):
+    (tmp_path / "cut.json").write_text('{"a": ')
+    with pytest.raises(KeyMynaError, match="cut.json is damaged"):
+        files.read_json(tmp_path / "cut.json")
+    with pytest.raises(KeyMynaError, match="none.json does not exist"):
+        files.read_json(tmp_path / "none.json")
+
+
+def test_hashes(tmp_path):
+    (tmp_path / "x.py").write_bytes(b"content")
+    assert files.sha256_file(tmp_path / "x.py") == hashlib.sha256(b"content").hexdigest()
+    assert files.sha256_json({"b": 1, "a": [2]}) == files.sha256_json(json.loads('{"a": [2], "b": 1}'))
+    before = files.source_hash(tmp_path)
+    (tmp_path / "ignored.txt").write_text("not code")
+    assert files.source_hash(tmp_path) == before
+    (tmp_path / "x.py").write_bytes(b"changed")
+    assert files.source_hash(tmp_path) != before
+
+
+def test_stable_words_never_change():
+    """Seeds hang on these: the first 16 bytes of the name's SHA-256."""
+    digest = hashlib.sha256(b"bwv1.6").digest()
+    assert files.stable_words("bwv1.6") == [int.from_bytes(digest[i:i + 4], "little") for i in (0, 4, 8, 12)]

@@ -1,0 +1,121 @@
+import mir_eval
+import numpy as np
+import pytest
+
+from keymyna_lib import keys
+from keymyna_lib.errors import KeyMynaError
+
+ALL = range(24)
+MAJOR_SCALE, MINOR_SCALE = (0, 2, 4, 5, 7, 9, 11), (0, 2, 3, 5, 7, 8, 10)
+
+
+def signature(key):
+    """Sharps (positive) or flats (negative) of a key, from -5 to 6, found by its scale's notes.
+
+    The signature with n sharps is the diatonic set of F C G D A E B moved n fifths up.
+    """
+    notes = {(key + step) % 12 for step in (MAJOR_SCALE if key < 12 else MINOR_SCALE)}
+    return next(n for n in range(-5, 7) if notes == {(5 + 7 * (i + n)) % 12 for i in range(7)})
+
+
+def test_all_pairs_of_relations_against_mir_eval():
+    score_of = {"same": 1.0, "fifth": 0.5, "relative": 0.3, "parallel": 0.2, "other": 0.0}
+    for r in ALL:
+        for e in ALL:
+            names = keys.KEY_NAMES[r], keys.KEY_NAMES[e]
+            up, down = mir_eval.key.weighted_score(*names), mir_eval.key.weighted_score(*names[::-1])
+            assert score_of[keys.RELATIONS[keys.relation(r, e)]] == max(up, down)
+            assert keys.fifth_direction(r, e) == (up == 0.5) - (down == 0.5)
+
+
+def test_relations_broadcast():
+    table = keys.relation(np.arange(24)[:, None], np.arange(24))
+    assert table.shape == (24, 24)
+    assert np.bincount(table.ravel()).tolist() == [24, 48, 24, 24, 456]
+    np.testing.assert_array_equal(table, table.T)
+    direction = keys.fifth_direction(np.arange(24)[:, None], np.arange(24))
+    np.testing.assert_array_equal(direction, -direction.T)
+    assert [keys.RELATIONS[i] for i in keys.relation(0, [0, 7, 5, 21, 12, 1])] == [
+        "same", "fifth", "fifth", "relative", "parallel", "other"]
+
+
+def test_small_unsigned_labels_do_not_wrap():
+    r, e = np.divmod(np.arange(576), 24)
+    for function in (keys.relation, keys.fifth_direction):
+        np.testing.assert_array_equal(function(r.astype(np.uint8), e.astype(np.uint8)), function(r, e))
+
+
+def test_spelling_has_the_fewest_accidentals():
+    assert len(set(keys.KEY_NAMES)) == keys.N_KEYS == 24
+    for key in ALL:
+        name, n = keys.KEY_NAMES[key], signature(key)
+        tonic, mode = name.split()
+        assert mode == keys.mode(key) == keys.MODES[int(keys.is_minor(key))]
+        # Sharps on a tie (six of either): then an accidental in the name is that of the signature.
+        assert "b" not in tonic if n > 0 else "#" not in tonic
+        assert keys.parse_key(name) == key == keys.key_index(keys.tonic(key), mode)
+
+
+@pytest.mark.parametrize("text, name", [
+    ("C major", "C major"), ("c minor", "C minor"), ("C", "C major"), ("Am", "A minor"), ("CM", "C major"),
+    ("Bb", "Bb major"), ("b", "B major"), ("bm", "B minor"), ("bb minor", "Bb minor"), ("B:min", "B minor"),
+    ("Eb minor", "D# minor"), ("E♭ min", "D# minor"), ("F♯ maj", "F# major"), ("Gb major", "F# major"),
+    ("Cb major", "B major"), ("B# minor", "C minor"), ("E#:maj", "F major"), ("F## minor", "G minor"),
+    ("  d#   MINOR ", "D# minor"), ("Abm", "G# minor")])
+def test_parse(text, name):
+    assert keys.KEY_NAMES[keys.parse_key(text)] == name
+
+
+@pytest.mark.parametrize("text", ["", "H minor", "D dorian", "Dmix", "C major minor", "minor", "C/D", "1"])
+def test_parse_refuses(text):
+    with pytest.raises(KeyMynaError, match="major or minor key"):
+        keys.parse_key(text)
+
+
+def test_key_index():
+    assert keys.key_index(-1, "minor") == 23 and keys.key_index(61, "major") == 1
+    with pytest.raises(KeyMynaError, match="dorian"):
+        keys.key_index(0, "dorian")
+
+
+def test_transpose_is_a_group_action():
+    every = np.arange(24)
+    for s in range(-13, 14):
+        moved = keys.transpose(every, s)
+        assert sorted(moved) == list(ALL)
+        np.testing.assert_array_equal(moved // 12, every // 12)
+        np.testing.assert_array_equal(keys.transpose(moved, -s), every)
+        np.testing.assert_array_equal(keys.transpose(moved, 3), keys.transpose(every, s + 3))
+        assert [keys.transpose(k, s) for k in ALL] == moved.tolist()
+    assert keys.KEY_NAMES[keys.transpose(keys.parse_key("B minor"), 2)] == "C# minor"
+
+
+def test_transposition_keeps_relations():
+    r, e = np.divmod(np.arange(576), 24)
+    for s in range(12):
+        moved = keys.transpose(r, s), keys.transpose(e, s)
+        np.testing.assert_array_equal(keys.relation(*moved), keys.relation(r, e))
+        np.testing.assert_array_equal(keys.fifth_direction(*moved), keys.fifth_direction(r, e))
+
+
+def test_circle_of_fifths():
+    circle = np.array(keys.CIRCLE_OF_FIFTHS)
+    assert sorted(circle) == list(ALL)
+    majors, minors = circle[::2], circle[1::2]
+    assert keys.KEY_NAMES[majors[0]] == "C major" and keys.KEY_NAMES[minors[0]] == "A minor"
+    assert (keys.fifth_direction(majors, np.roll(majors, -1)) == 1).all()
+    assert (keys.fifth_direction(minors, np.roll(minors, -1)) == 1).all()
+    assert (keys.relation(majors, minors) == keys.RELATIONS.index("relative")).all()
+    round_trip = [0, 1, 2, 3, 4, 5, 6, -5, -4, -3, -2, -1]
+    assert [signature(k) for k in majors] == [signature(k) for k in minors] == round_trip
+
+
+def test_camelot():
+    wheel = {"B major": "1B", "G# minor": "1A", "Eb major": "5B", "C major": "8B", "A minor": "8A",
+             "G major": "9B", "E minor": "9A", "E major": "12B", "C# minor": "12A",
+             "F major": "7B", "D minor": "7A"}
+    assert {name: keys.camelot(keys.parse_key(name)) for name in wheel} == wheel
+    assert len({keys.camelot(k) for k in ALL}) == 24
+    for key in ALL:
+        number = int(keys.camelot(key)[:-1])
+        assert int(keys.camelot(keys.transpose(key, 7))[:-1]) == number % 12 + 1
