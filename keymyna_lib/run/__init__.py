@@ -1,0 +1,1 @@
+"""The runner behind `run_all.sh`: the notebooks in order, each when something it depends on has changed."""

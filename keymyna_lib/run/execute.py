@@ -1,0 +1,195 @@
+"""One notebook: executed by papermill, watched live, tidied, and put in its place only when it is whole."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import re
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+import nbformat
+import papermill
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import AsyncKernelManager
+from nbclient.exceptions import DeadKernelError
+from papermill.exceptions import PapermillExecutionError
+from traitlets import Float
+
+from keymyna_lib import files, paths
+from keymyna_lib.errors import KeyMynaError
+from keymyna_lib.run.pipeline import Project
+
+PLAIN_INTERVAL = 30.0  # s between the lines of a progress bar where there is no terminal
+AUDIO_NOTE = "(an audio player; removed from the stored copy, run the notebook to listen)"
+
+
+class ThisInterpreter(AsyncKernelManager):
+    """Starts kernels with the Python that runs the runner, whatever kernel specifications are installed."""
+
+    shutdown_wait_time = Float(2.0)  # s until a busy kernel is killed
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        """The specification that every kernel is started by."""
+        return KernelSpec(argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}",
+                                "--log-level=CRITICAL"],  # it would log a traceback of its own on Ctrl-C
+                          display_name="Python 3", language="python", env={"PYTHONPATH": str(paths.ROOT)})
+
+
+class LiveBars:
+    """Passes on a notebook's standard error: bars move in a terminal, a log gets a line now and then.
+
+    Parameters
+    ----------
+    out : where it goes, normally the runner's own standard error.
+    """
+
+    def __init__(self, out: TextIO) -> None:
+        self.out, self.last_line, self.printed = out, "", time.monotonic()
+        self.open_line = False
+
+    def write(self, text: str) -> None:
+        """Take a piece of text, which may hold carriage returns and begin or end anywhere in a line."""
+        if self.out.isatty():
+            width = shutil.get_terminal_size().columns - 1  # a bar that wrapped would scroll
+            self.out.write(re.sub(rf"([^\r\n]{{{width}}})[^\r\n]+", r"\1", text))
+            self.open_line = not text.endswith("\n")
+            return
+        states = [state.strip() for state in re.split(r"[\r\n]", text) if state.strip()]
+        if states and time.monotonic() - self.printed >= PLAIN_INTERVAL:
+            self.out.write(f"    {states[-1]}\n")
+            self.printed = time.monotonic()
+
+    def flush(self) -> None:
+        """Show what was written."""
+        self.out.flush()
+
+    def close(self) -> None:
+        """Leave the terminal at the beginning of an empty line."""
+        if self.open_line:
+            self.out.write("\r\x1b[K")
+            self.out.flush()
+
+
+def execute(project: Project, profile: str, notebook: str, values: dict[str, Any]) -> None:
+    """Execute a notebook and store its tidied copy under results/.
+
+    Parameters
+    ----------
+    values : parameters that differ from the notebook's defaults.
+
+    Raises
+    ------
+    KeyMynaError
+        When a cell fails or the kernel dies; names the cell and the partly executed copy, which stays.
+    """
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)
+    partial = project.partial(profile, notebook)
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    bars = LiveBars(sys.stderr)
+    failure = None
+    try:
+        papermill.execute_notebook(
+            project.source(notebook), partial, values, cwd=project.root, kernel_name="python3",
+            language="python", progress_bar=False, stderr_file=bars, kernel_manager_class=ThisInterpreter)
+    except PapermillExecutionError as error:
+        failure = f"in cell [{error.exec_count}] `{_first_line(error.source)}`:\n  {_cause(error)}"
+    except DeadKernelError:
+        failure = f"in cell `{_first_line(_last_started(partial))}`:\n  the kernel died (out of memory?)."
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"{notebook} was interrupted; its partly executed copy is "
+                                f"{project.show(partial)}") from None
+    finally:
+        bars.close()
+    if failure:
+        raise KeyMynaError(f"{notebook} failed {failure}\nThe partly executed copy: {project.show(partial)}")
+    node = tidy(nbformat.read(partial, as_version=4), project, profile, notebook)
+    with files.atomic_path(project.executed(profile, notebook)) as temporary:
+        nbformat.write(node, temporary)
+    partial.unlink()
+
+
+def _first_line(source: str) -> str:
+    return next((line.strip() for line in source.splitlines() if line.strip()), "")[:100]
+
+
+def _cause(error: PapermillExecutionError) -> str:
+    """The error of a cell in a few lines; ours speak for themselves."""
+    message = "\n  ".join(error.evalue.strip().splitlines()[:8])[:1500]
+    if error.ename == KeyMynaError.__name__:
+        return message
+    hint = " The disk is full: free some space and run again." if f"[Errno {errno.ENOSPC}]" in message else ""
+    return f"{error.ename}: {message}{hint}"
+
+
+def _last_started(partial: Path) -> str:
+    """Source of the last cell that had begun, from papermill's marks in the partial copy."""
+    cells = [cell for cell in nbformat.read(partial, as_version=4).cells if cell.cell_type == "code"
+             and cell.metadata.get("papermill", {}).get("start_time")]
+    return cells[-1].source if cells else ""
+
+
+def tidy(node: nbformat.NotebookNode, project: Project, profile: str, notebook: str) -> nbformat.NotebookNode:
+    """Make an executed notebook fit to be committed; changes it in place and returns it.
+
+    Bars keep their last state, audio players become a note, paths of this machine and times of day go; the
+    durations of cells stay.
+    """
+    node.metadata["papermill"] = {
+        "input_path": project.show(project.source(notebook)),
+        "output_path": project.show(project.executed(profile, notebook)),
+        "duration": round(node.metadata.papermill.duration, 1),
+        "parameters": node.metadata.papermill.parameters}
+    for cell in node.cells:
+        timing = cell.metadata.pop("papermill", {})
+        cell.metadata.pop("execution", None)
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            cell.id = "injected-parameters"  # papermill draws a new one each time
+        if cell.cell_type != "code":
+            continue
+        if timing.get("duration") is not None:
+            cell.metadata["papermill"] = {"duration": round(timing["duration"], 1)}
+        cell.outputs = [_scrub(output, project) for output in _merge_streams(cell.outputs)]
+    return node
+
+
+def collapse(text: str) -> str:
+    """What a terminal would show of each line after its carriage returns: a bar's last state."""
+    return "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1] for line in text.split("\n"))
+
+
+def _merge_streams(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
+    """Join neighbouring pieces of one stream, collapse them, and replace audio players."""
+    merged: list[nbformat.NotebookNode] = []
+    for output in outputs:
+        if output.output_type == "stream" and merged and merged[-1].get("name") == output.name:
+            merged[-1].text += output.text
+        elif any(kind.startswith("audio/") for kind in output.get("data", {})) \
+                or re.search(r"<audio|data:audio/", output.get("data", {}).get("text/html", "")):
+            merged.append(nbformat.v4.new_output("display_data", {"text/plain": AUDIO_NOTE}))
+        else:
+            merged.append(output)
+    for output in merged:
+        if output.output_type == "stream":
+            output.text = collapse(output.text)
+    return [output for output in merged if output.output_type != "stream" or output.text.strip()]
+
+
+def _scrub(value: Any, project: Project) -> Any:
+    """Replace this machine's folders in all texts of an output."""
+    if isinstance(value, dict):
+        for key in value:
+            if not key.startswith("image/") or key == "image/svg+xml":
+                value[key] = _scrub(value[key], project)
+    elif isinstance(value, list):
+        value = [_scrub(item, project) for item in value]
+    elif isinstance(value, str):
+        value = re.sub(r"/\S*/ipykernel_\d+/\d+\.py", "<cell>", value)
+        for folder, name in ((project.cache, ".cache"), (project.root, "."), (Path.home(), "~")):
+            value = value.replace(f"{folder}/", f"{name}/" if name != "." else "")
+            value = re.sub(re.escape(str(folder)) + r"(?![\w.-])", name, value)
+    return value

@@ -1,0 +1,307 @@
+"""Which notebooks run, in which order, and which can be skipped."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+import tomllib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from keymyna_lib import files, paths
+from keymyna_lib.errors import KeyMynaError
+from keymyna_lib.run import parameters
+
+
+@dataclass(frozen=True)
+class Project:
+    """A clone and its cache; the tests hand in throw-away ones."""
+
+    root: Path = paths.ROOT
+    cache: Path = paths.CACHE
+
+    @property
+    def library(self) -> Path:
+        """The library's folder."""
+        return self.root / paths.LIBRARY.name
+
+    def source(self, notebook: str) -> Path:
+        """The notebook as written, without outputs."""
+        return self.root / "notebooks" / f"{notebook}.ipynb"
+
+    def executed(self, profile: str, notebook: str) -> Path:
+        """Its executed copy, there only after a success."""
+        return self.root / "results" / profile / "notebooks" / f"{notebook}.ipynb"
+
+    def partial(self, profile: str, notebook: str) -> Path:
+        """The copy that is being executed, or that a failure left behind."""
+        return self.cache / "partial" / profile / f"{notebook}.ipynb"
+
+    def index(self, profile: str, notebook: str) -> Path:
+        """What the notebook published: its runs and the files that it made."""
+        return self.root / "results" / profile / "index" / f"{notebook}.json"
+
+    def state(self, profile: str, notebook: str) -> Path:
+        """The runner's note on its last success on this machine."""
+        return self.cache / "state" / profile / f"{notebook}.json"
+
+    def show(self, path: Path) -> str:
+        """A path as a reader in the clone types it."""
+        return os.path.relpath(path, self.root) if path.is_relative_to(self.root) else str(path)
+
+
+@dataclass(frozen=True)
+class Notebook:
+    """One step of the pipeline."""
+
+    name: str                                     # "20_linear_probe"
+    title: str
+    needs: tuple[str, ...]                        # notebooks whose published results it reads
+    minutes: dict[str, float]                     # profile -> expected time
+    parameters: dict[str, parameters.Parameter]
+
+    @property
+    def number(self) -> int:
+        """The leading number."""
+        return int(self.name.split("_")[0])
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise KeyMynaError(f"cannot read {path}: {error}") from None
+
+
+def load_notebooks(project: Project) -> dict[str, Notebook]:
+    """All notebooks by name, in the order of their numbers, as described in `pipeline.toml`.
+
+    Raises
+    ------
+    KeyMynaError
+        When a notebook is not described, or needs one that does not come before it.
+    """
+    described = _read_toml(project.library / "run" / "pipeline.toml")
+    found: dict[str, Notebook] = {}
+    for path in sorted((project.root / "notebooks").glob("[0-9][0-9]_*.ipynb")):
+        if path.stem not in described:
+            raise KeyMynaError(f"{project.show(path)} is not described in pipeline.toml.")
+        entry = described[path.stem]
+        absent = [need for need in entry["needs"] if need not in found]
+        if absent:
+            raise KeyMynaError(f"{path.stem} needs {', '.join(absent)}: no such notebook before it.")
+        found[path.stem] = Notebook(path.stem, entry["title"], tuple(entry["needs"]), entry["minutes"],
+                                    parameters.declared(path))
+    if not found:
+        raise KeyMynaError(f"there are no notebooks in {project.root / 'notebooks'}.")
+    return found
+
+
+def resolve(project: Project, notebooks: dict[str, Notebook], profile: str,
+            overrides: list[tuple[str, str]]) -> dict[str, dict[str, parameters.Value]]:
+    """The parameters that each notebook runs with (see `parameters.resolve`)."""
+    profiles = _read_toml(project.library / "run" / "profiles.toml")
+    unknown = [name for name in (profile, *profiles) if name not in paths.PROFILES]
+    if unknown:
+        raise KeyMynaError(f"profiles.toml: no profile {unknown[0]!r}, only {', '.join(paths.PROFILES)}.")
+    return parameters.resolve({n.name: n.parameters for n in notebooks.values()}, profile,
+                              profiles.get(profile, {}), overrides)
+
+
+def select(notebooks: dict[str, Notebook], only: list[str], start: str | None) -> tuple[list[str], set[str]]:
+    """The notebooks to look at, in order, and among them those asked for; the others are merely needed.
+
+    Parameters
+    ----------
+    only, start : numbers ("20", "0") or whole names; neither means all.
+    """
+    def find(text: str) -> Notebook:
+        for notebook in notebooks.values():
+            if text == notebook.name or (text.isdecimal() and int(text) == notebook.number):
+                return notebook
+        raise KeyMynaError(f"there is no notebook {text}. There are:\n"
+                           + "\n".join(f"  {n.name}  {n.title}" for n in notebooks.values()))
+
+    if only:
+        asked = {find(text).name for text in only}
+    else:
+        first = find(start).number if start is not None else 0
+        asked = {n.name for n in notebooks.values() if n.number >= first}
+    wanted = set(asked)
+    for notebook in reversed(notebooks.values()):
+        if notebook.name in wanted:
+            wanted.update(notebook.needs)
+    return [name for name in notebooks if name in wanted], asked
+
+
+def fingerprint(project: Project, notebook: Notebook, values: dict[str, parameters.Value]) -> dict[str, Any]:
+    """Hashes of all that a notebook's results depend on: parameters, notebook, code and what it reads.
+
+    The runner itself is left out: it acts on results only through the parameters.
+    """
+    cells = [(cell["cell_type"], cell["source"], cell.get("metadata", {}).get("tags", []))
+             for cell in parameters.read_cells(project.source(notebook.name))]
+    code = [p for p in project.library.iterdir() if p.name not in {"run", "__pycache__"}]
+    inputs = {need: project.index(values["profile"], need) for need in notebook.needs}
+    return {"parameters": files.sha256_json(values), "notebook": files.sha256_json(cells),
+            "code": files.source_hash(*sorted(code), project.root / paths.LOCK.name),
+            "inputs": {need: files.sha256_file(path) if path.exists() else None
+                       for need, path in inputs.items()}}
+
+
+def outdated(project: Project, notebook: Notebook,
+             values: dict[str, parameters.Value]) -> tuple[str, dict[str, Any]]:
+    """Why a notebook has to run ("" if it need not), and the note on its last success ({} if none)."""
+    try:
+        state = files.read_json(project.state(values["profile"], notebook.name))
+        then, produced = state["fingerprint"], state["files"]
+    except (KeyMynaError, KeyError, TypeError):  # absent, or of another version, or damaged: run it again
+        return "no earlier success", {}
+    now = fingerprint(project, notebook, values)
+    changed = [part for part in now if now[part] != then.get(part)]
+    if changed:
+        return f"{' and '.join(changed)} changed", state
+    missing = [name for name, size in produced.items() if not _present(project, name, size)]
+    return (f"{missing[0]} is missing or was altered", state) if missing else ("", state)
+
+
+def _present(project: Project, name: str, size: int) -> bool:
+    """Whether an output, named relative to the clone or to the cache, is there with its size [bytes]."""
+    return any((base / name).is_file() and (base / name).stat().st_size == size
+               for base in (project.root, project.cache))
+
+
+def published(project: Project, profile: str, notebook: str, since: int | None) -> dict[str, int]:
+    """The files that a notebook says it made, with their sizes [bytes], and its executed copy.
+
+    Parameters
+    ----------
+    since : modification time [ns] of its index before it ran, None if there was none.
+
+    Raises
+    ------
+    KeyMynaError
+        When it published nothing in this run, or names a file that is not there: its results would be stale.
+    """
+    index = project.index(profile, notebook)
+    if modified(index) in (None, since):
+        raise KeyMynaError(f"{notebook} ran to its end without writing {project.show(index)}: "
+                           "its last cell must call results.publish.")
+    produced = dict(files.read_json(index)["files"])
+    absent = [name for name, size in produced.items() if not _present(project, name, size)]
+    if absent:
+        raise KeyMynaError(f"{project.show(index)} names {absent[0]}, which is not there with that size.")
+    executed = project.executed(profile, notebook)
+    return produced | {project.show(executed): executed.stat().st_size}
+
+
+def modified(path: Path) -> int | None:
+    """Modification time [ns], None if the file is absent."""
+    return path.stat().st_mtime_ns if path.exists() else None
+
+
+@contextlib.contextmanager
+def locked(project: Project, profile: str) -> Iterator[None]:
+    """Hold the profile against a second runner; the kernel of the system lets go of it even after a kill."""
+    path = project.state(profile, "runner").with_suffix(".lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise KeyMynaError(f"profile {profile} is being run already (process {file.read().strip()}). "
+                               "Wait for it, or stop it.") from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def run(project: Project, profile: str, *, only: list[str] | None = None, start: str | None = None,
+        force: bool = False, overrides: list[tuple[str, str]] | None = None,
+        say: Callable[[str], None] = lambda line: print(line, flush=True)) -> None:
+    """Run the notebooks that are asked for and not up to date, and what they need; stop at the first failure.
+
+    Parameters
+    ----------
+    only, start : see `select`.
+    force : run those asked for even if nothing has changed.
+    overrides : (name, value as typed).
+    say : where each line of progress goes.
+
+    Raises
+    ------
+    KeyMynaError
+        For bad input, before anything runs, or for the notebook that failed.
+    """
+    notebooks = load_notebooks(project)
+    values = resolve(project, notebooks, profile, overrides or [])
+    order, asked = select(notebooks, only or [], start)
+    with locked(project, profile):
+        began = time.monotonic()
+        for position, name in enumerate(order, 1):
+            head = f"[{position}/{len(order)}] {name}"
+            _run_one(project, notebooks[name], values[name], force and name in asked, head, began, say)
+        say(f"All done in {duration(time.monotonic() - began)}. Executed notebooks, tables and runs: "
+            f"results/{profile}/; figures: figures/{profile}/")
+
+
+def _run_one(project: Project, notebook: Notebook, values: dict[str, parameters.Value], force: bool,
+             head: str, began: float, say: Callable[[str], None]) -> None:
+    """Run or skip one notebook, saying which and why."""
+    profile, name = values["profile"], notebook.name
+    reason, state = ("forced", {}) if force else outdated(project, notebook, values)
+    if not reason:
+        say(f"{head}  skipped: unchanged since {state['finished']}")
+        return
+    started = time.monotonic()
+    from keymyna_lib.run import execute  # papermill is slow to import, and a skipped run does not need it
+
+    expected = f", about {notebook.minutes[profile]:g} min" if profile in notebook.minutes else ""
+    say(f"{head}  {notebook.title} ({reason}{expected}) ...")
+    note, before = fingerprint(project, notebook, values), modified(project.index(profile, name))
+    # From here on the last success counts no more: a failing run may leave some of its outputs replaced.
+    project.state(profile, name).unlink(missing_ok=True)
+    given = {key: value for key, value in values.items()
+             if key == "profile" or value != notebook.parameters[key].default}
+    execute.execute(project, profile, name, given)
+    seconds = time.monotonic() - started
+    files.write_json(project.state(profile, name), {
+        "fingerprint": note, "parameters": values, "seconds": round(seconds, 1),
+        "finished": time.strftime("%Y-%m-%d %H:%M:%S"), "files": published(project, profile, name, before)})
+    say(f"{head}  done in {duration(seconds)} (total {duration(time.monotonic() - began)})")
+
+
+def duration(seconds: float) -> str:
+    """A time span for people: "42 s", "8 min 12 s", "3 h 5 min"."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60} min"
+
+
+def describe(project: Project, profile: str) -> str:
+    """The text of `--list`: each notebook with what it needs, its time and its parameters for a profile."""
+    notebooks = load_notebooks(project)
+    values = resolve(project, notebooks, profile, [])
+    lines = [f"Profile {profile}. A value that the profile changes is marked with *."]
+    for notebook in notebooks.values():
+        facts = [f"needs {', '.join(need[:2] for need in notebook.needs)}"] if notebook.needs else []
+        facts += [f"about {notebook.minutes[profile]:g} min"] if profile in notebook.minutes else []
+        lines += ["", f"{notebook.name}  {notebook.title}" + (f" ({'; '.join(facts)})" if facts else "")]
+        rows = []
+        for parameter in notebook.parameters.values():
+            value = values[notebook.name][parameter.name]
+            mark = "*" if value != parameter.default and parameter.name != "profile" else " "
+            rows.append((f"{mark} {parameter.name}", parameter.type_name, repr(value), parameter.comment))
+        widths = [min(max(len(row[i]) for row in rows), 36) for i in range(3)]
+        lines += ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, [*widths, 0])).rstrip()
+                  for row in rows]
+    return "\n".join(lines)

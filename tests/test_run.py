@@ -1,0 +1,434 @@
+"""The runner: parameters, order, skipping, failures, tidying; mostly without kernels, slow to start."""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import re
+
+import nbformat
+import pytest
+
+from keymyna_lib import files, paths
+from keymyna_lib.errors import KeyMynaError
+from keymyna_lib.run import __main__ as cli
+from keymyna_lib.run import execute, parameters, pipeline
+from keymyna_lib.run.pipeline import Project
+
+FIRST = """profile = "mini"  # smoke, mini or paper
+steps = 3  # optimiser steps
+rate = 0.1  # per step
+name = "a"  # label
+mixup = False
+sizes = [48, 150]  # labelled pieces
+cutoffs = [1.0, 2]  # Hz"""
+SECOND = 'profile = "mini"\nsteps = 7  # of the head'
+PUBLISH = """import json, pathlib
+made = pathlib.Path("results") / profile / "made_{0}.txt"
+made.parent.mkdir(parents=True, exist_ok=True)
+made.write_text(f"{{steps}}")
+index = made.parent / "index" / "{0}.json"
+index.parent.mkdir(exist_ok=True)
+index.write_text(json.dumps({{"steps": steps, "files": {{str(made): made.stat().st_size}}}}))"""
+
+
+def write_notebook(project: Project, name: str, cell: str, *sources: str) -> None:
+    v4 = nbformat.v4
+    cells = [v4.new_code_cell(cell, metadata={"tags": ["parameters"]}), *map(v4.new_code_cell, sources)]
+    project.source(name).parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(v4.new_notebook(cells=cells), project.source(name))
+
+
+@pytest.fixture
+def project(tmp_path) -> Project:
+    """Three notebooks: 10 needs 00, and 20 needs 10."""
+    made = Project(tmp_path / "clone", tmp_path / "cache")
+    (made.library / "run").mkdir(parents=True)
+    (made.library / "code.py").write_text("x = 1\n")
+    (made.root / "requirements.lock").write_text("numpy==1.0\n")
+    names = ["00_first", "10_second", "20_third"]
+    needs = [[], ["00_first"], ["10_second"]]
+    (made.library / "run" / "pipeline.toml").write_text("".join(
+        f'[{name}]\ntitle = "Step {name[:2]}"\nneeds = {json.dumps(need)}\nminutes = {{mini = 2}}\n'
+        for name, need in zip(names, needs)))
+    (made.library / "run" / "profiles.toml").write_text("[mini]\n[smoke.00_first]\nsteps = 1\nrate = 1\n")
+    for name in names:
+        write_notebook(made, name, FIRST if name == "00_first" else SECOND, PUBLISH.format(name))
+    return made
+
+
+@pytest.fixture
+def fake_kernel(project, monkeypatch):
+    """In place of papermill: publishes the given steps at once, and keeps count of what ran with what."""
+    ran = []
+
+    def fake(project, profile, notebook, values):
+        made = project.root / "results" / profile / f"made_{notebook}.txt"
+        files.write_text(made, str(values.get("steps")))
+        files.write_text(project.executed(profile, notebook), "{}")
+        files.write_json(project.index(profile, notebook),
+                         {"steps": values.get("steps"), "files": {project.show(made): made.stat().st_size}})
+        ran.append((notebook, values))
+
+    monkeypatch.setattr(execute, "execute", fake)
+    return ran
+
+
+def go(project, ran, profile="mini", **options) -> list[str]:
+    """Run, and return the numbers of what really ran."""
+    ran.clear()
+    pipeline.run(project, profile, say=lambda line: None, **options)
+    return [name[:2] for name, _ in ran]
+
+
+# Parameters
+
+def test_declared_parameters_have_type_default_and_comment(project):
+    found = parameters.declared(project.source("00_first"))
+    assert [(p.name, p.type_name) for p in found.values()] == [
+        ("profile", "str"), ("steps", "int"), ("rate", "float"), ("name", "str"), ("mixup", "bool"),
+        ("sizes", "list"), ("cutoffs", "list")]
+    assert found["sizes"].default == [48, 150] and found["sizes"].comment == "labelled pieces"
+    assert found["mixup"].comment == ""
+
+
+@pytest.mark.parametrize("cell, message", [
+    ('profile = "mini"\nsteps = 2 * 3', "line 2"),
+    ('profile = "mini"\nimport os', "line 2"),
+    ('profile = "mini"\nx = None', "line 2"),
+    ('profile = "mini"\nx = [1, "a"]', "line 2"),
+    ('profile = "mini"\nx = {"a": 1}', "line 2"),
+    ("profile = ", "not valid Python"),
+    ("steps = 3", "must declare `profile`"),
+])
+def test_only_plain_literals_are_parameters(project, cell, message):
+    write_notebook(project, "00_first", cell)
+    with pytest.raises(KeyMynaError, match=message):
+        parameters.declared(project.source("00_first"))
+
+
+def test_a_damaged_notebook_is_named(project):
+    project.source("00_first").write_text('{"cells": ')
+    with pytest.raises(KeyMynaError, match="00_first.ipynb is not a notebook"):
+        pipeline.load_notebooks(project)
+
+
+@pytest.mark.parametrize("name, text, value", [
+    ("steps", "12", 12), ("steps", "-1", -1), ("rate", "2", 2.0), ("rate", "1e-3", 1e-3), ("name", "3", "3"),
+    ("name", "two words", "two words"), ("mixup", "true", True), ("mixup", "False", False),
+    ("sizes", "[1, 2]", [1, 2]), ("sizes", "1,2", [1, 2]), ("sizes", "7", [7]), ("sizes", "[]", []),
+    ("cutoffs", "1, 2.5", [1.0, 2.5]),
+])
+def test_values_are_read_in_the_declared_type(project, name, text, value):
+    got = parameters.declared(project.source("00_first"))[name].parse(text)
+    assert got == value and type(got) is type(value)
+    assert not isinstance(value, list) or [type(x) for x in got] == [type(x) for x in value]
+
+
+@pytest.mark.parametrize("name, text", [
+    ("steps", "1.5"), ("steps", "many"), ("rate", "fast"), ("rate", "nan"), ("mixup", "1"), ("sizes", "1,x"),
+    ("sizes", "1.5"), ("steps", "true"), ("unheard_of", "1"), ("profile", "paper"),
+])
+def test_bad_values_are_refused_before_anything_runs(project, fake_kernel, name, text):
+    with pytest.raises(KeyMynaError) as caught:
+        go(project, fake_kernel, overrides=[(name, text)])
+    assert fake_kernel == []
+    if name != "profile":
+        assert name in str(caught.value) and "00_first: steps (int), rate (float)" in str(caught.value)
+
+
+def test_defaults_then_profile_then_command_line(project):
+    notebooks = pipeline.load_notebooks(project)
+    values = pipeline.resolve(project, notebooks, "smoke", [("steps", "9")])
+    assert values["00_first"]["steps"] == 9 and values["10_second"]["steps"] == 9
+    assert values["00_first"]["rate"] == 1.0 and isinstance(values["00_first"]["rate"], float)
+    assert values["00_first"]["name"] == "a" and values["10_second"]["profile"] == "smoke"
+    assert pipeline.resolve(project, notebooks, "mini", [])["00_first"]["steps"] == 3
+
+
+@pytest.mark.parametrize("table", ["[mini.00_first]\nstep = 1", "[mini.99_none]\nsteps = 1",
+                                   '[mini.00_first]\nsteps = "1"', "[mini.00_first]\nsteps = true",
+                                   '[mini.00_first]\nprofile = "x"', "[mini", "[huge]"])
+def test_bad_profiles_are_refused(project, table):
+    (project.library / "run" / "profiles.toml").write_text(table)
+    with pytest.raises(KeyMynaError, match="profile"):
+        pipeline.resolve(project, pipeline.load_notebooks(project), "mini", [])
+
+
+# Order and selection
+
+@pytest.mark.parametrize("only, start, order, asked", [
+    ([], None, "00 10 20", "00 10 20"), (["20"], None, "00 10 20", "20"),
+    (["10_second"], None, "00 10", "10"),
+    (["0"], None, "00", "00"), ([], "10", "00 10 20", "10 20"), (["20", "00"], None, "00 10 20", "00 20")])
+def test_selection_adds_what_is_needed(project, only, start, order, asked):
+    got, got_asked = pipeline.select(pipeline.load_notebooks(project), only, start)
+    assert [name[:2] for name in got] == order.split()
+    assert {name[:2] for name in got_asked} == set(asked.split())
+
+
+@pytest.mark.parametrize("options", [{"only": ["30"]}, {"start": "linear"}])
+def test_unknown_numbers_are_refused_with_the_list(project, fake_kernel, options):
+    with pytest.raises(KeyMynaError, match=r"(?s)there is no notebook.*20_third  Step 20"):
+        go(project, fake_kernel, **options)
+
+
+def test_notebooks_must_be_described_and_in_order(project):
+    write_notebook(project, "30_new", SECOND)
+    with pytest.raises(KeyMynaError, match="30_new.ipynb is not described"):
+        pipeline.load_notebooks(project)
+    project.source("30_new").unlink()
+    project.source("00_first").unlink()
+    with pytest.raises(KeyMynaError, match="10_second needs 00_first"):
+        pipeline.load_notebooks(project)
+
+
+# Skipping
+
+def test_a_second_run_skips_everything_and_says_so(project, fake_kernel):
+    assert go(project, fake_kernel) == ["00", "10", "20"]
+    said = []
+    pipeline.run(project, "mini", say=said.append)
+    assert len(fake_kernel) == 3
+    assert [bool(re.match(rf"\[{i}/3\] \d\d_\w+  skipped: unchanged since 2", line))
+            for i, line in enumerate(said[:3], 1)] == [True] * 3
+
+
+def test_only_what_differs_from_the_defaults_is_injected(project, fake_kernel):
+    go(project, fake_kernel, profile="smoke", overrides=[("name", "b")])
+    assert fake_kernel[0] == ("00_first", {"profile": "smoke", "steps": 1, "rate": 1.0, "name": "b"})
+    assert fake_kernel[1] == ("10_second", {"profile": "smoke"})
+
+
+def test_changes_rerun_what_depends_on_them_and_no_more(project, fake_kernel):
+    go(project, fake_kernel)
+    # The new index of 00 differs, so 10 runs; that of 10 comes out the same, so 20 does not.
+    assert go(project, fake_kernel, overrides=[("rate", "0.5"), ("name", "z")]) == ["00"]
+    assert go(project, fake_kernel) == ["00"]
+    write_notebook(project, "10_second", SECOND, "a = 1")
+    assert go(project, fake_kernel) == ["10"]
+    (project.library / "code.py").write_text("x = 2\n")
+    assert go(project, fake_kernel) == ["00", "10", "20"]
+    (project.root / "requirements.lock").write_text("numpy==2.0\n")
+    assert go(project, fake_kernel, only=["10"]) == ["00", "10"]
+    assert go(project, fake_kernel) == ["20"]
+    files.write_json(project.index("mini", "00_first"), {"steps": 5, "files": {}})
+    assert go(project, fake_kernel) == ["10"]
+    assert go(project, fake_kernel) == []
+
+
+def test_the_runner_and_its_tables_do_not_count_as_code(project, fake_kernel):
+    go(project, fake_kernel)
+    with open(project.library / "run" / "profiles.toml", "a", encoding="utf-8") as file:
+        file.write("[paper]\n")
+    assert go(project, fake_kernel) == []
+
+
+@pytest.mark.parametrize("damage", ["remove", "truncate", "executed", "state"])
+def test_missing_outputs_and_damaged_notes_rerun(project, fake_kernel, damage):
+    go(project, fake_kernel)
+    made = project.root / "results" / "mini" / "made_10_second.txt"
+    {"remove": made.unlink, "truncate": lambda: made.write_text(""),
+     "executed": project.executed("mini", "10_second").unlink,
+     "state": lambda: project.state("mini", "10_second").write_text('{"finger')}[damage]()
+    assert go(project, fake_kernel) == ["10"]
+
+
+def test_force_runs_what_is_asked_for_only(project, fake_kernel):
+    go(project, fake_kernel)
+    assert go(project, fake_kernel, only=["20"], force=True) == ["20"]
+    assert go(project, fake_kernel, start="10", force=True) == ["10", "20"]
+
+
+def test_profiles_do_not_touch_each_other(project, fake_kernel):
+    go(project, fake_kernel)
+    assert go(project, fake_kernel, profile="smoke") == ["00", "10", "20"]
+    assert go(project, fake_kernel) == []
+
+
+def test_a_failure_stops_and_forgets_the_last_success(project, fake_kernel, monkeypatch):
+    go(project, fake_kernel)
+    good = execute.execute
+
+    def fail(*arguments):
+        raise KeyMynaError("broken")
+    monkeypatch.setattr(execute, "execute", fail)
+    with pytest.raises(KeyMynaError, match="broken"):
+        go(project, fake_kernel, only=["10"], force=True)
+    monkeypatch.setattr(execute, "execute", good)
+    assert go(project, fake_kernel) == ["10"]
+
+
+def test_a_notebook_that_publishes_nothing_has_not_succeeded(project, fake_kernel, monkeypatch):
+    go(project, fake_kernel)  # leaves an index, which must not pass for a new one
+    monkeypatch.setattr(execute, "execute", lambda *arguments: None)
+    with pytest.raises(KeyMynaError, match="without writing results/mini/index/00_first.json"):
+        go(project, fake_kernel, only=["00"], force=True)
+
+
+def test_a_second_runner_on_a_profile_is_refused(project, fake_kernel):
+    with pipeline.locked(project, "mini"):
+        with pytest.raises(KeyMynaError, match="mini is being run already"):
+            go(project, fake_kernel)
+        assert go(project, fake_kernel, profile="smoke") == ["00", "10", "20"]
+    assert go(project, fake_kernel) == ["00", "10", "20"]
+
+
+# Real kernels
+
+def test_a_notebook_runs_and_its_copy_is_tidy(project, capsys):
+    write_notebook(project, "00_first", FIRST, """import os, sys, time, keymyna_lib
+from IPython.display import Audio, display
+from keymyna_lib.progress import bar
+for _ in bar(range(steps), desc="work"):
+    time.sleep(0.6)
+display(Audio([0.0] * 100, rate=8000, normalize=False))
+print(os.getcwd(), os.getcwd() + "/data.csv", sys.executable)""", PUBLISH.format("00_first"))
+    pipeline.run(project, "mini", only=["00"], overrides=[("steps", "2")])
+    text = project.executed("mini", "00_first").read_text()
+    node = nbformat.reads(text, as_version=4)
+    nbformat.validate(node)
+    outputs = node.cells[2].outputs
+    assert [output.output_type for output in outputs] == ["stream", "display_data", "stream"]
+    assert "2/2" in outputs[0].text and outputs[0].text.count("work") == 1
+    assert outputs[1].data == {"text/plain": execute.AUDIO_NOTE}
+    assert outputs[2].text.startswith(". data.csv ")
+    assert str(project.root) not in text and "audio/wav" not in text and "start_time" not in text
+    assert node.cells[1].source == '# Parameters\nprofile = "mini"\nsteps = 2\n'
+    assert not project.partial("mini", "00_first").exists()
+    assert (project.root / "results/mini/made_00_first.txt").read_text() == "2"
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "[1/1] 00_first  Step 00 (no earlier success, about 2 min) ..."
+    assert re.fullmatch(r"\[1/1\] 00_first  done in \d+ s \(total \d+ s\)", said[1])
+
+
+@pytest.mark.parametrize("line, cause", [
+    ("raise ValueError('seven')", "ValueError: seven"),
+    ("from keymyna_lib.errors import KeyMynaError; raise KeyMynaError('mend x.csv')", "\n  mend x.csv"),
+    ("import os; os._exit(9)", "the kernel died"),
+])
+def test_a_failing_cell_is_named_and_its_copy_left(project, line, cause):
+    write_notebook(project, "00_first", FIRST, "print('so far')", f"# the culprit\n{line}", "never = 1")
+    with pytest.raises(KeyMynaError) as caught:
+        pipeline.run(project, "mini", say=lambda text: None)
+    message = str(caught.value)
+    assert message.startswith("00_first failed in cell ")
+    assert "`# the culprit`" in message and cause in message
+    assert len(message.splitlines()) == 3 and str(project.partial("mini", "00_first")) in message
+    assert "so far" in project.partial("mini", "00_first").read_text()
+    assert not project.executed("mini", "00_first").exists()
+    assert not project.state("mini", "00_first").exists()
+
+
+# What is shown
+
+@pytest.mark.parametrize("raw, shown", [
+    ("\r 0%|\r50%|\r100%|\ndone\n", "100%|\ndone\n"), ("plain\n", "plain\n"), ("a\rb\r\n", "b\n"), ("", "")])
+def test_progress_bars_collapse_to_their_last_state(raw, shown):
+    assert execute.collapse(raw) == shown
+
+
+def test_bars_are_passed_on_in_a_terminal_and_thinned_in_a_log(monkeypatch):
+    clock = iter([0.0, 1.0, 31.0, 31.0, 32.0])
+    monkeypatch.setattr(execute.time, "monotonic", lambda: next(clock))
+    log = io.StringIO()
+    bars = execute.LiveBars(log)
+    for text in ("\rwork 1%", "\rwork 2%", "\rwork 3%"):
+        bars.write(text)
+    bars.close()
+    assert log.getvalue() == "    work 2%\n"
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+    terminal = Terminal()
+    monkeypatch.setattr(execute.time, "monotonic", lambda: 0.0)
+    monkeypatch.setenv("COLUMNS", "11")
+    bars = execute.LiveBars(terminal)
+    bars.write("\rwork 1%\rwork 2% 123456789")
+    bars.close()
+    assert terminal.getvalue() == "\rwork 1%\rwork 2% 12\r\x1b[K"
+
+
+@pytest.mark.parametrize("seconds, text", [(42.4, "42 s"), (492, "8 min 12 s"), (11100, "3 h 5 min")])
+def test_durations(seconds, text):
+    assert pipeline.duration(seconds) == text
+
+
+def test_list_shows_parameters_and_marks_what_the_profile_changes(project):
+    text = pipeline.describe(project, "smoke")
+    assert re.search(r"^  \* steps +int +1 +optimiser steps$", text, re.M)
+    assert re.search(r"^    sizes +list +\[48, 150\] +labelled pieces$", text, re.M)
+    assert "10_second  Step 10 (needs 00)" in text
+    assert "about 2 min" in pipeline.describe(project, "mini")
+
+
+@pytest.mark.parametrize("error, status, message", [
+    (KeyMynaError("mend it"), 1, "error: mend it\n"),
+    (KeyboardInterrupt("stopped so"), 130, "stopped: stopped so\n"),
+    (OSError(28, "No space left on device", "x.npy"), 1, "x.npy: No space left on device.")])
+def test_failures_end_in_one_message_and_a_status(monkeypatch, capsys, error, status, message):
+    def fail(*arguments, **options):
+        raise error
+    monkeypatch.setattr(pipeline, "run", fail)
+    assert cli.main([]) == status
+    captured = capsys.readouterr().err
+    assert message in captured and "Traceback" not in captured
+
+
+@pytest.mark.parametrize("arguments", [["--profile", "huge"], ["--only", "20", "--from", "10"],
+                                       ["-p", "steps"], ["--bogus"]])
+def test_wrong_options_are_refused(arguments):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+
+
+# The real notebooks
+
+NOTEBOOKS = sorted(paths.NOTEBOOKS.glob("*.ipynb"))
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def test_every_described_notebook_exists_and_every_profile_fits():
+    project = Project()
+    described = pipeline._read_toml(project.library / "run" / "pipeline.toml")
+    assert list(described) == [path.stem for path in NOTEBOOKS]
+    notebooks = pipeline.load_notebooks(project)
+    for profile in paths.PROFILES:
+        pipeline.resolve(project, notebooks, profile, [])
+
+
+@each_notebook
+def test_notebooks_need_what_they_read(path):
+    """A notebook names what it reads, or reads it through `stages`; all that must be declared, no more."""
+    code = "\n".join(cell["source"] for cell in parameters.read_cells(path) if cell["cell_type"] == "code")
+    reads = set(re.findall(r'"(\d\d_\w+)"', code)) - {path.stem}
+    reads |= {"00_data"} if "corpus_of(" in code else set()
+    reads |= {"10_pretrain"} if re.search(r"(encoders_of|pretrain_run)\(", code) else set()
+    assert set(pipeline.load_notebooks(Project())[path.stem].needs) == reads
+
+
+@each_notebook
+def test_notebooks_are_stored_without_outputs(path):
+    node = nbformat.read(path, as_version=4)
+    nbformat.validate(node)
+    assert all(not cell.outputs and cell.execution_count is None
+               for cell in node.cells if cell.cell_type == "code")
+    assert node.metadata.kernelspec.name == "python3"  # plain papermill needs it
+    assert node.cells[0].cell_type == "markdown"
+
+
+@each_notebook
+def test_every_parameter_has_a_comment_and_is_read(path):
+    declared = parameters.declared(path)
+    assert [p.name for p in declared.values() if not p.comment] == []
+    assert declared["profile"].default == "mini"
+    read = set()
+    for cell in parameters.read_cells(path):
+        if cell["cell_type"] == "code" and parameters.TAG not in cell["metadata"].get("tags", []):
+            source = re.sub(r"^\s*[%!].*$", "", cell["source"], flags=re.M)
+            read |= {node.id for node in ast.walk(ast.parse(source))
+                     if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+    assert set(declared) - read == set()
