@@ -1,0 +1,1 @@
+"""From printed scores to a labelled audio corpus: scores, compositions, arrangement, rendering."""

@@ -1,0 +1,72 @@
+"""Work over a corpus's tracks on all cores, in processes that open the corpus by its path."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+from keymyna_lib.errors import KeyMynaError
+from keymyna_lib.progress import bar
+
+Result = TypeVar("Result")
+_IMPORTED_ONCE = ["keymyna_lib.data.corpus", "keymyna_lib.controls", "keymyna_lib.robustness", "librosa"]
+_corpus: Any = None  # in a worker: the corpus it has opened
+
+
+def worker_count(workers: int, tasks: int) -> int:
+    """Processes to use: `workers`, or every core this process may run on when 0; never more than tasks."""
+    if workers < 0:
+        raise KeyMynaError(f"workers={workers}: expected 0 (all cores) or the number of processes.")
+    return max(1, min(workers or len(os.sched_getaffinity(0)), tasks))
+
+
+def _start(path: str) -> None:
+    import torch
+
+    from keymyna_lib.data.corpus import open_corpus
+
+    global _corpus
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    torch.set_num_threads(1)  # one core a process; more would only get in each other's way
+    _corpus = open_corpus(path)
+
+
+def _apply(function: Callable[[Any, str], Result], track_id: str) -> Result:
+    return function(_corpus, track_id)
+
+
+def over_tracks(function: Callable[[Any, str], Result], corpus: Any, track_ids: Sequence[str], *, desc: str,
+                workers: int = 0, progress: bool = True) -> Iterator[Result]:
+    """Yield `function(corpus, track_id)` for each track, in the order given.
+
+    Parameters
+    ----------
+    function : a function of a module, or a `functools.partial` of one (it is sent to other processes).
+    corpus : what `keymyna_lib.data.corpus.open_corpus` returns.
+    workers : processes; 0 is one for each core, 1 works in this process.
+
+    Raises
+    ------
+    KeyMynaError
+        When a process was killed, most often for want of memory.
+    """
+    count = worker_count(workers, len(track_ids))
+    if count == 1:
+        yield from (function(corpus, t) for t in bar(track_ids, desc=desc, unit="track", show=progress))
+        return
+    context = multiprocessing.get_context("forkserver")  # plain forking is unsafe beside torch's threads
+    context.set_forkserver_preload(_IMPORTED_ONCE)
+    pool = ProcessPoolExecutor(count, context, _start, (str(corpus.path),))
+    try:
+        results = pool.map(_apply, [function] * len(track_ids), track_ids)
+        yield from bar(results, total=len(track_ids), desc=desc, unit="track", show=progress)
+    except BrokenProcessPool:
+        raise KeyMynaError(f"{desc}: a worker process was killed, most often for want of memory; run again "
+                           "with fewer workers.") from None
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from keymyna_lib import files, keys, spectrogram
+from keymyna_lib.data import corpus as module
+from keymyna_lib.data import render
+from keymyna_lib.data.compositions import SPLITS
+from keymyna_lib.data.corpus import COLUMNS, CorpusConfig, build_corpus, open_corpus, plan_corpus
+from keymyna_lib.data.scores import load_scores
+from keymyna_lib.errors import KeyMynaError
+
+CONFIG = CorpusConfig(n_chorales=4, n_tunes=8, seconds=7.0, scope="section", drum_probability=0.5, detune_cents=30.0,
+                      snr_db=(5.0, 30.0), seed=0)
+
+
+def build(cache: Path, config: CorpusConfig = CONFIG, **options):
+    return build_corpus(config, progress=False, cache=cache, **options)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    return build(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def copy(built, tmp_path):
+    """A copy to damage: (cache, folder)."""
+    folder = tmp_path / "corpus" / built.path.name
+    shutil.copytree(built.path, folder)
+    return tmp_path, folder
+
+
+def flip(path: Path, position: int) -> None:
+    with open(path, "r+b") as file:
+        file.seek(position)
+        byte = file.read(1)[0]
+        file.seek(position)
+        file.write(bytes([byte ^ 0xFF]))
+
+
+def test_manifest(built):
+    table = built.manifest
+    assert table.index.name == "track_id" and tuple(table.columns) == COLUMNS
+    assert table.index.is_unique and len(table) == 12
+    assert table.source.value_counts().to_dict() == {"tune": 8, "chorale": 4}
+    assert set(table.split) <= set(SPLITS) and "train" in set(table.split)
+    np.testing.assert_array_equal(table.key, [keys.transpose(k, t) for k, t in zip(table.key_written, table.transposition)])
+    assert table.key_name.tolist() == [keys.KEY_NAMES[k] for k in table.key]
+    assert table.transposition.between(-6, 5).all() and (table.duration <= 7).all()
+    assert built.config == CONFIG and built.hash == files.sha256_file(built.path / "manifest.csv")
+    assert all(json.loads(a)["transposition"] == t for a, t in zip(table.arrangement, table.transposition))
+
+
+def test_tracks(built):
+    assert built.tracks() == built.manifest.index.tolist()
+    by_split = [t for s in SPLITS for t in built.tracks(s)]
+    assert sorted(by_split) == sorted(built.tracks())
+    assert set(built.tracks("train", "tune")) == set(built.tracks("train")) & set(built.tracks(source="tune"))
+    with pytest.raises(KeyMynaError, match="split"):
+        built.tracks("training")
+    with pytest.raises(KeyMynaError, match="no track"):
+        built.audio("nothing")
+
+
+def test_audio_and_spectrograms_belong_together(built):
+    scores = load_scores()
+    for track in built.tracks():
+        row, audio, stored = built.manifest.loc[track], built.audio(track), built.spectrogram(track)
+        assert audio.dtype == np.float32 and len(audio) == row.n_samples
+        assert np.abs(audio).max() == pytest.approx(render.PEAK, abs=1e-3)
+        samples = render.render(module.playable_score(scores, row.piece_id).notes, json.loads(row.arrangement))
+        np.testing.assert_array_equal(audio, module.to_float(samples))
+        assert files.sha256_bytes(samples.data) == row.sha256
+        assert stored.dtype == np.float16 and stored.shape == (row.n_frames, spectrogram.N_MELS)
+        assert files.sha256_bytes(np.ascontiguousarray(stored).data) == row.spectrogram_sha256
+        power = spectrogram.mel_power(audio)[0].numpy().T
+        np.testing.assert_allclose(stored.astype(np.float32), np.log1p(power), rtol=1e-3, atol=1e-5)
+    assert built.frames.shape == (built.manifest.n_frames.sum(), spectrogram.N_MELS)
+
+
+def test_the_number_of_processes_does_not_matter(built, tmp_path):
+    other = build(tmp_path, workers=1)
+    assert other.hash == built.hash
+    assert (other.path / "audio.i16").read_bytes() == (built.path / "audio.i16").read_bytes()
+
+
+def test_a_second_build_renders_nothing(copy, built, monkeypatch, capsys):
+    monkeypatch.setattr(module, "_render_all", None)
+    assert build(copy[0]).hash == built.hash
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("name", ["audio.i16", "spectrograms.f16"])
+def test_damaged_track_alone_is_rendered_again(copy, built, monkeypatch, capsys, name):
+    cache, folder = copy
+    rendered = []
+    original = module._render_all
+    monkeypatch.setattr(module, "_render_all", lambda f, jobs, w: (rendered.extend(j[0] for j in jobs),
+                                                                   original(f, jobs, w))[1])
+    flip(folder / name, 100)
+    assert build(cache).hash == built.hash
+    assert rendered == built.tracks()[:1] and "1 damaged track" in capsys.readouterr().out
+    assert (folder / name).read_bytes() == (built.path / name).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["audio.i16", "spectrograms.f16", "manifest.csv", "corpus.json"])
+def test_truncation_is_noticed_and_mended(copy, built, name):
+    cache, folder = copy
+    with open(folder / name, "r+b") as file:
+        file.truncate((folder / name).stat().st_size - 10)
+    with pytest.raises(KeyMynaError):
+        open_corpus(folder)
+    assert build(cache).hash == open_corpus(folder).hash == built.hash
+    assert (folder / name).read_bytes() == (built.path / name).read_bytes()
+
+
+def test_changed_manifest_is_not_believed(copy, built):
+    cache, folder = copy
+    text = (folder / "manifest.csv").read_text()
+    (folder / "manifest.csv").write_text(text.replace("train", "valid", 1))
+    with pytest.raises(KeyMynaError, match="changed"):
+        open_corpus(folder)
+    assert build(cache).hash == built.hash
+
+
+def test_a_killed_build_goes_on(tmp_path, built, monkeypatch):
+    """Killed amid the sixth track, its line in the journal half written."""
+    original, rendered = module._render_all, []
+
+    def killed(folder, jobs, workers):
+        for n, row in enumerate(original(folder, jobs, workers)):
+            if n == 5:
+                with open(folder / "hashes.csv", "a") as journal:
+                    journal.write(",".join(row)[:50])
+                raise KeyboardInterrupt
+            yield row
+
+    monkeypatch.setattr(module, "_render_all", killed)
+    with pytest.raises(KeyboardInterrupt):
+        build(tmp_path)
+    with pytest.raises(KeyMynaError, match="no finished corpus"):
+        open_corpus(tmp_path / "corpus" / built.path.name)
+    monkeypatch.setattr(module, "_render_all", lambda f, jobs, w: (rendered.extend(j[0] for j in jobs),
+                                                                   original(f, jobs, w))[1])
+    assert build(tmp_path).hash == built.hash
+    assert rendered == built.tracks()[5:]
+
+
+def test_scope_piece(tmp_path):
+    plan = plan_corpus(dataclasses.replace(CONFIG, scope="piece", seconds=30.0), load_scores())
+    sections = [len(json.loads(a)["sections"]) for a in plan.arrangement]
+    assert sections == [1] * len(plan)
+
+
+def test_another_configuration_is_another_corpus(built, monkeypatch):
+    assert module.corpus_key(CONFIG) == built.path.name
+    assert module.corpus_key(dataclasses.replace(CONFIG, seed=1)) != built.path.name
+    monkeypatch.setattr(module, "_versions", lambda: {"numpy": "0"})
+    assert module.corpus_key(CONFIG) != built.path.name
+
+
+@pytest.mark.parametrize("change", [{"n_chorales": -1}, {"seconds": 0.5}, {"scope": "bar"}, {"drum_probability": 1.5},
+                                    {"detune_cents": -1.0}, {"snr_db": (30.0, 5.0)}, {"snr_db": (30.0,)}, {"seed": -1}])
+def test_configuration_out_of_range(change):
+    with pytest.raises(KeyMynaError, match=next(iter(change))):
+        dataclasses.replace(CONFIG, **change)
+
+
+def test_full_disk(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    with pytest.raises(KeyMynaError, match="free"):
+        build(tmp_path)
+    monkeypatch.undo()
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+        yield
+
+    monkeypatch.setattr(module, "_render_all", full)
+    with pytest.raises(KeyMynaError, match="No space left"):
+        build(tmp_path)

@@ -1,0 +1,47 @@
+"""Work over tracks in other processes gives what it gives in this one, in order."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from keymyna_lib import parallel
+from keymyna_lib.data import corpus as storage
+from keymyna_lib.errors import KeyMynaError
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """Five tracks of constant samples, written as `build_corpus` leaves them."""
+    n_samples = 512 * np.arange(3, 8)
+    manifest = pd.DataFrame({"n_samples": n_samples, "n_frames": 1 + n_samples // 512},
+                            index=pd.Index([f"t{i}" for i in range(5)], name="track_id"))
+    manifest = manifest.reindex(columns=storage.COLUMNS, fill_value="")
+    np.repeat(np.arange(5), n_samples).astype(np.int16).tofile(tmp_path / storage._AUDIO)
+    np.zeros((manifest["n_frames"].sum(), 128), np.float16).tofile(tmp_path / storage._FRAMES)
+    config = storage.CorpusConfig(1, 1, 1.0, "section", 0.0, 0.0, (10.0, 20.0), 0)
+    storage._finish(tmp_path, config, manifest)
+    return storage.open_corpus(tmp_path)
+
+
+def level(corpus, track_id):
+    return track_id, float(corpus.audio(track_id).max())
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_order_and_results(corpus, workers):
+    tracks = ["t3", "t0", "t4", "t1"]
+    results = list(parallel.over_tracks(level, corpus, tracks, desc="", workers=workers, progress=False))
+    assert [track for track, _ in results] == tracks
+    assert [round(value * 32768) for _, value in results] == pytest.approx([3, 0, 4, 1])
+
+
+def test_an_error_in_a_worker_reaches_the_caller(corpus):
+    with pytest.raises(KeyMynaError, match="no track 'absent'"):
+        list(parallel.over_tracks(level, corpus, ["t0", "absent"], desc="", workers=2, progress=False))
+
+
+def test_worker_count():
+    assert parallel.worker_count(3, 10) == 3 and parallel.worker_count(8, 2) == 2
+    assert parallel.worker_count(0, 0) == 1 and parallel.worker_count(0, 1000) >= 1
+    with pytest.raises(KeyMynaError, match="workers=-1"):
+        parallel.worker_count(-1, 5)

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from keymyna_lib.data import arrange, render
+from keymyna_lib.spectrogram import SAMPLE_RATE
+from test_arrange import draw, make_score
+
+# Krumhansl and Kessler's (1982) probe-tone ratings for C major
+C_MAJOR = np.array([6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88])
+
+
+def plain(notes, programme: int = 80, seconds: float = 3.0, transposition: int = 0, **changes) -> tuple[np.ndarray, dict]:
+    """Notes on one programme at 60 beats a minute, with nothing else to hear."""
+    notes = np.array(notes, np.float32)
+    parts = int(notes[:, 3].max()) + 1
+    section = {"start": 0.0, "length": seconds, "beat": 0.0, "tempo": 60.0, "programmes": [programme] * parts,
+               "levels": [0.0] * parts, "octave": 0, "cents": 0.0, "drums": None, "level": 0.0, "reverb_time": 0.2,
+               "reverb_level": -200.0, "snr": 200.0, "colour": 0.0, "seed": 0} | changes
+    return notes, {"transposition": transposition, "tempo": 60.0, "duration": seconds, "sections": [section]}
+
+
+def fundamental(samples: np.ndarray) -> float:
+    """Strongest frequency in the steady part, Hz, to about 0.05 Hz."""
+    steady = samples[8000:40000].astype(float)
+    size = 1 << 19
+    spectrum = np.abs(np.fft.rfft(steady * np.hanning(len(steady)), size))
+    return np.argmax(spectrum) * SAMPLE_RATE / size
+
+
+@pytest.mark.parametrize("cents", [0.0, 30.0, -30.0])
+@pytest.mark.parametrize("transposition", [0, 5, -6])
+def test_pitch_tuning_and_transposition(cents, transposition):
+    samples = render.render(*plain([(0, 3, 69, 0)], transposition=transposition, cents=cents))
+    expected = 440 * 2 ** ((transposition + cents / 100) / 12)
+    assert 1200 * np.log2(fundamental(samples) / expected) == pytest.approx(0, abs=4)
+
+
+def test_octave_shift():
+    assert fundamental(render.render(*plain([(0, 3, 69, 0)], octave=-12))) == pytest.approx(220, abs=1)
+
+
+def test_notes_sound_when_they_should():
+    samples = render.render(*plain([(0.5, 0.5, 69, 0), (2, 0.5, 69, 0)])).astype(float)
+    loud = np.sqrt(np.mean(samples.reshape(-1, 800) ** 2, axis=1)) > 500  # 50 ms
+    assert not loud[:10].any() and loud[10:20].all() and not loud[26:40].any() and loud[40:50].all()
+
+
+def test_section_starts_amid_the_score_and_strikes_held_notes_anew():
+    notes, arrangement = plain([(0, 10, 69, 0), (5, 1, 81, 0)], seconds=2.0, beat=4.0)
+    samples = render.render(notes, arrangement)
+    assert fundamental(np.tile(samples[4000:14000], 5)) == pytest.approx(440, abs=3)
+    assert np.abs(samples[:3200].astype(float)).max() > 1000
+
+
+def chroma(samples: np.ndarray) -> np.ndarray:
+    """Magnitude by pitch class, C first: each bin of one long spectrum goes to its nearest semitone."""
+    magnitude = np.abs(np.fft.rfft(samples * np.hanning(len(samples))))
+    frequency = np.fft.rfftfreq(len(samples), 1 / SAMPLE_RATE)
+    heard = (frequency > 60) & (frequency < 2000)
+    pitch_class = np.round(12 * np.log2(frequency[heard] / 440) + 69).astype(int) % 12
+    return np.bincount(pitch_class, magnitude[heard], 12)
+
+
+@pytest.mark.parametrize("transposition", [0, 3, -6])
+def test_key_profile_finds_the_key(transposition):
+    chords = [(0, 4, 7, 12), (5, 9, 12, 17), (7, 11, 14, 19), (0, 4, 7, 12)]
+    notes = [(b, 1, 60 + p, i) for b in range(12) for i, p in enumerate(chords[b % 4])]
+    heard = chroma(render.render(*plain(notes, programme=0, seconds=12.0, transposition=transposition)))
+    fit = [np.corrcoef(np.roll(C_MAJOR, k), heard)[0, 1] for k in range(12)]
+    assert np.argmax(fit) == transposition % 12
+
+
+def test_rendering_is_a_pure_function():
+    """The synthesizer is kept between calls: nothing of one may be heard in the next."""
+    score = make_score()
+    plans = [draw(seed, drum_probability=0.5) for seed in range(3)]
+    first = [render.render(score.notes, p) for p in plans]
+    render._synth.cache_clear()
+    again = [render.render(score.notes, p) for p in reversed(plans)][::-1]
+    for a, b, plan in zip(first, again, plans):
+        assert a.dtype == np.int16 and len(a) == render.n_samples(plan) == 480_000
+        np.testing.assert_array_equal(a, b)
+        assert np.abs(a).max() == round(render.PEAK * 32767)
+
+
+def test_every_section_is_heard():
+    score = make_score()
+    for seed in range(3):
+        plan = draw(seed)
+        samples = render.render(score.notes, plan).astype(float) / 32768
+        for section in plan["sections"]:
+            start = round(section["start"] * SAMPLE_RATE)
+            clip = samples[start:start + round(section["length"] * SAMPLE_RATE)]
+            assert np.sqrt(np.mean(clip**2)) > 0.01
+
+
+@pytest.mark.parametrize("snr", [0.0, 10.0, 30.0])
+@pytest.mark.parametrize("colour", [0.0, 1.0, 2.0])
+def test_noise_level_and_colour(snr, colour):
+    audio = np.sin(np.arange(100_000, dtype=np.float32))
+    noise = render.add_noise(audio, snr, colour, np.random.default_rng(0)) - audio
+    assert 10 * np.log10(np.mean(audio**2) / np.mean(noise**2)) == pytest.approx(snr, abs=0.1)
+    power = np.abs(np.fft.rfft(noise)) ** 2
+    frequency = np.fft.rfftfreq(len(noise), 1 / SAMPLE_RATE)
+    low, high = (np.mean(power[(frequency > f) & (frequency < 1.1 * f)]) for f in (400, 4000))
+    assert 10 * np.log10(low / high) == pytest.approx(10 * colour, abs=1.5)
+
+
+def test_noise_of_a_rendering_has_its_level():
+    clean, noisy = (render.render(*plain([(0, 3, 69, 0)], snr=snr)).astype(float)[2000:] for snr in (200.0, 12.0))
+    scale = clean @ noisy / (clean @ clean)  # each was normalised to its own peak
+    assert 10 * np.log10(np.sum((scale * clean) ** 2) / np.sum((noisy - scale * clean) ** 2)) == pytest.approx(12, abs=0.5)
+
+
+def test_room_decays_as_it_should():
+    impulse = np.zeros(16_000, np.float32)
+    impulse[0] = 1
+    wet = render.add_room(impulse, 1.0, -6.0, np.random.default_rng(0)) - impulse
+    assert 10 * np.log10(np.sum(wet.astype(float) ** 2)) == pytest.approx(-6, abs=0.1)
+    early, late = (np.mean(wet[i:i + 1600] ** 2) for i in (0, 8000))
+    assert 10 * np.log10(early / late) == pytest.approx(30, abs=1.5)
+
+
+def test_drums_have_their_level():
+    score = make_score()
+    plan = draw(0, drum_probability=1.0)
+    section = plan["sections"][0] | {"reverb_level": -200.0, "snr": 200.0, "level": 0.0}
+    with_drums = render.render_section(score.notes, section, 0)
+    without = render.render_section(score.notes, section | {"drums": None}, 0)
+    scale = np.vdot(with_drums, without) / np.vdot(without, without)
+    ratio = 10 * np.log10(np.sum((with_drums / scale - without) ** 2) / np.sum(without**2))
+    assert ratio == pytest.approx(section["drums"]["level"], abs=1)
+
+
+def test_silence_stays_silent():
+    samples = render.render(*plain([(50, 1, 69, 0)]))
+    assert not samples.any()
+
+
+def test_kits_and_programmes_exist_in_the_soundfont():
+    synth, bank = render._synth()
+    assert all(synth.sfpreset_name(bank, 0, p) for p in arrange.PROGRAMME_LOUDNESS)
+    assert all(synth.sfpreset_name(bank, 128, k) for k in arrange.DRUM_KITS)
