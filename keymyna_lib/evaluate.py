@@ -1,0 +1,187 @@
+"""The protocol: how key estimates are scored, summed up and given an interval.
+
+Conventions
+-----------
+Keys are the integers of `keymyna_lib.keys`; the reference comes before the estimate; one entry a track.
+The MIREX weighted score gives 1 for the same key, 0.5 for a fifth, 0.3 for the relative key, 0.2 for the
+parallel key and 0 for the rest. There are two conventions for the fifth; whatever depends on one asks for it:
+
+"both"
+    a fifth up or down from the reference is credited (MIREX since 2017);
+"ascending"
+    only an estimate a fifth above the reference is credited (MIREX before, and mir_eval's `weighted_score`).
+
+A track's estimate is the argmax of the mean of its windows' probabilities. Intervals are percentile
+bootstraps over tracks; where a system was trained with several seeds, seeds are resampled too.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from keymyna_lib import keys
+from keymyna_lib.errors import KeyMynaError
+
+FIFTHS = ("both", "ascending")
+RELATION_SCORES = np.array([1.0, 0.5, 0.3, 0.2, 0.0])  # in the order of keys.RELATIONS
+
+
+def _as_keys(name: str, values) -> np.ndarray:
+    values = np.atleast_1d(np.asarray(values))
+    if values.ndim != 1 or not np.issubdtype(values.dtype, np.integer):
+        raise KeyMynaError(f"{name}: expected one integer key a track, got {values.dtype} {values.shape}.")
+    if values.size and not (0 <= values.min() and values.max() < keys.N_KEYS):
+        raise KeyMynaError(f"{name}: keys run from 0 to 23, found {values.min()} to {values.max()}.")
+    return values.astype(np.int64)
+
+
+def _as_pair(reference, estimate) -> tuple[np.ndarray, np.ndarray]:
+    reference, estimate = _as_keys("reference", reference), _as_keys("estimate", estimate)
+    if len(reference) != len(estimate) or not len(reference):
+        raise KeyMynaError(f"{len(reference)} reference keys and {len(estimate)} estimates: pass the same "
+                           "tracks to both, and at least one.")
+    return reference, estimate
+
+
+def mirex_scores(reference, estimate, *, fifths: str) -> np.ndarray:
+    """MIREX weighted score of each track.
+
+    Parameters
+    ----------
+    reference, estimate : (track,) int, keys 0..23.
+    fifths : "both" or "ascending", see the module's header; on purpose without a default.
+
+    Returns
+    -------
+    (track,) float in {0, 0.2, 0.3, 0.5, 1}.
+
+    Raises
+    ------
+    KeyMynaError
+        Unequal lengths, no track, a value that is no key, or an unknown convention.
+    """
+    if fifths not in FIFTHS:
+        raise KeyMynaError(f"fifths={fifths!r}: choose one of {FIFTHS}.")
+    reference, estimate = _as_pair(reference, estimate)
+    scores = RELATION_SCORES[keys.relation(reference, estimate)]
+    if fifths == "ascending":
+        scores[keys.fifth_direction(reference, estimate) < 0] = 0.0
+    return scores
+
+
+def summary(reference, estimate) -> dict[str, float]:
+    """Every metric of the tables, averaged over tracks, each in 0..1.
+
+    Returns
+    -------
+    dict
+        `weighted_both`, `weighted_ascending`, `accuracy`, `tonic_accuracy`, `mode_accuracy`, and the shares
+        of the five MIREX classes: `share_same` (= accuracy), `share_fifth` (both directions),
+        `share_relative`, `share_parallel`, `share_other`.
+    """
+    reference, estimate = _as_pair(reference, estimate)
+    relation = keys.relation(reference, estimate)
+    metrics = {f"weighted_{f}": mirex_scores(reference, estimate, fifths=f) for f in FIFTHS}
+    metrics["accuracy"] = reference == estimate
+    metrics["tonic_accuracy"] = keys.tonic(reference) == keys.tonic(estimate)
+    metrics["mode_accuracy"] = keys.is_minor(reference) == keys.is_minor(estimate)
+    metrics |= {f"share_{name}": relation == i for i, name in enumerate(keys.RELATIONS)}
+    return {name: float(np.mean(values)) for name, values in metrics.items()}
+
+
+def confusion(reference, estimate) -> np.ndarray:
+    """Counts (reference, estimate), (24, 24) int, both axes in the order of `keys.CIRCLE_OF_FIFTHS`."""
+    reference, estimate = _as_pair(reference, estimate)
+    counts = np.zeros((keys.N_KEYS, keys.N_KEYS), dtype=np.int64)
+    np.add.at(counts, (reference, estimate), 1)
+    order = list(keys.CIRCLE_OF_FIFTHS)
+    return counts[np.ix_(order, order)]
+
+
+def chance_scores(reference, *, fifths: str) -> np.ndarray:
+    """Expected weighted score of each track, (track,) float, for a guess uniform over the 24 keys.
+
+    Every key has one relative, one parallel and two neighbours a fifth away (one of them above), so this is
+    2.5 / 24 ("both") or 2 / 24 ("ascending") whatever the reference.
+    """
+    if fifths not in FIFTHS:
+        raise KeyMynaError(f"fifths={fifths!r}: choose one of {FIFTHS}.")
+    same, fifth, relative, parallel, _ = RELATION_SCORES
+    expected = (same + {"both": 2, "ascending": 1}[fifths] * fifth + relative + parallel) / keys.N_KEYS
+    return np.full(len(_as_keys("reference", reference)), expected)
+
+
+def track_predictions(window_probabilities, track_of_window) -> np.ndarray:
+    """Mean of the window outputs of each track.
+
+    Parameters
+    ----------
+    window_probabilities : (window, 24) float.
+    track_of_window : (window,) int, 0..n_tracks-1 in any order; every track has a window.
+
+    Returns
+    -------
+    (track, 24) float64; the estimate is its argmax over the last axis.
+
+    Raises
+    ------
+    KeyMynaError
+        Shapes that do not fit, or a track without windows.
+    """
+    probabilities, track = np.asarray(window_probabilities), np.asarray(track_of_window)
+    if probabilities.ndim != 2 or track.shape != probabilities.shape[:1] or not len(track):
+        raise KeyMynaError(f"window_probabilities {probabilities.shape}, track_of_window {track.shape}: "
+                           "expected (window, key) and (window,), at least one window.")
+    if track.min() < 0 or not (n_windows := np.bincount(track)).all():
+        raise KeyMynaError("track_of_window must number the tracks 0..n-1, each with at least one window; "
+                           "renumber the tracks that are left after filtering.")
+    total = np.zeros((len(n_windows), probabilities.shape[1]))
+    np.add.at(total, track, probabilities)
+    return total / n_windows[:, None]
+
+
+def bootstrap_interval(scores, *, n_resamples: int = 2000, level: float = 0.95,
+                       seed: int) -> tuple[float, float]:
+    """Percentile bootstrap interval of a mean score.
+
+    Parameters
+    ----------
+    scores : (track,) or (seed, track) float. Tracks are drawn with replacement; with several seeds, seeds are
+        drawn too, independently of the tracks (the same tracks for every seed of a resample), so that the
+        interval covers another test set and another training run.
+    n_resamples : resamples of the whole table.
+    level : share of the resampled means inside the interval, in (0, 1).
+    seed : of the resampling.
+
+    Returns
+    -------
+    (low, high) in the unit of the scores.
+
+    Raises
+    ------
+    KeyMynaError
+        No score, a score that is not finite, or a level outside (0, 1).
+    """
+    scores = np.atleast_2d(np.asarray(scores, dtype=np.float64))
+    if scores.ndim != 2 or not scores.size or not np.isfinite(scores).all():
+        raise KeyMynaError(f"scores {scores.shape}: expected finite values as (track,) or (seed, track).")
+    if not 0 < level < 1 or n_resamples < 1:
+        raise KeyMynaError(f"level={level}, n_resamples={n_resamples}: need 0 < level < 1 and a resample.")
+    rng = np.random.default_rng(seed)
+    # How often each seed and track is drawn says all about a resample: its mean is counts times scores.
+    seeds, tracks = (rng.multinomial(n, np.full(n, 1 / n), size=n_resamples) / n for n in scores.shape)
+    means = np.einsum("rs,rs->r", seeds, tracks @ scores.T)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def paired_difference_interval(a, b, *, n_resamples: int = 2000, level: float = 0.95,
+                               seed: int) -> tuple[float, float]:
+    """Bootstrap interval of mean(a) - mean(b) over the same tracks and seeds, see `bootstrap_interval`.
+
+    Each track of `a` is set against itself in `b`: how hard the tracks are stays out of the interval.
+    """
+    a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if a.shape != b.shape:
+        raise KeyMynaError(f"a {a.shape}, b {b.shape}: a paired difference needs the same tracks and seeds.")
+    return bootstrap_interval(a - b, n_resamples=n_resamples, level=level, seed=seed)

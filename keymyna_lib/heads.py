@@ -1,0 +1,409 @@
+"""Heads on frozen features: the linear probe's and the wide MLP's grids, many heads trained side by side.
+
+A head is a linear layer, or one or two hidden ReLU layers and a linear one, from window features to 24 keys.
+Dropout acts on the (standardised) input of a linear head, and after the first hidden layer of an MLP, as in
+the paper's wide heads. Where the sources do not say: ReLU, where dropout sits in the probe, and patience are
+our choices.
+
+Heads of one shape, batch size and mixup form a stack, parameters (head, out, in), and a training step is one
+pass over the stack. All heads of a stack see the same batches, and heads of one shape start from the same
+weights and compare the same uniform draws with their own dropout probability. With such common random numbers
+the points of a grid differ by their hyperparameters and not by luck, and a head's result does not depend on
+its neighbours.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import groupby, product
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch.optim.adam import adam
+
+from keymyna_lib import files
+from keymyna_lib.errors import KeyMynaError
+from keymyna_lib.evaluate import mirex_scores, track_predictions
+from keymyna_lib.keys import N_KEYS
+from keymyna_lib.progress import bar
+
+STACK_BYTES = 1 << 30  # parameters, gradients and Adam's moments of one stack
+ACTIVATIONS = 1 << 24  # hidden units held at once in a validation check
+ADAM = dict(amsgrad=False, beta1=0.9, beta2=0.999, eps=1e-8, maximize=False, fused=True)
+
+
+@dataclass(frozen=True)
+class HeadSpec:
+    """One point of a grid.
+
+    hidden : widths of the hidden layers, none to two. dropout : probability in [0, 1), see above.
+    lr, weight_decay : Adam's, the decay in the gradient (L2). batch_size : windows.
+    standardize : z-score the features with the mean and deviation of the training rows.
+    mixup : alpha of Beta(alpha, alpha), from which each row's share in a mix with another row of the batch is
+        drawn, inputs and labels alike; 0 for none.
+    """
+
+    hidden: tuple[int, ...] = ()
+    dropout: float = 0.0
+    lr: float = 3e-4
+    weight_decay: float = 0.0
+    batch_size: int = 64
+    standardize: bool = True
+    mixup: float = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hidden", tuple(self.hidden))
+        for name, fits, rule in [
+                ("hidden", len(self.hidden) <= 2 and all(isinstance(w, int) and w > 0 for w in self.hidden),
+                 "at most two positive widths"),
+                ("dropout", 0 <= self.dropout < 1, "a probability in [0, 1)"),
+                ("lr", 0 < self.lr < np.inf, "a positive number"),
+                ("weight_decay", 0 <= self.weight_decay < np.inf, "zero or a positive number"),
+                ("batch_size", isinstance(self.batch_size, int) and self.batch_size > 0, "a positive int"),
+                ("standardize", isinstance(self.standardize, bool), "True or False"),
+                ("mixup", 0 <= self.mixup < np.inf, "zero or a positive number")]:
+            if not fits:
+                raise KeyMynaError(f"head {name}={getattr(self, name)!r}: must be {rule}.")
+
+
+@dataclass
+class Rows:
+    """Window features with labels: one row a window (with pitch-shift augmentation, a window and a shift).
+
+    x : (row, dim) float, finite. y : (row,) int keys 0..23. track : (row,) int, 0..n_tracks-1.
+    Arrays or tensors; kept as CPU tensors.
+    """
+
+    x: torch.Tensor
+    y: torch.Tensor
+    track: torch.Tensor
+
+    def __post_init__(self) -> None:
+        self.x, self.y, self.track = (torch.as_tensor(v).cpu() for v in (self.x, self.y, self.track))
+        n = len(self.x)
+        if self.x.ndim != 2 or not n or self.y.shape != (n,) or self.track.shape != (n,):
+            shapes = [tuple(v.shape) for v in (self.x, self.y, self.track)]
+            raise KeyMynaError(f"rows of shapes {shapes}: expected x (row, dim), y and track (row,).")
+        self.y, self.track = self.y.long(), self.track.long()
+        if not torch.isfinite(self.x).all():
+            bad = int((~torch.isfinite(self.x)).any(1).sum())
+            raise KeyMynaError(f"{bad} of {n} feature rows hold NaN or infinity: look for a diverged encoder "
+                               "or damaged audio, and embed them again.")
+        if self.y.min() < 0 or self.y.max() >= N_KEYS:
+            raise KeyMynaError(f"labels from {self.y.min()} to {self.y.max()}: keys run from 0 to 23.")
+        if self.track.min() < 0:
+            raise KeyMynaError(f"track {self.track.min()}: tracks are numbered from 0.")
+
+
+def linear_probe_grid(*, standardize: Sequence[bool] = (True, False),
+                      hidden: Sequence[Sequence[int]] = ((), (512,)), batch_sizes: Sequence[int] = (64, 256),
+                      lrs: Sequence[float] = (1e-5, 1e-4, 1e-3),
+                      dropouts: Sequence[float] = (0.25, 0.5, 0.75),
+                      weight_decays: Sequence[float] = (0.0, 1e-4, 1e-3)) -> list[HeadSpec]:
+    """The paper's linear probe: by default the JukeMIR grid, 216 points; linear half: `hidden=[()]`."""
+    return [HeadSpec(tuple(h), p, lr, wd, b, s)
+            for s, h, b, lr, p, wd in product(standardize, hidden, batch_sizes, lrs, dropouts, weight_decays)]
+
+
+def wide_mlp_grid(*, widths: Sequence[int] = (1024, 2048, 4096, 8192),
+                  dropouts: Sequence[float] = (0.75, 0.9, 0.95, 0.99), depths: Sequence[int] = (1, 2),
+                  widest_pair: int = 4096, lr: float = 3e-4, weight_decay: float = 1e-4, batch_size: int = 64,
+                  mixup: float = 0.0) -> list[HeadSpec]:
+    """The paper's wide MLP: by default the 28 points of grid B, two equal layers up to `widest_pair` wide."""
+    return [HeadSpec((width,) * depth, p, lr, weight_decay, batch_size, True, mixup)
+            for depth, width, p in product(depths, widths, dropouts) if depth == 1 or width <= widest_pair]
+
+
+@dataclass
+class TrainedHead:
+    """A head as it was at its best validation check.
+
+    parameters : "weight.0" (out, in), "bias.0" (out,), ... by layer. mean, std : (dim,), applied to the
+    features (0 and 1 when the spec does not standardise). valid_curve : (step, weighted score, loss) of every
+    check until the head stopped; the score is "both" fifths on tracks, the loss the mean cross-entropy of
+    windows in nats.
+    """
+
+    spec: HeadSpec
+    parameters: dict[str, torch.Tensor]
+    mean: torch.Tensor
+    std: torch.Tensor
+    valid_curve: list[tuple[int, float, float]] = field(default_factory=list)
+    best_step: int = 0
+    valid_score: float = -1.0
+    valid_loss: float = float("inf")
+
+    @torch.no_grad()
+    def window_probabilities(self, x) -> np.ndarray:
+        """Softmax outputs (row, 24) for features (row, dim)."""
+        x = torch.as_tensor(x).cpu().to(self.mean.dtype)
+        if x.ndim != 2 or x.shape[1] != len(self.mean):
+            raise KeyMynaError(f"features {tuple(x.shape)}: this head takes (row, {len(self.mean)}). Embed "
+                               "with the encoder that it was trained on.")
+        x = (x - self.mean) / self.std
+        for layer in range(len(self.spec.hidden) + 1):
+            x = x.relu_() if layer else x
+            x = x @ self.parameters[f"weight.{layer}"].T + self.parameters[f"bias.{layer}"]
+        return x.softmax(1).numpy()
+
+    def predict(self, x, track) -> np.ndarray:
+        """Mean softmax output of each track, (track, 24); x (row, dim), track (row,) in 0..n_tracks-1."""
+        return track_predictions(self.window_probabilities(x), np.asarray(track))
+
+    def save(self, path: Path | str) -> None:
+        """Write a safetensors file, the spec and the validation record in its metadata."""
+        record = {k: getattr(self, k) for k in ("valid_curve", "best_step", "valid_score", "valid_loss")}
+        tensors = {"mean": self.mean, "std": self.std, **self.parameters}
+        with files.atomic_path(path) as temporary:
+            save_file({k: t.contiguous() for k, t in tensors.items()}, temporary,
+                      metadata={"head": json.dumps({"spec": asdict(self.spec), **record})})
+
+    @classmethod
+    def load(cls, path: Path | str) -> TrainedHead:
+        """Read what `save` wrote; a missing or damaged file is a KeyMynaError."""
+        try:
+            with safe_open(path, "pt") as file:
+                record = json.loads(file.metadata()["head"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
+            record["spec"] = HeadSpec(**record["spec"])
+            record["valid_curve"] = [tuple(check) for check in record["valid_curve"]]
+            return cls(mean=tensors.pop("mean"), std=tensors.pop("std"), parameters=tensors, **record)
+        except FileNotFoundError:
+            raise KeyMynaError(f"{path} does not exist.") from None
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            raise KeyMynaError(f"{path} is damaged, no head ({error}). Delete it and train again.") from None
+
+
+def select(heads: Sequence[TrainedHead]) -> TrainedHead:
+    """The head with the best validation score ("both" fifths), ties by validation loss, then by order."""
+    return max(heads, key=lambda head: (head.valid_score, -head.valid_loss))
+
+
+def _stream(seed: int, *names) -> np.random.Generator:
+    """Random numbers that depend on nothing but the seed and what they are for."""
+    return np.random.default_rng([seed, *files.stable_words(repr(names))])
+
+
+def _batches(train: Rows, spec: HeadSpec, seed: int,
+             dtype: torch.dtype) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Endless batches (x (row, dim), labels as distributions (row, 24)), cut from shuffled epochs."""
+    shuffle = _stream(seed, "batches", spec.batch_size)
+    mix = _stream(seed, "mixup", spec.batch_size, spec.mixup)
+    one_hot = torch.eye(N_KEYS, dtype=dtype)
+    waiting = np.empty(0, dtype=np.int64)
+    while True:
+        while len(waiting) < spec.batch_size:
+            waiting = np.concatenate([waiting, shuffle.permutation(len(train.x))])
+        rows, waiting = torch.from_numpy(waiting[:spec.batch_size]), waiting[spec.batch_size:]
+        x, target = train.x[rows].to(dtype), one_hot[train.y[rows]]
+        if spec.mixup:
+            share = torch.from_numpy(mix.beta(spec.mixup, spec.mixup, size=(len(rows), 1))).to(x.dtype)
+            other = torch.from_numpy(mix.permutation(len(rows)))
+            x, target = torch.lerp(x[other], x, share), torch.lerp(target[other], target, share)
+        yield x, target
+
+
+def _initial(seed: int, sizes: Sequence[int]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(weight (out, in), bias (out,)) of each layer, uniform within 1/sqrt(in) as in torch.nn.Linear."""
+    rng = _stream(seed, "weights", tuple(sizes))
+    return [(rng.uniform(-1, 1, (n_out, n_in)) / n_in**0.5, rng.uniform(-1, 1, n_out) / n_in**0.5)
+            for n_in, n_out in zip(sizes, sizes[1:])]
+
+
+def _noise(seed: int, spec: HeadSpec, dim: int, device: str) -> Iterator[torch.Tensor]:
+    """Endless uniform draws (row, unit); a unit drops out where its draw is below the probability."""
+    stream = _stream(seed, "dropout", spec.hidden)
+    generator = torch.Generator(device).manual_seed(int(stream.integers(2**63)))
+    while True:
+        yield torch.rand(spec.batch_size, (spec.hidden or (dim,))[0], generator=generator, device=device)
+
+
+class _Stack:
+    """Heads that differ in dropout, learning rate, weight decay and scaling only, and their Adam state."""
+
+    def __init__(self, heads: list[TrainedHead], sizes: Sequence[int], seed: int, device: str,
+                 dtype: torch.dtype) -> None:
+        self.heads, self.steps = heads, 0
+        self.mean = torch.stack([head.mean for head in heads]).to(device, dtype)
+        self.std = torch.stack([head.std for head in heads]).to(device, dtype)
+        tensors = [torch.from_numpy(t).to(device, dtype) for layer in _initial(seed, sizes) for t in layer]
+        # Weights (head, out, in) and biases (head, out) by turns; then Adam's moments of the same shapes.
+        self.parameters = [t.repeat(len(heads), *[1] * t.ndim) for t in tensors]
+        self.first, self.second = ([torch.zeros_like(t) for t in self.parameters] for _ in range(2))
+        self._arrange()
+
+    def _arrange(self) -> None:
+        """Find which heads share their input, and which Adam's scalars; set aside the gradients."""
+        specs = [head.spec for head in self.heads]
+        self.linear = not specs[0].hidden
+        self.dropout = torch.tensor([s.dropout for s in specs], device=self.mean.device)[:, None]
+        self.scale = self.mean.new_tensor([1 / (1 - s.dropout) for s in specs])[:, None]
+        self.gradients = [torch.empty_like(t) for t in self.parameters]
+
+        def runs(key):
+            for value, run in groupby(range(len(specs)), lambda i: key(specs[i])):
+                run = list(run)
+                yield value, slice(run[0], run[-1] + 1)
+
+        self.inputs = [run for _, run in runs(lambda s: (s.standardize, s.dropout if self.linear else None))]
+        self.groups = {}
+        for value, run in runs(lambda s: (s.lr, s.weight_decay)):
+            group = self.groups.setdefault(value, [[], [], [], [], [], []])  # arguments of `adam`
+            for tensors in zip(self.parameters, self.gradients, self.first, self.second):
+                for argument, tensor in zip(group, tensors):
+                    argument.append(tensor[run])
+                group[5].append(torch.tensor(float(self.steps), device=self.mean.device))
+
+    def keep(self, indices: list[int]) -> None:
+        """Go on with these heads only, so that stopped ones cost nothing."""
+        if len(indices) == len(self.heads):
+            return
+        self.heads = [self.heads[i] for i in indices]
+        for name in ("parameters", "first", "second"):
+            setattr(self, name, [t[indices] for t in getattr(self, name)])
+        self.mean, self.std = self.mean[indices], self.std[indices]
+        if indices:
+            self._arrange()
+
+    def forward(self, x: torch.Tensor, noise: torch.Tensor | None = None) -> tuple[list, torch.Tensor]:
+        """Each layer's input (the first's a list, one for each of `inputs`), and logits (row, head, key)."""
+        weight, bias = self.parameters[:2]
+        first = []
+        z = x.new_empty(len(x), weight.shape[0] * weight.shape[1])
+        for run in self.inputs:
+            a = (x - self.mean[run.start]) / self.std[run.start]
+            if self.linear and noise is not None:
+                a *= (noise >= self.dropout[run.start]) * self.scale[run.start]
+            first.append(a)
+            columns = slice(run.start * weight.shape[1], run.stop * weight.shape[1])
+            torch.addmm(bias[run].flatten(), a, weight[run].flatten(0, 1).T, out=z[:, columns])
+        z = z.view(len(x), *weight.shape[:2])
+        inputs = [first]
+        for layer, (weight, bias) in enumerate(zip(self.parameters[2::2], self.parameters[3::2])):
+            dropped = noise is not None and layer == 0
+            a = (z.masked_fill_(noise[:, None] < self.dropout, 0) if dropped else z).relu_()
+            inputs.append(a)
+            z = torch.bmm(a.transpose(0, 1), weight.mT).transpose(0, 1)
+            # Dropout's 1 / (1 - p) is due to `a`; the layer's outputs are fewer.
+            z = torch.addcmul(bias, z, self.scale) if dropped else z + bias
+        return inputs, z
+
+    def step(self, x: torch.Tensor, target: torch.Tensor, noise: torch.Tensor) -> None:
+        """A step of Adam on the cross-entropy: x (row, dim), target (row, 24), noise (row, unit)."""
+        inputs, logits = self.forward(x, noise)
+        g = logits.softmax(-1).sub_(target[:, None]).div_(len(x))  # of the loss by the outputs of the layer
+        for layer in range(len(inputs) - 1, 0, -1):
+            a, weight = inputs[layer], self.parameters[2 * layer]
+            torch.sum(g, 0, out=self.gradients[2 * layer + 1])
+            g = g * self.scale if layer == 1 else g
+            torch.bmm(g.permute(1, 2, 0), a.transpose(0, 1), out=self.gradients[2 * layer])
+            g = torch.bmm(g.transpose(0, 1), weight, out=torch.empty_like(a).transpose(0, 1)).transpose(0, 1)
+            g.masked_fill_(a == 0, 0)
+        torch.sum(g, 0, out=self.gradients[1])
+        for run, a in zip(self.inputs, inputs[0]):
+            torch.mm(g[:, run].flatten(1).T, a, out=self.gradients[0][run].flatten(0, 1))
+        for (lr, weight_decay), group in self.groups.items():
+            adam(*group, lr=lr, weight_decay=weight_decay, **ADAM)
+        self.steps += 1
+
+    def check(self, x: torch.Tensor, y: torch.Tensor, track: torch.Tensor, labels: torch.Tensor,
+              credit: torch.Tensor) -> None:
+        """Score every head on the validation rows; labels (track,), credit (reference, estimate)."""
+        total, loss = x.new_zeros(len(labels), len(self.heads), N_KEYS), x.new_zeros(len(self.heads))
+        n_units = len(self.heads) * max(t.shape[1] for t in self.parameters)
+        for rows in torch.arange(len(x), device=x.device).split(max(1, ACTIVATIONS // n_units)):
+            log_probability = self.forward(x[rows])[1].log_softmax(-1)
+            loss -= log_probability[torch.arange(len(rows), device=x.device), :, y[rows]].sum(0)
+            total.index_add_(0, track[rows], log_probability.exp())
+        scores = credit[labels[:, None], total.argmax(-1)].mean(0).tolist()
+        losses = (loss / len(x)).nan_to_num(nan=float("inf")).tolist()
+        for i, (head, score, value) in enumerate(zip(self.heads, scores, losses)):
+            head.valid_curve.append((self.steps, score, value))
+            if (score, -value) > (head.valid_score, -head.valid_loss):
+                head.best_step, head.valid_score, head.valid_loss = self.steps, score, value
+                head.parameters = {f"{'bias' if j % 2 else 'weight'}.{j // 2}": tensor[i].clone()
+                                   for j, tensor in enumerate(self.parameters)}
+
+
+def _stacks(specs: Sequence[HeadSpec], dim: int, itemsize: int) -> Iterator[list[int]]:
+    """Indices of the specs of each stack, those with a common input side by side, within STACK_BYTES."""
+    def shape(i):
+        return specs[i].hidden, specs[i].batch_size, specs[i].mixup
+
+    order = sorted(range(len(specs)), key=lambda i: (
+        shape(i), specs[i].standardize, specs[i].dropout, specs[i].lr, specs[i].weight_decay))
+    for (hidden, _, _), members in groupby(order, shape):
+        members = list(members)
+        sizes = [dim, *hidden, N_KEYS]
+        bytes_each = 4 * itemsize * sum((a + 1) * b for a, b in zip(sizes, sizes[1:]))
+        n = max(1, STACK_BYTES // bytes_each)
+        yield from (members[i:i + n] for i in range(0, len(members), n))
+
+
+@torch.no_grad()
+def train_heads(specs: Sequence[HeadSpec], train: Rows, valid: Rows, *, max_steps: int, eval_every: int,
+                patience: int, seed: int, device: str = "cpu", dtype: torch.dtype = torch.float32,
+                progress: bool = False) -> list[TrainedHead]:
+    """Train every head of a grid.
+
+    Parameters
+    ----------
+    specs : the grid, in any order; the result keeps it.
+    train : rows to learn from, shuffled epoch after epoch, and to fit the scaler on.
+    valid : rows of the tracks that early stopping and selection look at, each track of one key.
+    max_steps : batches at most. eval_every : steps between checks (and one after the last step).
+    patience : a head stops after that many checks in a row without a better weighted score, or the same with
+        a smaller loss.
+    seed : of weights, batches, mixup and dropout.
+
+    Returns
+    -------
+    list of TrainedHead, on the CPU, one for each spec, as of its best check.
+
+    Raises
+    ------
+    KeyMynaError
+        No spec, features of another width in `valid`, windows of a track with different labels, or a budget
+        below 1.
+    """
+    for name, value in dict(max_steps=max_steps, eval_every=eval_every, patience=patience).items():
+        if value < 1:
+            raise KeyMynaError(f"{name}={value}: must be 1 or more.")
+    dim = train.x.shape[1]
+    if not specs or valid.x.shape[1] != dim:
+        raise KeyMynaError(f"{len(specs)} heads, {dim} training and {valid.x.shape[1]} validation features: "
+                           "expected at least one head, and the same features in both.")
+    labels = torch.zeros(int(valid.track.max()) + 1, dtype=torch.int64).index_copy_(0, valid.track, valid.y)
+    if not (labels[valid.track] == valid.y).all() or len(valid.track.unique()) != len(labels):
+        raise KeyMynaError("validation tracks must be numbered 0..n-1, each with windows of one and the same "
+                           "key: leave pitch-shifted views out of the validation rows.")
+
+    pairs = np.divmod(np.arange(N_KEYS**2), N_KEYS)
+    credit = torch.from_numpy(mirex_scores(*pairs, fifths="both")).view(N_KEYS, N_KEYS)
+    checked = [t.to(device) for t in (valid.x.to(dtype), valid.y, valid.track, labels, credit)]
+    std, mean = torch.std_mean(train.x.double(), 0, correction=0)
+    std[std == 0] = 1  # a constant feature has nothing to scale
+    scalers = {True: (mean, std), False: (torch.zeros_like(mean), torch.ones_like(std))}
+    trained = [TrainedHead(spec, {}, *(t.to(dtype) for t in scalers[spec.standardize])) for spec in specs]
+    stacks = list(_stacks(specs, dim, dtype.itemsize))
+    with bar(desc=f"{len(specs)} heads", total=max_steps * len(stacks), unit="step", show=progress) as shown:
+        for number, members in enumerate(stacks, 1):
+            spec = specs[members[0]]
+            stack = _Stack([trained[i] for i in members], [dim, *spec.hidden, N_KEYS], seed, device, dtype)
+            batches, noise = _batches(train, spec, seed, dtype), _noise(seed, spec, dim, device)
+            while stack.heads:
+                stack.step(*(t.to(device) for t in next(batches)), next(noise))
+                if stack.steps % eval_every == 0 or stack.steps == max_steps:
+                    stack.check(*checked)
+                    stack.keep([i for i, head in enumerate(stack.heads) if stack.steps < max_steps
+                                and stack.steps - head.best_step < patience * eval_every])
+                    shown.update((number - 1) * max_steps + stack.steps - shown.n)
+            shown.update(number * max_steps - shown.n)
+    for head in trained:
+        head.parameters = {name: tensor.cpu() for name, tensor in head.parameters.items()}
+    return trained

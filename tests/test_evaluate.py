@@ -1,0 +1,119 @@
+import mir_eval
+import numpy as np
+import pytest
+
+from keymyna_lib import keys
+from keymyna_lib.errors import KeyMynaError
+from keymyna_lib.evaluate import (bootstrap_interval, chance_scores, confusion, mirex_scores,
+                                  paired_difference_interval, summary, track_predictions)
+
+REFERENCE, ESTIMATE = np.divmod(np.arange(576), 24)  # all pairs of keys
+
+
+def reference_score(reference, estimate):
+    """mir_eval's score: only ascending fifths are credited."""
+    return mir_eval.key.weighted_score(keys.KEY_NAMES[reference], keys.KEY_NAMES[estimate])
+
+
+def test_all_pairs_against_mir_eval():
+    ascending = [reference_score(r, e) for r, e in zip(REFERENCE, ESTIMATE)]
+    # The score is symmetric but for the fifth: turned round, mir_eval credits what lies a fifth below.
+    both = [max(reference_score(r, e), reference_score(e, r)) for r, e in zip(REFERENCE, ESTIMATE)]
+    np.testing.assert_array_equal(mirex_scores(REFERENCE, ESTIMATE, fifths="ascending"), ascending)
+    np.testing.assert_array_equal(mirex_scores(REFERENCE, ESTIMATE, fifths="both"), both)
+
+
+def test_fifths_by_name():
+    c, g, f = (keys.parse_key(name) for name in ("C major", "G major", "F major"))
+    assert mirex_scores([c, c], [g, f], fifths="both").tolist() == [0.5, 0.5]
+    assert mirex_scores([c, c], [g, f], fifths="ascending").tolist() == [0.5, 0.0]
+    with pytest.raises(TypeError):
+        mirex_scores([c], [g])
+
+
+def test_summary_by_hand():
+    names = [("C major", "C major"), ("C major", "G major"), ("C major", "F major"), ("C major", "A minor"),
+             ("A minor", "A major"), ("A minor", "G major"), ("E minor", "E minor"), ("C major", "D major")]
+    reference, estimate = zip(*((keys.parse_key(r), keys.parse_key(e)) for r, e in names))
+    got = summary(reference, estimate)
+    expected = dict(weighted_both=(2 + 1 + 0.3 + 0.2) / 8, weighted_ascending=(2 + 0.5 + 0.3 + 0.2) / 8,
+                    accuracy=2 / 8, tonic_accuracy=3 / 8, mode_accuracy=5 / 8, share_same=2 / 8,
+                    share_fifth=2 / 8, share_relative=1 / 8, share_parallel=1 / 8, share_other=2 / 8)
+    assert got == pytest.approx(expected, abs=1e-15)
+
+
+def test_confusion_counts_in_circle_order():
+    rng = np.random.default_rng(0)
+    reference, estimate = rng.integers(24, size=(2, 200))
+    counts = confusion(reference, estimate)
+    for i, r in enumerate(keys.CIRCLE_OF_FIFTHS):
+        for j, e in enumerate(keys.CIRCLE_OF_FIFTHS):
+            assert counts[i, j] == sum((reference == r) & (estimate == e))
+    assert np.trace(counts) == (reference == estimate).sum()
+
+
+@pytest.mark.parametrize("fifths", ["both", "ascending"])
+def test_chance_is_the_mean_over_all_guesses(fifths):
+    brute = mirex_scores(REFERENCE, ESTIMATE, fifths=fifths).reshape(24, 24).mean(1)
+    np.testing.assert_allclose(chance_scores(np.arange(24), fifths=fifths), brute, rtol=1e-12)
+
+
+def test_track_predictions_average_windows():
+    probabilities = np.random.default_rng(0).dirichlet(np.ones(24), size=7).astype(np.float32)
+    track = np.array([2, 0, 1, 0, 2, 2, 1])
+    got = track_predictions(probabilities, track)
+    for i in range(3):
+        np.testing.assert_allclose(got[i], probabilities[track == i].mean(0), rtol=1e-6)
+
+
+def test_interval_of_a_bernoulli_share():
+    scores = np.repeat([0.0, 1.0], [60, 140])
+    half_width = 1.96 * np.sqrt(0.7 * 0.3 / 200)  # normal approximation
+    low, high = bootstrap_interval(scores, n_resamples=20000, seed=0)
+    assert (low, high) == pytest.approx((0.7 - half_width, 0.7 + half_width), abs=0.006)
+    assert bootstrap_interval(scores, seed=1) == bootstrap_interval(scores, seed=1)
+    narrow = bootstrap_interval(scores, level=0.5, seed=0)
+    assert low < narrow[0] < 0.7 < narrow[1] < high
+
+
+def test_seeds_widen_the_interval():
+    rng = np.random.default_rng(0)
+    tracks = rng.uniform(size=100)
+    level = np.array([-0.2, 0.0, 0.2])[:, None]
+    # Resamples by loops: draw seeds and tracks, average the table they span.
+    table = tracks + level
+    means = [table[np.ix_(rng.integers(3, size=3), rng.integers(100, size=100))].mean() for _ in range(20000)]
+    got = bootstrap_interval(table, n_resamples=20000, seed=0)
+    np.testing.assert_allclose(got, np.quantile(means, [0.025, 0.975]), atol=0.01)
+    equal = bootstrap_interval(np.repeat(tracks[None], 3, 0), seed=0)
+    assert np.diff(got) > 2 * np.diff(equal)
+    np.testing.assert_allclose(equal, bootstrap_interval(tracks, seed=0), atol=0.01)
+
+
+def test_pairing_takes_out_what_the_systems_share():
+    rng = np.random.default_rng(0)
+    hard = rng.uniform(size=300)
+    a, b = hard + 0.05, hard
+    assert paired_difference_interval(a, b, seed=0) == pytest.approx((0.05, 0.05), abs=1e-12)
+    low, high = paired_difference_interval(a + rng.normal(0, 0.1, 300), b, seed=0)
+    assert 0 < low < 0.05 + 0.02 and high - low < np.diff(bootstrap_interval(a, seed=0))
+
+
+@pytest.mark.parametrize("call, message", [
+    (lambda: mirex_scores([0], [1], fifths="up"), "fifths"),
+    (lambda: chance_scores([0], fifths="up"), "fifths"),
+    (lambda: mirex_scores([0, 1], [1], fifths="both"), "2 reference keys and 1"),
+    (lambda: summary([], []), "expected one integer key|at least one"),
+    (lambda: summary([24], [0]), "reference: keys run"),
+    (lambda: summary([0], [-1]), "estimate: keys run"),
+    (lambda: confusion([0.5], [0]), "integer"),
+    (lambda: track_predictions(np.ones((3, 24)), [0, 2, 2]), "renumber"),
+    (lambda: track_predictions(np.ones((3, 24)), [0, -1, 0]), "renumber"),
+    (lambda: track_predictions(np.ones((3, 24)), [0, 0]), "expected"),
+    (lambda: bootstrap_interval([], seed=0), "finite"),
+    (lambda: bootstrap_interval([0.5, np.nan], seed=0), "finite"),
+    (lambda: bootstrap_interval([0.5], level=95, seed=0), "level"),
+    (lambda: paired_difference_interval([1, 2], [1], seed=0), "same tracks")])
+def test_bad_input(call, message):
+    with pytest.raises(KeyMynaError, match=message):
+        call()
