@@ -1,0 +1,216 @@
+"""Frozen features of recordings, one row a window: the encoder's embeddings and the features they must beat.
+
+A feature set is a table of rows (window, pitch-shifted view) for a list of tracks. Windows are 98 tokens (6.25 s),
+end to end, the last aligned to the end; a shorter recording is padded with silence to one window.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from keymyna_lib import paths
+from keymyna_lib.controls import mean_chroma
+from keymyna_lib.data.corpus import Corpus
+from keymyna_lib.errors import KeyMynaError
+from keymyna_lib.files import atomic_path, sha256_bytes, sha256_json, source_hash
+from keymyna_lib.keys import transpose
+from keymyna_lib.model import Encoder
+from keymyna_lib.parallel import over_tracks
+from keymyna_lib.progress import bar
+from keymyna_lib.spectrogram import HOP, WINDOW, compress, mel_power, n_frames, window_starts
+
+MEAN_MEL, CHROMA = "mean mel", "chroma"
+
+
+@dataclass(frozen=True)
+class Features:
+    """Rows of one feature set.
+
+    Attributes
+    ----------
+    x : (row, dim) float32.
+    track : (row,) int64, index into `track_ids`.
+    shift : (row,) int64, semitones by which the row's audio was shifted.
+    track_ids : the tracks.
+    """
+
+    x: Tensor
+    track: Tensor
+    shift: Tensor
+    track_ids: tuple[str, ...]
+
+    def keys(self, key_of_track: Mapping[str, int]) -> Tensor:
+        """(row,) int64: each row's key, moved along with its shift."""
+        untransposed = torch.tensor([key_of_track[name] for name in self.track_ids])[self.track]
+        return transpose(untransposed, self.shift)
+
+    def select(self, track_ids: Sequence[str], shifts: Sequence[int] = (0,)) -> "Features":
+        """The rows of some tracks, in their order, and of some shifts.
+
+        Raises
+        ------
+        KeyMynaError
+            When a track or one of its shifts was not extracted.
+        """
+        position = {name: i for i, name in enumerate(self.track_ids)}
+        if missing := [name for name in track_ids if name not in position]:
+            raise KeyMynaError(f"no features of track {missing[0]} ({len(missing)} missing); extract them first.")
+        renumbered = torch.full((len(self.track_ids),), -1)
+        renumbered[[position[name] for name in track_ids]] = torch.arange(len(track_ids))
+        rows = (renumbered[self.track] >= 0) & torch.isin(self.shift, torch.tensor(list(shifts)))
+        rows = rows.nonzero().squeeze(1)
+        rows = rows[renumbered[self.track[rows]].argsort(stable=True)]
+        found = {(int(t), int(s)) for t, s in zip(renumbered[self.track[rows]], self.shift[rows])}
+        if len(found) != len(track_ids) * len(set(shifts)):
+            raise KeyMynaError(f"shifts {list(shifts)} were not extracted for all of the {len(track_ids)} tracks.")
+        return Features(self.x[rows], renumbered[self.track[rows]], self.shift[rows], tuple(track_ids))
+
+
+def cut_windows(spectrogram: Tensor, starts: Sequence[int]) -> Tensor:
+    """(mel, frame) to (window, mel, 196), padded with silence where the recording is shorter."""
+    if (short := WINDOW - spectrogram.shape[1]) > 0:
+        spectrogram = torch.nn.functional.pad(spectrogram, (0, short))
+    return torch.stack([spectrogram[:, start:start + WINDOW] for start in starts])
+
+
+@torch.inference_mode()
+def embed(encoder: Encoder, windows: Tensor, *, batch_size: int = 64) -> Tensor:
+    """(window, mel, frame) stored spectrograms to (window, embedding) float32 on the CPU, unmasked."""
+    device = next(encoder.parameters()).device
+    return torch.cat([encoder(batch.to(device)).float().cpu() for batch in windows.split(batch_size)])
+
+
+def _window_chroma(corpus: Corpus, track_id: str) -> np.ndarray:
+    """Mean chroma of each window of a track, (window, pitch class)."""
+    audio = corpus.audio(track_id)
+    starts = window_starts(n_frames(len(audio)))
+    return np.stack([mean_chroma(audio[HOP * start:HOP * (start + WINDOW)]) for start in starts]).astype(np.float32)
+
+
+def _of_windows(windows: Tensor, encoder: Encoder | None) -> Tensor:
+    """(window, mel, frame) to (window, dim): embeddings, or the time-averaged spectrum when there is no encoder."""
+    return windows.float().mean(dim=2) if encoder is None else embed(encoder, windows)
+
+
+def extract(corpus: Corpus, name: str, encoder: Encoder | None = None, *, show: bool = True) -> Features:
+    """One feature set of every track of a corpus, all windows, unshifted; kept in the cache.
+
+    Parameters
+    ----------
+    corpus : where audio and spectrograms come from.
+    name : what the set is called; without an encoder, MEAN_MEL (time-averaged log mel spectrum of each window, 128)
+        or CHROMA (its mean chroma, 12).
+    show : draw a progress bar.
+    """
+    if encoder is None and name not in (MEAN_MEL, CHROMA):
+        raise KeyMynaError(f"features {name!r} need an encoder; without one there are {MEAN_MEL!r} and {CHROMA!r}.")
+    track_ids = list(corpus.manifest.index)
+
+    def compute() -> dict[str, Features]:
+        if name == CHROMA:
+            rows = [torch.from_numpy(r) for r in over_tracks(_window_chroma, corpus, track_ids, desc=name, progress=show)]
+        else:
+            rows = [_of_windows(_all_windows(corpus, track), encoder)
+                    for track in bar(track_ids, desc=f"features: {name}", unit="track", show=show)]
+        track = torch.repeat_interleave(torch.tensor([len(r) for r in rows]))
+        return {name: Features(torch.cat(rows), track, torch.zeros_like(track), tuple(track_ids))}
+
+    return _cached([name], _identity(corpus, {name: encoder}), compute)[name]
+
+
+def add_shifted(corpus: Corpus, encoders: Mapping[str, Encoder], base: Mapping[str, Features],
+                shifts_of_track: Mapping[str, Sequence[int]], *, windows: int, show: bool = True) -> dict[str, Features]:
+    """Feature sets enlarged by the rows of pitch-shifted views; kept in the cache.
+
+    Parameters
+    ----------
+    encoders : by name, those of `base` that are embeddings.
+    base : what `extract` returned: MEAN_MEL, CHROMA and the encoders' sets.
+    shifts_of_track : semitones of each track's views (0 is in `base` already and passed over).
+    windows : windows of each shifted view, spread evenly over the track.
+    """
+    def compute() -> dict[str, Features]:
+        parts: dict[str, list[Tensor]] = {name: [base[name].x] for name in base}
+        track, shift = [base[CHROMA].track], [base[CHROMA].shift]
+        position = {name: i for i, name in enumerate(base[CHROMA].track_ids)}
+        for name, shifts in bar(shifts_of_track.items(), desc="pitch-shifted views", unit="track", show=show):
+            if not (shifts := [s for s in shifts if s != 0]):
+                continue
+            starts = window_starts(len(corpus.spectrogram(name)))
+            few = np.linspace(0, len(starts) - 1, min(windows, len(starts))).round().astype(int)
+            views = torch.cat([cut_windows(mel, starts[few]) for mel in compress(mel_power(corpus.audio(name), shifts))])
+            chroma = base[CHROMA].x[base[CHROMA].track == position[name]][few]
+            for key, rows in parts.items():
+                rows.append(torch.cat([chroma.roll(s, dims=1) for s in shifts]) if key == CHROMA
+                            else _of_windows(views, encoders.get(key)))
+            track.append(torch.full((len(views),), position[name]))
+            shift.append(torch.tensor(shifts).repeat_interleave(len(few)))
+        columns = torch.cat(track), torch.cat(shift), base[CHROMA].track_ids
+        return {name: Features(torch.cat(rows), *columns) for name, rows in parts.items()}
+
+    request = {"windows": windows, "shifts": {name: list(map(int, s)) for name, s in shifts_of_track.items()}}
+    return _cached(list(base), _identity(corpus, {name: encoders.get(name) for name in base}, request), compute)
+
+
+def _all_windows(corpus: Corpus, track_id: str) -> Tensor:
+    stored = torch.from_numpy(np.array(corpus.spectrogram(track_id))).T
+    return cut_windows(stored, window_starts(stored.shape[1]))
+
+
+def _identity(corpus: Corpus, encoders: Mapping[str, Encoder | None], request: object = None) -> str:
+    code = source_hash(*(paths.LIBRARY / f"{name}.py" for name in ("embed", "model", "spectrogram", "controls")))
+    weights = {name: encoder and weights_hash(encoder) for name, encoder in encoders.items()}
+    return sha256_json([corpus.hash, weights, request, code])[:16]
+
+
+def _cached(names: Sequence[str], identity: str, compute: Callable[[], dict[str, Features]]) -> dict[str, Features]:
+    """Feature sets from the cache, or computed (again, when a file is absent or damaged) and kept there."""
+    folder = paths.CACHE / "features" / identity
+    try:
+        return {name: load_features(folder / f"{name}.safetensors") for name in names}
+    except KeyMynaError:
+        made = compute()
+    for name, features in made.items():
+        save_features(features, folder / f"{name}.safetensors")
+    return made
+
+
+def save_features(features: Features, path: Path) -> None:
+    """Write one feature set as safetensors, its tracks in the metadata."""
+    tensors = {"x": features.x.contiguous(), "track": features.track, "shift": features.shift}
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata={"track_ids": json.dumps(features.track_ids)})
+
+
+def load_features(path: Path) -> Features:
+    """Read a feature set; a damaged or absent file is a KeyMynaError that names it."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return Features(*(file.get_tensor(name) for name in ("x", "track", "shift")),
+                            tuple(json.loads(file.metadata()["track_ids"])))
+    except Exception as error:
+        raise KeyMynaError(f"{path} is not a readable feature file ({error}). Delete it and run again.") from None
+
+
+def weights_hash(encoder: Encoder) -> str:
+    """SHA-256 over an encoder's weights, in the order of their names."""
+    state = sorted(encoder.state_dict().items())
+    return sha256_json([[name, sha256_bytes(value.contiguous().numpy().tobytes())] for name, value in state])
+
+
+def track_embeddings(encoder: Encoder, spectrograms: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+    """Window embeddings of stored spectrograms, each (frame, mel): (window, embedding), and (window,) the track."""
+    rows = []
+    for stored in spectrograms:
+        mel = torch.from_numpy(np.array(stored)).T
+        rows.append(embed(encoder, cut_windows(mel, window_starts(mel.shape[1]))))
+    return torch.cat(rows), torch.repeat_interleave(torch.tensor([len(r) for r in rows]))
