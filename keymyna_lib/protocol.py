@@ -1,0 +1,134 @@
+"""One experiment on frozen features: so many labels, a grid of heads, chosen on validation, scored on test once.
+
+The notebooks of the linear probe and of the wide MLP, and every control with a trained head, go through here, so
+that they differ in nothing but the features and the grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from keymyna_lib.data.compositions import label_budget
+from keymyna_lib.data.corpus import Corpus
+from keymyna_lib.embed import Features
+from keymyna_lib.errors import KeyMynaError
+from keymyna_lib.evaluate import mirex_scores, summary
+from keymyna_lib.heads import HeadSpec, Rows, TrainedHead, select, train_heads
+from keymyna_lib.results import Run
+
+
+@dataclass(frozen=True)
+class HeadStudy:
+    """What a head is trained on, and for how long.
+
+    Attributes
+    ----------
+    features : name of the feature set, for instance "KeyMyna" or "mean mel".
+    head : name of the kind of head, "linear probe" or "wide MLP".
+    budget : labelled training tracks; 0 for all.
+    shifts : semitones of the views that are trained on, 0 among them; labels move along.
+    max_steps, eval_every, patience : optimizer steps, steps between looks at validation, looks without improvement.
+    seed : of the choice of labelled tracks, initialisation, batches and dropout.
+    """
+
+    features: str
+    head: str
+    budget: int
+    shifts: tuple[int, ...]
+    max_steps: int
+    eval_every: int
+    patience: int
+    seed: int
+
+
+def budget_tracks(corpus: Corpus, budget: int, seed: int) -> list[str]:
+    """Labelled training tracks of a budget: nested for a seed and stratified by key; 0 for all of them."""
+    return label_budget(corpus.manifest.loc[corpus.tracks(split="train")], budget, seed=seed)
+
+
+def shift_range(largest: int, step: int) -> tuple[int, ...]:
+    """Shifts from -largest to +largest semitones in steps from 0 outwards; 0 is always among them.
+
+    Raises
+    ------
+    KeyMynaError
+        When the step is not positive or the range leaves an octave.
+    """
+    if step < 1 or not 0 <= largest <= 11:
+        raise KeyMynaError(f"shifts up to {largest} semitones in steps of {step}: the step must be at least 1 and the "
+                           "largest shift 0 to 11.")
+    return tuple(range(-(largest // step) * step, largest + 1, step))
+
+
+def needed_shifts(corpus: Corpus, budgets: Sequence[int], shift_sets: Sequence[Sequence[int]],
+                  seeds: Sequence[int]) -> dict[str, list[int]]:
+    """Which shifted views of which training tracks the studies of these budgets and seeds will ask for."""
+    needed: dict[str, set[int]] = {}
+    for budget, shifts in zip(budgets, shift_sets, strict=True):
+        for seed in seeds:
+            for track in budget_tracks(corpus, budget, seed):
+                needed.setdefault(track, set()).update(shifts)
+    return {track: sorted(shifts) for track, shifts in needed.items()}
+
+
+def rows_of(features: Features, corpus: Corpus, tracks: Sequence[str], shifts: Sequence[int] = (0,)) -> Rows:
+    """Labelled rows of some tracks and shifted views."""
+    chosen = features.select(tracks, shifts)
+    return Rows(chosen.x, chosen.keys(corpus.manifest["key"]), chosen.track)
+
+
+def train(study: HeadStudy, grid: Sequence[HeadSpec], features: Features, corpus: Corpus) -> list[TrainedHead]:
+    """Train a grid of heads on a budget of labels, watching validation; test tracks are not touched."""
+    tracks = budget_tracks(corpus, study.budget, study.seed)
+    return train_heads(grid, rows_of(features, corpus, tracks, study.shifts),
+                       rows_of(features, corpus, corpus.tracks(split="valid")), max_steps=study.max_steps,
+                       eval_every=study.eval_every, patience=study.patience, seed=study.seed)
+
+
+def predict(head: TrainedHead, features: Features, corpus: Corpus, tracks: Sequence[str]) -> np.ndarray:
+    """(track,) keys: the argmax of the mean of the windows' probabilities."""
+    chosen = features.select(tracks)
+    return head.predict(chosen.x, chosen.track).argmax(axis=1)
+
+
+def prediction_table(corpus: Corpus, tracks: Sequence[str], estimates: Sequence[int]) -> pd.DataFrame:
+    """Per track: track_id, source, reference and estimate (0..23), and the weighted score in both conventions."""
+    manifest = corpus.manifest.loc[list(tracks)]
+    reference, estimates = manifest["key"].to_numpy(), np.asarray(estimates)
+    return pd.DataFrame({"track_id": list(tracks), "source": manifest["source"].to_numpy(), "reference": reference,
+                         "estimate": estimates, "score": mirex_scores(reference, estimates, fifths="both"),
+                         "score_ascending": mirex_scores(reference, estimates, fifths="ascending")})
+
+
+def record_test(run: Run, predictions: pd.DataFrame) -> None:
+    """Store test predictions in a run, with every metric over all tracks and over each source of them."""
+    run.predictions(predictions)
+    groups = {"all": predictions, **dict(tuple(predictions.groupby("source")))}
+    for dataset, table in groups.items():
+        for metric, value in summary(table["reference"].to_numpy(), table["estimate"].to_numpy()).items():
+            run.metric(dataset, "test", metric, value, len(table))
+
+
+def record_study(run: Run, study: HeadStudy, heads: Sequence[TrainedHead], features: Features,
+                 corpus: Corpus) -> TrainedHead:
+    """Choose a head on validation, score it on the test tracks once, and store all of it in a run."""
+    chosen = select(heads)
+    tracks = corpus.tracks(split="test")
+    record_test(run, prediction_table(corpus, tracks, predict(chosen, features, corpus, tracks)))
+    run.metric("all", "valid", "weighted_both", chosen.valid_score, len(corpus.tracks(split="valid")))
+    run.metric("all", "train", "labelled_tracks", len(budget_tracks(corpus, study.budget, study.seed)),
+               len(corpus.tracks(split="train")))
+    chosen.save(run.artifact_path("head.safetensors"))
+    return chosen
+
+
+def grid_table(heads: Sequence[TrainedHead]) -> pd.DataFrame:
+    """One row a head: its hyperparameters, its best validation score and the step of it."""
+    return pd.DataFrame([{"width": h.spec.hidden[0] if h.spec.hidden else 0, "depth": len(h.spec.hidden),
+                          "dropout": h.spec.dropout, "lr": h.spec.lr, "weight_decay": h.spec.weight_decay,
+                          "batch_size": h.spec.batch_size, "standardize": h.spec.standardize, "mixup": h.spec.mixup,
+                          "valid_score": h.valid_score, "best_step": h.best_step} for h in heads])

@@ -1,0 +1,282 @@
+"""Runs, their provenance, and tables traced back to them.
+
+A run is one immutable directory, results/<profile>/runs/<id>/:
+
+    config.json       what was asked for, and the hashes of what went in
+    metrics.csv       long format: run_id, experiment, dataset, split, metric, value, n, seed
+    predictions.csv   per track: track_id, reference, estimate, ... (where there are any)
+    provenance.json   commit, dirty flag, code hash, packages, device, start and end, notebook, scale
+
+The id is experiment-hash-sSEED-aATTEMPT; the hash covers configuration, seed, code and inputs, so a repeat of the
+same run is a new attempt and nothing is overwritten. A notebook that has finished publishes the ids of its runs in
+results/<profile>/index/<notebook>.json; later notebooks and tables read nothing else.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import functools
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from keymyna_lib import paths
+from keymyna_lib.errors import KeyMynaError
+from keymyna_lib.files import atomic_path, read_json, sha256_json, source_hash, write_json, write_text
+
+METRIC_COLUMNS = ["run_id", "experiment", "dataset", "split", "metric", "value", "n", "seed"]
+# What the numbers may depend on; the lock file lists the rest.
+_PACKAGES = ("torch", "torchaudio", "numpy", "scipy", "scikit-learn", "librosa", "essentia", "music21", "symusic",
+             "tinysoundfont", "pretty_midi")
+
+
+@functools.lru_cache(maxsize=1)
+def code_hash() -> str:
+    """SHA-256 over the library, the notebooks' sources and the lock file; every run and table names it."""
+    notebooks = [sha256_json([cell["source"] for cell in read_json(path)["cells"]])
+                 for path in sorted(paths.NOTEBOOKS.glob("*.ipynb"))]
+    return sha256_json([source_hash(paths.LIBRARY, paths.LOCK), notebooks])
+
+
+@functools.lru_cache(maxsize=1)
+def _commit() -> dict[str, Any]:
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", "-C", paths.ROOT, *arguments], capture_output=True, text=True,
+                              check=True).stdout.strip()
+    try:
+        # The outputs of a run do not make its code dirty.
+        changed = git("status", "--porcelain", "--", ":!results", ":!figures")
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changed)}
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "dirty": None}  # not a git clone, for instance an unpacked archive
+
+
+@functools.lru_cache(maxsize=1)
+def environment() -> dict[str, Any]:
+    """Commit, code hash, package versions and machine: the part of the provenance that all runs share."""
+    import torch
+
+    versions = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = None
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else _cpu_name()
+    return {**_commit(), "code_hash": code_hash(), "python": platform.python_version(), "packages": versions,
+            "system": platform.system(), "device": device, "threads": torch.get_num_threads()}
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.machine()
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601, to the second."""
+    return dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds")
+
+
+class Run:
+    """A run being written; use it as a context manager. Without an exception it is kept, else it leaves no trace.
+
+    Parameters
+    ----------
+    experiment : what kind of run, for instance "linear_probe".
+    profile : smoke, mini or paper: the scale, and where it is kept.
+    notebook : the notebook that makes it, without suffix.
+    config : a flat dataclass or dictionary of plain values.
+    seed : the run's seed.
+    inputs : name -> hash or run id of what went in (corpus, encoder).
+    """
+
+    def __init__(self, experiment: str, *, profile: str, notebook: str, config: Any, seed: int,
+                 inputs: Mapping[str, str]):
+        self.experiment, self.profile, self.notebook, self.seed = experiment, profile, notebook, seed
+        values = asdict(config) if is_dataclass(config) else dict(config)
+        self.config = {"experiment": experiment, "seed": seed, "inputs": dict(inputs), **values}
+        self._identity = f"{experiment}-{sha256_json([self.config, code_hash()])[:10]}-s{seed}"
+        self.run_id = ""
+        self._metrics: list[dict[str, Any]] = []
+        self._predictions: pd.DataFrame | None = None
+        self._tables: dict[str, pd.DataFrame] = {}
+
+    def __enter__(self) -> "Run":
+        runs = paths.results_dir(self.profile) / "runs"
+        runs.mkdir(parents=True, exist_ok=True)
+        taken = [int(path.name.rsplit("-a", 1)[1]) for path in runs.glob(f"{self._identity}-a*")]
+        self.run_id = f"{self._identity}-a{max(taken, default=0) + 1}"
+        self.started = now()
+        return self
+
+    def metric(self, dataset: str, split: str, metric: str, value: float, n: int) -> None:
+        """Record one number, measured on `n` tracks."""
+        self._metrics.append(dict(zip(METRIC_COLUMNS, (self.run_id, self.experiment, dataset, split, metric,
+                                                       float(value), int(n), self.seed))))
+
+    def predictions(self, table: pd.DataFrame) -> None:
+        """Record what was predicted for each track: track_id, reference, estimate and whatever else is known."""
+        if not {"track_id", "reference", "estimate"} <= set(table.columns):
+            raise KeyMynaError("predictions need the columns track_id, reference and estimate.")
+        self._predictions = table
+
+    def attach(self, name: str, table: pd.DataFrame) -> None:
+        """Keep a further table with the run, as NAME.csv."""
+        self._tables[name] = table
+
+    def artifact_path(self, name: str) -> Path:
+        """Where a large file of this run belongs (in the cache, not committed)."""
+        return paths.CACHE / "artifacts" / self.run_id / name
+
+    def resumable_path(self, name: str) -> Path:
+        """Where unfinished work is kept; the same for every attempt at this run until one succeeds."""
+        return paths.CACHE / "unfinished" / self._identity / name
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        if kind is not None:
+            return
+        final = paths.results_dir(self.profile) / "runs" / self.run_id
+        folder = Path(tempfile.mkdtemp(dir=final.parent, prefix=".unfinished-"))
+        try:
+            folder.chmod(0o755)
+            write_json(folder / "config.json", self.config)
+            write_csv(folder / "metrics.csv", pd.DataFrame(self._metrics, columns=METRIC_COLUMNS))
+            if self._predictions is not None:
+                write_csv(folder / "predictions.csv", self._predictions)
+            for name, table in self._tables.items():
+                write_csv(folder / f"{name}.csv", table)
+            write_json(folder / "provenance.json", {
+                **environment(), "run_id": self.run_id, "notebook": self.notebook, "scale": self.profile,
+                "started": self.started, "ended": now(), "corpus_hash": self.config["inputs"].get("corpus")})
+            os.replace(folder, final)
+            shutil.rmtree(paths.CACHE / "unfinished" / self._identity, ignore_errors=True)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def write_csv(path: Path, table: pd.DataFrame) -> None:
+    """Write a table atomically: no index, floats with six decimals, so that repeats are byte for byte the same."""
+    write_text(path, table.to_csv(index=False, float_format="%.6f"))
+
+
+def artifact(run_id: str, name: str) -> Path:
+    """Path of a run's large file; a KeyMynaError when it is not on this machine."""
+    path = paths.CACHE / "artifacts" / run_id / name
+    if not path.exists():
+        raise KeyMynaError(f"{name} of run {run_id} is not in the cache of this machine; make it with "
+                           "./run_all.sh (its notebook runs again when its outputs are missing).")
+    return path
+
+
+def publish(profile: str, notebook: str, *, runs: Sequence[str] = (), outputs: Mapping[str, Any] | None = None,
+            files: Sequence[Path] = ()) -> None:
+    """Say that a notebook is done: what later notebooks need to know of it.
+
+    Parameters
+    ----------
+    runs : ids of its runs, in order.
+    outputs : plain values, for instance the hash of the corpus.
+    files : what it made and others rely on; the runner runs the notebook again when one is missing or cut short.
+    """
+    made = [*files, *(paths.results_dir(profile) / "runs" / run / "metrics.csv" for run in runs)]
+    sizes = {_portable(path): path.stat().st_size for path in made}
+    write_json(paths.results_dir(profile) / "index" / f"{notebook}.json", {
+        "notebook": notebook, "runs": list(runs), "outputs": dict(outputs or {}), "files": sizes,
+        "code_hash": code_hash()})
+
+
+def _portable(path: Path) -> str:
+    """A path relative to the clone, or to the cache when it lies there."""
+    path = Path(path).resolve()
+    if path.is_relative_to(paths.CACHE):
+        return path.relative_to(paths.CACHE).as_posix()
+    return path.relative_to(paths.ROOT).as_posix()
+
+
+def published(profile: str, notebook: str) -> dict[str, Any]:
+    """What a notebook published last.
+
+    Raises
+    ------
+    KeyMynaError
+        When it has not run yet in this profile.
+    """
+    path = paths.results_dir(profile) / "index" / f"{notebook}.json"
+    if not path.exists():
+        raise KeyMynaError(f"notebook {notebook} has not run in profile {profile!r}: "
+                           f"./run_all.sh --profile {profile} --only {notebook[:2]}")
+    return read_json(path)
+
+
+def load_runs(profile: str, notebooks: Sequence[str]) -> pd.DataFrame:
+    """One row a published run: run_id, notebook, experiment, seed, the flat configuration, commit, code_hash.
+
+    Raises
+    ------
+    KeyMynaError
+        When a notebook has not run, a run is missing, or the runs were made from different corpora.
+    """
+    rows = []
+    for notebook in notebooks:
+        for run_id in published(profile, notebook)["runs"]:
+            folder = paths.results_dir(profile) / "runs" / run_id
+            config, provenance = read_json(folder / "config.json"), read_json(folder / "provenance.json")
+            rows.append({**config, **{f"input_{k}": v for k, v in config["inputs"].items()}, "run_id": run_id,
+                         "notebook": notebook, "commit": provenance["commit"], "dirty": provenance["dirty"],
+                         "code_hash": provenance["code_hash"]})
+    runs = pd.DataFrame(rows)
+    if len(runs) and runs["input_corpus"].nunique() > 1:
+        raise KeyMynaError(f"the runs of profile {profile!r} were made from {runs['input_corpus'].nunique()} different "
+                           "corpora; make them anew together: ./run_all.sh --force")
+    return runs
+
+
+def load_metrics(profile: str, run_ids: Sequence[str]) -> pd.DataFrame:
+    """The metrics of runs, long format, stacked."""
+    folder = paths.results_dir(profile) / "runs"
+    return pd.concat([pd.read_csv(folder / run_id / "metrics.csv") for run_id in run_ids], ignore_index=True)
+
+
+def load_predictions(profile: str, run_id: str) -> pd.DataFrame:
+    """The per-track predictions of a run."""
+    return pd.read_csv(paths.results_dir(profile) / "runs" / run_id / "predictions.csv")
+
+
+def save_table(name: str, table: pd.DataFrame, trace: Mapping[str, Sequence[str]], *, profile: str, notebook: str,
+               caption: str) -> None:
+    """Write a table to results/<profile>/tables/: NAME.csv, NAME.md and NAME.trace.json.
+
+    Parameters
+    ----------
+    table : the first columns name the row; every cell that holds a measurement must be traced.
+    trace : "row / column" -> ids of the runs behind the cell, where "row" joins the leading label columns by ", ".
+    caption : one sentence above the Markdown version.
+    """
+    folder = paths.results_dir(profile) / "tables"
+    runs = {}
+    for run in sorted({run for cell in trace.values() for run in cell}):
+        provenance = read_json(paths.results_dir(profile) / "runs" / run / "provenance.json")
+        runs[run] = {key: provenance[key] for key in ("commit", "dirty", "code_hash", "notebook", "scale")}
+    write_csv(folder / f"{name}.csv", table)
+    write_text(folder / f"{name}.md", f"{caption}\n\n{markdown(table)}\n")
+    write_json(folder / f"{name}.trace.json", {"table": name, "made_by": notebook, "runs": runs,
+                                               "cells": {cell: list(ids) for cell, ids in trace.items()}})
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A table as Markdown."""
+    def line(values: Sequence[Any]) -> str:
+        return "| " + " | ".join("" if pd.isna(v) else str(v) for v in values) + " |"
+    return "\n".join([line(table.columns), line(["---"] * table.shape[1]), *map(line, table.to_numpy(dtype=object))])

@@ -1,0 +1,100 @@
+"""Runs are immutable, named by what they are, and leave no trace when they fail."""
+
+import pandas as pd
+import pytest
+
+from keymyna_lib import files, paths, results
+from keymyna_lib.errors import KeyMynaError
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    for name, value in (("ROOT", tmp_path), ("CACHE", tmp_path / ".cache")):
+        monkeypatch.setattr(paths, name, value)
+    monkeypatch.setattr(results, "code_hash", lambda: "code-1")
+    return tmp_path
+
+
+def make(seed=0, config=None, corpus="c1"):
+    with results.Run("probe", profile="smoke", notebook="20_x", config=config or {"budget": 48}, seed=seed,
+                     inputs={"corpus": corpus}) as run:
+        run.predictions(pd.DataFrame({"track_id": ["a"], "reference": [0], "estimate": [7]}))
+        run.metric("all", "test", "accuracy", 0.25, 4)
+    return run.run_id
+
+
+def test_a_run_holds_what_a_reviewer_needs(home):
+    run_id = make()
+    folder = home / "results/smoke/runs" / run_id
+    assert sorted(p.name for p in folder.iterdir()) == ["config.json", "metrics.csv", "predictions.csv", "provenance.json"]
+    metrics = pd.read_csv(folder / "metrics.csv")
+    assert list(metrics) == results.METRIC_COLUMNS
+    assert metrics.iloc[0].tolist() == [run_id, "probe", "all", "test", "accuracy", 0.25, 4, 0]
+    provenance = files.read_json(folder / "provenance.json")
+    assert {"commit", "dirty", "code_hash", "packages", "device", "started", "ended", "scale", "notebook",
+            "corpus_hash", "python"} <= set(provenance)
+    assert provenance["packages"]["torch"].startswith("2.11.0") and provenance["corpus_hash"] == "c1"
+
+
+def test_identity_covers_configuration_seed_code_and_inputs(home, monkeypatch):
+    first = make()
+    stem = first.rsplit("-a", 1)[0]
+    assert make() == f"{stem}-a2" and make() == f"{stem}-a3"  # repeats are new attempts
+    others = [make(seed=1), make(config={"budget": 150}), make(corpus="c2")]
+    monkeypatch.setattr(results, "code_hash", lambda: "code-2")
+    others.append(make())
+    assert len({run.rsplit("-a", 1)[0] for run in [first, *others]}) == 5
+
+
+def test_a_failed_run_leaves_no_trace(home):
+    with pytest.raises(ZeroDivisionError):
+        with results.Run("probe", profile="smoke", notebook="20_x", config={}, seed=0, inputs={}):
+            1 / 0
+    assert list((home / "results/smoke/runs").iterdir()) == []
+
+
+def test_published_runs_are_found_and_others_are_not(home):
+    run_id = make()
+    make(seed=5)  # never published
+    with pytest.raises(KeyMynaError, match="--only 20"):
+        results.published("smoke", "20_x")
+    artifact = home / ".cache/artifacts" / run_id / "head.safetensors"
+    artifact.parent.mkdir(parents=True)
+    artifact.write_bytes(b"12345")
+    results.publish("smoke", "20_x", runs=[run_id], outputs={"k": 1}, files=[artifact])
+    runs = results.load_runs("smoke", ["20_x"])
+    assert list(runs["run_id"]) == [run_id] and runs["budget"].tolist() == [48]
+    sizes = results.published("smoke", "20_x")["files"]
+    assert sizes[f"artifacts/{run_id}/head.safetensors"] == 5
+    assert f"results/smoke/runs/{run_id}/metrics.csv" in sizes
+
+
+def test_runs_of_different_corpora_are_not_mixed(home):
+    results.publish("smoke", "20_x", runs=[make(), make(corpus="c2")])
+    with pytest.raises(KeyMynaError, match="2 different corpora"):
+        results.load_runs("smoke", ["20_x"])
+
+
+def test_a_saved_table_names_run_commit_and_notebook_of_each_cell(home):
+    run_id = make()
+    table = pd.DataFrame({"system": ["ours"], "score": ["12.3"]})
+    results.save_table("t", table, {"ours / score": [run_id]}, profile="smoke", notebook="90_tables", caption="A caption.")
+    folder = home / "results/smoke/tables"
+    trace = files.read_json(folder / "t.trace.json")
+    assert trace["cells"] == {"ours / score": [run_id]} and trace["runs"][run_id]["notebook"] == "20_x"
+    assert {"commit", "dirty", "code_hash", "scale"} <= set(trace["runs"][run_id])
+    assert "| ours | 12.3 |" in (folder / "t.md").read_text() and pd.read_csv(folder / "t.csv").shape == (1, 2)
+
+
+def test_code_hash_follows_the_code(tmp_path, monkeypatch):
+    (tmp_path / "keymyna_lib").mkdir()
+    (tmp_path / "notebooks").mkdir()
+    source = tmp_path / "keymyna_lib" / "a.py"
+    for name in ("LIBRARY", "NOTEBOOKS"):
+        monkeypatch.setattr(paths, name, tmp_path / ("keymyna_lib" if name == "LIBRARY" else "notebooks"))
+    source.write_text("x = 1")
+    hashes = set()
+    for text in ("x = 1", "x = 2"):
+        source.write_text(text)
+        hashes.add(results.code_hash.__wrapped__())
+    assert len(hashes) == 2
