@@ -91,9 +91,18 @@ class Patchify(nn.Module):
         super().__init__()
         self.size = size
 
-    def forward(self, spectrograms: Tensor) -> Tensor:
+    def grid(self, spectrograms: Tensor) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        return tuple(extent // patch for extent, patch in zip(spectrograms.shape[1:], self.size))
+
+    def forward(self, spectrograms: Tensor, keep: Tensor | None = None) -> Tensor:
+        """All patches, or those of `keep` (batch, kept) only; the others are never copied."""
         patches = spectrograms.unflatten(2, (-1, self.size[1])).unflatten(1, (-1, self.size[0]))
-        return patches.permute(0, 1, 3, 2, 4).flatten(3).flatten(1, 2)  # b (h w) (p1 p2)
+        patches = patches.permute(0, 1, 3, 2, 4)  # batch, row, column, mel, frame: still a view
+        if keep is None:
+            return patches.flatten(3).flatten(1, 2)
+        batch = torch.arange(len(keep), device=keep.device)[:, None]
+        return patches[batch, keep // patches.shape[2], keep % patches.shape[2]].flatten(2)
 
 
 class Attention(nn.Module):
@@ -188,14 +197,13 @@ class Encoder(nn.Module):
 
     def _embed(self, branch: nn.Sequential, spectrograms: Tensor, mask_ratio: float,
                generator: torch.Generator | None) -> Tensor:
-        patches = branch[0](spectrograms)
-        rows, columns = (s // p for s, p in zip(spectrograms.shape[1:], branch[0].size))
-        positions = position_table(rows, columns, self.dim).to(patches.device)
+        rows, columns = branch[0].grid(spectrograms)
+        positions = position_table(rows, columns, self.dim).to(spectrograms.device)
+        keep = None
         if mask_ratio > 0:
-            keep = random_keep(len(patches), patches.shape[1], mask_ratio, generator).to(patches.device)
-            patches = patches.gather(1, keep[:, :, None].expand(-1, -1, patches.shape[2]))
+            keep = random_keep(len(spectrograms), rows * columns, mask_ratio, generator).to(spectrograms.device)
             positions = positions[keep]
-        patches = patches.float()
+        patches = branch[0](spectrograms, keep).float()
         if self.config.scale == "linear":
             patches = patches.expm1()
         tokens = branch[1:](patches) + positions

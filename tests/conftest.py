@@ -1,4 +1,4 @@
-"""Fixtures shared by the tests that need the real corpus of scores (parsed once, then cached as in a normal run)."""
+"""Fixtures for tests that need the real corpus of scores: parsed once, then cached as in a normal run."""
 
 import pytest
 

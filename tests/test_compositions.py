@@ -27,15 +27,15 @@ def _tune(seed, n=60):
 # --- what a composition is ---
 
 @pytest.mark.parametrize("titles", [
-    ("The Irish Washerwoman", "IRISH WASHERWOMAN -- JIG", "Irish Washerwoman., The", "irish washerwoman (2nd Setting)"),
+    ("The Irish Washerwoman", "IRISH WASHERWOMAN -- JIG", "Irish Washerwoman., The"),
     ("Was mein Gott will, das g’scheh’ allzeit", "Was mein Gott will das gscheh allzeit"),
     ("Nun ruhen alle Wälder", "Nun ruhen alle Walder 2"), ("O'Carolan's Devotion", "O’Carolans Devotion")])
 def test_titles_that_are_the_same(titles):
     assert len({normalise_title(title) for title in titles}) == 1 and normalise_title(titles[0])
 
 
-@pytest.mark.parametrize("title", ["Quick Step 25th Regt.", "An Irish Air", "A Jig", "Untitled", "", "March 3d. Regt.",
-                                   "BWV 248.9-s", "Allemanda."])
+@pytest.mark.parametrize("title", ["Quick Step 25th Regt.", "An Irish Air", "A Jig", "Untitled", "",
+                                   "March 3d. Regt.", "BWV 248.9-s", "Allemanda."])
 def test_generic_titles_identify_nothing(title):
     assert normalise_title(title) == ""
 
@@ -45,7 +45,7 @@ def test_components_of_titles_and_melodies():
     ids = composition_ids(_score_set([
         ("a", "tune", "The Green Fields", first),
         ("b", "tune", "Green Fields -- Reel", second),                         # a's title
-        ("c", "tune", "Another Name", np.concatenate([second[:50] + 5, third[:10]])),  # b's melody, a fourth up
+        ("c", "tune", "Another Name", np.concatenate([second[:50] + 5, third[:10]])),  # b's, a fourth up
         ("d", "tune", "A Jig", _tune(3)), ("e", "tune", "A Jig", _tune(4)),    # a title that says nothing
         ("f", "tune", "Alone", third)]))
     assert ids.to_dict() == {"a": "a", "b": "a", "c": "a", "d": "d", "e": "e", "f": "f"}
@@ -110,7 +110,7 @@ def _line(scores, piece_id):
 
 
 def test_no_tune_straddles_splits(scores, pieces):
-    """Brute force: 120 test tunes against every training tune, by sets of runs of six intervals and by alignment."""
+    """Brute force: 120 test tunes against every training tune, by runs of six intervals and by alignment."""
     tunes = pieces[pieces.source == "tune"]
     lines = {i: _line(scores, i) for i in tunes.index}
     runs = {i: {tuple(line[k:k + 6]) for k in range(len(line) - 5)} for i, line in lines.items()}

@@ -11,14 +11,14 @@ import pytest
 
 from keymyna_lib import files, keys, spectrogram
 from keymyna_lib.data import corpus as module
-from keymyna_lib.data import render
+from keymyna_lib.data import render, store
 from keymyna_lib.data.compositions import SPLITS
 from keymyna_lib.data.corpus import COLUMNS, CorpusConfig, build_corpus, open_corpus, plan_corpus
 from keymyna_lib.data.scores import load_scores
 from keymyna_lib.errors import KeyMynaError
 
-CONFIG = CorpusConfig(n_chorales=4, n_tunes=8, seconds=7.0, scope="section", drum_probability=0.5, detune_cents=30.0,
-                      snr_db=(5.0, 30.0), seed=0)
+CONFIG = CorpusConfig(n_chorales=4, n_tunes=8, seconds=7.0, scope="section", drum_probability=0.5,
+                      detune_cents=30.0, snr_db=(5.0, 30.0), seed=0)
 
 
 def build(cache: Path, config: CorpusConfig = CONFIG, **options):
@@ -52,7 +52,8 @@ def test_manifest(built):
     assert table.index.is_unique and len(table) == 12
     assert table.source.value_counts().to_dict() == {"tune": 8, "chorale": 4}
     assert set(table.split) <= set(SPLITS) and "train" in set(table.split)
-    np.testing.assert_array_equal(table.key, [keys.transpose(k, t) for k, t in zip(table.key_written, table.transposition)])
+    moved = [keys.transpose(k, t) for k, t in zip(table.key_written, table.transposition)]
+    np.testing.assert_array_equal(table.key, moved)
     assert table.key_name.tolist() == [keys.KEY_NAMES[k] for k in table.key]
     assert table.transposition.between(-6, 5).all() and (table.duration <= 7).all()
     assert built.config == CONFIG and built.hash == files.sha256_file(built.path / "manifest.csv")
@@ -76,8 +77,9 @@ def test_audio_and_spectrograms_belong_together(built):
         row, audio, stored = built.manifest.loc[track], built.audio(track), built.spectrogram(track)
         assert audio.dtype == np.float32 and len(audio) == row.n_samples
         assert np.abs(audio).max() == pytest.approx(render.PEAK, abs=1e-3)
-        samples = render.render(module.playable_score(scores, row.piece_id).notes, json.loads(row.arrangement))
-        np.testing.assert_array_equal(audio, module.to_float(samples))
+        notes = module.playable_score(scores, row.piece_id).notes
+        samples = render.render(notes, json.loads(row.arrangement))
+        np.testing.assert_array_equal(audio, store.to_float(samples))
         assert files.sha256_bytes(samples.data) == row.sha256
         assert stored.dtype == np.float16 and stored.shape == (row.n_frames, spectrogram.N_MELS)
         assert files.sha256_bytes(np.ascontiguousarray(stored).data) == row.spectrogram_sha256
@@ -93,7 +95,7 @@ def test_the_number_of_processes_does_not_matter(built, tmp_path):
 
 
 def test_a_second_build_renders_nothing(copy, built, monkeypatch, capsys):
-    monkeypatch.setattr(module, "_render_all", None)
+    monkeypatch.setattr(store, "_render_all", None)
     assert build(copy[0]).hash == built.hash
     assert capsys.readouterr().out == ""
 
@@ -102,8 +104,8 @@ def test_a_second_build_renders_nothing(copy, built, monkeypatch, capsys):
 def test_damaged_track_alone_is_rendered_again(copy, built, monkeypatch, capsys, name):
     cache, folder = copy
     rendered = []
-    original = module._render_all
-    monkeypatch.setattr(module, "_render_all", lambda f, jobs, w: (rendered.extend(j[0] for j in jobs),
+    original = store._render_all
+    monkeypatch.setattr(store, "_render_all", lambda f, jobs, w: (rendered.extend(j[0] for j in jobs),
                                                                    original(f, jobs, w))[1])
     flip(folder / name, 100)
     assert build(cache).hash == built.hash
@@ -133,7 +135,7 @@ def test_changed_manifest_is_not_believed(copy, built):
 
 def test_a_killed_build_goes_on(tmp_path, built, monkeypatch):
     """Killed amid the sixth track, its line in the journal half written."""
-    original, rendered = module._render_all, []
+    original, rendered = store._render_all, []
 
     def killed(folder, jobs, workers):
         for n, row in enumerate(original(folder, jobs, workers)):
@@ -143,12 +145,12 @@ def test_a_killed_build_goes_on(tmp_path, built, monkeypatch):
                 raise KeyboardInterrupt
             yield row
 
-    monkeypatch.setattr(module, "_render_all", killed)
+    monkeypatch.setattr(store, "_render_all", killed)
     with pytest.raises(KeyboardInterrupt):
         build(tmp_path)
     with pytest.raises(KeyMynaError, match="no finished corpus"):
         open_corpus(tmp_path / "corpus" / built.path.name)
-    monkeypatch.setattr(module, "_render_all", lambda f, jobs, w: (rendered.extend(j[0] for j in jobs),
+    monkeypatch.setattr(store, "_render_all", lambda f, jobs, w: (rendered.extend(j[0] for j in jobs),
                                                                    original(f, jobs, w))[1])
     assert build(tmp_path).hash == built.hash
     assert rendered == built.tracks()[5:]
@@ -167,8 +169,9 @@ def test_another_configuration_is_another_corpus(built, monkeypatch):
     assert module.corpus_key(CONFIG) != built.path.name
 
 
-@pytest.mark.parametrize("change", [{"n_chorales": -1}, {"seconds": 0.5}, {"scope": "bar"}, {"drum_probability": 1.5},
-                                    {"detune_cents": -1.0}, {"snr_db": (30.0, 5.0)}, {"snr_db": (30.0,)}, {"seed": -1}])
+@pytest.mark.parametrize("change", [{"n_chorales": -1}, {"seconds": 0.5}, {"scope": "bar"}, {"seed": -1},
+                                    {"drum_probability": 1.5}, {"detune_cents": -1.0},
+                                    {"snr_db": (30.0, 5.0)}, {"snr_db": (30.0,)}])
 def test_configuration_out_of_range(change):
     with pytest.raises(KeyMynaError, match=next(iter(change))):
         dataclasses.replace(CONFIG, **change)
@@ -176,7 +179,7 @@ def test_configuration_out_of_range(change):
 
 def test_full_disk(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    monkeypatch.setattr(store.shutil, "disk_usage", lambda path: usage._replace(free=1000))
     with pytest.raises(KeyMynaError, match="free"):
         build(tmp_path)
     monkeypatch.undo()
@@ -185,6 +188,6 @@ def test_full_disk(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
         yield
 
-    monkeypatch.setattr(module, "_render_all", full)
+    monkeypatch.setattr(store, "_render_all", full)
     with pytest.raises(KeyMynaError, match="No space left"):
         build(tmp_path)

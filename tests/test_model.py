@@ -76,6 +76,15 @@ def test_patches_against_explicit_slices():
             assert torch.equal(patches[1, row * 2 + column], block.reshape(-1))
 
 
+@pytest.mark.parametrize("size", [(16, 16), (128, 2)])
+def test_kept_patches_are_those_of_all_patches(size):
+    images, patchify = spectrograms(3, 64), Patchify(size)
+    every = patchify(images)
+    keep = random_keep(3, every.shape[1], 0.75, generator())
+    expected = torch.stack([row[kept] for row, kept in zip(every, keep)])
+    assert torch.equal(patchify(images, keep), expected)
+
+
 def test_positions_follow_the_closed_form():
     table = position_table(3, 5, 32)
     for row, column, k in ((0, 0, 0), (1, 4, 3), (2, 2, 7)):

@@ -1,9 +1,10 @@
-"""Seeded arrangements: what a score is played on, how, and in which room; a plain description that JSON can hold.
+"""Seeded arrangements: what a score is played on, how, in which room; a plain description, as JSON.
 
-An arrangement imitates what makes recordings hard, and keeps everything but the notes from identifying a piece: with
-scope "section" a piece is cut into sections of 5 to 8 s, and each draws its own tempo (around the piece's), octave,
-tuning, instruments, balance, drums, level, room and noise. Whatever stays constant within a piece is a shortcut for
-a contrastive task. With scope "piece" there is one section, the whole piece. All ranges are our choice.
+An arrangement imitates what makes recordings hard, and keeps everything but the notes from identifying a
+piece: with scope "section" a piece is cut into sections of 5 to 8 s, and each draws its own tempo (around the
+piece's), octave, tuning, instruments, balance, drums, level, room and noise. Whatever stays constant within a
+piece is a shortcut for a contrastive task. With scope "piece" there is one section, the whole piece. All
+ranges are our choice.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ if TYPE_CHECKING:
     from keymyna_lib.data.corpus import CorpusConfig
     from keymyna_lib.data.scores import Score
 
-# General MIDI programmes (from 0) by family, with their loudness in TimGM6mb.sf2 [dB: mean power of 0.5 s notes,
-# MIDI 48 to 84 in major thirds, velocity 90], by which parts are balanced. Left out of the 128: whatever is silent or
-# mistuned somewhere between MIDI 36 and 96, has mostly inharmonic partials, or swells too slowly for a fast tune.
+# General MIDI programmes (from 0) by family, with their loudness in TimGM6mb.sf2 [dB: mean power of 0.5 s
+# notes, MIDI 48 to 84 in major thirds, velocity 90], by which parts are balanced. Left out of the 128:
+# whatever is silent or mistuned between MIDI 36 and 96, has mostly inharmonic partials, or swells too slowly
+# for a fast tune.
 FAMILIES: dict[str, dict[int, int]] = {
     "keys": {0: -32, 2: -33, 4: -26, 5: -29, 6: -33, 7: -31},
     "organ": {16: -25, 19: -29, 20: -25},
@@ -65,22 +67,20 @@ def arrange(score: Score, transposition: int, config: CorpusConfig, rng: np.rand
     Returns
     -------
     dict
-        "transposition" [semitones], "tempo" [beats per minute], "duration" [s] and "sections", a list of dicts:
-        "start", "length" [s]; "beat" (at its start), "tempo"; "octave" [semitones], "cents"; "programmes",
-        "levels" [dB] (one a part); "drums" (None or a pattern of one bar); "level" [dB]; "reverb_time" [s],
-        "reverb_level" [dB]; "snr" [dB], "colour"; "seed" of the draws made while rendering (velocities, impulse
-        response, noise).
+        "transposition" [semitones], "tempo" [beats per minute], "duration" [s] and "sections", a list of
+        dicts: "start", "length" [s]; "beat" (at its start), "tempo"; "octave" [semitones], "cents";
+        "programmes", "levels" [dB] (one a part); "drums" (None or a pattern of one bar); "level" [dB];
+        "reverb_time" [s], "reverb_level" [dB]; "snr" [dB], "colour"; "seed" of the draws made while rendering
+        (velocities, impulse response, noise).
 
     Raises
     ------
     KeyMynaError
-        When the scope is unknown or there are more than 15 parts.
+        When there are more than 15 parts.
     """
-    if config.scope not in SCOPES:
-        raise KeyMynaError(f"scope {config.scope!r}: expected one of {SCOPES}.")
     n_parts = int(score.notes[:, 3].max()) + 1
     if n_parts > 15:
-        raise KeyMynaError(f"{score.piece_id} has {n_parts} parts; MIDI has channels for 15 beside the drums.")
+        raise KeyMynaError(f"{score.piece_id} has {n_parts} parts; MIDI has channels for 15 and the drums.")
     tempo = _uniform(rng, TEMPO[score.source])
     beat, end = float(score.notes[0, 0]), float((score.notes[:, 0] + score.notes[:, 1]).max())
     time, sections = 0.0, []
@@ -105,9 +105,9 @@ def arrange(score: Score, transposition: int, config: CorpusConfig, rng: np.rand
 
 
 def shorten_rests(notes: np.ndarray, longest: float = 2.0) -> np.ndarray:
-    """Cut rests of all parts, the opening one too, to `longest` beats: some chorales pause while instruments play on.
+    """Cut rests of all parts, the opening one too, to `longest` beats.
 
-    Takes and returns (note, 4) notes sorted by onset; nothing else about them changes.
+    Some chorales pause while instruments play on. Takes and returns (note, 4) notes sorted by onset.
     """
     silent_from = np.maximum.accumulate(np.append(0, notes[:-1, 0] + notes[:-1, 1]))
     notes = notes.copy()
@@ -130,7 +130,7 @@ def _section_length(remaining: float, rng: np.random.Generator) -> float:
 
 
 def _programmes(n_parts: int, previous: tuple | list, rng: np.random.Generator) -> list[int]:
-    """One programme a part, by family first so that large families do not dominate; none of the previous section's."""
+    """One programme a part, drawn by family first, so that none dominates; none of the previous section's."""
     fresh = {name: [p for p in family if p not in previous] for name, family in FAMILIES.items()}
     families = [programmes for programmes in fresh.values() if programmes]
 
@@ -143,17 +143,18 @@ def _programmes(n_parts: int, previous: tuple | list, rng: np.random.Generator) 
     return [draw() for _ in range(n_parts)]
 
 
-def _octave(notes: np.ndarray, start: float, stop: float, transposition: int, rng: np.random.Generator) -> int:
+def _octave(notes: np.ndarray, start: float, stop: float, transposition: int,
+            rng: np.random.Generator) -> int:
     """-12, 0 or 12 semitones, as far as the notes between two beats stay inside PITCH_RANGE; else 0."""
     sounding = notes[(notes[:, 0] < stop) & (notes[:, 0] + notes[:, 1] > start), 2]
     low, high = (sounding.min(), sounding.max()) if len(sounding) else (60, 60)
-    shifts = [s for s in (-12, 0, 12)
-              if PITCH_RANGE[0] <= low + transposition + s and high + transposition + s <= PITCH_RANGE[1]] or [0]
+    lowest, highest = PITCH_RANGE[0] - transposition, PITCH_RANGE[1] - transposition
+    shifts = [s for s in (-12, 0, 12) if lowest <= low + s and high + s <= highest] or [0]
     return shifts[rng.integers(len(shifts))]
 
 
 def _drums(score: Score, rng: np.random.Generator) -> dict:
-    """A pattern of one bar: beats of kick, snare and hi-hat, counted from the section's start, their keys and kit."""
+    """A pattern of one bar: beats of kick, snare and hi-hat, from the section's start; keys; kit."""
     onsets = score.notes[:, 0] % 1
     thirds = (np.abs(onsets[:, None] - [1 / 3, 2 / 3]) < 0.02).sum() > (np.abs(onsets - 0.5) < 0.02).sum()
     steps = np.round(np.arange(0, score.beats_per_bar, 1 / 3 if thirds else 1 / 2), 4)

@@ -25,7 +25,7 @@ from keymyna_lib.errors import KeyMynaError
 SPLITS = ("train", "valid", "test")
 # Two melodies are one when they share this part of the shorter one's shingles (runs of NGRAM intervals). In
 # this corpus pairs at 0.2 to 0.3 are mostly chance and those above mostly variants (looked through), and the
-# largest component has 11 of 3,633 pieces; with runs of 4 the same threshold glues nearly half of them together.
+# largest component has 11 of 3,633 pieces; with runs of 4 the same threshold glues nearly half together.
 NGRAM = 6
 SAME_MELODY = 0.3
 # Words that name a kind of piece, a setting or an edition rather than one piece.

@@ -1,5 +1,6 @@
-"""Arrangement to audio: TinySoundFont with the General MIDI bank TimGM6mb.sf2 (as shipped in the package pretty_midi),
-a synthetic room, coloured noise. Mono, 16 kHz; a pure function of the notes and the arrangement.
+"""Arrangement to audio: TinySoundFont with the General MIDI bank TimGM6mb.sf2 (shipped in the package
+pretty_midi), a synthetic room, coloured noise. Mono, 16 kHz; a pure function of the notes and the
+arrangement.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def render(notes: np.ndarray, arrangement: dict) -> np.ndarray:
 
 
 def render_section(notes: np.ndarray, section: dict, transposition: int) -> np.ndarray:
-    """One section with its fades: (sample,) float32, RING_OUT longer than the section, music at RMS 1 plus its level."""
+    """One section with its fades: (sample,) float32, longer by RING_OUT, its music at its level, re RMS 1."""
     rng = np.random.default_rng(section["seed"])
     length = round((section["length"] + RING_OUT) * SAMPLE_RATE)
     audio = _with_rms(_play(_note_events(notes, section, transposition, rng), section, length), 0.0)
@@ -110,7 +111,7 @@ def add_room(audio: np.ndarray, reverb_time: float, level: float, rng: np.random
 
 
 def add_noise(audio: np.ndarray, snr: float, colour: float, rng: np.random.Generator) -> np.ndarray:
-    """Add noise of a power that falls as frequency^-colour above 50 Hz (nothing below), `snr` dB under the audio's.
+    """Add noise whose power falls as frequency^-colour above 50 Hz (none below), `snr` dB under the audio's.
 
     Parameters
     ----------
@@ -138,8 +139,9 @@ def _with_rms(audio: np.ndarray, level: float) -> np.ndarray:
     return audio * np.float32(10 ** (level / 20) / max(_rms(audio), _SILENCE))
 
 
-def _note_events(notes: np.ndarray, section: dict, transposition: int, rng: np.random.Generator) -> list[Event]:
-    """Notes that sound in a section; what is held across its boundary is cut off there and struck anew by the next."""
+def _note_events(notes: np.ndarray, section: dict, transposition: int,
+                 rng: np.random.Generator) -> list[Event]:
+    """Notes of a section; what is held across its boundary is cut off there and struck anew by the next."""
     rate = SAMPLE_RATE * 60 / section["tempo"]  # samples per beat
     start, stop = section["beat"], section["beat"] + section["length"] * section["tempo"] / 60
     on, off = np.maximum(notes[:, 0], start), np.minimum(notes[:, 0] + notes[:, 1], stop)
@@ -176,8 +178,8 @@ def _play(events: list[Event], section: dict, length: int) -> np.ndarray:
     synth, bank = _synth()
     for channel, programme, level in zip(_CHANNELS, section["programmes"], section["levels"]):
         synth.program_select(channel, bank, 0, programme)
-        gain = level + _LOUDNESS - PROGRAMME_LOUDNESS[programme]
-        synth.control_change(channel, 7, round(127 * 10 ** (gain / 60)))  # the synth's gain is (volume / 127)^3
+        gain = level + _LOUDNESS - PROGRAMME_LOUDNESS[programme]  # dB; the synth's is (volume / 127)^3
+        synth.control_change(channel, 7, round(127 * 10 ** (gain / 60)))
         synth.set_tuning(channel, section["cents"] / 100)
     if section["drums"]:
         synth.program_select(_DRUM_CHANNEL, bank, 128, section["drums"]["kit"], True)

@@ -1,0 +1,111 @@
+"""The committed results of `mini`: every cell of the tables can be computed again from what lies beside them."""
+
+import io
+import subprocess
+import tarfile
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from keymyna_lib import files, paths
+from keymyna_lib.evaluate import mirex_scores, summary
+
+
+@pytest.fixture(scope="module", autouse=True)
+def committed(tmp_path_factory):
+    """The results as they were committed, whatever has been run here since."""
+    global MINI, README
+    folder = tmp_path_factory.mktemp("committed")
+    try:
+        archive = subprocess.run(["git", "-C", paths.ROOT, "archive", "HEAD", "results/mini", "README.md", "notebooks"],
+                                 capture_output=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"not a git clone with committed results: {error}")
+    tarfile.open(fileobj=io.BytesIO(archive)).extractall(folder, filter="data")
+    MINI, README = folder / "results" / "mini", folder / "README.md"
+
+
+def published_runs():
+    return [run for path in (MINI / "index").glob("*.json") for run in files.read_json(path)["runs"]]
+
+
+def predictions(run):
+    return pd.read_csv(MINI / "runs" / run / "predictions.csv")
+
+
+def cells(name, labels):
+    """(row labels, column, cell text, runs) of every traced cell of a table."""
+    table = pd.read_csv(MINI / "tables" / f"{name}.csv", dtype=str).set_index(labels)
+    for cell, runs in files.read_json(MINI / "tables" / f"{name}.trace.json")["cells"].items():
+        row, column = cell.split(" / ")
+        yield tuple(row.split(", ")), column, table.loc[tuple(row.split(", ")), column], runs
+
+
+@pytest.mark.parametrize("name", ["table1", "table1_detail", "pretraining_gain", "gain_over_mean_mel", "room",
+                                  "robustness", "corpus"])
+def test_each_cell_names_runs_commit_and_notebook(name):
+    trace = files.read_json(MINI / "tables" / f"{name}.trace.json")
+    assert trace["cells"]
+    for runs in trace["cells"].values():
+        for run in runs:
+            origin = files.read_json(MINI / "runs" / run / "provenance.json")
+            assert origin["commit"] and origin["dirty"] is False and origin["scale"] == "mini"
+            assert (paths.NOTEBOOKS / f"{origin['notebook']}.ipynb").exists()
+            assert trace["runs"][run]["code_hash"] == origin["code_hash"]
+
+
+def test_one_code_and_one_corpus_made_all_of_it():
+    origins = [files.read_json(MINI / "runs" / run / "provenance.json") for run in published_runs()]
+    assert len(origins) > 70 and len({origin["code_hash"] for origin in origins}) == len({origin["corpus_hash"] for origin in origins}) == 1
+
+
+def test_main_table():
+    seen = 0
+    for _, _, text, runs in cells("table1", ["features", "head"]):
+        score = np.mean([mirex_scores(p["reference"].to_numpy(), p["estimate"].to_numpy(), fifths="both").mean()
+                         for p in map(predictions, runs)])
+        assert float(text.split(" ")[0]) == pytest.approx(100 * score, abs=0.051)
+        seen += 1
+    assert seen == 3 * (4 * 2 + 5)
+
+
+def test_detail_table():
+    metrics = {"weighted (both fifths)": "weighted_both", "weighted (ascending only)": "weighted_ascending",
+               "accuracy": "accuracy", "fifth": "share_fifth", "relative": "share_relative",
+               "parallel": "share_parallel", "other": "share_other"}
+    for _, column, text, runs in cells("table1_detail", ["features", "head", "labels"]):
+        if column in metrics:
+            values = [summary(p["reference"].to_numpy(), p["estimate"].to_numpy())[metrics[column]]
+                      for p in map(predictions, runs)]
+            assert float(text) == pytest.approx(100 * np.mean(values), abs=0.051)
+
+
+@pytest.mark.parametrize("name, column", [("pretraining_gain", "pre-trained minus untrained"),
+                                          ("gain_over_mean_mel", "pre-trained minus mean mel")])
+def test_difference_tables(name, column):
+    table = pd.read_csv(MINI / "tables" / f"{name}.csv").set_index(["head", "labels"])
+    for row, traced, text, runs in cells(name, ["head", "labels"]):
+        if traced != column:
+            continue
+        scores = [predictions(run)["score"].mean() for run in runs]
+        half = len(runs) // 2
+        difference = 100 * (np.mean(scores[:half]) - np.mean(scores[half:]))
+        shown, low, high = (float(v.strip("[],")) for v in text.split())
+        assert shown == pytest.approx(difference, abs=0.051) and low <= shown <= high
+        verdict = "better" if low > 0 else "worse" if high < 0 else "not told apart"
+        assert table.loc[row, "verdict"] == verdict
+
+
+def test_executed_notebooks_are_those_of_this_clone_and_hold_no_audio():
+    for path in (README.parent / "notebooks").glob("*.ipynb"):
+        executed = MINI / "notebooks" / path.name
+        source = [cell["source"] for cell in files.read_json(path)["cells"]]
+        copied = [cell["source"] for cell in files.read_json(executed)["cells"]
+                  if "injected-parameters" not in cell["metadata"].get("tags", [])]
+        assert ["".join(s) for s in copied] == ["".join(s) for s in source]
+        assert "<audio" not in executed.read_text()
+
+
+def test_readme_shows_the_committed_table():
+    assert (MINI / "tables" / "table1.md").read_text().strip() in README.read_text()

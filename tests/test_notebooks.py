@@ -1,0 +1,110 @@
+"""All notebooks at toy size, in a copy of this clone: they run, repeat exactly, are skipped, and leave what they promise."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+
+from keymyna_lib import files, paths
+from keymyna_lib.evaluate import mirex_scores
+
+COPIED = ("keymyna_lib", "notebooks", "requirements.lock", "pyproject.toml")
+
+
+def run(clone, *arguments):
+    """The runner in the copy, with a cache of its own."""
+    environment = {**os.environ, "PYTHONPATH": str(clone), "KEYMYNA_CACHE": str(clone / ".cache"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-m", "keymyna_lib.run", "--profile", "smoke", *arguments], cwd=clone,
+                          env=environment, capture_output=True, text=True, timeout=900)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory, scores):
+    """A copy of the sources in which every notebook has run once; the parsed scores are taken along."""
+    folder = tmp_path_factory.mktemp("clone")
+    for name in COPIED:
+        source = paths.ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, folder / name)
+    shutil.copytree(paths.CACHE / "scores", folder / ".cache" / "scores")
+    status, output = run(folder)
+    assert status == 0, output[-3000:]
+    return folder
+
+
+def test_every_notebook_ran_and_holds_its_outputs_but_no_audio(clone):
+    names = sorted(path.stem for path in paths.NOTEBOOKS.glob("*.ipynb"))
+    executed = sorted((clone / "results/smoke/notebooks").glob("*.ipynb"))
+    assert [path.stem for path in executed] == names
+    for path in executed:
+        text = path.read_text()
+        assert "<audio" not in text and "audio/wav" not in text
+        assert str(clone) not in text and str(os.path.expanduser("~")) + "/" not in text
+        assert any(cell.get("outputs") for cell in nbformat.reads(text, 4).cells)
+
+
+def test_an_unchanged_pipeline_is_skipped(clone):
+    status, output = run(clone)
+    assert status == 0 and output.count("skipped") == len(list(paths.NOTEBOOKS.glob("*.ipynb"))), output
+
+
+def test_every_figure_has_its_data_and_its_origin(clone):
+    figures = {path.stem for path in (clone / "figures/smoke").glob("*.png")}
+    assert figures == {"framework", "key_histogram", "label_audit", "pretraining", "probe_selection", "mlp_grid",
+                       "robustness", "tsne", "label_efficiency", "confusion"}
+    for name in figures:
+        assert (clone / f"figures/smoke/{name}.pdf").stat().st_size > 1000
+        assert len(pd.read_csv(clone / f"figures/smoke/{name}.csv")) > 0
+        origin = files.read_json(clone / f"figures/smoke/{name}.json")
+        assert origin["runs"] and origin["scale"] == "smoke"
+        assert all((clone / "results/smoke/runs" / run).is_dir() for run in origin["runs"])
+
+
+def test_every_measured_cell_has_a_trace_to_runs_that_exist(clone):
+    tables = clone / "results/smoke/tables"
+    traced = 0
+    for path in tables.glob("*.trace.json"):
+        trace = files.read_json(path)
+        for runs in trace["cells"].values():
+            assert runs and all((clone / "results/smoke/runs" / run / "provenance.json").exists() for run in runs)
+            assert set(runs) <= set(trace["runs"])
+            traced += 1
+    assert traced > 200
+
+
+def test_table_cells_follow_from_the_predictions(clone):
+    trace = files.read_json(clone / "results/smoke/tables/table1.trace.json")["cells"]
+    table = pd.read_csv(clone / "results/smoke/tables/table1.csv").set_index(["features", "head"])
+    for cell, runs in trace.items():
+        system, column = cell.split(" / ")
+        predictions = [pd.read_csv(clone / "results/smoke/runs" / run / "predictions.csv") for run in runs]
+        score = np.mean([mirex_scores(p["reference"].to_numpy(), p["estimate"].to_numpy(), fifths="both").mean()
+                         for p in predictions])
+        assert float(table.loc[tuple(system.split(", ")), column].split(" ")[0]) == pytest.approx(100 * score, abs=0.051)
+
+
+def test_pretraining_and_heads_saw_their_own_split_only(clone):
+    index = files.read_json(clone / "results/smoke/index/00_data.json")
+    run_id = next(run for run in index["runs"] if run.startswith("corpus-"))
+    manifest = pd.read_csv(clone / "results/smoke/runs" / run_id / "manifest.csv").set_index("track_id")
+    assert manifest.groupby("composition")["split"].nunique().max() == 1
+    for run in (clone / "results/smoke/runs").glob("wide_mlp-*"):
+        assert set(manifest.loc[pd.read_csv(run / "predictions.csv")["track_id"], "split"]) == {"test"}
+
+
+def test_forced_repeats_are_new_attempts_with_the_same_tables(clone):
+    before = {path.name: path.read_bytes() for path in (clone / "results/smoke/tables").glob("*.csv")}
+    runs = set(os.listdir(clone / "results/smoke/runs"))
+    status, output = run(clone, "--from", "10", "--force")
+    assert status == 0, output[-3000:]
+    assert before == {path.name: path.read_bytes() for path in (clone / "results/smoke/tables").glob("*.csv")}
+    new = set(os.listdir(clone / "results/smoke/runs")) - runs
+    assert runs < set(os.listdir(clone / "results/smoke/runs")) and new and all(name.endswith("-a2") for name in new)
