@@ -119,8 +119,12 @@ def extract(corpus: Corpus, name: str, encoder: Encoder | None = None, *, show: 
         if name == CHROMA:
             rows = [torch.from_numpy(r) for r in over_tracks(_window_chroma, corpus, track_ids, desc=name, progress=show)]
         else:
-            rows = [_of_windows(_all_windows(corpus, track), encoder)
-                    for track in bar(track_ids, desc=f"features: {name}", unit="track", show=show)]
+            rows = []
+            with bar(desc=f"features: {name}", total=len(track_ids), unit="track", show=show) as progress:
+                for group in _groups(track_ids):
+                    windows = [_all_windows(corpus, track) for track in group]
+                    rows += _of_windows(torch.cat(windows), encoder).split([len(w) for w in windows])
+                    progress.update(len(group))
         track = torch.repeat_interleave(torch.tensor([len(r) for r in rows]))
         return {name: Features(torch.cat(rows), track, torch.zeros_like(track), tuple(track_ids))}
 
@@ -142,9 +146,9 @@ def add_shifted(corpus: Corpus, encoders: Mapping[str, Encoder], base: Mapping[s
         parts: dict[str, list[Tensor]] = {name: [base[name].x] for name in base}
         track, shift = [base[CHROMA].track], [base[CHROMA].shift]
         position = {name: i for i, name in enumerate(base[CHROMA].track_ids)}
-        for name, shifts in bar(shifts_of_track.items(), desc="pitch-shifted views", unit="track", show=show):
-            if not (shifts := [s for s in shifts if s != 0]):
-                continue
+        wanted = {name: [s for s in shifts if s != 0] for name, shifts in shifts_of_track.items()}
+        for name, shifts in bar([item for item in wanted.items() if item[1]], desc="pitch-shifted views", unit="track",
+                                show=show):
             starts = window_starts(len(corpus.spectrogram(name)))
             few = np.linspace(0, len(starts) - 1, min(windows, len(starts))).round().astype(int)
             views = torch.cat([cut_windows(mel, starts[few]) for mel in compress(mel_power(corpus.audio(name), shifts))])
@@ -161,6 +165,11 @@ def add_shifted(corpus: Corpus, encoders: Mapping[str, Encoder], base: Mapping[s
     return _cached(list(base), _identity(corpus, {name: encoders.get(name) for name in base}, request), compute)
 
 
+def _groups(track_ids: Sequence[str], size: int = 16) -> list[Sequence[str]]:
+    """Tracks that are embedded together: an encoder is half as fast again on full batches."""
+    return [track_ids[i:i + size] for i in range(0, len(track_ids), size)]
+
+
 def _all_windows(corpus: Corpus, track_id: str) -> Tensor:
     stored = torch.from_numpy(np.array(corpus.spectrogram(track_id))).T
     return cut_windows(stored, window_starts(stored.shape[1]))
@@ -168,7 +177,7 @@ def _all_windows(corpus: Corpus, track_id: str) -> Tensor:
 
 def _identity(corpus: Corpus, encoders: Mapping[str, Encoder | None], request: object = None) -> str:
     code = source_hash(*(paths.LIBRARY / f"{name}.py" for name in ("embed", "model", "spectrogram", "controls")))
-    weights = {name: encoder and weights_hash(encoder) for name, encoder in encoders.items()}
+    weights = {name: encoder and _content_hash(encoder.state_dict()) for name, encoder in encoders.items()}
     return sha256_json([corpus.hash, weights, request, code])[:16]
 
 
@@ -187,24 +196,28 @@ def _cached(names: Sequence[str], identity: str, compute: Callable[[], dict[str,
 def save_features(features: Features, path: Path) -> None:
     """Write one feature set as safetensors, its tracks in the metadata."""
     tensors = {"x": features.x.contiguous(), "track": features.track, "shift": features.shift}
+    metadata = {"track_ids": json.dumps(features.track_ids), "sha256": _content_hash(tensors)}
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={"track_ids": json.dumps(features.track_ids)})
+        save_file(tensors, temporary, metadata=metadata)
 
 
 def load_features(path: Path) -> Features:
     """Read a feature set; a damaged or absent file is a KeyMynaError that names it."""
     try:
         with safe_open(path, framework="pt") as file:
-            return Features(*(file.get_tensor(name) for name in ("x", "track", "shift")),
-                            tuple(json.loads(file.metadata()["track_ids"])))
+            tensors = {name: file.get_tensor(name) for name in ("x", "track", "shift")}
+            metadata = file.metadata()
+        if _content_hash(tensors) != metadata["sha256"]:
+            raise ValueError("its content has changed")
+        return Features(**tensors, track_ids=tuple(json.loads(metadata["track_ids"])))
     except Exception as error:
         raise KeyMynaError(f"{path} is not a readable feature file ({error}). Delete it and run again.") from None
 
 
-def weights_hash(encoder: Encoder) -> str:
-    """SHA-256 over an encoder's weights, in the order of their names."""
-    state = sorted(encoder.state_dict().items())
-    return sha256_json([[name, sha256_bytes(value.contiguous().numpy().tobytes())] for name, value in state])
+def _content_hash(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over tensors, in the order of their names."""
+    return sha256_json([[name, sha256_bytes(value.cpu().contiguous().numpy().tobytes())]
+                        for name, value in sorted(tensors.items())])
 
 
 def track_embeddings(encoder: Encoder, spectrograms: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,8 @@ parallel key and 0 for the rest. There are two conventions for the fifth; whatev
     only an estimate a fifth above the reference is credited (MIREX before, and mir_eval's `weighted_score`).
 
 A track's estimate is the argmax of the mean of its windows' probabilities. Intervals are percentile
-bootstraps over tracks; where a system was trained with several seeds, seeds are resampled too.
+bootstraps over tracks, or over groups of tracks that belong together; where a system was trained with several
+seeds, seeds are resampled too.
 """
 
 from __future__ import annotations
@@ -140,7 +141,7 @@ def track_predictions(window_probabilities, track_of_window) -> np.ndarray:
     return total / n_windows[:, None]
 
 
-def bootstrap_interval(scores, *, n_resamples: int = 2000, level: float = 0.95,
+def bootstrap_interval(scores, *, groups=None, n_resamples: int = 2000, level: float = 0.95,
                        seed: int) -> tuple[float, float]:
     """Percentile bootstrap interval of a mean score.
 
@@ -149,6 +150,8 @@ def bootstrap_interval(scores, *, n_resamples: int = 2000, level: float = 0.95,
     scores : (track,) or (seed, track) float. Tracks are drawn with replacement; with several seeds, seeds are
         drawn too, independently of the tracks (the same tracks for every seed of a resample), so that the
         interval covers another test set and another training run.
+    groups : (track,) labels; the tracks of one group, such as the settings of one composition, are drawn together.
+        By default each track is a group of its own.
     n_resamples : resamples of the whole table.
     level : share of the resampled means inside the interval, in (0, 1).
     seed : of the resampling.
@@ -167,15 +170,20 @@ def bootstrap_interval(scores, *, n_resamples: int = 2000, level: float = 0.95,
         raise KeyMynaError(f"scores {scores.shape}: expected finite values as (track,) or (seed, track).")
     if not 0 < level < 1 or n_resamples < 1:
         raise KeyMynaError(f"level={level}, n_resamples={n_resamples}: need 0 < level < 1 and a resample.")
+    number = np.arange(scores.shape[1]) if groups is None else np.unique(groups, return_inverse=True)[1]
+    if len(number) != scores.shape[1]:
+        raise KeyMynaError(f"{len(number)} group labels for {scores.shape[1]} tracks: give one for each.")
     rng = np.random.default_rng(seed)
-    # How often each seed and track is drawn says all about a resample: its mean is counts times scores.
-    seeds, tracks = (rng.multinomial(n, np.full(n, 1 / n), size=n_resamples) / n for n in scores.shape)
-    means = np.einsum("rs,rs->r", seeds, tracks @ scores.T)
+    # How often each seed and group is drawn says all about a resample: its mean is counts times scores.
+    seeds, drawn = (rng.multinomial(n, np.full(n, 1 / n), size=n_resamples)
+                    for n in (len(scores), number.max() + 1))
+    tracks = drawn[:, number]
+    means = np.einsum("rs,rs->r", seeds / len(scores), tracks @ scores.T) / tracks.sum(axis=1)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
-def paired_difference_interval(a, b, *, n_resamples: int = 2000, level: float = 0.95,
+def paired_difference_interval(a, b, *, groups=None, n_resamples: int = 2000, level: float = 0.95,
                                seed: int) -> tuple[float, float]:
     """Bootstrap interval of mean(a) - mean(b) over the same tracks and seeds, see `bootstrap_interval`.
 
@@ -184,4 +192,4 @@ def paired_difference_interval(a, b, *, n_resamples: int = 2000, level: float = 
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if a.shape != b.shape:
         raise KeyMynaError(f"a {a.shape}, b {b.shape}: a paired difference needs the same tracks and seeds.")
-    return bootstrap_interval(a - b, n_resamples=n_resamples, level=level, seed=seed)
+    return bootstrap_interval(a - b, groups=groups, n_resamples=n_resamples, level=level, seed=seed)

@@ -18,11 +18,11 @@ from torch import Tensor
 from keymyna_lib import paths
 from keymyna_lib.files import atomic_path, write_json
 from keymyna_lib.keys import CIRCLE_OF_FIFTHS, KEY_NAMES, N_KEYS
-from keymyna_lib.results import environment, write_csv
+from keymyna_lib.results import environment, note_written, write_csv
 from keymyna_lib.spectrogram import HOP, SAMPLE_RATE
 
 # One colour for each kind of features, the same in every figure (Okabe and Ito's palette, safe for colour-blind).
-COLOURS = {"KeyMyna": "#D55E00", "untrained": "#0072B2", "mean mel": "#009E73", "chroma": "#CC79A7",
+COLOURS = {"pre-trained": "#D55E00", "untrained": "#0072B2", "mean mel": "#009E73", "chroma": "#CC79A7",
            "template": "#999999", "chance": "#555555"}
 
 
@@ -38,6 +38,7 @@ def save(figure: Figure, name: str, *, data: pd.DataFrame, profile: str, noteboo
          parameters: Mapping[str, Any], seed: int | None = None) -> None:
     """Write figures/<profile>/NAME.png, .pdf, .csv (the data drawn) and .json (runs, parameters, provenance)."""
     folder = paths.figures_dir(profile)
+    note_written(*(folder / f"{name}.{suffix}" for suffix in ("png", "pdf", "csv", "json")))
     # Without dates, so that the same picture is the same file.
     for suffix, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None, "Creator": None})):
         with atomic_path(folder / f"{name}.{suffix}") as temporary:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -25,14 +26,26 @@ def worker_count(workers: int, tasks: int) -> int:
     return max(1, min(workers or len(os.sched_getaffinity(0)), tasks))
 
 
-def _start(path: str) -> None:
+def start_worker() -> None:
+    """What every worker process does first."""
     import torch
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    torch.set_num_threads(1)  # one core a process; more would only get in each other's way
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+
+
+def _die_with_parent() -> None:
+    """A worker of a parent that was killed would wait for work for ever."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def _start(path: str) -> None:
     from keymyna_lib.data.corpus import open_corpus
 
     global _corpus
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    torch.set_num_threads(1)  # one core a process; more would only get in each other's way
+    start_worker()
     _corpus = open_corpus(path)
 
 

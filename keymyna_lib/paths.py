@@ -23,8 +23,3 @@ def results_dir(profile: str) -> Path:
 def figures_dir(profile: str) -> Path:
     """Figures of a profile, each with its data and its provenance; committed for `mini`."""
     return ROOT / "figures" / profile
-
-
-def state_dir(profile: str) -> Path:
-    """The runner's notes on what last succeeded on this machine; never committed."""
-    return CACHE / "state" / profile

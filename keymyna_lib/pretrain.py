@@ -274,6 +274,9 @@ def pretrain(config: PretrainConfig, corpus: Corpus, train: Sequence[str], valid
     """
     if not train or not valid:
         raise KeyMynaError("pre-training needs training and validation tracks; the corpus has none. Raise n_tunes.")
+    if config.batch_size > len(train):
+        raise KeyMynaError(f"batch_size {config.batch_size}: there are only {len(train)} training tracks, and a batch "
+                           "holds a track once; lower it.")
     run = Pretraining(config, corpus, train, valid)
     if run.restore(checkpoint) and show:
         print(f"resumed at step {run.step} of {config.steps}.")

@@ -7,7 +7,8 @@ that they differ in nothing but the features and the grid.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from keymyna_lib.embed import Features
 from keymyna_lib.errors import KeyMynaError
 from keymyna_lib.evaluate import mirex_scores, summary
 from keymyna_lib.heads import HeadSpec, Rows, TrainedHead, select, train_heads
+from keymyna_lib.pretrain import pick_device
 from keymyna_lib.results import Run
 
 
@@ -27,7 +29,7 @@ class HeadStudy:
 
     Attributes
     ----------
-    features : name of the feature set, for instance "KeyMyna" or "mean mel".
+    features : name of the feature set, for instance "pre-trained" or "mean mel".
     head : name of the kind of head, "linear probe" or "wide MLP".
     budget : labelled training tracks; 0 for all.
     shifts : semitones of the views that are trained on, 0 among them; labels move along.
@@ -67,8 +69,10 @@ def shift_range(largest: int, step: int) -> tuple[int, ...]:
 def needed_shifts(corpus: Corpus, budgets: Sequence[int], shift_sets: Sequence[Sequence[int]],
                   seeds: Sequence[int]) -> dict[str, list[int]]:
     """Which shifted views of which training tracks the studies of these budgets and seeds will ask for."""
+    if len(budgets) != len(shift_sets):
+        raise KeyMynaError(f"{len(budgets)} budgets and {len(shift_sets)} shift_steps: give one step for each budget.")
     needed: dict[str, set[int]] = {}
-    for budget, shifts in zip(budgets, shift_sets, strict=True):
+    for budget, shifts in zip(budgets, shift_sets):
         for seed in seeds:
             for track in budget_tracks(corpus, budget, seed):
                 needed.setdefault(track, set()).update(shifts)
@@ -81,12 +85,19 @@ def rows_of(features: Features, corpus: Corpus, tracks: Sequence[str], shifts: S
     return Rows(chosen.x, chosen.keys(corpus.manifest["key"]), chosen.track)
 
 
-def train(study: HeadStudy, grid: Sequence[HeadSpec], features: Features, corpus: Corpus) -> list[TrainedHead]:
+def configuration(study: HeadStudy, grid: Sequence[HeadSpec], **more: Any) -> dict[str, Any]:
+    """What a run of a study records, and its id covers: the study, every point of the grid, and `more`."""
+    return {**asdict(study), "grid": [asdict(spec) for spec in grid], **more}
+
+
+def train(study: HeadStudy, grid: Sequence[HeadSpec], features: Features, corpus: Corpus,
+          device: str = "cpu") -> list[TrainedHead]:
     """Train a grid of heads on a budget of labels, watching validation; test tracks are not touched."""
     tracks = budget_tracks(corpus, study.budget, study.seed)
     return train_heads(grid, rows_of(features, corpus, tracks, study.shifts),
                        rows_of(features, corpus, corpus.tracks(split="valid")), max_steps=study.max_steps,
-                       eval_every=study.eval_every, patience=study.patience, seed=study.seed)
+                       eval_every=study.eval_every, patience=study.patience, seed=study.seed,
+                       device=str(pick_device(device)))
 
 
 def predict(head: TrainedHead, features: Features, corpus: Corpus, tracks: Sequence[str]) -> np.ndarray:
@@ -96,10 +107,11 @@ def predict(head: TrainedHead, features: Features, corpus: Corpus, tracks: Seque
 
 
 def prediction_table(corpus: Corpus, tracks: Sequence[str], estimates: Sequence[int]) -> pd.DataFrame:
-    """Per track: track_id, source, reference and estimate (0..23), and the weighted score in both conventions."""
+    """Per track: its source, composition, reference and estimate (0..23), and the score in both fifth conventions."""
     manifest = corpus.manifest.loc[list(tracks)]
     reference, estimates = manifest["key"].to_numpy(), np.asarray(estimates)
-    return pd.DataFrame({"track_id": list(tracks), "source": manifest["source"].to_numpy(), "reference": reference,
+    return pd.DataFrame({"track_id": list(tracks), "source": manifest["source"].to_numpy(),
+                         "composition": manifest["composition"].to_numpy(), "reference": reference,
                          "estimate": estimates, "score": mirex_scores(reference, estimates, fifths="both"),
                          "score_ascending": mirex_scores(reference, estimates, fifths="ascending")})
 

@@ -31,7 +31,7 @@ import pandas as pd
 
 from keymyna_lib import paths
 from keymyna_lib.errors import KeyMynaError
-from keymyna_lib.files import atomic_path, read_json, sha256_json, source_hash, write_json, write_text
+from keymyna_lib.files import read_json, sha256_file, sha256_json, source_hash, write_json, write_text
 
 METRIC_COLUMNS = ["run_id", "experiment", "dataset", "split", "metric", "value", "n", "seed"]
 # What the numbers may depend on; the lock file lists the rest.
@@ -41,10 +41,18 @@ _PACKAGES = ("torch", "torchaudio", "numpy", "scipy", "scikit-learn", "librosa",
 
 @functools.lru_cache(maxsize=1)
 def code_hash() -> str:
-    """SHA-256 over the library, the notebooks' sources and the lock file; every run and table names it."""
-    notebooks = [sha256_json([cell["source"] for cell in read_json(path)["cells"]])
-                 for path in sorted(paths.NOTEBOOKS.glob("*.ipynb"))]
-    return sha256_json([source_hash(paths.LIBRARY, paths.LOCK), notebooks])
+    """SHA-256 over the library and the lock file; every run, table and figure names it.
+
+    The runner is left out: it acts on results through the notebooks' parameters only.
+    """
+    parts = sorted(path for path in paths.LIBRARY.iterdir() if path.name != "run" and path.name != "__pycache__")
+    return source_hash(*parts, paths.LOCK)
+
+
+def notebook_hash(notebook: str) -> str:
+    """SHA-256 over the source of a notebook's cells."""
+    path = paths.NOTEBOOKS / f"{notebook}.ipynb"
+    return sha256_json(["".join(cell["source"]) for cell in read_json(path)["cells"]])
 
 
 @functools.lru_cache(maxsize=1)
@@ -97,9 +105,9 @@ class Run:
     experiment : what kind of run, for instance "linear_probe".
     profile : smoke, mini or paper: the scale, and where it is kept.
     notebook : the notebook that makes it, without suffix.
-    config : a flat dataclass or dictionary of plain values.
+    config : a dataclass or dictionary of plain values, everything that the numbers depend on.
     seed : the run's seed.
-    inputs : name -> hash or run id of what went in (corpus, encoder).
+    inputs : name -> hash of what went in: "corpus", "pretrain" (the encoder).
     """
 
     def __init__(self, experiment: str, *, profile: str, notebook: str, config: Any, seed: int,
@@ -107,11 +115,13 @@ class Run:
         self.experiment, self.profile, self.notebook, self.seed = experiment, profile, notebook, seed
         values = asdict(config) if is_dataclass(config) else dict(config)
         self.config = {"experiment": experiment, "seed": seed, "inputs": dict(inputs), **values}
-        self._identity = f"{experiment}-{sha256_json([self.config, code_hash()])[:10]}-s{seed}"
+        self._notebook_hash = notebook_hash(notebook)
+        self._identity = f"{experiment}-{sha256_json([self.config, code_hash(), self._notebook_hash])[:10]}-s{seed}"
         self.run_id = ""
         self._metrics: list[dict[str, Any]] = []
         self._predictions: pd.DataFrame | None = None
         self._tables: dict[str, pd.DataFrame] = {}
+        self._artifacts: dict[str, Path] = {}
 
     def __enter__(self) -> "Run":
         runs = paths.results_dir(self.profile) / "runs"
@@ -137,12 +147,13 @@ class Run:
         self._tables[name] = table
 
     def artifact_path(self, name: str) -> Path:
-        """Where a large file of this run belongs (in the cache, not committed)."""
-        return paths.CACHE / "artifacts" / self.run_id / name
+        """Where a large file of this run is to be written (in the cache, not committed)."""
+        self._artifacts[name] = _artifact_path(self.profile, self.run_id, name)
+        return self._artifacts[name]
 
     def resumable_path(self, name: str) -> Path:
         """Where unfinished work is kept; the same for every attempt at this run until one succeeds."""
-        return paths.CACHE / "unfinished" / self._identity / name
+        return paths.CACHE / "unfinished" / self.profile / self._identity / name
 
     def __exit__(self, kind: type | None, *_: object) -> None:
         if kind is not None:
@@ -158,10 +169,13 @@ class Run:
             for name, table in self._tables.items():
                 write_csv(folder / f"{name}.csv", table)
             write_json(folder / "provenance.json", {
-                **environment(), "run_id": self.run_id, "notebook": self.notebook, "scale": self.profile,
+                **environment(), "run_id": self.run_id, "notebook": self.notebook,
+                "notebook_hash": self._notebook_hash, "scale": self.profile,
+                "artifacts": {name: sha256_file(path) for name, path in self._artifacts.items()},
                 "started": self.started, "ended": now(), "corpus_hash": self.config["inputs"].get("corpus")})
             os.replace(folder, final)
-            shutil.rmtree(paths.CACHE / "unfinished" / self._identity, ignore_errors=True)
+            shutil.rmtree(paths.CACHE / "unfinished" / self.profile / self._identity, ignore_errors=True)
+            _written.update([*final.iterdir(), *self._artifacts.values()])
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -171,27 +185,48 @@ def write_csv(path: Path, table: pd.DataFrame) -> None:
     write_text(path, table.to_csv(index=False, float_format="%.6f"))
 
 
-def artifact(run_id: str, name: str) -> Path:
-    """Path of a run's large file; a KeyMynaError when it is not on this machine."""
-    path = paths.CACHE / "artifacts" / run_id / name
-    if not path.exists():
-        raise KeyMynaError(f"{name} of run {run_id} is not in the cache of this machine; make it with "
-                           "./run_all.sh (its notebook runs again when its outputs are missing).")
+def _artifact_path(profile: str, run_id: str, name: str) -> Path:
+    return paths.CACHE / "artifacts" / profile / run_id / name
+
+
+def artifact(profile: str, run_id: str, name: str) -> Path:
+    """Path of a run's large file.
+
+    Raises
+    ------
+    KeyMynaError
+        When it is not on this machine, or not what the run wrote.
+    """
+    path = _artifact_path(profile, run_id, name)
+    provenance = read_json(paths.results_dir(profile) / "runs" / run_id / "provenance.json")
+    if not path.exists() or sha256_file(path) != provenance["artifacts"][name]:
+        raise KeyMynaError(f"{name} of run {run_id} is missing from this machine's cache, or damaged; make it again: "
+                           f"./run_all.sh --profile {profile} --only {provenance['notebook'][:2]} --force")
     return path
+
+
+_written: set[Path] = set()  # by this process: runs with their artifacts, tables, figures
+
+
+def note_written(*written: Path) -> None:
+    """Count files among what this notebook has made."""
+    _written.update(written)
 
 
 def publish(profile: str, notebook: str, *, runs: Sequence[str] = (), outputs: Mapping[str, Any] | None = None,
             files: Sequence[Path] = ()) -> None:
     """Say that a notebook is done: what later notebooks need to know of it.
 
+    All runs, tables and figures written by this process are named with their sizes; the runner runs the notebook again
+    when one is missing or cut short.
+
     Parameters
     ----------
     runs : ids of its runs, in order.
     outputs : plain values, for instance the hash of the corpus.
-    files : what it made and others rely on; the runner runs the notebook again when one is missing or cut short.
+    files : further files that others rely on.
     """
-    made = [*files, *(paths.results_dir(profile) / "runs" / run / "metrics.csv" for run in runs)]
-    sizes = {_portable(path): path.stat().st_size for path in made}
+    sizes = {_portable(path): path.stat().st_size for path in sorted({*files, *_written}, key=str)}
     write_json(paths.results_dir(profile) / "index" / f"{notebook}.json", {
         "notebook": notebook, "runs": list(runs), "outputs": dict(outputs or {}), "files": sizes,
         "code_hash": code_hash()})
@@ -226,7 +261,7 @@ def load_runs(profile: str, notebooks: Sequence[str]) -> pd.DataFrame:
     Raises
     ------
     KeyMynaError
-        When a notebook has not run, a run is missing, or the runs were made from different corpora.
+        When a notebook has not run, a run is missing, or the runs were made from different corpora, encoders or code.
     """
     rows = []
     for notebook in notebooks:
@@ -237,9 +272,10 @@ def load_runs(profile: str, notebooks: Sequence[str]) -> pd.DataFrame:
                          "notebook": notebook, "commit": provenance["commit"], "dirty": provenance["dirty"],
                          "code_hash": provenance["code_hash"]})
     runs = pd.DataFrame(rows)
-    if len(runs) and runs["input_corpus"].nunique() > 1:
-        raise KeyMynaError(f"the runs of profile {profile!r} were made from {runs['input_corpus'].nunique()} different "
-                           "corpora; make them anew together: ./run_all.sh --force")
+    for column, what in (("input_corpus", "corpora"), ("input_pretrain", "encoders"), ("code_hash", "versions of the code")):
+        if column in runs and runs[column].nunique() > 1:
+            raise KeyMynaError(f"the runs of profile {profile!r} were made from {runs[column].nunique()} different "
+                               f"{what}; make them anew together: ./run_all.sh --profile {profile} --force")
     return runs
 
 
@@ -269,6 +305,7 @@ def save_table(name: str, table: pd.DataFrame, trace: Mapping[str, Sequence[str]
     for run in sorted({run for cell in trace.values() for run in cell}):
         provenance = read_json(paths.results_dir(profile) / "runs" / run / "provenance.json")
         runs[run] = {key: provenance[key] for key in ("commit", "dirty", "code_hash", "notebook", "scale")}
+    note_written(*(folder / f"{name}.{suffix}" for suffix in ("csv", "md", "trace.json")))
     write_csv(folder / f"{name}.csv", table)
     write_text(folder / f"{name}.md", f"{caption}\n\n{markdown(table)}\n")
     write_json(folder / f"{name}.trace.json", {"table": name, "made_by": notebook, "runs": runs,

@@ -107,11 +107,6 @@ def retrieval_top1(clean: np.ndarray, augmented: np.ndarray, *,
     return (augmented @ clean.T).argmax(axis=1) == np.arange(len(clean))
 
 
-def unchanged(clean: np.ndarray, augmented: np.ndarray) -> np.ndarray:
-    """Whether the predicted key stays the same: (track,) keys twice -> (track,) bool."""
-    return np.asarray(clean) == np.asarray(augmented)
-
-
 def moved_by(clean: np.ndarray, augmented: np.ndarray, semitones: int) -> np.ndarray:
     """Whether the predicted key moves by `semitones`, its mode kept: (track,) keys twice -> (track,) bool."""
     return keys.transpose(np.asarray(clean), semitones) == np.asarray(augmented)

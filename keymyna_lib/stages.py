@@ -6,8 +6,9 @@ from keymyna_lib import paths, results
 from keymyna_lib.data.corpus import Corpus, open_corpus
 from keymyna_lib.errors import KeyMynaError
 from keymyna_lib.model import Encoder, load_encoder
+from keymyna_lib.pretrain import pick_device
 
-TRAINED, UNTRAINED = "KeyMyna", "untrained"
+TRAINED, UNTRAINED = "pre-trained", "untrained"
 
 
 def corpus_of(profile: str) -> Corpus:
@@ -26,8 +27,8 @@ def corpus_of(profile: str) -> Corpus:
     return corpus
 
 
-def encoders_of(profile: str, corpus: Corpus) -> dict[str, Encoder]:
-    """The pre-trained encoder of notebook 10 and the untrained one that it started as.
+def encoders_of(profile: str, corpus: Corpus, device: str = "cpu") -> dict[str, Encoder]:
+    """The pre-trained encoder of notebook 10 and the untrained one that it started as, on a device.
 
     Raises
     ------
@@ -39,11 +40,10 @@ def encoders_of(profile: str, corpus: Corpus) -> dict[str, Encoder]:
         raise KeyMynaError("the encoder was pre-trained on another corpus; pre-train again: "
                            f"./run_all.sh --profile {profile} --only 10 --force")
     run_id, = made["runs"]
-    return {TRAINED: load_encoder(results.artifact(run_id, "encoder.safetensors")),
-            UNTRAINED: load_encoder(results.artifact(run_id, "untrained.safetensors"))}
+    return {name: load_encoder(results.artifact(profile, run_id, file)).to(pick_device(device))
+            for name, file in ((TRAINED, "encoder.safetensors"), (UNTRAINED, "untrained.safetensors"))}
 
 
-def pretrain_run(profile: str) -> str:
-    """Id of the run that made the encoders."""
-    run_id, = results.published(profile, "10_pretrain")["runs"]
-    return run_id
+def inputs_of(profile: str, corpus: Corpus) -> dict[str, str]:
+    """Hashes of the corpus and of the pre-trained encoder: what a run on frozen features has as its inputs."""
+    return {"corpus": corpus.hash, "pretrain": results.published(profile, "10_pretrain")["outputs"]["encoder"]}

@@ -1,12 +1,13 @@
 """The tables: pure functions of stored runs, with every cell traced to the runs behind it.
 
-Scores are averages over test tracks, in 0..1; intervals are 95 % bootstraps over tracks and, where a system was
-trained with several seeds, over seeds.
+Scores are averages over test tracks, in 0..1; intervals are 95 % bootstraps over compositions (the settings of one
+tune are drawn together) and, where a system was trained with several seeds, over seeds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -29,16 +30,17 @@ def expect_complete(runs: pd.DataFrame) -> None:
         Naming the missing or surplus run.
     """
     trained = runs.dropna(subset="budget")
-    for (features, head), group in trained.groupby(SYSTEM):
-        counts = group.groupby(["budget", "seed"]).size().unstack(fill_value=0)
-        if wrong := [(b, s) for b in counts.index for s in counts.columns if counts.loc[b, s] != 1]:
-            (budget, seed), = wrong[:1]
-            raise KeyMynaError(f"{features}, {head}: {counts.loc[budget, seed]} runs with {int(budget)} labels and seed "
-                               f"{seed}, expected one. Run its notebook again with --force.")
+    counts = trained.groupby([*SYSTEM, "budget", "seed"]).size()
+    for head, group in trained.groupby("head"):
+        names = group["features"].unique(), trained["budget"].unique(), trained["seed"].unique()
+        for features, budget, seed in product(*names):
+            if (found := counts.get((features, head, budget, seed), 0)) != 1:
+                raise KeyMynaError(f"{features}, {head}: {found} runs with {int(budget)} labels and seed {seed}, expected "
+                                   "one. Run its notebook again with --force, with the budgets and seeds of the others.")
 
 
-def test_scores(profile: str, run_ids: Sequence[str], column: str = "score") -> np.ndarray:
-    """(seed, track) scores of the runs of one system, the tracks in the same order.
+def test_scores(profile: str, run_ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """(run, track) scores of some runs, the tracks in the same order, and (track,) the compositions.
 
     Raises
     ------
@@ -48,10 +50,11 @@ def test_scores(profile: str, run_ids: Sequence[str], column: str = "score") -> 
     tables = [results.load_predictions(profile, run).set_index("track_id") for run in run_ids]
     if any(set(table.index) != set(tables[0].index) for table in tables):
         raise KeyMynaError(f"runs {', '.join(run_ids)} were scored on different tracks; run their notebooks again.")
-    return np.stack([table.loc[tables[0].index, column].to_numpy() for table in tables])
+    return (np.stack([table.loc[tables[0].index, "score"].to_numpy() for table in tables]),
+            tables[0]["composition"].to_numpy())
 
 
-def systems(profile: str, runs: pd.DataFrame, seeds_column: str = "seed") -> pd.DataFrame:
+def systems(profile: str, runs: pd.DataFrame) -> pd.DataFrame:
     """One row a system and label budget: all metrics with the interval of the weighted score, and the runs behind.
 
     Parameters
@@ -65,10 +68,10 @@ def systems(profile: str, runs: pd.DataFrame, seeds_column: str = "seed") -> pd.
     """
     rows = []
     for (features, head, budget), group in runs.groupby([*SYSTEM, "budget"], dropna=False, sort=False):
-        ids = list(group.sort_values(seeds_column)["run_id"])
+        ids = list(group.sort_values("seed")["run_id"])
         tables = [results.load_predictions(profile, run) for run in ids]
-        scores = test_scores(profile, ids)
-        low, high = bootstrap_interval(scores, seed=_BOOTSTRAP_SEED)
+        scores, compositions = test_scores(profile, ids)
+        low, high = bootstrap_interval(scores, groups=compositions, seed=_BOOTSTRAP_SEED)
         metrics = pd.DataFrame([summary(t["reference"].to_numpy(), t["estimate"].to_numpy()) for t in tables]).mean()
         by_source = pd.concat(tables).groupby("source")["score"].mean()
         rows.append({"features": features, "head": head, "budget": budget, "n_seeds": len(ids),
@@ -88,10 +91,12 @@ def differences(profile: str, table: pd.DataFrame, against: str, compared: str) 
         sides = group.set_index("features")["run_ids"]
         if compared not in sides or against not in sides:
             continue
-        a, b = test_scores(profile, sides[compared]), test_scores(profile, sides[against])
-        low, high = paired_difference_interval(a, b, seed=_BOOTSTRAP_SEED)
+        run_ids = [*sides[compared], *sides[against]]
+        scores, compositions = test_scores(profile, run_ids)
+        a, b = np.split(scores, 2)
+        low, high = paired_difference_interval(a, b, groups=compositions, seed=_BOOTSTRAP_SEED)
         rows.append({"head": head, "budget": budget, "difference": a.mean() - b.mean(), "low": low, "high": high,
-                     "run_ids": [*sides[compared], *sides[against]]})
+                     "run_ids": run_ids})
     return pd.DataFrame(rows)
 
 
@@ -203,10 +208,27 @@ def room_table(profile: str, runs: pd.DataFrame, n_train: int) -> tuple[pd.DataF
     """Ceiling and floor on validation with their intervals, and the trace of each cell."""
     rows, trace = [], {}
     for run in runs.to_dict("records"):
-        scores = test_scores(profile, [run["run_id"]])
-        low, high = bootstrap_interval(scores, seed=_BOOTSTRAP_SEED)
+        scores, compositions = test_scores(profile, [run["run_id"]])
+        low, high = bootstrap_interval(scores, groups=compositions, seed=_BOOTSTRAP_SEED)
         name = {"ceiling": "key profile {head} on the score's notes", "floor": "{features}, {head}"}[run["experiment"]]
         row = {"bound": run["experiment"], "system": name.format(**run), "labels": budget_label(run["budget"], n_train)}
         trace[f"{', '.join(row.values())} / validation"] = [run["run_id"]]
         rows.append({**row, "validation": with_interval(scores.mean(), low, high)})
     return pd.DataFrame(rows), trace
+
+
+def chance_row(profile: str, run_id: str, columns: Sequence[str]) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """The row of a uniform guess for the main table, from the run that holds its closed form, and its trace."""
+    metrics = results.load_metrics(profile, [run_id]).set_index("metric")["value"]
+    row = {"features": "chance", "head": "uniform guess"}
+    values = {column: f"{100 * metrics['weighted_both']:.1f}" for column in columns}
+    return {**row, **values}, {f"chance, uniform guess / {column}": [run_id] for column in columns}
+
+
+def exclusions_table(profile: str, run_id: str) -> tuple[pd.DataFrame, dict[str, list[str]]]:
+    """Scores that the label audit left out, by source, reason and interval; and the trace of each cell."""
+    left_out = pd.read_csv(paths.results_dir(profile) / "runs" / run_id / "exclusions.csv")
+    interval = left_out["interval"].map(lambda value: "" if pd.isna(value) else f"{int(value)}")
+    left_out = left_out.assign(**{"last note above the tonic (semitones)": interval})
+    table = left_out.groupby(["source", "reason", "last note above the tonic (semitones)"]).size().reset_index(name="pieces")
+    return table, {f"{', '.join(row[:3])} / pieces": [run_id] for row in table.astype(str).to_numpy().tolist()}

@@ -117,3 +117,15 @@ def test_pairing_takes_out_what_the_systems_share():
 def test_bad_input(call, message):
     with pytest.raises(KeyMynaError, match=message):
         call()
+
+
+def test_groups_are_drawn_together():
+    """Copies of a track add nothing: the interval is that of the groups, and wider than that of the tracks."""
+    scores = np.random.default_rng(0).random(40)
+    low, high = bootstrap_interval(scores, seed=0)
+    copies, groups = np.repeat(scores, 5), np.repeat(np.arange(40), 5)
+    assert bootstrap_interval(copies, groups=groups, seed=0) == pytest.approx((low, high))
+    narrow = bootstrap_interval(copies, seed=0)
+    assert narrow[1] - narrow[0] < 0.6 * (high - low)
+    with pytest.raises(KeyMynaError, match="group labels"):
+        bootstrap_interval(scores, groups=[0, 1], seed=0)

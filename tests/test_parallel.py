@@ -6,6 +6,7 @@ import pytest
 
 from keymyna_lib import parallel
 from keymyna_lib.data import corpus as storage
+from keymyna_lib.data import store
 from keymyna_lib.errors import KeyMynaError
 
 
@@ -16,8 +17,8 @@ def corpus(tmp_path):
     manifest = pd.DataFrame({"n_samples": n_samples, "n_frames": 1 + n_samples // 512},
                             index=pd.Index([f"t{i}" for i in range(5)], name="track_id"))
     manifest = manifest.reindex(columns=storage.COLUMNS, fill_value="")
-    np.repeat(np.arange(5), n_samples).astype(np.int16).tofile(tmp_path / storage._AUDIO)
-    np.zeros((manifest["n_frames"].sum(), 128), np.float16).tofile(tmp_path / storage._FRAMES)
+    np.repeat(np.arange(5), n_samples).astype(np.int16).tofile(tmp_path / store.AUDIO)
+    np.zeros((manifest["n_frames"].sum(), 128), np.float16).tofile(tmp_path / store.FRAMES)
     config = storage.CorpusConfig(1, 1, 1.0, "section", 0.0, 0.0, (10.0, 20.0), 0)
     storage._finish(tmp_path, config, manifest)
     return storage.open_corpus(tmp_path)

@@ -18,8 +18,8 @@ N = {"train": 96, "valid": 48, "test": 48}
 @pytest.fixture
 def corpus():
     """Tracks of all 24 keys in each split, chorales and tunes by turns."""
-    rows = [(f"{split}{i}", split, i % 24, ("chorale", "tune")[i // 24 % 2]) for split, n in N.items() for i in range(n)]
-    manifest = pd.DataFrame(rows, columns=["track_id", "split", "key", "source"]).set_index("track_id")
+    rows = [(f"{split}{i}", split, i % 24, ("chorale", "tune")[i // 24 % 2], f"{split}{i}") for split, n in N.items() for i in range(n)]
+    manifest = pd.DataFrame(rows, columns=["track_id", "split", "key", "source", "composition"]).set_index("track_id")
     return SimpleNamespace(hash="c", manifest=manifest,
                            tracks=lambda split: list(manifest.index[manifest["split"] == split]))
 
@@ -81,9 +81,10 @@ def test_a_study_is_recorded_with_the_chosen_head(corpus, tmp_path, monkeypatch)
     monkeypatch.setattr(paths, "ROOT", tmp_path)
     monkeypatch.setattr(paths, "CACHE", tmp_path / "cache")
     monkeypatch.setattr(results, "code_hash", lambda: "code")
+    monkeypatch.setattr(results, "notebook_hash", lambda notebook: "source")
     rows = features(corpus)
     heads = protocol.train(study(shifts=(0, 2)), GRID, rows, corpus)
-    with results.Run("x", profile="smoke", notebook="n", config=study(), seed=0, inputs={}) as run:
+    with results.Run("x", profile="smoke", notebook="n", config=protocol.configuration(study(), GRID), seed=0, inputs={}) as run:
         chosen = protocol.record_study(run, study(), heads, rows, corpus)
     assert chosen.spec.lr == 1e-2  # the other has hardly moved
     predictions = results.load_predictions("smoke", run.run_id)
@@ -95,6 +96,12 @@ def test_a_study_is_recorded_with_the_chosen_head(corpus, tmp_path, monkeypatch)
     assert metrics["tune", "test", "accuracy"] == pytest.approx(
         (predictions["reference"] == predictions["estimate"])[predictions["source"] == "tune"].mean())
     assert metrics["all", "train", "labelled_tracks"] == 48
+
+
+def test_the_configuration_covers_the_grid():
+    wider = [*GRID, HeadSpec(hidden=(8,))]
+    assert protocol.configuration(study(), GRID) != protocol.configuration(study(), wider)
+    assert protocol.configuration(study(), GRID, windows=2) != protocol.configuration(study(), GRID, windows=3)
 
 
 def test_shifted_rows_carry_the_moved_label(corpus):

@@ -12,14 +12,22 @@ def home(tmp_path, monkeypatch):
     for name, value in (("ROOT", tmp_path), ("CACHE", tmp_path / ".cache")):
         monkeypatch.setattr(paths, name, value)
     monkeypatch.setattr(results, "code_hash", lambda: "code-1")
-    return tmp_path
+    monkeypatch.setattr(results, "notebook_hash", lambda notebook: f"source of {notebook}")
+    monkeypatch.setattr(results, "_written", set())
+    results.environment.cache_clear()
+    yield tmp_path
+    results.environment.cache_clear()
 
 
-def make(seed=0, config=None, corpus="c1"):
+def make(seed=0, config=None, corpus="c1", artifact=None):
     with results.Run("probe", profile="smoke", notebook="20_x", config=config or {"budget": 48}, seed=seed,
                      inputs={"corpus": corpus}) as run:
         run.predictions(pd.DataFrame({"track_id": ["a"], "reference": [0], "estimate": [7]}))
         run.metric("all", "test", "accuracy", 0.25, 4)
+        if artifact:
+            path = run.artifact_path("head.safetensors")
+            path.parent.mkdir(parents=True)
+            path.write_bytes(artifact)
     return run.run_id
 
 
@@ -43,7 +51,9 @@ def test_identity_covers_configuration_seed_code_and_inputs(home, monkeypatch):
     others = [make(seed=1), make(config={"budget": 150}), make(corpus="c2")]
     monkeypatch.setattr(results, "code_hash", lambda: "code-2")
     others.append(make())
-    assert len({run.rsplit("-a", 1)[0] for run in [first, *others]}) == 5
+    monkeypatch.setattr(results, "notebook_hash", lambda notebook: "edited")
+    others.append(make())
+    assert len({run.rsplit("-a", 1)[0] for run in [first, *others]}) == 6
 
 
 def test_a_failed_run_leaves_no_trace(home):
@@ -54,19 +64,29 @@ def test_a_failed_run_leaves_no_trace(home):
 
 
 def test_published_runs_are_found_and_others_are_not(home):
-    run_id = make()
     make(seed=5)  # never published
+    run_id = make(artifact=b"12345")
     with pytest.raises(KeyMynaError, match="--only 20"):
         results.published("smoke", "20_x")
-    artifact = home / ".cache/artifacts" / run_id / "head.safetensors"
-    artifact.parent.mkdir(parents=True)
-    artifact.write_bytes(b"12345")
-    results.publish("smoke", "20_x", runs=[run_id], outputs={"k": 1}, files=[artifact])
+    results.publish("smoke", "20_x", runs=[run_id], outputs={"k": 1})
     runs = results.load_runs("smoke", ["20_x"])
     assert list(runs["run_id"]) == [run_id] and runs["budget"].tolist() == [48]
     sizes = results.published("smoke", "20_x")["files"]
-    assert sizes[f"artifacts/{run_id}/head.safetensors"] == 5
-    assert f"results/smoke/runs/{run_id}/metrics.csv" in sizes
+    assert sizes[f"artifacts/smoke/{run_id}/head.safetensors"] == 5
+    assert {f"results/smoke/runs/{run_id}/{name}" for name in ("metrics.csv", "predictions.csv")} <= set(sizes)
+    path = results.artifact("smoke", run_id, "head.safetensors")
+    path.write_bytes(b"12346")
+    with pytest.raises(KeyMynaError, match="damaged.*--only 20"):
+        results.artifact("smoke", run_id, "head.safetensors")
+
+
+def test_runs_of_different_code_are_not_mixed(home, monkeypatch):
+    first = make()
+    monkeypatch.setattr(results, "code_hash", lambda: "code-2")
+    results.environment.cache_clear()
+    results.publish("smoke", "20_x", runs=[first, make()])
+    with pytest.raises(KeyMynaError, match="2 different versions of the code"):
+        results.load_runs("smoke", ["20_x"])
 
 
 def test_runs_of_different_corpora_are_not_mixed(home):
@@ -88,11 +108,8 @@ def test_a_saved_table_names_run_commit_and_notebook_of_each_cell(home):
 
 def test_code_hash_follows_the_code(tmp_path, monkeypatch):
     (tmp_path / "keymyna_lib").mkdir()
-    (tmp_path / "notebooks").mkdir()
     source = tmp_path / "keymyna_lib" / "a.py"
-    for name in ("LIBRARY", "NOTEBOOKS"):
-        monkeypatch.setattr(paths, name, tmp_path / ("keymyna_lib" if name == "LIBRARY" else "notebooks"))
-    source.write_text("x = 1")
+    monkeypatch.setattr(paths, "LIBRARY", tmp_path / "keymyna_lib")
     hashes = set()
     for text in ("x = 1", "x = 2"):
         source.write_text(text)

@@ -212,7 +212,7 @@ def test_retrieval():
 
 def test_prediction_measures():
     clean = np.array([0, 11, 12, 23])
-    assert robustness.unchanged(clean, [0, 0, 12, 23]).tolist() == [True, False, True, True]
+    assert robustness.moved_by(clean, [0, 0, 12, 23], 0).tolist() == [True, False, True, True]
     assert robustness.moved_by(clean, [2, 1, 14, 13], 2).all()
     assert robustness.moved_by(clean, [10, 9, 22, 9], -2).tolist() == [True, True, True, False]
 

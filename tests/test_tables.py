@@ -16,6 +16,8 @@ def home(tmp_path, monkeypatch):
     for name, value in (("ROOT", tmp_path), ("CACHE", tmp_path / ".cache")):
         monkeypatch.setattr(paths, name, value)
     monkeypatch.setattr(results, "code_hash", lambda: "code")
+    monkeypatch.setattr(results, "notebook_hash", lambda notebook: "source")
+    monkeypatch.setattr(results, "_written", set())
     return tmp_path
 
 
@@ -24,6 +26,7 @@ def store(features, head, estimates, budget=None, seed=0):
     with results.Run("x", profile="smoke", notebook="n", config=config, seed=seed, inputs={"corpus": "c"}) as run:
         run.predictions(pd.DataFrame({
             "track_id": [f"t{i}" for i in range(24)], "source": ["chorale"] * 12 + ["tune"] * 12,
+            "composition": [f"c{i}" for i in range(24)],
             "reference": REFERENCE, "estimate": estimates,
             "score": mirex_scores(REFERENCE, estimates, fifths="both"),
             "score_ascending": mirex_scores(REFERENCE, estimates, fifths="ascending")}))

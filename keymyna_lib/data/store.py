@@ -14,10 +14,7 @@ from __future__ import annotations
 import functools
 import json
 import multiprocessing
-import os
 import shutil
-import signal
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -30,7 +27,7 @@ import torch
 from keymyna_lib import files, spectrogram
 from keymyna_lib.data import render
 from keymyna_lib.errors import KeyMynaError
-from keymyna_lib.parallel import worker_count
+from keymyna_lib.parallel import start_worker, worker_count
 from keymyna_lib.progress import bar
 
 AUDIO, FRAMES, HASHES = "audio.i16", "spectrograms.f16", "hashes.csv"
@@ -147,23 +144,11 @@ def _render_all(folder: Path, jobs: list[tuple], workers: int) -> Iterator[tuple
     """Render tracks in processes; yields track_id and the two hashes, in order, as they are done."""
     context = multiprocessing.get_context("forkserver")  # plain forking is unsafe beside torch's threads
     context.set_forkserver_preload([__name__, "librosa.filters"])  # imported once, not once a process
-    pool = ProcessPoolExecutor(worker_count(workers, len(jobs)), context, _start_worker)
+    pool = ProcessPoolExecutor(worker_count(workers, len(jobs)), context, start_worker)
     try:
         yield from pool.map(functools.partial(_render_track, folder), jobs, chunksize=4)
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    torch.set_num_threads(1)                      # one process a core is enough
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-
-
-def _die_with_parent() -> None:
-    """A worker of a parent that was killed would wait for work for ever."""
-    multiprocessing.parent_process().join()
-    os._exit(1)
 
 
 def _render_track(folder: Path, job: tuple[str, np.ndarray, str, dict]) -> tuple[str, str, str]:

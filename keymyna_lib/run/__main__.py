@@ -16,7 +16,7 @@ examples:
   ./run_all.sh                           every notebook in order, on 2 cores within half an hour
   ./run_all.sh --profile smoke           the same at toy size, in a few minutes
   ./run_all.sh --list                    notebooks, parameters and their values
-  ./run_all.sh --only 20 -p seed 1       notebook 20 and what it needs, with another seed
+  ./run_all.sh --only 20 -p seeds 5,6    notebook 20 and what it needs, with other seeds
   ./run_all.sh --from 20 --force         20 and all later ones, even if nothing has changed
   ./run_all.sh --tests -k keys           the tests, or those that match; the rest of the line goes to pytest
 
