@@ -9,7 +9,7 @@ import sys
 
 from keymyna_lib import paths
 from keymyna_lib.errors import KeyMynaError
-from keymyna_lib.run import pipeline
+from keymyna_lib.run import pipeline, warmup
 
 EXAMPLES = """
 examples:
@@ -48,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
 
 def run_tests(arguments: list[str]) -> None:
     """Replace this process by pytest: a worker a core, at most four, with one thread each."""
+    warmup.compile_librosa()
     os.chdir(paths.ROOT)
     os.environ["OMP_NUM_THREADS"] = "1"
     workers = str(min(len(os.sched_getaffinity(0)), 4))
@@ -66,6 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             # Threads that spin while they wait make two busy programs on few cores crawl; alone it costs nothing.
             os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+            warmup.compile_librosa()
             pipeline.run(pipeline.Project(), options.profile, only=options.only, start=options.start,
                          force=options.force, overrides=[tuple(pair) for pair in options.overrides])
     except KeyMynaError as error:

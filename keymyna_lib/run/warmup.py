@@ -1,0 +1,40 @@
+"""Compile what librosa compiles at first use, once and alone.
+
+librosa's numba functions are compiled at first use and kept on disk, beside librosa. Two processes that do so at the
+same moment can leave a cache behind that crashes every later process, so the runner does it before it starts any.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+from keymyna_lib import files, paths
+from keymyna_lib.errors import KeyMynaError
+
+_PROGRAM = """
+import librosa, numpy
+noise = numpy.random.default_rng(0).normal(size=32000).astype(numpy.float32)
+librosa.feature.chroma_stft(y=noise, sr=16000)
+librosa.effects.time_stretch(noise, rate=1.25)
+librosa.effects.pitch_shift(noise, sr=16000, n_steps=1)
+"""
+
+
+def compile_librosa() -> None:
+    """Do it in a process of its own, once for each environment and lock file.
+
+    Raises
+    ------
+    KeyMynaError
+        When librosa cannot be run in this environment.
+    """
+    stamp = paths.CACHE / "compiled" / files.sha256_json([sys.prefix, files.sha256_file(paths.LOCK)])[:16]
+    if stamp.exists():
+        return
+    print("compiling librosa's functions, once (about 20 s) ...", flush=True)
+    done = subprocess.run([sys.executable, "-c", _PROGRAM], capture_output=True, text=True)
+    if done.returncode:
+        raise KeyMynaError(f"librosa does not run in this environment ({done.stderr.strip().splitlines()[-1:]}, status "
+                           f"{done.returncode}). Delete .venv and run again.")
+    files.write_text(stamp, "")
