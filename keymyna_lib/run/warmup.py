@@ -6,8 +6,10 @@ same moment can leave a cache behind that crashes every later process, so the ru
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
+from pathlib import Path
 
 from keymyna_lib import files, paths
 from keymyna_lib.errors import KeyMynaError
@@ -22,14 +24,16 @@ librosa.effects.pitch_shift(noise, sr=16000, n_steps=1)
 
 
 def compile_librosa() -> None:
-    """Do it in a process of its own, once for each environment and lock file.
+    """Do it in a process of its own, once for each installation of librosa.
 
     Raises
     ------
     KeyMynaError
         When librosa cannot be run in this environment.
     """
-    stamp = paths.CACHE / "compiled" / files.sha256_json([sys.prefix, files.sha256_file(paths.LOCK)])[:16]
+    librosa = Path(importlib.util.find_spec("librosa").origin)  # found without being imported
+    installed = files.sha256_json([str(librosa), librosa.stat().st_ctime_ns])
+    stamp = paths.CACHE / "compiled" / installed[:16]
     if stamp.exists():
         return
     print("compiling librosa's functions, once (about 20 s) ...", flush=True)
