@@ -126,17 +126,6 @@ def mean_chroma(audio: np.ndarray) -> np.ndarray:
     return frames[:, heard].mean(axis=1, dtype=np.float64) if heard.any() else np.zeros(12)
 
 
-def template_key(audio: np.ndarray, profile: str = "krumhansl") -> int:
-    """Key of a recording by its average chroma and a key profile.
-
-    Parameters
-    ----------
-    audio : (sample,) in [-1, 1] at 16 kHz.
-    profile : one of `PROFILES`.
-    """
-    return int(profile_key(mean_chroma(audio), profile))
-
-
 @functools.cache
 def _key_extractor(profile_type: str) -> Any:
     import essentia

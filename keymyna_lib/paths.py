@@ -11,6 +11,7 @@ NOTEBOOKS = ROOT / "notebooks"
 LOCK = ROOT / "requirements.lock"
 # Audio, spectrograms, checkpoints and embeddings: large, made anew from the code, never committed.
 CACHE = Path(os.environ.get("KEYMYNA_CACHE") or ROOT / ".cache").expanduser().resolve()
+CHANGED = "KEYMYNA_CHANGED"  # variable by which the runner tells a notebook which parameters were set by hand
 
 PROFILES = ("smoke", "mini", "paper")
 

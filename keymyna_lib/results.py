@@ -229,7 +229,14 @@ def publish(profile: str, notebook: str, *, runs: Sequence[str] = (), outputs: M
     sizes = {_portable(path): path.stat().st_size for path in sorted({*files, *_written}, key=str)}
     write_json(paths.results_dir(profile) / "index" / f"{notebook}.json", {
         "notebook": notebook, "runs": list(runs), "outputs": dict(outputs or {}), "files": sizes,
-        "code_hash": code_hash()})
+        "code_hash": code_hash(), "changed": os.environ.get(paths.CHANGED, "")})
+
+
+def changed_parameters(profile: str, notebook: str) -> list[str]:
+    """Parameters set by hand (-p), "name = value", for a notebook and those of its profile that have published."""
+    index = (paths.results_dir(profile) / "index").glob("*.json")
+    texts = [read_json(path)["changed"] for path in sorted(index) if path.stem != notebook]
+    return list(dict.fromkeys(text for text in (*texts, os.environ.get(paths.CHANGED, "")) if text))
 
 
 def _portable(path: Path) -> str:
@@ -298,7 +305,7 @@ def save_table(name: str, table: pd.DataFrame, trace: Mapping[str, Sequence[str]
     ----------
     table : the first columns name the row; every cell that holds a measurement must be traced.
     trace : "row / column" -> ids of the runs behind the cell, where "row" joins the leading label columns by ", ".
-    caption : one sentence above the Markdown version.
+    caption : one sentence above the Markdown version; parameters set by hand are named behind it.
     """
     folder = paths.results_dir(profile) / "tables"
     runs = {}
@@ -307,6 +314,8 @@ def save_table(name: str, table: pd.DataFrame, trace: Mapping[str, Sequence[str]
         runs[run] = {key: provenance[key] for key in ("commit", "dirty", "code_hash", "notebook", "scale")}
     note_written(*(folder / f"{name}.{suffix}" for suffix in ("csv", "md", "trace.json")))
     write_csv(folder / f"{name}.csv", table)
+    if changed := changed_parameters(profile, notebook):
+        caption += f" Not the profile's own values: {'; '.join(changed)}."
     write_text(folder / f"{name}.md", f"{caption}\n\n{markdown(table)}\n")
     write_json(folder / f"{name}.trace.json", {"table": name, "made_by": notebook, "runs": runs,
                                                "cells": {cell: list(ids) for cell, ids in trace.items()}})

@@ -5,7 +5,7 @@ import pytest
 
 from keymyna_lib import keys
 from keymyna_lib.controls import (PROFILES, SYSTEMS, essentia_key, mean_chroma, predict_all,
-                                  profile_correlation, profile_key, template_key)
+                                  profile_correlation, profile_key, template_keys)
 from keymyna_lib.errors import KeyMynaError
 from keymyna_lib.spectrogram import SAMPLE_RATE
 
@@ -96,7 +96,7 @@ def test_mean_chroma_of_tones():
 def test_keys_of_noisy_cadences(cents):
     audios = [cadence(k, cents, snr=5) for k in range(24)]
     for profile in PROFILES:
-        assert [template_key(audio, profile) for audio in audios] == list(range(24))
+        assert [template_keys(audio)[f"template-{profile}"] for audio in audios] == list(range(24))
     for profile_type in ("bgate", "edma"):
         assert [essentia_key(audio, profile_type) for audio in audios] == list(range(24))
 

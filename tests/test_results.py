@@ -106,6 +106,21 @@ def test_a_saved_table_names_run_commit_and_notebook_of_each_cell(home):
     assert "| ours | 12.3 |" in (folder / "t.md").read_text() and pd.read_csv(folder / "t.csv").shape == (1, 2)
 
 
+def test_a_table_says_which_parameters_were_set_by_hand(home, monkeypatch):
+    run_id, table = make(), pd.DataFrame({"system": ["ours"], "score": ["12.3"]})
+    save = lambda: results.save_table("t", table, {"ours / score": [run_id]}, profile="smoke", notebook="90_tables",
+                                      caption="A caption.")
+    monkeypatch.setenv(paths.CHANGED, "steps = 5")
+    results.publish("smoke", "20_x", runs=[run_id])
+    monkeypatch.setenv(paths.CHANGED, "")
+    save()
+    text = home / "results/smoke/tables/t.md"
+    assert text.read_text().startswith("A caption. Not the profile's own values: steps = 5.\n")
+    results.publish("smoke", "20_x", runs=[run_id])
+    save()
+    assert text.read_text().startswith("A caption.\n")
+
+
 def test_code_hash_follows_the_code(tmp_path, monkeypatch):
     (tmp_path / "keymyna_lib").mkdir()
     source = tmp_path / "keymyna_lib" / "a.py"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import io
 import json
+import os
 import re
 
 import nbformat
@@ -199,6 +200,14 @@ def test_only_what_differs_from_the_defaults_is_injected(project, fake_kernel):
     go(project, fake_kernel, profile="smoke", overrides=[("name", "b")])
     assert fake_kernel[0] == ("00_first", {"profile": "smoke", "steps": 1, "rate": 1.0, "name": "b"})
     assert fake_kernel[1] == ("10_second", {"profile": "smoke"})
+
+
+def test_a_notebook_is_told_what_was_set_by_hand(project, monkeypatch):
+    told = {}
+    monkeypatch.setattr(execute, "execute", lambda project, profile, name, values: told.setdefault(name, os.environ[paths.CHANGED]))
+    with pytest.raises(KeyMynaError, match="without writing"):  # the fake publishes nothing
+        pipeline.run(project, "smoke", overrides=[("name", "b")], say=lambda line: None)
+    assert told == {"00_first": "name = 'b'"}
 
 
 def test_changes_rerun_what_depends_on_them_and_no_more(project, fake_kernel):

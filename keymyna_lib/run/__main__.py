@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import os
+import signal
 import sys
 
 from keymyna_lib import paths
@@ -59,6 +60,7 @@ def run_tests(arguments: list[str]) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; status 0, or 1 for a failure, 2 for a wrong option, 130 for Ctrl-C."""
     options = parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill is a Ctrl-C: kernels are shut down
     try:
         if options.tests is not None:
             run_tests(options.tests)

@@ -241,11 +241,14 @@ def run(project: Project, profile: str, *, only: list[str] | None = None, start:
     """
     notebooks = load_notebooks(project)
     values = resolve(project, notebooks, profile, overrides or [])
+    plain = resolve(project, notebooks, profile, [])
     order, asked = select(notebooks, only or [], start)
     with locked(project, profile):
         began = time.monotonic()
         for position, name in enumerate(order, 1):
             head = f"[{position}/{len(order)}] {name}"
+            os.environ[paths.CHANGED] = ", ".join(f"{key} = {value!r}" for key, value in values[name].items()
+                                                    if value != plain[name][key])
             _run_one(project, notebooks[name], values[name], force and name in asked, head, began, say)
         say(f"All done in {duration(time.monotonic() - began)}. Executed notebooks, tables and runs: "
             f"results/{profile}/; figures: figures/{profile}/")
