@@ -75,11 +75,11 @@ class Features:
         return Features(self.x[rows], renumbered[self.track[rows]], self.shift[rows], tuple(track_ids))
 
 
-def cut_windows(spectrogram: Tensor, starts: Sequence[int]) -> Tensor:
-    """(mel, frame) to (window, mel, 196), padded with silence where the recording is shorter."""
-    if (short := WINDOW - spectrogram.shape[1]) > 0:
+def cut_windows(spectrogram: Tensor, starts: Sequence[int], frames: int = WINDOW) -> Tensor:
+    """(mel, frame) to (window, mel, frames), padded with silence where the recording is shorter."""
+    if (short := frames - spectrogram.shape[1]) > 0:
         spectrogram = torch.nn.functional.pad(spectrogram, (0, short))
-    return torch.stack([spectrogram[:, start:start + WINDOW] for start in starts])
+    return torch.stack([spectrogram[:, start:start + frames] for start in starts])
 
 
 @torch.inference_mode()
@@ -101,14 +101,16 @@ def _of_windows(windows: Tensor, encoder: Encoder | None) -> Tensor:
     return windows.float().mean(dim=2) if encoder is None else embed(encoder, windows)
 
 
-def extract(corpus: Corpus, name: str, encoder: Encoder | None = None, *, show: bool = True) -> Features:
+def extract(corpus: Corpus, name: str, encoder: Encoder | None = None, *, frames: int = WINDOW,
+            show: bool = True) -> Features:
     """One feature set of every track of a corpus, all windows, unshifted; kept in the cache.
 
     Parameters
     ----------
     corpus : where audio and spectrograms come from.
     name : what the set is called; without an encoder, MEAN_MEL (time-averaged log mel spectrum of each window, 128)
-        or CHROMA (its mean chroma, 12).
+        or CHROMA (its mean chroma, 12, of windows of the usual length).
+    frames : length of a window; an encoder that was pre-trained on shorter crops wants shorter windows.
     show : draw a progress bar.
     """
     if encoder is None and name not in (MEAN_MEL, CHROMA):
@@ -122,13 +124,29 @@ def extract(corpus: Corpus, name: str, encoder: Encoder | None = None, *, show: 
             rows = []
             with bar(desc=f"features: {name}", total=len(track_ids), unit="track", show=show) as progress:
                 for group in _groups(track_ids):
-                    windows = [_all_windows(corpus, track) for track in group]
+                    windows = [_all_windows(corpus, track, frames) for track in group]
                     rows += _of_windows(torch.cat(windows), encoder).split([len(w) for w in windows])
                     progress.update(len(group))
         track = torch.repeat_interleave(torch.tensor([len(r) for r in rows]))
         return {name: Features(torch.cat(rows), track, torch.zeros_like(track), tuple(track_ids))}
 
-    return _cached([name], _identity(corpus, {name: encoder}), compute)[name]
+    return _cached([name], _identity(corpus, {name: encoder}, frames), compute)[name]
+
+
+@torch.inference_mode()
+def extract_blocks(corpus: Corpus, encoder: Encoder, track_ids: Sequence[str], *, desc: str) -> Tensor:
+    """Mean tokens of every window of some tracks by depth, (block, row, dim) float32; rows as `extract` orders them.
+
+    Block 0 is the patch embedding, block i the output of layer i, and the last one the embedding itself.
+    """
+    device, rows = next(encoder.parameters()).device, []
+    with bar(desc=desc, total=len(track_ids), unit="track") as progress:
+        for group in _groups(track_ids):
+            windows = torch.cat([_all_windows(corpus, track) for track in group])
+            rows.append(torch.stack([*(x.cpu() for x in encoder.block_means(windows.to(device))),
+                                     encoder(windows.to(device)).cpu()]))
+            progress.update(len(group))
+    return torch.cat(rows, dim=1)
 
 
 def add_shifted(corpus: Corpus, encoders: Mapping[str, Encoder], base: Mapping[str, Features],
@@ -170,9 +188,9 @@ def _groups(track_ids: Sequence[str], size: int = 16) -> list[Sequence[str]]:
     return [track_ids[i:i + size] for i in range(0, len(track_ids), size)]
 
 
-def _all_windows(corpus: Corpus, track_id: str) -> Tensor:
+def _all_windows(corpus: Corpus, track_id: str, frames: int = WINDOW) -> Tensor:
     stored = torch.from_numpy(np.array(corpus.spectrogram(track_id))).T
-    return cut_windows(stored, window_starts(stored.shape[1]))
+    return cut_windows(stored, window_starts(stored.shape[1], frames), frames)
 
 
 def _identity(corpus: Corpus, encoders: Mapping[str, Encoder | None], request: object = None) -> str:

@@ -13,10 +13,12 @@ parallel key and 0 for the rest. There are two conventions for the fifth; whatev
 
 A track's estimate is the argmax of the mean of its windows' probabilities. Intervals are percentile
 bootstraps over tracks, or over groups of tracks that belong together; where a system was trained with several
-seeds, seeds are resampled too.
+seeds, seeds are resampled too. The p-value of a paired difference comes from the same resamples as its interval.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 
@@ -141,6 +143,32 @@ def track_predictions(window_probabilities, track_of_window) -> np.ndarray:
     return total / n_windows[:, None]
 
 
+def _resampled_means(scores, groups, n_resamples: int, seed: int) -> np.ndarray:
+    """Means of resampled tables of scores, (resample,); parameters and errors as in `bootstrap_interval`."""
+    scores = np.atleast_2d(np.asarray(scores, dtype=np.float64))
+    if scores.ndim != 2 or not scores.size or not np.isfinite(scores).all():
+        raise KeyMynaError(f"scores {scores.shape}: expected finite values as (track,) or (seed, track).")
+    if n_resamples < 1:
+        raise KeyMynaError(f"n_resamples={n_resamples}: draw at least one.")
+    number = np.arange(scores.shape[1]) if groups is None else np.unique(groups, return_inverse=True)[1]
+    if len(number) != scores.shape[1]:
+        raise KeyMynaError(f"{len(number)} group labels for {scores.shape[1]} tracks: give one for each.")
+    rng = np.random.default_rng(seed)
+    # How often each seed and group is drawn says all about a resample: its mean is counts times scores.
+    seeds, drawn = (rng.multinomial(n, np.full(n, 1 / n), size=n_resamples)
+                    for n in (len(scores), number.max() + 1))
+    tracks = drawn[:, number]
+    return np.einsum("rs,rs->r", seeds / len(scores), tracks @ scores.T) / tracks.sum(axis=1)
+
+
+def _percentiles(means: np.ndarray, level: float) -> tuple[float, float]:
+    """Bounds of the middle `level` of resampled means."""
+    if not 0 < level < 1:
+        raise KeyMynaError(f"level={level}: the share of the resampled means inside the interval is between 0 and 1.")
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
 def bootstrap_interval(scores, *, groups=None, n_resamples: int = 2000, level: float = 0.95,
                        seed: int) -> tuple[float, float]:
     """Percentile bootstrap interval of a mean score.
@@ -163,33 +191,85 @@ def bootstrap_interval(scores, *, groups=None, n_resamples: int = 2000, level: f
     Raises
     ------
     KeyMynaError
-        No score, a score that is not finite, or a level outside (0, 1).
+        No score, a score that is not finite, no resample, another number of groups, or a level outside (0, 1).
     """
-    scores = np.atleast_2d(np.asarray(scores, dtype=np.float64))
-    if scores.ndim != 2 or not scores.size or not np.isfinite(scores).all():
-        raise KeyMynaError(f"scores {scores.shape}: expected finite values as (track,) or (seed, track).")
-    if not 0 < level < 1 or n_resamples < 1:
-        raise KeyMynaError(f"level={level}, n_resamples={n_resamples}: need 0 < level < 1 and a resample.")
-    number = np.arange(scores.shape[1]) if groups is None else np.unique(groups, return_inverse=True)[1]
-    if len(number) != scores.shape[1]:
-        raise KeyMynaError(f"{len(number)} group labels for {scores.shape[1]} tracks: give one for each.")
-    rng = np.random.default_rng(seed)
-    # How often each seed and group is drawn says all about a resample: its mean is counts times scores.
-    seeds, drawn = (rng.multinomial(n, np.full(n, 1 / n), size=n_resamples)
-                    for n in (len(scores), number.max() + 1))
-    tracks = drawn[:, number]
-    means = np.einsum("rs,rs->r", seeds / len(scores), tracks @ scores.T) / tracks.sum(axis=1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    return _percentiles(_resampled_means(scores, groups, n_resamples, seed), level)
 
 
-def paired_difference_interval(a, b, *, groups=None, n_resamples: int = 2000, level: float = 0.95,
-                               seed: int) -> tuple[float, float]:
-    """Bootstrap interval of mean(a) - mean(b) over the same tracks and seeds, see `bootstrap_interval`.
+class PairedDifference(NamedTuple):
+    """A mean paired difference, its interval (low, high), both in the unit of the scores, and its p-value."""
 
-    Each track of `a` is set against itself in `b`: how hard the tracks are stays out of the interval.
+    difference: float
+    low: float
+    high: float
+    p: float
+
+
+def paired_difference(a, b, *, groups=None, n_resamples: int = 2000, level: float = 0.95,
+                      seed: int) -> PairedDifference:
+    """mean(a) - mean(b) over the same tracks and seeds, with a bootstrap interval and a two-sided p-value.
+
+    Each track of `a` is set against itself in `b`: how hard the tracks are stays out of the comparison.
+
+    Parameters
+    ----------
+    a, b : (track,) or (seed, track) float, alike; a pair shares its track and, with several seeds, its seed.
+    groups, n_resamples, level, seed : as in `bootstrap_interval`, which the interval is that of, on a - b.
+
+    Returns
+    -------
+    PairedDifference
+        p is for "the mean paired difference is zero": twice the smaller of the shares of resampled means at most
+        and at least 0, each share counted as (k + 1) / (n + 1) (Davison and Hinkley, Bootstrap Methods and their
+        Application, Cambridge University Press, 1997, section 4.2), and at most 1. So p < 1 - level where the
+        interval leaves 0 out, but for a resample or two, and p is never below 2 / (n_resamples + 1).
+
+    Raises
+    ------
+    KeyMynaError
+        Different shapes, and what `bootstrap_interval` refuses.
     """
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if a.shape != b.shape:
         raise KeyMynaError(f"a {a.shape}, b {b.shape}: a paired difference needs the same tracks and seeds.")
-    return bootstrap_interval(a - b, groups=groups, n_resamples=n_resamples, level=level, seed=seed)
+    means = _resampled_means(a - b, groups, n_resamples, seed)
+    # Scores take few values, so resampled means of exactly 0 are common; rounding must not put them on one side.
+    zero = 1e-12 * np.abs(a - b).max()
+    fewer = min(np.sum(means <= zero), np.sum(means >= -zero))
+    return PairedDifference(float(np.mean(a - b)), *_percentiles(means, level),
+                            float(min(1.0, 2 * (fewer + 1) / (n_resamples + 1))))
+
+
+def paired_difference_interval(a, b, *, groups=None, n_resamples: int = 2000, level: float = 0.95,
+                               seed: int) -> tuple[float, float]:
+    """The interval of `paired_difference` alone."""
+    found = paired_difference(a, b, groups=groups, n_resamples=n_resamples, level=level, seed=seed)
+    return found.low, found.high
+
+
+def holm(p_values) -> np.ndarray:
+    """Adjusted p-values of a family of tests: rejecting those up to alpha keeps the family-wise error at alpha.
+
+    Holm's step-down procedure (Scandinavian Journal of Statistics 6(2), 1979), whatever the tests' dependence: of m
+    values the i-th smallest counts m - i + 1 times, no value less than a smaller one's, and at most 1.
+
+    Parameters
+    ----------
+    p_values : (test,) float in [0, 1]; the whole family, in any order.
+
+    Returns
+    -------
+    (test,) float64, in the order given.
+
+    Raises
+    ------
+    KeyMynaError
+        When it is not one value in [0, 1] a test.
+    """
+    p = np.asarray(p_values, dtype=np.float64)
+    if p.ndim != 1 or not ((0 <= p) & (p <= 1)).all():  # NaN is refused too
+        raise KeyMynaError(f"p_values {p.shape}: expected one value in [0, 1] a test.")
+    order = np.argsort(p)
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1)
+    return adjusted

@@ -23,7 +23,7 @@ from keymyna_lib.spectrogram import HOP, SAMPLE_RATE
 
 # One colour for each kind of features, the same in every figure (Okabe and Ito's palette, safe for colour-blind).
 COLOURS = {"pre-trained": "#D55E00", "untrained": "#0072B2", "mean mel": "#009E73", "chroma": "#CC79A7",
-           "template": "#999999", "chance": "#555555"}
+           "template": "#999999", "chance": "#555555", "masked contrastive": "#D55E00"}
 
 
 def use_style() -> None:
@@ -107,3 +107,107 @@ def confusion_heatmap(axis: Axes, counts: np.ndarray, title: str) -> None:
     axis.set_xticks(range(N_KEYS), names, rotation=90, fontsize=7)
     axis.set_yticks(range(N_KEYS), names, fontsize=7)
     axis.set(title=title, xlabel="estimate", ylabel="reference")
+
+
+def system_colours(names: Sequence[str]) -> dict[str, Any]:
+    """A colour for each compared system, the same in every figure: fixed for known names, else by order."""
+    rest = iter(sns.color_palette("colorblind", len(names)))
+    return {name: COLOURS.get(name) or next(rest) for name in names}
+
+
+def label_curves(axis: Axes, curves: pd.DataFrame, n_train: int) -> None:
+    """Score with its band against the number of labels; `curves` is what `tables.comparison` returns."""
+    colours = system_colours(list(dict.fromkeys(curves["name"])))
+    for name, group in curves.groupby("name", sort=False):
+        group = group.assign(labels=group["budget"].replace(0, n_train)).sort_values("labels")
+        axis.plot(group["labels"], 100 * group["score"], "o-", markersize=3.5, color=colours[name], label=name,
+                  linestyle=":" if name == "untrained" else "-")
+        axis.fill_between(group["labels"], 100 * group["low"], 100 * group["high"], color=colours[name], alpha=0.12,
+                          linewidth=0)
+    labels = sorted(set(curves["budget"].replace(0, n_train)))
+    axis.set_xscale("log")
+    axis.set_xticks(labels, [str(label) for label in labels])
+    axis.minorticks_off()
+    axis.legend(loc="lower right", fontsize=8)
+
+
+def cost_curve(axis: Axes, cost: pd.DataFrame, main: str, untrained: str) -> None:
+    """Score against counted operations: the lengths of one objective as a line, the others as points.
+
+    Parameters
+    ----------
+    cost : what `tables.comparison_cost` returns.
+    main : the objective drawn as a line. untrained : the one drawn as a level, for it costs nothing.
+    """
+    colours = system_colours(list(dict.fromkeys(cost["objective"])))
+    level = cost[cost["objective"] == untrained].iloc[0]
+    axis.axhline(100 * level["score"], color=colours[untrained], linestyle=":", label=untrained)
+    axis.axhspan(100 * level["low"], 100 * level["high"], color=colours[untrained], alpha=0.1, linewidth=0)
+    for name, group in cost[cost["objective"] != untrained].groupby("objective", sort=False):
+        group = group.sort_values("tflop")
+        spread = 100 * np.abs(group[["low", "high"]].to_numpy().T - group["score"].to_numpy())
+        axis.errorbar(group["tflop"], 100 * group["score"], yerr=spread, marker="o", capsize=2, color=colours[name],
+                      linestyle="-" if name == main else "none", label=name)
+        if name == main:
+            for row in group.itertuples():
+                axis.annotate(f"{row.steps}", (row.tflop, 100 * row.score), xytext=(4, 5), textcoords="offset points",
+                              fontsize=7)
+    axis.set_xscale("log")
+    axis.legend(fontsize=8)
+
+
+def layer_heatmap(axis: Axes, values: pd.DataFrame, *, colorbar: bool) -> None:
+    """What can be read off each layer: properties down, layers across; `values` has block, property, value."""
+    table = values.pivot_table(index="property", columns="block", values="value", sort=False)
+    sns.heatmap(table, vmin=0, vmax=1, cmap="viridis", annot=100 * table, fmt=".0f", annot_kws={"size": 7}, ax=axis,
+                cbar=colorbar, cbar_kws={"label": "skill or R2"})
+    axis.set(xlabel="", ylabel="")
+    axis.tick_params(axis="x", labelrotation=60, labelsize=8)
+    axis.tick_params(axis="y", labelrotation=0, labelsize=8)
+
+
+def transfer_points(axis: Axes, found: pd.DataFrame) -> None:
+    """Scores of heads trained elsewhere (dots with intervals) and of their controls (bars), by condition and system."""
+    systems, names = list(dict.fromkeys(found["system"])), list(dict.fromkeys(found["condition"]))
+    colours = system_colours(systems)
+    for i, system in enumerate(systems):
+        group = found[found["system"] == system].set_index("condition").loc[names]
+        x = np.arange(len(names)) + (i - (len(systems) - 1) / 2) * 0.8 / len(systems)
+        spread = 100 * np.abs(group[["low", "high"]].to_numpy().T - group["score"].to_numpy())
+        axis.errorbar(x, 100 * group["score"], yerr=spread, fmt="o", markersize=4, color=colours[system], label=system)
+        axis.plot(x, 100 * group["control"], "_", markersize=9, color=colours[system])
+    axis.plot([], [], "_", color="0.3", label="trained where tested")
+    axis.set_xticks(range(len(names)), names)
+    axis.set_ylabel("weighted score x 100")
+    axis.legend(fontsize=8, bbox_to_anchor=(1.01, 1), loc="upper left")
+
+
+def difference_points(axis: Axes, found: pd.DataFrame) -> None:
+    """Paired differences with their intervals, one row a system; filled where Holm-adjusted p is below 0.05."""
+    y = np.arange(len(found))[::-1]
+    for place, row in zip(y, found.to_dict("records")):
+        colour = "#D55E00" if row["p"] < 0.05 else "0.5"
+        axis.plot([100 * row["d_low"], 100 * row["d_high"]], [place, place], color=colour, linewidth=1.5)
+        axis.plot(100 * row["difference"], place, "o", color=colour, markersize=5,
+                  markerfacecolor=colour if row["p"] < 0.05 else "white")
+    axis.axvline(0, color="0.3", linewidth=0.8)
+    axis.set_yticks(y, found["name"])
+
+
+def verdicts(axis: Axes, concluded: pd.DataFrame) -> None:
+    """Claims down, label budgets across, a word and a colour for each verdict; `concluded` as of `conclusions`."""
+    claims, labels = (list(dict.fromkeys(concluded[column])) for column in ("claim", "labels"))
+    colours = {"holds": "#009E73", "the opposite holds": "#D55E00", "not told apart": "0.85", "not run": "1.0"}
+    for row in concluded.itertuples():
+        x, y = labels.index(row.labels), len(claims) - 1 - claims.index(row.claim)
+        axis.add_patch(plt.Rectangle((x, y), 0.96, 0.9, facecolor=colours[row.verdict], edgecolor="0.8", linewidth=0.5))
+        axis.text(x + 0.48, y + 0.45, row.evidence.replace(" [", "\n[") or row.verdict, ha="center", va="center", fontsize=6.5,
+                  color="black" if colours[row.verdict] in ("0.85", "1.0") else "white")
+    axis.set(xlim=(0, len(labels)), ylim=(0, len(claims)))
+    axis.set_xticks(np.arange(len(labels)) + 0.48, labels)
+    axis.set_yticks(np.arange(len(claims)) + 0.45, claims[::-1], fontsize=8)
+    axis.tick_params(length=0)
+    axis.legend([plt.Rectangle((0, 0), 1, 1, facecolor=c, edgecolor="0.8") for c in colours.values()], colours, ncols=4,
+                fontsize=7, loc="lower center", bbox_to_anchor=(0.4, 1.0))
+    for side in axis.spines.values():
+        side.set_visible(False)

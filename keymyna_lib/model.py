@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,9 +24,12 @@ from keymyna_lib.files import atomic_path
 from keymyna_lib.spectrogram import N_MELS
 
 # name: width, depth, heads (of 64), MLP width. "vit-s" is the paper's; the others fit a CPU.
-PRESETS = {"vit-s": (384, 12, 6, 1536), "vit-xs": (192, 4, 3, 768), "vit-toy": (64, 2, 1, 128)}
+PRESETS = {"vit-s": (384, 12, 6, 1536), "vit-xs": (192, 4, 3, 768), "vit-xxs": (128, 3, 2, 512),
+           "vit-toy": (64, 2, 1, 128)}
 # name: patch sizes (mel bands, frames), one for each branch of the model.
-PATCHES = {"vertical": ((N_MELS, 2),), "square": ((16, 16),), "hybrid": ((16, 16), (N_MELS, 2))}
+# A horizontal patch is one band over half a window (3.1 s), the counterpart of a vertical one (our choice).
+PATCHES = {"vertical": ((N_MELS, 2),), "square": ((16, 16),), "hybrid": ((16, 16), (N_MELS, 2)),
+           "horizontal": ((1, 98),)}
 _HEAD_DIM = 64
 
 
@@ -134,10 +138,16 @@ class Transformer(nn.Module):
         self.layers = nn.ModuleList(
             nn.ModuleList([Attention(dim, heads), FeedForward(dim, hidden)]) for _ in range(depth))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def blocks(self, x: Tensor) -> Iterator[Tensor]:
+        """The tokens (batch, token, dim) after each layer, before the last LayerNorm."""
         for attention, feed_forward in self.layers:
             x = x + attention(x)
             x = x + feed_forward(x)
+            yield x
+
+    def forward(self, x: Tensor) -> Tensor:
+        for x in self.blocks(x):
+            pass
         return self.norm(x)
 
 
@@ -187,27 +197,44 @@ class Encoder(nn.Module):
         KeyMynaError
             When the spectrograms are not 128 bands, or shorter than one patch.
         """
+        spectrograms = self.trim(spectrograms)
+        means = []
+        for branch in self.branches:
+            keep = None
+            if mask_ratio > 0:
+                rows, columns = branch[0].grid(spectrograms)
+                keep = random_keep(len(spectrograms), rows * columns, mask_ratio, generator).to(spectrograms.device)
+            means.append(self.tokens(branch, spectrograms, keep).mean(dim=1))
+        return torch.cat(means, dim=1)
+
+    def trim(self, spectrograms: Tensor) -> Tensor:
+        """Spectrograms (batch, mel, frame), their frames cut down to a multiple of the patch widths; errors as above."""
         width = max(branch[0].size[1] for branch in self.branches)
         if spectrograms.ndim != 3 or spectrograms.shape[1] != N_MELS or spectrograms.shape[2] < width:
             raise KeyMynaError(f"spectrograms of shape {tuple(spectrograms.shape)}: expected (batch, {N_MELS} mel "
                                f"bands, at least {width} frames).")
-        frames = spectrograms.shape[2] // width * width
-        return torch.cat([self._embed(branch, spectrograms[:, :, :frames], mask_ratio, generator)
-                          for branch in self.branches], dim=1)
+        return spectrograms[:, :, :spectrograms.shape[2] // width * width]
 
-    def _embed(self, branch: nn.Sequential, spectrograms: Tensor, mask_ratio: float,
-               generator: torch.Generator | None) -> Tensor:
-        rows, columns = branch[0].grid(spectrograms)
-        positions = position_table(rows, columns, self.dim).to(spectrograms.device)
-        keep = None
-        if mask_ratio > 0:
-            keep = random_keep(len(spectrograms), rows * columns, mask_ratio, generator).to(spectrograms.device)
-            positions = positions[keep]
+    def patch_tokens(self, branch: nn.Sequential, spectrograms: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Embedded patches with their positions, (batch, token, dim): all, or those of `keep` (batch, kept)."""
+        positions = position_table(*branch[0].grid(spectrograms), self.dim).to(spectrograms.device)
         patches = branch[0](spectrograms, keep).float()
         if self.config.scale == "linear":
             patches = patches.expm1()
-        tokens = branch[1:](patches) + positions
-        return self.transformer(tokens).mean(dim=1)
+        return branch[1:](patches) + (positions if keep is None else positions[keep])
+
+    def tokens(self, branch: nn.Sequential, spectrograms: Tensor, keep: Tensor | None = None) -> Tensor:
+        """What the trunk makes of `patch_tokens`, after the last LayerNorm."""
+        return self.transformer(self.patch_tokens(branch, spectrograms, keep))
+
+    def block_means(self, spectrograms: Tensor) -> list[Tensor]:
+        """Mean tokens (batch, embedding) of the patch embedding and after each layer, before the last LayerNorm."""
+        spectrograms = self.trim(spectrograms)
+        by_branch = []
+        for branch in self.branches:
+            entry = self.patch_tokens(branch, spectrograms)
+            by_branch.append([entry.mean(dim=1), *(x.mean(dim=1) for x in self.transformer.blocks(entry))])
+        return [torch.cat(means, dim=1) for means in zip(*by_branch)]
 
 
 def build_encoder(config: EncoderConfig, generator: torch.Generator) -> Encoder:

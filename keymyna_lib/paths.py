@@ -13,7 +13,7 @@ LOCK = ROOT / "requirements.lock"
 CACHE = Path(os.environ.get("KEYMYNA_CACHE") or ROOT / ".cache").expanduser().resolve()
 CHANGED = "KEYMYNA_CHANGED"  # variable by which the runner tells a notebook which parameters were set by hand
 
-PROFILES = ("smoke", "mini", "paper")
+PROFILES = ("smoke", "mini", "mini-full", "paper")
 
 
 def results_dir(profile: str) -> Path:

@@ -1,4 +1,4 @@
-"""Masked contrastive pre-training: two random crops of a track, each masked, told apart from all other tracks.
+"""The pre-training loop: random crops of training tracks, an objective, an optimizer, checkpoints and a curve.
 
 Every draw of step t (which tracks, where the crops start, which tokens are masked) comes from a generator seeded
 by (seed, t), so that a run resumed from a checkpoint takes exactly the steps an unbroken one would have taken.
@@ -10,7 +10,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +19,17 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
+from keymyna_lib import paths
 from keymyna_lib.data.corpus import Corpus
 from keymyna_lib.errors import KeyMynaError
-from keymyna_lib.files import atomic_path, sha256_json
-from keymyna_lib.losses import InfoNCE, SogCLR, top1
-from keymyna_lib.model import Encoder, EncoderConfig, ProjectionHead, build_encoder
+from keymyna_lib.files import atomic_path, sha256_json, source_hash
+from keymyna_lib.losses import InfoNCE, SogCLR
+from keymyna_lib.model import Encoder, EncoderConfig, build_encoder
+from keymyna_lib.objectives import (AUGMENTATIONS, MEASURES, Batch, Contrastive, Objective, Reconstruction,
+                                    Supervised)
 from keymyna_lib.progress import bar
 
 
@@ -35,13 +40,16 @@ class PretrainConfig:
     Attributes
     ----------
     encoder : architecture and input.
+    objective : a name in `objectives.MEASURES`; the paper's is "contrastive".
     mask_ratio : share of the tokens dropped in each view.
+    augmentation : of the contrastive views, one of `objectives.AUGMENTATIONS`; the paper's is "none".
     crop_frames : length of a crop, frames of 32 ms.
+    crop_distance : greatest distance between the beginnings of a track's two crops, frames; 0 for any.
     loss : "infonce" or "sogclr".
-    temperature : of the loss.
+    temperature : of the contrastive loss.
     gamma : SogCLR's weight of the newest batch.
-    projection_dim : outputs of the projection head; 0 for none.
-    steps, batch_size : optimizer steps, tracks a step (two crops each).
+    projection_dim : outputs of the contrastive projection head; 0 for none.
+    steps, batch_size : optimizer steps, tracks a step.
     optimizer : "adam" (L2 weight decay, the public code's) or "adamw" (decoupled).
     lr, weight_decay : peak learning rate and weight decay.
     warmup_steps : linear warm-up, then a cosine to zero.
@@ -53,8 +61,11 @@ class PretrainConfig:
     """
 
     encoder: EncoderConfig
+    objective: str
     mask_ratio: float
+    augmentation: str
     crop_frames: int
+    crop_distance: int
     loss: str
     temperature: float
     gamma: float
@@ -73,8 +84,8 @@ class PretrainConfig:
     seed: int
 
     def __post_init__(self) -> None:
-        for name, known in (("loss", ("infonce", "sogclr")), ("optimizer", ("adam", "adamw")),
-                            ("precision", ("fp32", "bf16"))):
+        for name, known in (("objective", MEASURES), ("augmentation", AUGMENTATIONS), ("loss", ("infonce", "sogclr")),
+                            ("optimizer", ("adam", "adamw")), ("precision", ("fp32", "bf16"))):
             if getattr(self, name) not in known:
                 raise KeyMynaError(f"{name} {getattr(self, name)!r}: choose one of {', '.join(known)}.")
         for name in ("crop_frames", "batch_size", "steps", "checkpoint_every", "validate_every"):
@@ -82,6 +93,8 @@ class PretrainConfig:
                 raise KeyMynaError(f"{name} {getattr(self, name)}: must be at least 1.")
         if not 0 <= self.mask_ratio < 1:
             raise KeyMynaError(f"mask_ratio {self.mask_ratio}: expected 0 <= mask_ratio < 1.")
+        if self.crop_distance < 0:
+            raise KeyMynaError(f"crop_distance {self.crop_distance}: expected frames, or 0 for any distance.")
 
 
 def pick_device(name: str) -> torch.device:
@@ -114,19 +127,21 @@ def learning_rate(step: int, config: PretrainConfig) -> float:
 
 
 class CropSampler:
-    """Draws batches of two random crops a track from a corpus's spectrogram store.
+    """Draws batches of random crops from a corpus's spectrogram store.
 
     Parameters
     ----------
     corpus : the store.
     track_ids : the tracks to draw from.
     crop_frames : frames a crop; tracks that are shorter are padded with silence at the end.
+    crop_distance : greatest distance of a track's further crops from its first, frames; 0 for any.
     """
 
-    def __init__(self, corpus: Corpus, track_ids: Sequence[str], crop_frames: int):
+    def __init__(self, corpus: Corpus, track_ids: Sequence[str], crop_frames: int, crop_distance: int = 0):
         self.frames = corpus.frames
         self.spans = corpus.offsets.loc[list(track_ids), ["first_frame", "n_frames"]].to_numpy()
-        self.crop_frames = crop_frames
+        self.keys = torch.tensor(corpus.manifest.loc[list(track_ids), "key"].tolist())
+        self.crop_frames, self.crop_distance = crop_frames, crop_distance
 
     def __len__(self) -> int:
         return len(self.spans)
@@ -138,21 +153,38 @@ class CropSampler:
                   for epoch in np.unique(positions // len(self))}
         return torch.stack([orders[p // len(self)][p % len(self)] for p in positions])
 
-    def crops(self, tracks: Tensor, generator: torch.Generator) -> Tensor:
-        """(2, batch, mel, frame) float16: two crops of each track, their starts uniform and independent."""
-        out = np.zeros((2, len(tracks), self.crop_frames, self.frames.shape[1]), np.float16)
+    def batch(self, tracks: Tensor, views: int, generator: torch.Generator) -> Batch:
+        """So many crops of each track: the first one's start is uniform, the others' within `crop_distance` of it."""
+        crops = np.zeros((views, len(tracks), self.crop_frames, self.frames.shape[1]), np.float16)
         first, length = self.spans[tracks.numpy()].T
         room = np.maximum(length - self.crop_frames, 0)
-        starts = (torch.rand(2, len(tracks), generator=generator).numpy() * (room + 1)).astype(int)
-        for view in range(2):
-            for row, start in enumerate(np.minimum(starts[view], room)):
+        draws = torch.rand(views, len(tracks), generator=generator).numpy()
+        for view in range(views):
+            low, high = np.zeros_like(room), room
+            if view and self.crop_distance:
+                low, high = np.maximum(starts - self.crop_distance, 0), np.minimum(starts + self.crop_distance, room)
+            here = np.minimum(low + (draws[view] * (high - low + 1)).astype(int), high)
+            starts = here if view == 0 else starts
+            for row, start in enumerate(here):
                 size = min(self.crop_frames, length[row])
-                out[view, row, :size] = self.frames[first[row] + start:first[row] + start + size]
-        return torch.from_numpy(out).transpose(2, 3)
+                crops[view, row, :size] = self.frames[first[row] + start:first[row] + start + size]
+        return Batch(torch.from_numpy(crops).transpose(2, 3), tracks, self.keys[tracks])
+
+
+def build_objective(config: PretrainConfig, encoder: Encoder, n_tracks: int, generator: torch.Generator) -> Objective:
+    """The objective of a configuration, for so many training tracks; `generator` draws what it learns besides."""
+    if config.objective == "reconstruction":
+        return Reconstruction(encoder, mask_ratio=config.mask_ratio, generator=generator)
+    if config.objective == "supervised":
+        return Supervised(encoder, generator=generator)
+    loss = (InfoNCE(config.temperature) if config.loss == "infonce" else
+            SogCLR(n_tracks, config.temperature, config.gamma))
+    return Contrastive(encoder, mask_ratio=config.mask_ratio, augmentation=config.augmentation, loss=loss,
+                       projection_dim=config.projection_dim, generator=generator)
 
 
 class Pretraining:
-    """Model, loss and optimizer of one run, and how they are saved and restored.
+    """Encoder, objective and optimizer of one run, and how they are saved and restored.
 
     Parameters
     ----------
@@ -164,15 +196,12 @@ class Pretraining:
     def __init__(self, config: PretrainConfig, corpus: Corpus, train: Sequence[str], valid: Sequence[str]):
         self.config = config
         self.device = pick_device(config.device)
-        self.train_sampler = CropSampler(corpus, train, config.crop_frames)
-        self.valid_sampler = CropSampler(corpus, valid, config.crop_frames)
+        self.train_sampler, self.valid_sampler = (
+            CropSampler(corpus, tracks, config.crop_frames, config.crop_distance) for tracks in (train, valid))
         self.fingerprint = sha256_json({"config": asdict(config), "corpus": corpus.hash, "tracks": list(train)})
         encoder = build_encoder(config.encoder, generator_for(config.seed, 0))
-        head = (ProjectionHead(encoder.embedding_dim, config.projection_dim, generator_for(config.seed, 3))
-                if config.projection_dim else torch.nn.Identity())
-        loss = (InfoNCE(config.temperature) if config.loss == "infonce" else
-                SogCLR(len(train), config.temperature, config.gamma))
-        self.modules = torch.nn.ModuleDict({"encoder": encoder, "head": head, "loss": loss}).to(self.device)
+        objective = build_objective(config, encoder, len(train), generator_for(config.seed, 3))
+        self.modules = torch.nn.ModuleDict({"encoder": encoder, "objective": objective}).to(self.device)
         optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
         self.optimizer = optimizer(self.modules.parameters(), lr=config.lr, weight_decay=config.weight_decay)
         self.step = 0
@@ -182,38 +211,38 @@ class Pretraining:
     def encoder(self) -> Encoder:
         return self.modules["encoder"]
 
-    def _project(self, crops: Tensor, generator: torch.Generator) -> Tensor:
-        """(2, batch, mel, frame) crops to (2, batch, projection)."""
+    @property
+    def objective(self) -> Objective:
+        return self.modules["objective"]
+
+    def _outputs(self, sampler: CropSampler, tracks: Tensor, generator: torch.Generator) -> tuple[Tensor, Batch]:
+        """The objective's outputs for some tracks, and the batch on the device."""
+        batch = sampler.batch(tracks, self.objective.views, generator)
+        batch = Batch(batch.crops.to(self.device), batch.tracks.to(self.device), batch.keys.to(self.device))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
-            embeddings = self.encoder(crops.to(self.device).flatten(0, 1), self.config.mask_ratio, generator)
-            return self.modules["head"](embeddings).float().unflatten(0, (2, -1))
+            return self.objective(self.encoder, batch, generator), batch
 
     def take_step(self) -> None:
-        """One optimizer step; appends loss, in-batch top-1, learning rate and seconds to the history."""
+        """One optimizer step; appends loss, measure, learning rate and seconds to the history."""
         started, config = time.perf_counter(), self.config
-        generator = generator_for(config.seed, 2, self.step)
-        tracks = self.train_sampler.tracks_of_step(self.step, config.batch_size, config.seed)
-        crops = self.train_sampler.crops(tracks, generator)
-        tracks = tracks.to(self.device)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, config)
-        first, second = self._project(crops, generator)
-        loss = self.modules["loss"](first, second, tracks)
+        tracks = self.train_sampler.tracks_of_step(self.step, config.batch_size, config.seed)
+        outputs, batch = self._outputs(self.train_sampler, tracks, generator_for(config.seed, 2, self.step))
+        loss = self.objective.loss(outputs, batch)
         self.optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.modules.parameters(), config.clip_norm)
         self.optimizer.step()
-        self.history.append({"step": self.step, "loss": loss.item(), "top1": top1(first, second, tracks),
+        self.history.append({"step": self.step, "loss": loss.item(), "measure": self.objective.measure(outputs, batch),
                              "lr": group["lr"], "seconds": time.perf_counter() - started})
         self.step += 1
 
     @torch.no_grad()
     def validate(self) -> float:
-        """In-batch top-1 among the first `batch_size` validation tracks, with the same crops each time."""
-        generator = generator_for(self.config.seed, 4)
+        """The objective's measure on the first `batch_size` validation tracks, with the same crops each time."""
         tracks = torch.arange(min(len(self.valid_sampler), self.config.batch_size))
-        first, second = self._project(self.valid_sampler.crops(tracks, generator), generator)
-        return top1(first, second, tracks.to(self.device))
+        return self.objective.measure(*self._outputs(self.valid_sampler, tracks, generator_for(self.config.seed, 4)))
 
     def save(self, path: Path) -> None:
         """Write everything that the next step depends on, as safetensors."""
@@ -251,7 +280,7 @@ class Pretraining:
 
 
 def pretrain(config: PretrainConfig, corpus: Corpus, train: Sequence[str], valid: Sequence[str],
-             checkpoint: Path, *, show: bool = True) -> tuple[Encoder, pd.DataFrame]:
+             checkpoint: Path, *, desc: str = "pre-training", show: bool = True) -> tuple[Encoder, pd.DataFrame]:
     """Pre-train an encoder, resuming from `checkpoint` when it is of this very run.
 
     Parameters
@@ -260,12 +289,12 @@ def pretrain(config: PretrainConfig, corpus: Corpus, train: Sequence[str], valid
     corpus : spectrogram store.
     train, valid : track ids; `valid` only for the curve.
     checkpoint : written every `checkpoint_every` steps and at the end.
-    show : draw a progress bar.
+    desc, show : the progress bar's text, and whether to draw it.
 
     Returns
     -------
-    The encoder in evaluation mode on the CPU, and the history: one row a step with step, loss, top1, lr, seconds
-    and, where it was measured, valid_top1.
+    The encoder in evaluation mode on the CPU, and the history: one row a step with step, loss, measure (see
+    `objectives.MEASURES`), lr, seconds and, where it was taken, valid_measure.
 
     Raises
     ------
@@ -278,10 +307,10 @@ def pretrain(config: PretrainConfig, corpus: Corpus, train: Sequence[str], valid
         raise KeyMynaError(f"batch_size {config.batch_size}: there are only {len(train)} training tracks, and a batch "
                            "holds a track once; lower it.")
     run = Pretraining(config, corpus, train, valid)
-    if run.restore(checkpoint) and show:
+    if run.restore(checkpoint) and show and run.step < config.steps:
         print(f"resumed at step {run.step} of {config.steps}.")
     run.modules.train()
-    with bar(desc="pre-training", total=config.steps, unit="step", show=show) as progress:
+    with bar(desc=desc, total=config.steps, unit="step", show=show) as progress:
         progress.update(run.step)
         while run.step < config.steps:
             run.take_step()
@@ -289,9 +318,36 @@ def pretrain(config: PretrainConfig, corpus: Corpus, train: Sequence[str], valid
             if not math.isfinite(record["loss"]):
                 raise KeyMynaError(f"the loss became {record['loss']} at step {run.step}; lower lr (now {config.lr}).")
             if run.step % config.validate_every == 0 or run.step == config.steps:
-                record["valid_top1"] = run.validate()
+                record["valid_measure"] = run.validate()
             if run.step % config.checkpoint_every == 0 or run.step == config.steps:
                 run.save(checkpoint)
             progress.update()
-            progress.set_postfix_str(f"loss {record['loss']:.2f}, top-1 {record['top1']:.2f}", refresh=False)
+            progress.set_postfix_str(f"loss {record['loss']:.2f}, {MEASURES[config.objective]} {record['measure']:.2f}",
+                                     refresh=False)
     return run.encoder.cpu().eval(), pd.DataFrame(run.history)
+
+
+def pretrain_once(config: PretrainConfig, corpus: Corpus, train: Sequence[str], valid: Sequence[str], *,
+                  desc: str) -> tuple[Encoder, pd.DataFrame]:
+    """`pretrain`, but taken from the cache when this very run was finished before, by this code.
+
+    Many notebooks compare the same encoder with others; it is trained once.
+    """
+    code = source_hash(*(paths.LIBRARY / f"{name}.py" for name in ("pretrain", "objectives", "views", "losses", "model")))
+    name = sha256_json([asdict(config), corpus.hash, list(train), code])[:16]
+    return pretrain(config, corpus, train, valid, paths.CACHE / "pretraining" / f"{name}.safetensors", desc=desc)
+
+
+def counted_flops(config: PretrainConfig, corpus: Corpus, tracks: Sequence[str]) -> float:
+    """Floating-point operations of the matrix products of one step, forward and backward, as torch counts them.
+
+    Counted on eight tracks and scaled to the batch, so that the contrastive similarities, which grow with its square
+    and are less than a hundredth, are counted short.
+    """
+    few = list(tracks[:8])
+    run = Pretraining(replace(config, batch_size=len(few), device="cpu"), corpus, few, few)
+    # Fused attention has no count on every device; spelled out, it is two batched products.
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        outputs, batch = run._outputs(run.train_sampler, torch.arange(len(few)), generator_for(config.seed, 5))
+        run.objective.loss(outputs, batch).backward()
+    return counter.get_total_flops() * config.batch_size / len(few)

@@ -90,14 +90,20 @@ def configuration(study: HeadStudy, grid: Sequence[HeadSpec], **more: Any) -> di
     return {**asdict(study), "grid": [asdict(spec) for spec in grid], **more}
 
 
+def _train(study: HeadStudy, grid: Sequence[HeadSpec], features: Features, corpus: Corpus, device: str,
+           watched: str) -> list[TrainedHead]:
+    """Train a grid of heads on a budget of labels, watching the tracks of a split; all else is the same for any."""
+    tracks = budget_tracks(corpus, study.budget, study.seed)
+    return train_heads(grid, rows_of(features, corpus, tracks, study.shifts),
+                       rows_of(features, corpus, corpus.tracks(split=watched)), max_steps=study.max_steps,
+                       eval_every=study.eval_every, patience=study.patience, seed=study.seed,
+                       device=str(pick_device(device)))
+
+
 def train(study: HeadStudy, grid: Sequence[HeadSpec], features: Features, corpus: Corpus,
           device: str = "cpu") -> list[TrainedHead]:
     """Train a grid of heads on a budget of labels, watching validation; test tracks are not touched."""
-    tracks = budget_tracks(corpus, study.budget, study.seed)
-    return train_heads(grid, rows_of(features, corpus, tracks, study.shifts),
-                       rows_of(features, corpus, corpus.tracks(split="valid")), max_steps=study.max_steps,
-                       eval_every=study.eval_every, patience=study.patience, seed=study.seed,
-                       device=str(pick_device(device)))
+    return _train(study, grid, features, corpus, device, "valid")
 
 
 def predict(head: TrainedHead, features: Features, corpus: Corpus, tracks: Sequence[str]) -> np.ndarray:
@@ -144,3 +150,39 @@ def grid_table(heads: Sequence[TrainedHead]) -> pd.DataFrame:
                           "dropout": h.spec.dropout, "lr": h.spec.lr, "weight_decay": h.spec.weight_decay,
                           "batch_size": h.spec.batch_size, "standardize": h.spec.standardize, "mixup": h.spec.mixup,
                           "valid_score": h.valid_score, "best_step": h.best_step} for h in heads])
+
+
+def optimism(study: HeadStudy, grid: Sequence[HeadSpec], features: Features, corpus: Corpus,
+             device: str = "cpu") -> tuple[pd.DataFrame, pd.DataFrame]:
+    """What choosing by the test score would have claimed, beside what choosing by validation measures.
+
+    The grid is trained twice from the same initialisation on the same batches. The first time validation tracks say
+    when a head stops, which step of it is kept and which head is chosen, as in `train`; the second time the test
+    tracks do, as in the public code. The second way demonstrates a flaw: its score has seen the answers, and is
+    never reported as a result.
+
+    Both ways have the study's patience. Where no head runs out of it, the two choose among the same heads and steps,
+    and the second way's test score is the higher one or equal; a head that the test tracks stop early may miss a
+    later step that validation finds.
+
+    Parameters
+    ----------
+    study, grid, features, corpus, device : as in `train`.
+
+    Returns
+    -------
+    choices : one row a way; columns chosen_on ("valid" or "test"), those of `grid_table` for the chosen head with its
+        scores on the tracks of both splits: valid_score and test_score ("both" fifths, 0..1).
+    predictions : one row a way and test track; chosen_on and the columns of `prediction_table`, tracks in the same
+        order for both ways, so that the difference of the scores is a paired one.
+    """
+    choices, predictions = [], []
+    for watched in ("valid", "test"):
+        chosen = select(_train(study, grid, features, corpus, device, watched))
+        valid, test = (prediction_table(corpus, tracks, predict(chosen, features, corpus, tracks))
+                       for tracks in (corpus.tracks(split="valid"), corpus.tracks(split="test")))
+        row = grid_table([chosen]).assign(valid_score=valid["score"].mean(), test_score=test["score"].mean())
+        for rows, table in ((choices, row), (predictions, test)):
+            table.insert(0, "chosen_on", watched)
+            rows.append(table)
+    return pd.concat(choices, ignore_index=True), pd.concat(predictions, ignore_index=True)

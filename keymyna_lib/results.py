@@ -34,6 +34,7 @@ from keymyna_lib.errors import KeyMynaError
 from keymyna_lib.files import read_json, sha256_file, sha256_json, source_hash, write_json, write_text
 
 METRIC_COLUMNS = ["run_id", "experiment", "dataset", "split", "metric", "value", "n", "seed"]
+_NOT_IN_RUNS = {"run", "tables.py", "figures.py", "conclusions.py", "progress.py", "__pycache__"}
 # What the numbers may depend on; the lock file lists the rest.
 _PACKAGES = ("torch", "torchaudio", "numpy", "scipy", "scikit-learn", "librosa", "essentia", "music21", "symusic",
              "tinysoundfont", "pretty_midi")
@@ -43,9 +44,10 @@ _PACKAGES = ("torch", "torchaudio", "numpy", "scipy", "scikit-learn", "librosa",
 def code_hash() -> str:
     """SHA-256 over the library and the lock file; every run, table and figure names it.
 
-    The runner is left out: it acts on results through the notebooks' parameters only.
+    Left out are the runner, which acts on results through the notebooks' parameters only, and what merely presents
+    stored runs: tables and figures are made anew without training anything again.
     """
-    parts = sorted(path for path in paths.LIBRARY.iterdir() if path.name != "run" and path.name != "__pycache__")
+    parts = sorted(path for path in paths.LIBRARY.iterdir() if path.name not in _NOT_IN_RUNS)
     return source_hash(*parts, paths.LOCK)
 
 
@@ -103,7 +105,7 @@ class Run:
     Parameters
     ----------
     experiment : what kind of run, for instance "linear_probe".
-    profile : smoke, mini or paper: the scale, and where it is kept.
+    profile : smoke, mini, mini-full or paper: the scale, and where it is kept.
     notebook : the notebook that makes it, without suffix.
     config : a dataclass or dictionary of plain values, everything that the numbers depend on.
     seed : the run's seed.
@@ -262,6 +264,35 @@ def published(profile: str, notebook: str) -> dict[str, Any]:
     return read_json(path)
 
 
+def _kin(config: Mapping[str, Any], code: str) -> str:
+    """What runs of different seeds have in common: configuration without the seed, corpus and code."""
+    shared = {key: value for key, value in config.items() if key not in ("seed", "inputs")}
+    return sha256_json([shared, config["inputs"].get("corpus"), code])
+
+
+def _published_runs(profile: str, notebook: str) -> dict[str, tuple[dict[str, Any], str]]:
+    """Run id -> (configuration, code hash) of what a notebook published last; empty when it has not run."""
+    path = paths.results_dir(profile) / "index" / f"{notebook}.json"
+    folders = [paths.results_dir(profile) / "runs" / run for run in read_json(path)["runs"]] if path.exists() else []
+    return {folder.name: (read_json(folder / "config.json"), read_json(folder / "provenance.json")["code_hash"])
+            for folder in folders if folder.exists()}
+
+
+def other_seeds(profile: str, notebook: str, run_ids: Sequence[str]) -> list[str]:
+    """Runs that a notebook published earlier under other seeds, alike in all else to some of these: its further seeds."""
+    folder = paths.results_dir(profile) / "runs"
+    now_made = [(read_json(folder / run / "config.json"), code_hash()) for run in run_ids]
+    kin, seeds = {_kin(*run) for run in now_made}, {config["seed"] for config, _ in now_made}
+    return [run for run, (config, code) in _published_runs(profile, notebook).items()
+            if config["seed"] not in seeds and _kin(config, code) in kin]
+
+
+def published_run(profile: str, notebook: str, experiment: str, config: Mapping[str, Any], corpus: str) -> str | None:
+    """A run of this code that a notebook published with this configuration, whatever its seed; None if there is none."""
+    wanted = _kin({"experiment": experiment, "inputs": {"corpus": corpus}, **config}, code_hash())
+    return next((run for run, found in _published_runs(profile, notebook).items() if _kin(*found) == wanted), None)
+
+
 def load_runs(profile: str, notebooks: Sequence[str]) -> pd.DataFrame:
     """One row a published run: run_id, notebook, experiment, seed, the flat configuration, commit, code_hash.
 
@@ -284,6 +315,16 @@ def load_runs(profile: str, notebooks: Sequence[str]) -> pd.DataFrame:
             raise KeyMynaError(f"the runs of profile {profile!r} were made from {runs[column].nunique()} different "
                                f"{what}; make them anew together: ./run_all.sh --profile {profile} --force")
     return runs
+
+
+def run_file(profile: str, run_id: str, name: str) -> Path:
+    """Path of one of a run's files."""
+    return paths.results_dir(profile) / "runs" / run_id / name
+
+
+def config_of(profile: str, run_id: str) -> dict[str, Any]:
+    """What a run was asked to do."""
+    return read_json(run_file(profile, run_id, "config.json"))
 
 
 def load_metrics(profile: str, run_ids: Sequence[str]) -> pd.DataFrame:

@@ -6,15 +6,17 @@ tune are drawn together) and, where a system was trained with several seeds, ove
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 
 import numpy as np
 import pandas as pd
 
 from keymyna_lib import paths, results
+from keymyna_lib.comparison import estimates_of
 from keymyna_lib.errors import KeyMynaError
-from keymyna_lib.evaluate import bootstrap_interval, confusion, paired_difference_interval, summary
+from keymyna_lib.evaluate import (bootstrap_interval, confusion, holm, mirex_scores, paired_difference,
+                                  paired_difference_interval, summary)
 
 SYSTEM = ["features", "head"]
 NOT_RUN = "not run"
@@ -232,3 +234,193 @@ def exclusions_table(profile: str, run_id: str) -> tuple[pd.DataFrame, dict[str,
     left_out = left_out.assign(**{"last note above the tonic (semitones)": interval})
     table = left_out.groupby(["source", "reason", "last note above the tonic (semitones)"]).size().reset_index(name="pieces")
     return table, {f"{', '.join(row[:3])} / pieces": [run_id] for row in table.astype(str).to_numpy().tolist()}
+
+
+def comparison_scores(profile: str, run_ids: Sequence[str], budget: int) -> tuple[np.ndarray, np.ndarray]:
+    """Scores of runs of `comparison.record` at one label budget: (seed and draw, track), and (track,) compositions.
+
+    Rows are ordered by seed, then draw, tracks by id, so that two systems pair up.
+    """
+    rows, compositions = [], None
+    for run in sorted(run_ids, key=lambda run: results.config_of(profile, run)["seed"]):
+        estimates = estimates_of(profile, run)
+        for _, table in estimates[estimates["budget"] == budget].sort_values(["draw", "track_id"]).groupby("draw"):
+            rows.append(mirex_scores(table["reference"].to_numpy(), table["estimate"].to_numpy(), fifths="both"))
+            compositions = table["composition"].to_numpy()
+    if compositions is None:
+        raise KeyMynaError(f"no run has estimates with {budget} labels; add it to `budgets` and run the notebook again.")
+    return np.stack(rows), compositions
+
+
+def comparison(profile: str, runs: pd.DataFrame, budgets: Sequence[int], against: str) -> pd.DataFrame:
+    """Systems of `comparison.record` by label budget, each set against one of them on the same tracks.
+
+    Parameters
+    ----------
+    runs : rows of `results.load_runs` with name and seed.
+    budgets : label budgets; 0 for all.
+    against : name of the system that the others are compared with.
+
+    Returns
+    -------
+    Columns name, budget, seeds, score, low, high, and difference (minus `against`), d_low, d_high, p (Holm-adjusted over
+    all rows of the table, missing for `against` itself), run_ids. Seeds, label draws and compositions are resampled.
+    """
+    rows, ids = [], {name: list(group["run_id"]) for name, group in runs.groupby("name", sort=False)}
+    seeds = runs.groupby("name")["seed"].apply(set)
+    for budget in budgets:
+        for name in ids:
+            scores, compositions = comparison_scores(profile, ids[name], budget)
+            low, high = bootstrap_interval(scores, groups=compositions, seed=_BOOTSTRAP_SEED)
+            row = {"name": name, "budget": budget, "seeds": len(seeds[name]), "score": scores.mean(), "low": low,
+                   "high": high, "run_ids": ids[name]}
+            shared = seeds[name] & seeds[against]
+            if name != against and shared:
+                pair = [[run for run in ids[side] if runs.set_index("run_id")["seed"][run] in shared]
+                        for side in (name, against)]
+                (a, groups), (b, _) = (comparison_scores(profile, side, budget) for side in pair)
+                found = paired_difference(a, b, groups=groups, seed=_BOOTSTRAP_SEED)
+                row |= {"difference": found.difference, "d_low": found.low, "d_high": found.high, "p": found.p,
+                        "run_ids": ids[name] + pair[1]}
+            rows.append(row)
+    table = pd.DataFrame(rows)
+    if "p" in table:
+        table.loc[table["p"].notna(), "p"] = holm(table["p"].dropna())
+    return table
+
+
+def comparison_table(found: pd.DataFrame, n_train: int, against: str) -> tuple[pd.DataFrame, dict[str, list[str]]]:
+    """`comparison` for people: a row a system, score and paired difference at each budget; and the trace of each cell."""
+    rows, trace = [], {}
+    for name, group in found.groupby("name", sort=False):
+        row = {"system": name, "seeds": str(group["seeds"].iloc[0])}
+        for cell in group.to_dict("records"):
+            label = budget_label(cell["budget"], n_train)
+            columns = {label: with_interval(cell["score"], cell["low"], cell["high"])}
+            if name != against:
+                difference = with_interval(cell["difference"], cell["d_low"], cell["d_high"], "+")
+                columns[f"{label}, minus {against}"] = f"{difference}, p {cell['p']:.3f}"
+            row |= columns
+            trace |= {f"{name}, {row['seeds']} / {column}": cell["run_ids"] for column in columns}
+        rows.append(row)
+    return pd.DataFrame(rows).fillna(""), trace
+
+
+def comparison_cost(profile: str, runs: pd.DataFrame, budget: int) -> pd.DataFrame:
+    """Steps, counted operations and score at one label budget of every run of `comparison.record`, averaged over seeds.
+
+    Returns
+    -------
+    Columns name, objective (the name without its length), steps, tflop, score, low, high, run_ids.
+    """
+    rows = []
+    for name, group in runs.groupby("name", sort=False):
+        ids = list(group["run_id"])
+        metrics = results.load_metrics(profile, ids).groupby("metric")["value"].mean()
+        scores, compositions = comparison_scores(profile, ids, budget)
+        low, high = bootstrap_interval(scores, groups=compositions, seed=_BOOTSTRAP_SEED)
+        steps = int(group["steps"].iloc[0])
+        rows.append({"name": name, "objective": name.removesuffix(f", {steps} steps"), "steps": steps,
+                     "tflop": metrics["flops"] / 1e12, "score": scores.mean(), "low": low, "high": high, "run_ids": ids})
+    return pd.DataFrame(rows)
+
+
+def cost_table(cost: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, list[str]]]:
+    """`comparison_cost` for people, and the trace of each cell."""
+    rows, trace = [], {}
+    for cell in cost.sort_values("tflop", kind="stable").to_dict("records"):
+        row = {"system": cell["name"], "steps": str(cell["steps"]), "TFLOP": f"{cell['tflop']:.1f}",
+               "score": with_interval(cell["score"], cell["low"], cell["high"])}
+        rows.append(row)
+        trace |= {f"{row['system']}, {row['steps']} / {column}": cell["run_ids"]
+                  for column in ("TFLOP", "score")}
+    return pd.DataFrame(rows), trace
+
+
+def property_table(values: pd.DataFrame, run_of: Mapping[str, str]) -> tuple[pd.DataFrame, dict[str, list[str]]]:
+    """What each system's embedding tells of each property, its best layer in brackets; and the trace of each cell.
+
+    Parameters
+    ----------
+    values : columns system, block, property, value; the last block of a system is its embedding.
+    run_of : system -> run id.
+    """
+    rows, trace = [], {}
+    for system, group in values.groupby("system", sort=False):
+        row = {"system": system}
+        for name, layers in group.groupby("property", sort=False):
+            row[name] = f"{100 * layers['value'].iloc[-1]:.0f}"
+            if len(layers) > 1:
+                best = layers.loc[layers["value"].idxmax()]
+                row[name] += f" ({100 * best['value']:.0f}, {best['block']})"
+            trace[f"{system} / {name}"] = [run_of[system]]
+        rows.append(row)
+    return pd.DataFrame(rows), trace
+
+
+def transfer_scores(profile: str, run_ids: Sequence[str]) -> pd.DataFrame:
+    """Scores under each condition of `transfer.transfer`, and paired differences to the control.
+
+    The instrument families count as one condition, each of their windows' tracks once a family.
+
+    Returns
+    -------
+    Columns system, condition, tracks, score, low, high, control, difference, d_low, d_high, run_ids.
+    """
+    rows = []
+    for run in run_ids:
+        found = results.load_predictions(profile, run)
+        found["shown"] = found["condition"].where(~found["condition"].str.startswith("unheard: "), "unheard instrument")
+        for condition, group in found.groupby("shown", sort=False):
+            heads = [group[group["head"] == head].sort_values(["condition", "track_id"]) for head in ("elsewhere", "control")]
+            scores, control = (table["score"].to_numpy() for table in heads)
+            compositions = heads[0]["composition"].to_numpy()
+            low, high = bootstrap_interval(scores, groups=compositions, seed=_BOOTSTRAP_SEED)
+            drop = paired_difference(scores, control, groups=compositions, seed=_BOOTSTRAP_SEED)
+            rows.append({"system": results.config_of(profile, run)["name"], "condition": condition, "tracks": len(scores),
+                         "score": scores.mean(), "low": low, "high": high, "control": control.mean(),
+                         "difference": drop.difference, "d_low": drop.low, "d_high": drop.high, "run_ids": [run]})
+    return pd.DataFrame(rows)
+
+
+def transfer_table(found: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, list[str]]]:
+    """`transfer_scores` for people, a row a system; and the trace of each cell."""
+    rows, trace = [], {}
+    for system, group in found.groupby("system", sort=False):
+        row = {"system": system}
+        for cell in group.to_dict("records"):
+            row[cell["condition"]] = (f"{100 * cell['score']:.1f} ("
+                                      f"{with_interval(cell['difference'], cell['d_low'], cell['d_high'], '+')})")
+            trace[f"{system} / {cell['condition']}"] = cell["run_ids"]
+        rows.append(row)
+    return pd.DataFrame(rows), trace
+
+
+def head_table(found: Mapping[str, pd.DataFrame], against: str) -> tuple[pd.DataFrame, dict[str, list[str]]]:
+    """Head ablations for people: a row a head, a column an encoder (name -> what `comparison` returns); with trace."""
+    rows, trace = {}, {}
+    for encoder, table in found.items():
+        for cell in table.to_dict("records"):
+            text = with_interval(cell["score"], cell["low"], cell["high"])
+            if cell["name"] != against:
+                text += f"; {with_interval(cell['difference'], cell['d_low'], cell['d_high'], '+')}, p {cell['p']:.3f}"
+            rows.setdefault(cell["name"], {"head": cell["name"]})[encoder] = text
+            trace[f"{cell['name']} / {encoder}"] = cell["run_ids"]
+    return pd.DataFrame(rows.values()), trace
+
+
+def optimism_table(profile: str, run_ids: Sequence[str], n_train: int) -> tuple[pd.DataFrame, dict[str, list[str]]]:
+    """Test scores of the heads that validation and that the test score chose, and the trace of each cell."""
+    rows, trace = [], {}
+    for run in run_ids:
+        config, found = results.config_of(profile, run), results.load_predictions(profile, run)
+        by_valid, by_test = (found[found["chosen_on"] == split].sort_values("track_id") for split in ("valid", "test"))
+        gap = paired_difference(by_test["score"], by_valid["score"], groups=by_valid["composition"].to_numpy(),
+                                seed=_BOOTSTRAP_SEED)
+        row = {"features": config["features"], "head": config["head"], "labels": budget_label(config["budget"], n_train)}
+        values = {"chosen on validation": f"{100 * by_valid['score'].mean():.1f}",
+                  "chosen on test (not a result)": f"{100 * by_test['score'].mean():.1f}",
+                  "optimism": with_interval(gap.difference, gap.low, gap.high, "+")}
+        rows.append(row | values)
+        trace |= {f"{', '.join(row.values())} / {column}": [run] for column in values}
+    return pd.DataFrame(rows), trace

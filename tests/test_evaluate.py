@@ -1,10 +1,13 @@
+from itertools import chain, combinations
+
 import mir_eval
 import numpy as np
 import pytest
+from scipy import stats
 
 from keymyna_lib import keys
 from keymyna_lib.errors import KeyMynaError
-from keymyna_lib.evaluate import (bootstrap_interval, chance_scores, confusion, mirex_scores,
+from keymyna_lib.evaluate import (bootstrap_interval, chance_scores, confusion, holm, mirex_scores, paired_difference,
                                   paired_difference_interval, summary, track_predictions)
 
 REFERENCE, ESTIMATE = np.divmod(np.arange(576), 24)  # all pairs of keys
@@ -113,7 +116,13 @@ def test_pairing_takes_out_what_the_systems_share():
     (lambda: bootstrap_interval([], seed=0), "finite"),
     (lambda: bootstrap_interval([0.5, np.nan], seed=0), "finite"),
     (lambda: bootstrap_interval([0.5], level=95, seed=0), "level"),
-    (lambda: paired_difference_interval([1, 2], [1], seed=0), "same tracks")])
+    (lambda: bootstrap_interval([0.5], n_resamples=0, seed=0), "n_resamples"),
+    (lambda: paired_difference_interval([1, 2], [1], seed=0), "same tracks"),
+    (lambda: paired_difference([[1, 2]], [1, 2], seed=0), "same tracks"),
+    (lambda: paired_difference([1], [np.inf], seed=0), "finite"),
+    (lambda: holm([0.5, 1.5]), "p_values"),
+    (lambda: holm([0.5, np.nan]), "p_values"),
+    (lambda: holm([[0.5]]), "p_values")])
 def test_bad_input(call, message):
     with pytest.raises(KeyMynaError, match=message):
         call()
@@ -129,3 +138,89 @@ def test_groups_are_drawn_together():
     assert narrow[1] - narrow[0] < 0.6 * (high - low)
     with pytest.raises(KeyMynaError, match="group labels"):
         bootstrap_interval(scores, groups=[0, 1], seed=0)
+
+
+def resampled_means(scores, groups, n_resamples, seed):
+    """The resampling written out: the same draws, then each resample's table averaged entry by entry."""
+    rng = np.random.default_rng(seed)
+    labels = np.unique(groups)
+    draws = [rng.multinomial(n, np.full(n, 1 / n), size=n_resamples) for n in (len(scores), len(labels))]
+    means = []
+    for seeds, drawn in zip(*draws):
+        rows = [s for s, n in enumerate(seeds) for _ in range(n)]
+        columns = [t for label, n in zip(labels, drawn) for _ in range(n) for t in np.flatnonzero(groups == label)]
+        means.append(scores[np.ix_(rows, columns)].mean())
+    return np.array(means)
+
+
+@pytest.mark.parametrize("n_seeds", [1, 3])
+def test_interval_and_p_value_are_those_of_the_resampled_tables(n_seeds):
+    rng = np.random.default_rng(4)
+    a, b = rng.choice([0, 0.2, 0.3, 0.5, 1], size=(2, n_seeds, 30))
+    groups = np.array([f"tune {i}" for i in rng.integers(12, size=30)])
+    means = resampled_means(a - b, groups, 500, 7)
+    found = paired_difference(a, b, groups=groups, n_resamples=500, level=0.9, seed=7)
+    bounds = np.quantile(means, [0.05, 0.95])
+    assert found.difference == pytest.approx(a.mean() - b.mean(), abs=1e-12)
+    assert (found.low, found.high) == pytest.approx(tuple(bounds), abs=1e-12)
+    means = means.round(9)  # sums of tenths: what is 0 is 0
+    assert found.p == pytest.approx(min(1, 2 * (min(np.sum(means <= 0), np.sum(means >= 0)) + 1) / 501))
+    assert bootstrap_interval(a, groups=groups, n_resamples=500, level=0.9, seed=7) == pytest.approx(
+        tuple(np.quantile(resampled_means(a, groups, 500, 7), [0.05, 0.95])), abs=1e-12)
+    assert paired_difference_interval(a, b, groups=groups, n_resamples=500, level=0.9, seed=7) == \
+        bootstrap_interval(a - b, groups=groups, n_resamples=500, level=0.9, seed=7) == found[1:3]
+
+
+def test_p_value_of_no_difference_and_of_a_sure_one():
+    scores = np.random.default_rng(0).random((2, 50))
+    assert paired_difference(scores, scores, seed=0) == (0, 0, 0, 1)
+    shifted = paired_difference(scores + 0.1, scores, seed=0)
+    assert shifted.p == pytest.approx(2 / 2001) and shifted[:3] == pytest.approx((0.1, 0.1, 0.1))
+    assert paired_difference(scores, scores + 0.1, seed=0).p == shifted.p  # two-sided
+
+
+def test_rounding_does_not_decide_what_is_zero():
+    """0.3 - 0.1 and 0.2 cancel but for rounding: half of the resamples of two such tracks are draws of both, mean 0."""
+    a, b = np.array([0.3, 0.0]), np.array([0.1, 0.2])
+    assert (a - b).sum() != 0
+    assert paired_difference(a, b, seed=0).p == 1  # each side holds a quarter besides
+
+
+def test_p_value_is_uniform_when_nothing_differs_and_tracks_come_in_groups():
+    """Compositions move their settings alike. Drawn together the p-values are uniform, drawn singly far too small."""
+    groups = np.repeat(np.arange(60), 3)
+    together, singly, t_test, agree = [], [], [], []
+    for trial in range(400):
+        rng = np.random.default_rng([5, trial])
+        noise = rng.normal(size=60)[groups] + 0.3 * rng.normal(size=180)
+        found = paired_difference(noise, np.zeros(180), groups=groups, n_resamples=199, seed=trial)
+        together.append(found.p)
+        singly.append(paired_difference(noise, np.zeros(180), n_resamples=199, seed=trial).p)
+        t_test.append(stats.ttest_1samp(noise.reshape(60, 3).mean(axis=1), 0).pvalue)
+        excludes = not found.low <= 0 <= found.high
+        agree.append((found.p < 0.05) == excludes or abs(found.p - 0.05) <= 2 * 2 / 200)  # two resamples, two sides
+    together, singly = np.array(together), np.array(singly)
+    assert all(agree) and np.abs(together - t_test).mean() < 0.05
+    assert stats.kstest(together, "uniform").statistic < stats.kstwo.ppf(0.99, 400)
+    assert 0.02 < np.mean(together <= 0.05) < 0.09 and np.mean(singly <= 0.05) > 0.15
+
+
+def test_p_value_is_near_that_of_the_t_test():
+    difference = np.random.default_rng(3).normal(0.16, 1, size=200)
+    p = paired_difference(difference, np.zeros(200), n_resamples=20000, seed=0).p
+    assert p == pytest.approx(stats.ttest_1samp(difference, 0).pvalue, rel=0.25)
+
+
+def test_holm_by_hand():
+    # Sorted 0.005, 0.01, 0.03, 0.04 count 4, 3, 2 and 1 times: 0.02, 0.03, 0.06, and 0.04 raised to the 0.06 before.
+    np.testing.assert_allclose(holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02], rtol=1e-12)
+    assert holm([0.4, 0.6]).tolist() == [0.8, 0.8] and holm([0.7, 0.8]).tolist() == [1, 1] and holm([]).size == 0
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 7])
+def test_holm_is_closed_testing_with_bonferroni(n):
+    """By definition: the largest Bonferroni p-value of all the sets of hypotheses that one belongs to."""
+    p = np.random.default_rng(n).random(n).round(1) ** 3  # with ties
+    subsets = [list(s) for s in chain.from_iterable(combinations(range(n), size) for size in range(1, n + 1))]
+    closed = [max(min(1, len(s) * p[s].min()) for s in subsets if i in s) for i in range(n)]
+    np.testing.assert_allclose(holm(p), closed, rtol=1e-12)

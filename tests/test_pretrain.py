@@ -7,14 +7,16 @@ import pandas as pd
 import pytest
 import torch
 
+from keymyna_lib import paths
 from keymyna_lib.errors import KeyMynaError
 from keymyna_lib.model import EncoderConfig
-from keymyna_lib.pretrain import CropSampler, PretrainConfig, Pretraining, learning_rate, pick_device, pretrain
+from keymyna_lib.pretrain import (CropSampler, PretrainConfig, Pretraining, counted_flops, learning_rate, pick_device,
+                                  pretrain, pretrain_once)
 
 
 def config(**changes):
-    values = dict(encoder=EncoderConfig("vit-toy", "vertical", "log1p"), mask_ratio=0.5, crop_frames=20,
-                  loss="infonce", temperature=0.1, gamma=0.9, projection_dim=16, steps=6, batch_size=8,
+    values = dict(encoder=EncoderConfig("vit-toy", "vertical", "log1p"), objective="contrastive", mask_ratio=0.5,
+                  augmentation="none", crop_frames=20, crop_distance=0, loss="infonce", temperature=0.1, gamma=0.9, projection_dim=16, steps=6, batch_size=8,
                   optimizer="adam", lr=1e-3, weight_decay=1e-5, warmup_steps=2, clip_norm=1.0, precision="fp32",
                   device="cpu", checkpoint_every=2, validate_every=3, seed=0)
     return PretrainConfig(**values | changes)
@@ -28,6 +30,7 @@ def corpus():
     frames = np.concatenate([0.4 * rng.random(128) + 4 * rng.random((n, 128)) for n in lengths]).astype(np.float16)
     firsts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
     return SimpleNamespace(frames=frames, hash="stand-in",
+                           manifest=pd.DataFrame({"key": np.arange(12) % 3}, index=[f"t{i}" for i in range(12)]),
                            offsets=pd.DataFrame({"first_frame": firsts, "n_frames": lengths},
                                                 index=[f"t{i}" for i in range(12)]))
 
@@ -35,9 +38,11 @@ def corpus():
 TRAIN, VALID = [f"t{i}" for i in range(9)], ["t9", "t10", "t11"]
 
 
-@pytest.mark.parametrize("loss, optimizer", [("infonce", "adam"), ("sogclr", "adamw")])
-def test_killed_and_resumed_equals_unbroken(corpus, tmp_path, monkeypatch, loss, optimizer):
-    settings = config(loss=loss, optimizer=optimizer)
+@pytest.mark.parametrize("changes", [
+    dict(loss="infonce", optimizer="adam"), dict(loss="sogclr", optimizer="adamw"), dict(objective="reconstruction"),
+    dict(objective="supervised", mask_ratio=0.0), dict(augmentation="timbre and pitch", mask_ratio=0.0)])
+def test_killed_and_resumed_equals_unbroken(corpus, tmp_path, monkeypatch, changes):
+    settings = config(**changes)
     unbroken, curve = pretrain(settings, corpus, TRAIN, VALID, tmp_path / "a.safetensors", show=False)
 
     class Killed(Exception):
@@ -75,9 +80,9 @@ def test_a_foreign_or_damaged_checkpoint_is_not_believed(corpus, tmp_path, capsy
 def test_it_learns_to_tell_tracks_apart(corpus, tmp_path):
     _, curve = pretrain(config(steps=150, lr=3e-3, mask_ratio=0.5), corpus, TRAIN, VALID, tmp_path / "d.safetensors",
                         show=False)
-    assert curve["top1"][-10:].mean() > curve["top1"][:5].mean() + 0.2
+    assert curve["measure"][-10:].mean() > curve["measure"][:5].mean() + 0.2
     assert curve["loss"][-10:].mean() < curve["loss"][:5].mean()
-    assert curve["valid_top1"].notna().sum() == 50
+    assert curve["valid_measure"].notna().sum() == 50
 
 
 def test_an_epoch_takes_each_track_once(corpus):
@@ -92,7 +97,7 @@ def test_crops_lie_inside_their_track_and_short_tracks_are_padded(corpus):
     sampler = CropSampler(corpus, TRAIN, 20)
     seen = set()
     for seed in range(50):
-        crops = sampler.crops(torch.arange(9), torch.Generator().manual_seed(seed))
+        crops = sampler.batch(torch.arange(9), 2, torch.Generator().manual_seed(seed)).crops
         assert crops.shape == (2, 9, 128, 20)
         for row, (first, length) in enumerate(corpus.offsets.loc[TRAIN].to_numpy()):
             track = torch.from_numpy(corpus.frames[first:first + length]).T
@@ -106,6 +111,33 @@ def test_crops_lie_inside_their_track_and_short_tracks_are_padded(corpus):
     assert min(seen) < 4 and max(seen) > longest - 20 - 4  # both ends are reached
 
 
+def test_second_crops_begin_near_the_first(corpus):
+    near, far = CropSampler(corpus, TRAIN, 10, crop_distance=3), CropSampler(corpus, TRAIN, 10)
+    track = int(np.argmax(near.spans[:, 1]))
+    frames = torch.from_numpy(corpus.frames[slice(*(near.spans[track].cumsum()))]).T
+
+    def starts(sampler, seed):
+        crops = sampler.batch(torch.tensor([track]), 2, torch.Generator().manual_seed(seed)).crops[:, 0]
+        return [next(s for s in range(frames.shape[1]) if torch.equal(frames[:, s:s + 10], crop)) for crop in crops]
+
+    distances = [abs(np.diff(starts(near, seed))[0]) for seed in range(60)]
+    assert max(distances) == 3 and {0, 1, 2} <= set(distances)
+    assert max(abs(np.diff(starts(far, seed))[0]) for seed in range(60)) > 10
+
+
+def test_keys_travel_with_their_tracks(corpus):
+    batch = CropSampler(corpus, TRAIN, 10).batch(torch.tensor([4, 0, 8]), 1, torch.Generator())
+    assert batch.keys.tolist() == [1, 0, 2] and batch.tracks.tolist() == [4, 0, 8] and batch.crops.shape == (1, 3, 128, 10)
+
+
+@pytest.mark.parametrize("changes, better", [(dict(objective="reconstruction"), "lower"),
+                                             (dict(objective="supervised", mask_ratio=0.0), "higher")])
+def test_the_other_objectives_learn_too(corpus, tmp_path, changes, better):
+    _, curve = pretrain(config(steps=60, lr=3e-3, **changes), corpus, TRAIN, VALID, tmp_path / "f.safetensors", show=False)
+    before, after = curve["measure"][:5].mean(), curve["measure"][-10:].mean()
+    assert after < 0.8 * before if better == "lower" else after > before + 0.2
+
+
 def test_schedule():
     settings = config(steps=110, warmup_steps=10, lr=2.0)
     rates = [learning_rate(step, settings) for step in range(110)]
@@ -114,7 +146,10 @@ def test_schedule():
 
 
 @pytest.mark.parametrize("changes, message", [({"loss": "triplet"}, "loss 'triplet'"), ({"mask_ratio": 1.0}, "mask_ratio"),
-                                              ({"batch_size": 0}, "batch_size 0"), ({"precision": "fp8"}, "fp8")])
+                                              ({"batch_size": 0}, "batch_size 0"), ({"precision": "fp8"}, "fp8"),
+                                              ({"objective": "rotation"}, "objective 'rotation'"),
+                                              ({"augmentation": "loud"}, "augmentation 'loud'"),
+                                              ({"crop_distance": -1}, "crop_distance -1")])
 def test_bad_settings_are_named(changes, message):
     with pytest.raises(KeyMynaError, match=message):
         config(**changes)
@@ -130,3 +165,21 @@ def test_missing_gpu_is_said(monkeypatch):
 def test_nothing_to_learn_from(corpus, tmp_path):
     with pytest.raises(KeyMynaError, match="validation tracks"):
         pretrain(config(), corpus, TRAIN, [], tmp_path / "e.safetensors", show=False)
+
+
+def test_counted_operations_are_those_of_the_closed_form(corpus):
+    settings = config(mask_ratio=0.0, crop_frames=10, projection_dim=0, batch_size=16)
+    width, depth, hidden, tokens, patch = 64, 2, 128, 5, 256
+    linear = patch * width + depth * (4 * width * width + 2 * width * hidden)  # multiply-adds a token
+    attention = 2 * tokens * width * depth                                     # scores and their use, one head
+    forward = 2 * tokens * (linear + attention)
+    expected = 16 * 2 * 3 * forward  # two views; backward costs twice as much as forward
+    assert counted_flops(settings, corpus, TRAIN) == pytest.approx(expected, rel=0.01)
+
+
+def test_a_finished_run_is_taken_from_the_cache(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "CACHE", tmp_path)
+    first, curve = pretrain_once(config(), corpus, TRAIN, VALID, desc="one")
+    monkeypatch.setattr(Pretraining, "take_step", lambda self: pytest.fail("trained again"))
+    again, curve2 = pretrain_once(config(), corpus, TRAIN, VALID, desc="two")
+    assert curve.equals(curve2) and all(torch.equal(v, again.state_dict()[k]) for k, v in first.state_dict().items())

@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 import torch
 
-from keymyna_lib import paths, protocol, results
+from keymyna_lib import heads, paths, protocol, results
 from keymyna_lib.embed import Features
 from keymyna_lib.errors import KeyMynaError
+from keymyna_lib.evaluate import mirex_scores
 from keymyna_lib.heads import HeadSpec
 
 N = {"train": 96, "valid": 48, "test": 48}
@@ -108,3 +109,71 @@ def test_shifted_rows_carry_the_moved_label(corpus):
     rows = protocol.rows_of(features(corpus), corpus, corpus.tracks("train"), (0, 2))
     assert (rows.x.argmax(dim=1) == rows.y).float().mean() > 0.99
     assert len(rows.x) == 3 * N["train"] and np.bincount(rows.track.numpy()).tolist() == [3] * N["train"]
+
+
+def blurred(corpus, noise=1.5):
+    """Features that hold the key under much noise, so that scores of heads and steps differ."""
+    rows = features(corpus)
+    return Features(rows.x + noise * torch.randn(rows.x.shape, generator=torch.Generator().manual_seed(1)), rows.track,
+                    rows.shift, rows.track_ids)
+
+
+LOOSE = [HeadSpec(lr=lr, dropout=p) for lr in (1e-3, 1e-2, 1e-1) for p in (0.0, 0.5)]
+
+
+def split_score(head, rows, corpus, split):
+    tracks = corpus.tracks(split)
+    estimates = protocol.predict(head, rows, corpus, tracks)
+    return mirex_scores(corpus.manifest.loc[tracks, "key"].to_numpy(), estimates, fifths="both").mean()
+
+
+def test_optimism_is_the_best_test_score_of_all_heads_and_steps(corpus):
+    """Against every head stopped at every step, scored on both splits: the maxima over the one and over the other."""
+    rows, look = blurred(corpus), study(max_steps=60, eval_every=20, patience=3)
+    train, valid = (protocol.rows_of(rows, corpus, tracks)
+                    for tracks in (protocol.budget_tracks(corpus, 48, 0), corpus.tracks("valid")))
+    scores = {}
+    for steps in (20, 40, 60):
+        stopped = heads.train_heads(LOOSE, train, valid, max_steps=steps, eval_every=steps, patience=1, seed=0)
+        scores |= {(h.spec.lr, h.spec.dropout, steps): [split_score(h, rows, corpus, s) for s in ("valid", "test")]
+                   for h in stopped}
+    choices, predictions = protocol.optimism(look, LOOSE, rows, corpus)
+    choices = choices.set_index("chosen_on")
+    for watched, column in (("valid", 0), ("test", 1)):
+        row = choices.loc[watched]
+        there = scores[row["lr"], row["dropout"], row["best_step"]]
+        assert [row["valid_score"], row["test_score"]] == pytest.approx(there)
+        assert there[column] == pytest.approx(max(pair[column] for pair in scores.values()))
+    assert choices.loc["test", "test_score"] > choices.loc["valid", "test_score"]
+    assert choices.loc["test", "valid_score"] <= choices.loc["valid", "valid_score"]
+    ways = dict(tuple(predictions.groupby("chosen_on")))
+    for watched, table in ways.items():
+        assert list(table["track_id"]) == corpus.tracks("test")
+        assert table["score"].mean() == pytest.approx(choices.loc[watched, "test_score"])
+
+
+def test_the_honest_way_of_optimism_is_the_one_that_is_reported(corpus):
+    rows, look = blurred(corpus), study(max_steps=100, eval_every=20, patience=2)
+    chosen = heads.select(protocol.train(look, LOOSE, rows, corpus))
+    choices, predictions = protocol.optimism(look, LOOSE, rows, corpus)
+    honest = choices.set_index("chosen_on").loc["valid"]
+    assert [honest["lr"], honest["dropout"], honest["best_step"]] == \
+        [chosen.spec.lr, chosen.spec.dropout, chosen.best_step]
+    assert honest["valid_score"] == pytest.approx(chosen.valid_score)
+    tracks = corpus.tracks("test")
+    pd.testing.assert_frame_equal(
+        predictions[predictions["chosen_on"] == "valid"].drop(columns="chosen_on").reset_index(drop=True),
+        protocol.prediction_table(corpus, tracks, protocol.predict(chosen, rows, corpus, tracks)))
+
+
+def test_there_is_no_optimism_where_both_splits_hold_the_same(corpus):
+    """Test tracks that are copies of the validation tracks: the two ways are one."""
+    rows = blurred(corpus)
+    number = {name: i for i, name in enumerate(rows.track_ids)}
+    for valid, test in zip(corpus.tracks("valid"), corpus.tracks("test")):
+        rows.x[rows.track == number[test]] = rows.x[rows.track == number[valid]]
+    choices, predictions = protocol.optimism(study(max_steps=60, eval_every=20, patience=1), LOOSE, rows, corpus)
+    one, other = (choices.drop(columns="chosen_on").iloc[i] for i in range(2))
+    assert one.equals(other) and one["valid_score"] == one["test_score"]
+    one, other = (predictions.loc[predictions["chosen_on"] == w, "estimate"].to_numpy() for w in ("valid", "test"))
+    assert (one == other).all()

@@ -1,0 +1,152 @@
+"""What an encoder is pre-trained to do. An objective owns its views of a batch and its loss; the loop is shared.
+
+Every objective turns crops into outputs, outputs into a loss, and outputs into one number that people understand:
+
+    contrastive      tell the two crops of a track from those of all others, masked, augmented or bare  (top-1)
+    reconstruction   fill in the patches that were hidden: a masked autoencoder                          (error)
+    supervised       name the key of a crop, from its label                                              (accuracy)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from keymyna_lib.errors import KeyMynaError
+from keymyna_lib.keys import N_KEYS
+from keymyna_lib.losses import InfoNCE, SogCLR, top1
+from keymyna_lib.model import Encoder, ProjectionHead, Transformer, initialise, kept_tokens, position_table, random_keep
+from keymyna_lib.views import augment
+
+MEASURES = {"contrastive": "in-batch top-1", "reconstruction": "squared error of hidden patches",
+            "supervised": "accuracy of crops"}
+AUGMENTATIONS = ("none", "timbre", "timbre and pitch")
+DECODER_DEPTH = 4  # the public code's
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some tracks of a step.
+
+    crops : (view, batch, mel, frame) stored spectrograms, log(1 + power).
+    tracks : (batch,) int64, positions among the training tracks.
+    keys : (batch,) int64, 0..23; read by the supervised objective only.
+    """
+
+    crops: Tensor
+    tracks: Tensor
+    keys: Tensor
+
+
+class Contrastive(nn.Module):
+    """Two views of each track, told apart from all other tracks (paper: masked, not augmented).
+
+    Parameters
+    ----------
+    encoder : only its size is read.
+    mask_ratio : share of the tokens dropped from each view.
+    augmentation : one of AUGMENTATIONS, done to each view on its own: none, `views.augment`, or with pitch shifts.
+    loss : takes two views' projections and the tracks.
+    projection_dim : outputs of the projection head; 0 for none.
+    generator : draws the head.
+    """
+
+    views = 2
+
+    def __init__(self, encoder: Encoder, *, mask_ratio: float, augmentation: str, loss: InfoNCE | SogCLR,
+                 projection_dim: int, generator: torch.Generator):
+        super().__init__()
+        if augmentation not in AUGMENTATIONS:
+            raise KeyMynaError(f"augmentation {augmentation!r}: choose one of {', '.join(AUGMENTATIONS)}.")
+        self.mask_ratio, self.augmentation, self._loss = mask_ratio, augmentation, loss
+        self.head = (ProjectionHead(encoder.embedding_dim, projection_dim, generator) if projection_dim
+                     else nn.Identity())
+
+    def forward(self, encoder: Encoder, batch: Batch, generator: torch.Generator) -> Tensor:
+        """(view, batch, projection)."""
+        crops = batch.crops.flatten(0, 1)
+        if self.augmentation != "none":
+            crops = augment(crops, generator, pitch_shift=self.augmentation == "timbre and pitch")
+        return self.head(encoder(crops, self.mask_ratio, generator)).float().unflatten(0, (2, -1))
+
+    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """The contrastive loss."""
+        return self._loss(*outputs, batch.tracks)
+
+    def measure(self, outputs: Tensor, batch: Batch) -> float:
+        """Share of first views whose nearest second view is of the same track."""
+        return top1(*outputs, batch.tracks)
+
+
+class Reconstruction(nn.Module):
+    """A masked autoencoder (He et al., 2022): the mean squared error of hidden patches of log(1 + power).
+
+    The decoder, half as wide as the encoder and four layers deep, sees the encoder's tokens and one learned token
+    wherever a patch was hidden, all with positions; it is thrown away afterwards.
+    """
+
+    views = 1
+
+    def __init__(self, encoder: Encoder, *, mask_ratio: float, generator: torch.Generator):
+        super().__init__()
+        if len(encoder.branches) != 1 or not 0 < mask_ratio < 1:
+            raise KeyMynaError(f"reconstruction with patches {encoder.config.patch!r} and mask_ratio {mask_ratio}: it "
+                               "needs one kind of patches, and some of them hidden.")
+        patchify, _, embedding, _ = encoder.branches[0]
+        self.mask_ratio, self.dim = mask_ratio, encoder.dim // 2
+        self.enter = nn.Linear(encoder.dim, self.dim)
+        self.decoder = Transformer(self.dim, DECODER_DEPTH, max(1, self.dim // 64), 4 * self.dim)
+        self.leave = nn.Linear(self.dim, embedding.in_features)
+        self.patchify = patchify
+        initialise(self, generator)
+        self.hidden = nn.Parameter(0.02 * torch.randn(self.dim, generator=generator))
+
+    def forward(self, encoder: Encoder, batch: Batch, generator: torch.Generator) -> Tensor:
+        """(batch, hidden patch) mean squared errors."""
+        crops = encoder.trim(batch.crops[0])
+        rows, columns = self.patchify.grid(crops)
+        order = random_keep(len(crops), rows * columns, 0.0, generator).to(crops.device)
+        n_kept = kept_tokens(rows * columns, self.mask_ratio)
+        keep, hide = order[:, :n_kept], order[:, n_kept:]
+        tokens = self.enter(encoder.tokens(encoder.branches[0], crops, keep))
+        tokens = torch.cat([tokens, self.hidden.to(tokens.dtype).expand(*hide.shape, -1)], dim=1)
+        positions = position_table(rows, columns, self.dim).to(crops.device)[order]
+        guess = self.leave(self.decoder(tokens + positions))[:, n_kept:]
+        return (guess.float() - self.patchify(crops, hide).float()).square().mean(dim=2)
+
+    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Mean over hidden patches."""
+        return outputs.mean()
+
+    def measure(self, outputs: Tensor, batch: Batch) -> float:
+        """The same number."""
+        return outputs.mean().item()
+
+
+class Supervised(nn.Module):
+    """The key of each crop, from scratch, with all the labels: what pre-training would have to replace."""
+
+    views = 1
+
+    def __init__(self, encoder: Encoder, *, generator: torch.Generator):
+        super().__init__()
+        self.classifier = nn.Linear(encoder.embedding_dim, N_KEYS)
+        initialise(self, generator)
+
+    def forward(self, encoder: Encoder, batch: Batch, generator: torch.Generator) -> Tensor:
+        """(batch, 24) logits."""
+        return self.classifier(encoder(batch.crops[0])).float()
+
+    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Cross-entropy."""
+        return F.cross_entropy(outputs, batch.keys)
+
+    def measure(self, outputs: Tensor, batch: Batch) -> float:
+        """Share of crops whose key is right."""
+        return (outputs.argmax(dim=1) == batch.keys).float().mean().item()
+
+
+Objective = Contrastive | Reconstruction | Supervised

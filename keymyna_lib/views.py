@@ -1,0 +1,103 @@
+"""Random augmentations of stored spectrograms: the usual views of contrastive learning, where masking is not the view.
+
+They act on mel power, not on audio, for the store holds spectrograms and a phase vocoder would cost more than the
+step; ranges are those of the corpus's own arrangements where it has such a thing, else our choice.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from keymyna_lib.spectrogram import HOP, N_MELS, SAMPLE_RATE
+
+GAIN_DB = (-12.0, 0.0)
+FILTER_DB = 12.0              # a random equaliser: knots uniform in plus or minus this, dB
+FILTER_KNOTS = 6
+REVERB_TIME = (0.15, 1.5)     # s for a decay of 60 dB
+REVERB_DB = (-20.0, -3.0)     # power of the tail relative to the dry sound
+SNR_DB = (0.0, 20.0)
+NOISE_COLOUR = (0.0, 2.0)     # power falls as frequency^-colour
+PITCH_SEMITONES = 4.0         # plus or minus, not rounded to semitones
+
+
+def augment(crops: Tensor, generator: torch.Generator, *, pitch_shift: bool) -> Tensor:
+    """Filter, reverb, noise and gain, all drawn anew for each crop; with `pitch_shift` also a shift up to 4 semitones.
+
+    Parameters
+    ----------
+    crops : (batch, mel, frame) log(1 + power), any float type.
+    generator : on the CPU.
+
+    Returns
+    -------
+    (batch, mel, frame) float32 log(1 + power), on the crops' device.
+    """
+    power = crops.float().expm1()
+    batch, device = len(power), power.device
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return (low + (high - low) * torch.rand(batch, *shape, generator=generator)).to(device)
+
+    if pitch_shift:
+        power = shift_bands(power, uniform(-PITCH_SEMITONES, PITCH_SEMITONES))
+    knots = uniform(-FILTER_DB, FILTER_DB, 1, FILTER_KNOTS)
+    response = torch.nn.functional.interpolate(knots, N_MELS, mode="linear", align_corners=True).mT
+    power = power * 10 ** (response / 10)
+    power = power + reverb_tail(power, uniform(*REVERB_TIME), uniform(*REVERB_DB))
+    power = power + coloured_noise(power, uniform(*SNR_DB), uniform(*NOISE_COLOUR), generator)
+    return (power * 10 ** (uniform(*GAIN_DB, 1, 1) / 10)).log1p()
+
+
+def shift_bands(power: Tensor, semitones: Tensor) -> Tensor:
+    """Shift the pitch of mel power (batch, mel, frame) by (batch,) semitones, by interpolation between bands.
+
+    Band b of the result takes what lay `semitones` below it; what would come from outside the bands is silence.
+    """
+    centres = band_centres()
+    sources = centres[None] * 2 ** (-semitones.cpu().numpy()[:, None] / 12)
+    places = np.interp(sources, centres, np.arange(N_MELS), left=-1, right=N_MELS)
+    places = torch.from_numpy(places).to(power)
+    low = places.floor().clamp(0, N_MELS - 2).long()
+    share = (places - low)[..., None].clamp(0, 1)
+    rows = torch.arange(len(power), device=power.device)[:, None]
+    mixed = torch.lerp(power[rows, low], power[rows, low + 1], share)
+    return mixed * ((places >= 0) & (places <= N_MELS - 1))[..., None]
+
+
+def reverb_tail(power: Tensor, times: Tensor, levels_db: Tensor) -> Tensor:
+    """Exponentially decaying tail of mel power (batch, mel, frame): reverberation times [s] and levels [dB], (batch,).
+
+    The tail of a frame sounds in the frames after it, its power summing to `levels_db` below that of the frame.
+    """
+    decay = 10 ** (-6 * HOP / SAMPLE_RATE / times)[:, None]
+    gain = 10 ** (levels_db / 10)[:, None] * (1 - decay)
+    tail, tails = torch.zeros_like(power[..., 0]), []
+    for frame in power.unbind(2):
+        tails.append(tail)
+        tail = decay * tail + gain * frame
+    return torch.stack(tails, dim=2)
+
+
+def coloured_noise(power: Tensor, snr_db: Tensor, colour: Tensor, generator: torch.Generator) -> Tensor:
+    """Noise for mel power (batch, mel, frame): power frequency^-colour, `snr_db` below the crop; both (batch,).
+
+    Each cell fluctuates as the mean of the few spectral bins in a band does, by a gamma distribution of shape 4.
+    """
+    slope = torch.from_numpy(band_centres() / 1000).to(power)[None] ** -colour[:, None]
+    slope = slope / slope.mean(dim=1, keepdim=True)
+    level = power.mean(dim=(1, 2)) * 10 ** (-snr_db / 10)
+    uniforms = torch.rand(4, *power.shape, generator=generator).clamp_(min=1e-12).to(power)
+    fluctuation = -uniforms.log().mean(dim=0)  # the mean of four exponentials
+    return level[:, None, None] * slope[..., None] * fluctuation
+
+
+@functools.cache
+def band_centres() -> np.ndarray:
+    """(mel,) centre frequencies of the bands, Hz."""
+    import librosa  # here, because it costs a second to import
+
+    return librosa.mel_frequencies(N_MELS + 2, fmin=0.0, fmax=SAMPLE_RATE / 2)[1:-1]

@@ -1,0 +1,96 @@
+"""Objectives, each against a restatement in plain loops or a property that it must have."""
+
+import pytest
+import torch
+
+from keymyna_lib.errors import KeyMynaError
+from keymyna_lib.losses import InfoNCE
+from keymyna_lib.model import EncoderConfig, build_encoder
+from keymyna_lib.objectives import Batch, Contrastive, Reconstruction, Supervised
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def encoder():
+    return build_encoder(EncoderConfig("vit-toy", "vertical", "log1p"), generator())
+
+
+def batch(views, n=6, frames=24, seed=1):
+    crops = torch.rand(views, n, 128, frames, generator=generator(seed)).mul(4).half()
+    return Batch(crops, torch.arange(n), torch.arange(n) % 24)
+
+
+def contrastive(encoder, **changes):
+    settings = dict(mask_ratio=0.0, augmentation="none", loss=InfoNCE(0.1), projection_dim=0, generator=generator())
+    return Contrastive(encoder, **settings | changes)
+
+
+def test_bare_views_are_the_encoder_itself(encoder):
+    given = batch(2)
+    outputs = contrastive(encoder)(encoder, given, generator())
+    for view in range(2):
+        assert torch.allclose(outputs[view], encoder(given.crops[view]), atol=1e-6)
+
+
+@pytest.mark.parametrize("changes", [dict(mask_ratio=0.75), dict(augmentation="timbre"),
+                                     dict(augmentation="timbre and pitch")])
+def test_the_two_views_of_one_crop_are_drawn_apart(encoder, changes):
+    crops = batch(1).crops.expand(2, -1, -1, -1)
+    first, second = contrastive(encoder, **changes)(encoder, Batch(crops, torch.arange(6), torch.arange(6)), generator())
+    assert not torch.allclose(first, second, atol=1e-3)
+
+
+def test_the_measure_of_identical_views_is_one(encoder):
+    crops = batch(1).crops.expand(2, -1, -1, -1)
+    objective, given = contrastive(encoder), Batch(crops, torch.arange(6), torch.arange(6))
+    assert objective.measure(objective(encoder, given, generator()), given) == 1
+
+
+def test_reconstruction_error_is_that_of_the_hidden_patches_and_reads_no_other(encoder):
+    objective, given = Reconstruction(encoder, mask_ratio=0.75, generator=generator()), batch(1)
+    with torch.no_grad():
+        errors = objective(encoder, given, generator(5))
+        assert errors.shape == (6, 9) and objective.loss(errors, given) == pytest.approx(objective.measure(errors, given))
+        order = torch.rand(6, 12, generator=generator(5)).argsort(1)  # how the masks are drawn
+        keep, hide = order[:, :3], order[:, 3:]
+        changed = given.crops.clone()
+        for row in range(6):
+            for token in hide[row].tolist():
+                changed[0, row, :, 2 * token:2 * token + 2] += 1
+        again = objective(encoder, Batch(changed, given.tracks, given.keys), generator(5))
+        # The guess g stays, the target t moves by 1: (g - t - 1)^2 - (g - t)^2 has the mean 1 - 2 mean(g - t).
+        guesses = []
+        objective.leave.register_forward_hook(lambda module, inputs, output: guesses.append(output))
+        objective(encoder, given, generator(5))
+        objective(encoder, Batch(changed, given.tracks, given.keys), generator(5))
+        assert torch.equal(*guesses)
+        for row in range(6):
+            for place, token in enumerate(hide[row].tolist()):
+                patch = given.crops[0, row, :, 2 * token:2 * token + 2].float().flatten()
+                expected = (guesses[0][row, 3 + place] - patch).square().mean()
+                assert errors[row, place] == pytest.approx(expected.item(), rel=1e-4)
+        assert not torch.allclose(errors, again)
+
+
+def test_reconstruction_needs_something_hidden_and_one_kind_of_patches(encoder):
+    with pytest.raises(KeyMynaError, match="mask_ratio 0.0"):
+        Reconstruction(encoder, mask_ratio=0.0, generator=generator())
+    hybrid = build_encoder(EncoderConfig("vit-toy", "hybrid", "log1p"), generator())
+    with pytest.raises(KeyMynaError, match="hybrid"):
+        Reconstruction(hybrid, mask_ratio=0.5, generator=generator())
+
+
+def test_supervised_loss_is_the_cross_entropy_of_the_keys(encoder):
+    objective, given = Supervised(encoder, generator=generator()), batch(1)
+    logits = objective(encoder, given, generator())
+    expected = -logits.log_softmax(1)[torch.arange(6), given.keys].mean()
+    assert torch.allclose(objective.loss(logits, given), expected)
+    assert objective.measure(torch.nn.functional.one_hot(given.keys, 24).float(), given) == 1
+
+
+def test_an_unknown_augmentation_is_named(encoder):
+    with pytest.raises(KeyMynaError, match="'loud'"):
+        contrastive(encoder, augmentation="loud")
