@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from keymyna_lib import files, paths
+from keymyna_lib import conclusions, files, paths
 from keymyna_lib.evaluate import mirex_scores, summary
 
 
@@ -42,7 +42,8 @@ def cells(name, labels):
 
 
 @pytest.mark.parametrize("name", ["table1", "table1_detail", "pretraining_gain", "gain_over_mean_mel", "room",
-                                  "robustness", "corpus"])
+                                  "robustness", "corpus", "objectives", "objectives_cost", "pitch_probes", "transfer",
+                                  "design", "heads", "optimism", "conclusions"])
 def test_each_cell_names_runs_commit_and_notebook(name):
     trace = files.read_json(MINI / "tables" / f"{name}.trace.json")
     assert trace["cells"]
@@ -97,6 +98,39 @@ def test_difference_tables(name, column):
         assert shown == pytest.approx(difference, abs=0.051) and low <= shown <= high
         verdict = "better" if low > 0 else "worse" if high < 0 else "not told apart"
         assert table.loc[row, "verdict"] == verdict
+
+
+def mean_scores(run, budget):
+    """(draw, track) scores of a run of notebook 50 or 60 at one budget, tracks by id."""
+    wide = pd.read_csv(MINI / "runs" / run / "estimates.csv").sort_values("track_id")
+    return np.stack([mirex_scores(wide["reference"].to_numpy(), wide[column].to_numpy(), fifths="both")
+                     for column in wide.columns if column.split("/")[0] == str(budget)])
+
+
+def test_each_conclusion_follows_from_the_estimates_of_its_runs():
+    named = {claim.text: claim for claim in (*conclusions.OBJECTIVE_CLAIMS, *conclusions.DESIGN_CLAIMS)}
+    table = pd.read_csv(MINI / "tables" / "conclusions.csv", dtype=str, keep_default_na=False)
+    trace = files.read_json(MINI / "tables" / "conclusions.trace.json")["cells"]
+    assert set(table["claim"]) == set(named)
+    decided = 0
+    for row in table.itertuples():
+        runs = trace.get(f"{row.claim}, {row.labels}, {row.seeds} / evidence", [])
+        if row.verdict == "not run":
+            assert not runs and not row.evidence
+            continue
+        budget = 0 if row.labels.startswith("all") else int(row.labels.split()[0])
+        sides = {"better": [], "worse": []}
+        for run in runs:
+            name = files.read_json(MINI / "runs" / run / "config.json")["name"]
+            side, = (side for side in sides if name == getattr(named[row.claim], side))
+            sides[side].append(mean_scores(run, budget).mean())
+        shown, low, high = (float(v.strip("[],")) for v in row.evidence.split())
+        assert len(sides["better"]) == len(sides["worse"]) == int(row.seeds)
+        assert shown == pytest.approx(100 * (np.mean(sides["better"]) - np.mean(sides["worse"])), abs=0.051)
+        if 0 not in (low, high):  # rounded to a tenth, 0 may have been on either side
+            assert row.verdict == conclusions.verdict(low, high)
+        decided += 1
+    assert decided > 5
 
 
 def test_executed_notebooks_are_those_of_this_clone_and_hold_no_audio():

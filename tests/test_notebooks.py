@@ -59,7 +59,8 @@ def test_an_unchanged_pipeline_is_skipped(clone):
 def test_every_figure_has_its_data_and_its_origin(clone):
     figures = {path.stem for path in (clone / "figures/smoke").glob("*.png")}
     assert figures == {"framework", "key_histogram", "label_audit", "pretraining", "probe_selection", "mlp_grid",
-                       "robustness", "tsne", "label_efficiency", "confusion"}
+                       "robustness", "tsne", "label_efficiency", "confusion", "objectives_labels", "objectives_scale",
+                       "pitch_layers", "transfer", "design", "heads", "conclusions"}
     for name in figures:
         assert (clone / f"figures/smoke/{name}.pdf").stat().st_size > 1000
         assert len(pd.read_csv(clone / f"figures/smoke/{name}.csv")) > 0
