@@ -23,7 +23,9 @@ from keymyna_lib.spectrogram import HOP, SAMPLE_RATE
 
 # One colour for each kind of features, the same in every figure (Okabe and Ito's palette, safe for colour-blind).
 COLOURS = {"pre-trained": "#D55E00", "untrained": "#0072B2", "mean mel": "#009E73", "chroma": "#CC79A7",
-           "template": "#999999", "chance": "#555555", "masked contrastive": "#D55E00"}
+           "template": "#999999", "chance": "#555555",
+           "masked contrastive": "#D55E00", "augmented contrastive": "#56B4E9", "bare contrastive": "#CC79A7",
+           "augmented contrastive, pitch-shifted": "#004D7A", "masked reconstruction": "#E69F00", "supervised": "#333333"}
 
 
 def use_style() -> None:
@@ -109,20 +111,13 @@ def confusion_heatmap(axis: Axes, counts: np.ndarray, title: str) -> None:
     axis.set(title=title, xlabel="estimate", ylabel="reference")
 
 
-def system_colours(names: Sequence[str]) -> dict[str, Any]:
-    """A colour for each compared system, the same in every figure: fixed for known names, else by order."""
-    rest = iter(sns.color_palette("colorblind", len(names)))
-    return {name: COLOURS.get(name) or next(rest) for name in names}
-
-
 def label_curves(axis: Axes, curves: pd.DataFrame, n_train: int) -> None:
     """Score with its band against the number of labels; `curves` is what `tables.comparison` returns."""
-    colours = system_colours(list(dict.fromkeys(curves["name"])))
     for name, group in curves.groupby("name", sort=False):
         group = group.assign(labels=group["budget"].replace(0, n_train)).sort_values("labels")
-        axis.plot(group["labels"], 100 * group["score"], "o-", markersize=3.5, color=colours[name], label=name,
+        axis.plot(group["labels"], 100 * group["score"], "o-", markersize=3.5, color=COLOURS[name], label=name,
                   linestyle=":" if name == "untrained" else "-")
-        axis.fill_between(group["labels"], 100 * group["low"], 100 * group["high"], color=colours[name], alpha=0.12,
+        axis.fill_between(group["labels"], 100 * group["low"], 100 * group["high"], color=COLOURS[name], alpha=0.12,
                           linewidth=0)
     labels = sorted(set(curves["budget"].replace(0, n_train)))
     axis.set_xscale("log")
@@ -139,14 +134,13 @@ def cost_curve(axis: Axes, cost: pd.DataFrame, main: str, untrained: str) -> Non
     cost : what `tables.comparison_cost` returns.
     main : the objective drawn as a line. untrained : the one drawn as a level, for it costs nothing.
     """
-    colours = system_colours(list(dict.fromkeys(cost["objective"])))
     level = cost[cost["objective"] == untrained].iloc[0]
-    axis.axhline(100 * level["score"], color=colours[untrained], linestyle=":", label=untrained)
-    axis.axhspan(100 * level["low"], 100 * level["high"], color=colours[untrained], alpha=0.1, linewidth=0)
+    axis.axhline(100 * level["score"], color=COLOURS[untrained], linestyle=":", label=untrained)
+    axis.axhspan(100 * level["low"], 100 * level["high"], color=COLOURS[untrained], alpha=0.1, linewidth=0)
     for name, group in cost[cost["objective"] != untrained].groupby("objective", sort=False):
         group = group.sort_values("tflop")
         spread = 100 * np.abs(group[["low", "high"]].to_numpy().T - group["score"].to_numpy())
-        axis.errorbar(group["tflop"], 100 * group["score"], yerr=spread, marker="o", capsize=2, color=colours[name],
+        axis.errorbar(group["tflop"], 100 * group["score"], yerr=spread, marker="o", capsize=2, color=COLOURS[name],
                       linestyle="-" if name == main else "none", label=name)
         if name == main:
             for row in group.itertuples():
@@ -169,13 +163,12 @@ def layer_heatmap(axis: Axes, values: pd.DataFrame, *, colorbar: bool) -> None:
 def transfer_points(axis: Axes, found: pd.DataFrame) -> None:
     """Scores of heads trained elsewhere (dots with intervals) and of their controls (bars), by condition and system."""
     systems, names = list(dict.fromkeys(found["system"])), list(dict.fromkeys(found["condition"]))
-    colours = system_colours(systems)
     for i, system in enumerate(systems):
         group = found[found["system"] == system].set_index("condition").loc[names]
         x = np.arange(len(names)) + (i - (len(systems) - 1) / 2) * 0.8 / len(systems)
         spread = 100 * np.abs(group[["low", "high"]].to_numpy().T - group["score"].to_numpy())
-        axis.errorbar(x, 100 * group["score"], yerr=spread, fmt="o", markersize=4, color=colours[system], label=system)
-        axis.plot(x, 100 * group["control"], "_", markersize=9, color=colours[system])
+        axis.errorbar(x, 100 * group["score"], yerr=spread, fmt="o", markersize=4, color=COLOURS[system], label=system)
+        axis.plot(x, 100 * group["control"], "_", markersize=9, color=COLOURS[system])
     axis.plot([], [], "_", color="0.3", label="trained where tested")
     axis.set_xticks(range(len(names)), names)
     axis.set_ylabel("weighted score x 100")
