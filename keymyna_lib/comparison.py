@@ -62,6 +62,18 @@ def known_factors(factors: Sequence[str], variants: Mapping[str, Any]) -> Sequen
     return factors
 
 
+def check_parts(parts: Sequence[Any], whole: Sequence[Any], names: str) -> None:
+    """Refuse, before hours of work, to compare or to show what will not have been run.
+
+    Raises
+    ------
+    KeyMynaError
+        When a part is not in the whole; `names` says which parameters these are.
+    """
+    if missing := [part for part in parts if part not in whole]:
+        raise KeyMynaError(f"{names}: {missing[0]!r} is not among {', '.join(map(repr, whole))}; add it there.")
+
+
 def window_frames(config: PretrainConfig) -> int:
     """Length of the windows that an encoder embeds: that of its training crops, for which it has learned positions."""
     return min(config.crop_frames, WINDOW)
@@ -92,9 +104,7 @@ def record(name: str, config: PretrainConfig | None, base: PretrainConfig, corpu
     The run's id. Its files: encoder.safetensors (cache); history.csv; predictions.csv, of the first budget and draw;
     estimates.csv, a row a test track and a column a budget and draw (see `estimates_of`); choices.csv.
     """
-    shown = asdict(config) if config else {"encoder": asdict(base.encoder), "steps": 0, "seed": base.seed}
-    # Where it runs and how often it looks at itself is not part of what was asked for.
-    shown = {key: value for key, value in shown.items() if key not in ("device", "checkpoint_every", "validate_every")}
+    shown = _shown(config) if config else {"encoder": asdict(base.encoder), "steps": 0, "seed": base.seed}
     with results.Run(experiment, profile=profile, notebook=notebook, seed=base.seed, inputs={"corpus": corpus.hash},
                      config={**shown, "name": name, "window_frames": window_frames(config or base),
                              "budgets": list(budgets), "draws": list(draws), **more}) as run:
@@ -102,7 +112,7 @@ def record(name: str, config: PretrainConfig | None, base: PretrainConfig, corpu
         save_encoder(encoder, run.artifact_path("encoder.safetensors"))
         features = extract(corpus, name, encoder.to(pick_device(base.device)), frames=window_frames(config or base))
         predictions, choices = label_efficiency(features, corpus, budgets, draws)
-        record_predictions(run, predictions, choices)
+        record_predictions(run, predictions, choices, len(corpus.tracks(split="valid")))
         n_train = len(corpus.tracks(split="train"))
         flops = counted_flops(config, corpus, corpus.tracks(split="train")) * config.steps if config else 0.0
         run.metric("all", "train", "flops", flops, n_train)
@@ -114,8 +124,15 @@ def record(name: str, config: PretrainConfig | None, base: PretrainConfig, corpu
     return run.run_id
 
 
-def record_predictions(run: results.Run, predictions: pd.DataFrame, choices: pd.DataFrame) -> None:
-    """Store what `efficiency.label_efficiency` returns: every estimate, what was chosen, and the mean metrics."""
+def _shown(config: PretrainConfig) -> dict[str, Any]:
+    """What was asked for; where it runs and how often it looks at itself is not part of that."""
+    return {key: value for key, value in asdict(config).items()
+            if key not in ("device", "checkpoint_every", "validate_every")}
+
+
+def record_predictions(run: results.Run, predictions: pd.DataFrame, choices: pd.DataFrame, n_valid: int) -> None:
+    """Store what `efficiency.label_efficiency` returns: every estimate, what was chosen (on so many validation tracks),
+    and the mean metrics."""
     first = predictions[(predictions["budget"] == predictions["budget"].iloc[0])
                         & (predictions["draw"] == predictions["draw"].iloc[0])].reset_index(drop=True)
     run.predictions(first.drop(columns=["budget", "draw"]))
@@ -129,7 +146,7 @@ def record_predictions(run: results.Run, predictions: pd.DataFrame, choices: pd.
         for metric in ("weighted_both", "weighted_ascending", "accuracy"):
             run.metric(f"{budget} labels", "test", metric, values[metric], len(first))
     for budget, group in choices.groupby("budget"):
-        run.metric(f"{budget} labels", "valid", "weighted_both", group["valid_score"].mean(), len(first))
+        run.metric(f"{budget} labels", "valid", "weighted_both", group["valid_score"].mean(), n_valid)
 
 
 def tune(name: str, config: PretrainConfig, lrs: Sequence[float], steps: int, corpus: Corpus, budget: int,
@@ -146,8 +163,9 @@ def tune(name: str, config: PretrainConfig, lrs: Sequence[float], steps: int, co
     The learning rate with the best validation score, and the id of the run that holds all of them. A published run of
     this code is taken as it is: further seeds share one tuning.
     """
-    settings = {**asdict(config.encoder), "name": name, "lrs": list(lrs), "pilot_steps": steps, "budget": budget,
-                "draws": list(draws), "batch_size": config.batch_size, "objective": OBJECTIVES[name]}
+    settings = {**_shown(config), "name": name, "lrs": list(lrs), "pilot_steps": steps, "budget": budget,
+                "draws": list(draws)}
+    settings = {key: value for key, value in settings.items() if key not in ("lr", "seed")}
     run_id = results.published_run(profile, notebook, "tuning", settings, corpus.hash)
     if run_id is None:
         with results.Run("tuning", profile=profile, notebook=notebook, config=settings, seed=0,

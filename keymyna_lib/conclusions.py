@@ -1,8 +1,8 @@
-"""What may be concluded from stored results, by one rule: a claim holds when the interval of its difference says so.
+"""What may be concluded from stored results, by one rule: a claim holds when its interval and its p-value say so.
 
 A claim is that one system is better than another. It holds when the 95 % interval of the paired difference lies above
-zero, the opposite holds when it lies below, and otherwise the two are not told apart; a claim whose runs are absent is
-"not run". No sentence here is written by hand but the claims themselves.
+zero and the p-value, Holm-adjusted over every claim of the page, is below 0.05; the opposite holds when both point the
+other way; otherwise the two are not told apart. A claim whose runs are absent is "not run".
 """
 
 from __future__ import annotations
@@ -10,12 +10,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from keymyna_lib.comparison import MASKED, OBJECTIVES, UNTRAINED
+from keymyna_lib.evaluate import holm
 from keymyna_lib.tables import budget_label, with_interval
 
 HOLDS, OPPOSITE, UNDECIDED, NOT_RUN = "holds", "the opposite holds", "not told apart", "not run"
+ALPHA = 0.05
 
 
 class Claim(NamedTuple):
@@ -29,57 +32,68 @@ class Claim(NamedTuple):
 OBJECTIVE_CLAIMS: tuple[Claim, ...] = (
     Claim("masked contrastive pre-training beats no pre-training", MASKED, UNTRAINED),
     *(Claim(f"masked contrastive pre-training beats {name} at equal steps", MASKED, name)
-      for name in OBJECTIVES if name != MASKED),
-)
-DESIGN_CLAIMS: tuple[Claim, ...] = (
-    Claim("hiding nine tenths of the patches beats hiding none", "default", "mask ratio 0"),
-    Claim("hiding nine tenths of the patches beats hiding half", "default", "mask ratio 0.5"),
-    Claim("vertical patches beat square ones", "default", "patches square"),
-    Claim("vertical patches beat horizontal ones", "default", "patches horizontal"),
-    Claim("vertical patches alone beat vertical and square ones together", "default", "patches hybrid"),
-    Claim("a log-compressed spectrogram beats the linear one", "default", "input linear"),
-    Claim("SogCLR beats InfoNCE", "default", "loss infonce"),
-    Claim("a projection head helps", "default", "no projection head"),
+      for name in OBJECTIVES if name not in (MASKED, "supervised")),
+    Claim("masked contrastive pre-training beats supervised training with every label", MASKED, "supervised"),
 )
 
 
-def verdict(low: float, high: float) -> str:
-    """The rule: what an interval of "better minus worse" says of a claim."""
-    return HOLDS if low > 0 else OPPOSITE if high < 0 else UNDECIDED
+def design_claims(names: Sequence[str], default: str = "default") -> list[Claim]:
+    """One claim for each design that was run, none left out: that the default beats it."""
+    return [Claim(f"the default design beats {name}", default, name) for name in names if name != default]
 
 
-def conclude(claims: Sequence[Claim], found: pd.DataFrame, against: str, n_train: int) -> pd.DataFrame:
-    """Every claim at every label budget, with its evidence.
+def conclude(claims: Sequence[Claim], found: pd.DataFrame, n_train: int) -> pd.DataFrame:
+    """The evidence for every claim at every label budget.
 
     Parameters
     ----------
-    found : what `tables.comparison` returns for the systems, each set against `against`.
-    against : the system of `tables.comparison`; every claim is about it.
+    claims : about systems of one table, `better` being the one that the table sets the others against.
+    found : what `tables.comparison` returns.
 
     Returns
     -------
-    Columns claim, labels, seeds, verdict, evidence (points of weighted score, better minus worse, with its interval),
-    run_ids.
+    Columns claim, labels, seeds (of both systems), difference, low, high (better minus worse, shares of the weighted
+    score), p (of the pair alone), run_ids; missing and empty where there is no run.
     """
     rows = []
     for claim in claims:
-        sign, other = (-1, claim.worse) if claim.better == against else (1, claim.better)
         for budget in dict.fromkeys(found["budget"]):
-            row = {"claim": claim.text, "labels": budget_label(budget, n_train), "seeds": 0, "verdict": NOT_RUN,
-                   "evidence": "", "run_ids": []}
-            cell = found[(found["budget"] == budget) & (found["name"] == other)].dropna(subset="difference")
-            if len(cell):
-                cell, = cell.to_dict("records")
-                low, high = sorted((sign * cell["d_low"], sign * cell["d_high"]))
-                row |= {"seeds": cell["seeds"], "verdict": verdict(low, high), "run_ids": cell["run_ids"],
-                        "evidence": with_interval(sign * cell["difference"], low, high, "+")}
+            row = {"claim": claim.text, "labels": budget_label(budget, n_train), "seeds": 0, "difference": np.nan,
+                   "low": np.nan, "high": np.nan, "p": np.nan, "run_ids": []}
+            for cell in found[(found["budget"] == budget) & (found["name"] == claim.worse)].to_dict("records"):
+                row |= {"seeds": cell["shared"], "difference": -cell["difference"], "low": -cell["d_high"],
+                        "high": -cell["d_low"], "p": cell["p"], "run_ids": cell["pair_ids"]}
             rows.append(row)
     return pd.DataFrame(rows)
 
 
-def conclusions_table(concluded: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, list[str]]]:
-    """`conclude` for people, and the trace of each cell that says something."""
-    table = concluded.drop(columns="run_ids").astype(str)
+def verdict(low: float, high: float, p_holm: float) -> str:
+    """The rule, for the interval of "better minus worse" and its adjusted p-value; missing values were not run."""
+    if np.isnan(p_holm):
+        return NOT_RUN
+    if p_holm >= ALPHA:
+        return UNDECIDED
+    return HOLDS if low > 0 else OPPOSITE if high < 0 else UNDECIDED
+
+
+def decide(evidence: pd.DataFrame) -> pd.DataFrame:
+    """`conclude`'s rows, all of a page together, with p_holm and verdict."""
+    known = evidence["p"].notna().to_numpy()
+    adjusted = np.full(len(evidence), np.nan)
+    if known.any():
+        adjusted[known] = holm(evidence["p"][known])
+    decided = evidence.assign(p_holm=adjusted)
+    return decided.assign(verdict=[verdict(row.low, row.high, row.p_holm) for row in decided.itertuples()])
+
+
+def conclusions_table(decided: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, list[str]]]:
+    """`decide` for people, and the trace of each cell that says something."""
+    run = decided["verdict"] != NOT_RUN
+    table = decided[["claim", "labels"]].assign(
+        seeds=decided["seeds"].astype(str), verdict=decided["verdict"],
+        evidence=[with_interval(row.difference, row.low, row.high, "+") if known else ""
+                  for row, known in zip(decided.itertuples(), run)],
+        p=[f"{value:.4f}" if known else "" for value, known in zip(decided["p_holm"], run)])
     trace = {f"{', '.join((row.claim, row.labels, str(row.seeds)))} / {column}": row.run_ids
-             for row in concluded.itertuples() if row.run_ids for column in ("verdict", "evidence")}
+             for row in decided[run].itertuples() for column in ("verdict", "evidence", "p")}
     return table, trace

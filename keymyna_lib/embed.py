@@ -158,7 +158,7 @@ def add_shifted(corpus: Corpus, encoders: Mapping[str, Encoder], base: Mapping[s
     encoders : by name, those of `base` that are embeddings.
     base : what `extract` returned: MEAN_MEL, CHROMA and the encoders' sets.
     shifts_of_track : semitones of each track's views (0 is in `base` already and passed over).
-    windows : windows of each shifted view, spread evenly over the track.
+    windows : windows of each shifted view, see `spread_windows`.
     """
     def compute() -> dict[str, Features]:
         parts: dict[str, list[Tensor]] = {name: [base[name].x] for name in base}
@@ -168,7 +168,7 @@ def add_shifted(corpus: Corpus, encoders: Mapping[str, Encoder], base: Mapping[s
         for name, shifts in bar([item for item in wanted.items() if item[1]], desc="pitch-shifted views", unit="track",
                                 show=show):
             starts = window_starts(len(corpus.spectrogram(name)))
-            few = np.linspace(0, len(starts) - 1, min(windows, len(starts))).round().astype(int)
+            few = spread_windows(len(starts), windows)
             views = torch.cat([cut_windows(mel, starts[few]) for mel in compress(mel_power(corpus.audio(name), shifts))])
             chroma = base[CHROMA].x[base[CHROMA].track == position[name]][few]
             for key, rows in parts.items():
@@ -181,6 +181,13 @@ def add_shifted(corpus: Corpus, encoders: Mapping[str, Encoder], base: Mapping[s
 
     request = {"windows": windows, "shifts": {name: list(map(int, s)) for name, s in shifts_of_track.items()}}
     return _cached(list(base), _identity(corpus, {name: encoders.get(name) for name in base}, request), compute)
+
+
+def spread_windows(n: int, count: int) -> np.ndarray:
+    """Indices of `count` of n windows spread evenly over the track, the middle one for one, all when there are fewer."""
+    if count == 1:
+        return np.array([n // 2])
+    return np.linspace(0, n - 1, min(count, n)).round().astype(int)
 
 
 def _groups(track_ids: Sequence[str], size: int = 16) -> list[Sequence[str]]:

@@ -146,19 +146,21 @@ def track_predictions(window_probabilities, track_of_window) -> np.ndarray:
 def _resampled_means(scores, groups, n_resamples: int, seed: int) -> np.ndarray:
     """Means of resampled tables of scores, (resample,); parameters and errors as in `bootstrap_interval`."""
     scores = np.atleast_2d(np.asarray(scores, dtype=np.float64))
-    if scores.ndim != 2 or not scores.size or not np.isfinite(scores).all():
-        raise KeyMynaError(f"scores {scores.shape}: expected finite values as (track,) or (seed, track).")
+    if scores.ndim > 3 or not scores.size or not np.isfinite(scores).all():
+        raise KeyMynaError(f"scores {scores.shape}: expected finite values as (track,), (seed, track) or (seed, draw, track).")
     if n_resamples < 1:
         raise KeyMynaError(f"n_resamples={n_resamples}: draw at least one.")
-    number = np.arange(scores.shape[1]) if groups is None else np.unique(groups, return_inverse=True)[1]
-    if len(number) != scores.shape[1]:
-        raise KeyMynaError(f"{len(number)} group labels for {scores.shape[1]} tracks: give one for each.")
+    n_tracks = scores.shape[-1]
+    number = np.arange(n_tracks) if groups is None else np.unique(groups, return_inverse=True)[1]
+    if len(number) != n_tracks:
+        raise KeyMynaError(f"{len(number)} group labels for {n_tracks} tracks: give one for each.")
     rng = np.random.default_rng(seed)
-    # How often each seed and group is drawn says all about a resample: its mean is counts times scores.
-    seeds, drawn = (rng.multinomial(n, np.full(n, 1 / n), size=n_resamples)
-                    for n in (len(scores), number.max() + 1))
+    # How often each seed, draw and group is drawn says all about a resample: its mean is counts times scores.
+    *rows, drawn = (rng.multinomial(n, np.full(n, 1 / n), size=n_resamples) for n in (*scores.shape[:-1], number.max() + 1))
+    shares = [counts / counts.shape[1] for counts in rows]
+    weights = shares[0] if len(shares) == 1 else np.einsum("rs,rd->rsd", *shares).reshape(n_resamples, -1)
     tracks = drawn[:, number]
-    return np.einsum("rs,rs->r", seeds / len(scores), tracks @ scores.T) / tracks.sum(axis=1)
+    return np.einsum("rs,rs->r", weights, tracks @ scores.reshape(-1, n_tracks).T) / tracks.sum(axis=1)
 
 
 def _percentiles(means: np.ndarray, level: float) -> tuple[float, float]:
@@ -175,9 +177,10 @@ def bootstrap_interval(scores, *, groups=None, n_resamples: int = 2000, level: f
 
     Parameters
     ----------
-    scores : (track,) or (seed, track) float. Tracks are drawn with replacement; with several seeds, seeds are
-        drawn too, independently of the tracks (the same tracks for every seed of a resample), so that the
-        interval covers another test set and another training run.
+    scores : (track,), (seed, track) or (seed, draw, track) float. Tracks are drawn with replacement; with several seeds,
+        seeds are drawn too, independently of the tracks (the same tracks for every seed of a resample), so that the
+        interval covers another test set and another training run; likewise draws of labelled tracks, which are the
+        same for every seed.
     groups : (track,) labels; the tracks of one group, such as the settings of one composition, are drawn together.
         By default each track is a group of its own.
     n_resamples : resamples of the whole table.
@@ -194,6 +197,23 @@ def bootstrap_interval(scores, *, groups=None, n_resamples: int = 2000, level: f
         No score, a score that is not finite, no resample, another number of groups, or a level outside (0, 1).
     """
     return _percentiles(_resampled_means(scores, groups, n_resamples, seed), level)
+
+
+def ratio_interval(numerator, denominator, *, groups, n_resamples: int = 1000, level: float = 0.95,
+                   seed: int) -> tuple[float, float]:
+    """Percentile bootstrap interval of sum(numerator) / sum(denominator), groups of rows drawn together.
+
+    Parameters
+    ----------
+    numerator, denominator : (row,) float, the denominators not negative and not all 0.
+    groups, n_resamples, level, seed : as in `bootstrap_interval`.
+    """
+    number = np.unique(groups, return_inverse=True)[1]
+    sums = np.stack([np.bincount(number, np.asarray(values, dtype=np.float64)) for values in (numerator, denominator)])
+    n = sums.shape[1]
+    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_resamples)
+    above, below = (drawn @ row for row in sums)
+    return _percentiles(above[below > 0] / below[below > 0], level)
 
 
 class PairedDifference(NamedTuple):
@@ -213,7 +233,7 @@ def paired_difference(a, b, *, groups=None, n_resamples: int = 2000, level: floa
 
     Parameters
     ----------
-    a, b : (track,) or (seed, track) float, alike; a pair shares its track and, with several seeds, its seed.
+    a, b : (track,), (seed, track) or (seed, draw, track) float, alike; a pair shares its track, seed and draw.
     groups, n_resamples, level, seed : as in `bootstrap_interval`, which the interval is that of, on a - b.
 
     Returns

@@ -179,10 +179,10 @@ def difference_points(axis: Axes, found: pd.DataFrame) -> None:
     """Paired differences with their intervals, one row a system; filled where Holm-adjusted p is below 0.05."""
     y = np.arange(len(found))[::-1]
     for place, row in zip(y, found.to_dict("records")):
-        colour = "#D55E00" if row["p"] < 0.05 else "0.5"
+        colour = "#D55E00" if row["p_holm"] < 0.05 else "0.5"
         axis.plot([100 * row["d_low"], 100 * row["d_high"]], [place, place], color=colour, linewidth=1.5)
         axis.plot(100 * row["difference"], place, "o", color=colour, markersize=5,
-                  markerfacecolor=colour if row["p"] < 0.05 else "white")
+                  markerfacecolor=colour if row["p_holm"] < 0.05 else "white")
     axis.axvline(0, color="0.3", linewidth=0.8)
     axis.set_yticks(y, found["name"])
 
@@ -194,7 +194,8 @@ def verdicts(axis: Axes, concluded: pd.DataFrame) -> None:
     for row in concluded.itertuples():
         x, y = labels.index(row.labels), len(claims) - 1 - claims.index(row.claim)
         axis.add_patch(plt.Rectangle((x, y), 0.96, 0.9, facecolor=colours[row.verdict], edgecolor="0.8", linewidth=0.5))
-        axis.text(x + 0.48, y + 0.45, row.evidence.replace(" [", "\n[") or row.verdict, ha="center", va="center", fontsize=6.5,
+        text = row.verdict if np.isnan(row.p) else f"{100 * row.difference:+.1f}\n[{100 * row.low:+.1f}, {100 * row.high:+.1f}]"
+        axis.text(x + 0.48, y + 0.45, text, ha="center", va="center", fontsize=6.5,
                   color="black" if colours[row.verdict] in ("0.85", "1.0") else "white")
     axis.set(xlim=(0, len(labels)), ylim=(0, len(claims)))
     axis.set_xticks(np.arange(len(labels)) + 0.48, labels)

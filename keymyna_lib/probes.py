@@ -17,6 +17,7 @@ import pandas as pd
 
 from keymyna_lib.data.compositions import SPLITS
 from keymyna_lib.errors import KeyMynaError
+from keymyna_lib.evaluate import ratio_interval
 from keymyna_lib.properties import CHROMA_COLUMNS
 
 MEASURES = {"numeric": "R2", "category": "skill"}  # by kind of target
@@ -77,10 +78,13 @@ class LinearMap:
 
 @dataclass(frozen=True)
 class Score:
-    """Outcome of a probe: "R2" or "skill", its value on test, rows fitted on and scored, alpha or C chosen."""
+    """Outcome of a probe: "R2" or "skill", its value on test with its 95 % interval, rows fitted on and scored, and the
+    alpha or C chosen."""
 
     measure: str
     value: float
+    low: float
+    high: float
     n_train: int
     n_test: int
     chosen: float
@@ -135,7 +139,8 @@ def fit_logistic(x: np.ndarray, y: np.ndarray, x_valid: np.ndarray, y_valid: np.
     return max(maps, key=lambda fitted: np.mean(fitted.predict(x_valid) == y_valid))
 
 
-def probe(kind: str, x, y, split, generator: np.random.Generator, *, max_train_rows: int = MAX_TRAIN_ROWS) -> Score:
+def probe(kind: str, x, y, split, groups, generator: np.random.Generator, *,
+          max_train_rows: int = MAX_TRAIN_ROWS) -> Score:
     """Fit a linear map from features to a target, and score it on the test rows, which decide nothing.
 
     Parameters
@@ -144,6 +149,7 @@ def probe(kind: str, x, y, split, generator: np.random.Generator, *, max_train_r
     x : (row, dim) float array or CPU tensor.
     y : (row,) or (row, component) float, or (row,) categories.
     split : (row,) "train", "valid" or "test".
+    groups : (row,) labels; test rows of one group, the windows of a composition, are resampled together.
     generator : draws the training rows where there are more than `max_train_rows`.
     max_train_rows : training rows fitted on, at most; a probe of 384 dimensions then takes 3 s or less.
 
@@ -179,8 +185,10 @@ def probe(kind: str, x, y, split, generator: np.random.Generator, *, max_train_r
     fit = fit_ridge if kind == "numeric" else fit_logistic
     fitted = fit(x[train], y[train], x[valid], y[valid])
     estimate = fitted.predict(x[test])
-    value = _r2(estimate, y[test]) if kind == "numeric" else _skill(estimate, y[test], y[train])
-    return Score(MEASURES[kind], value, len(train), len(test), fitted.chosen)
+    errors, reference = (_squared(estimate, y[test]) if kind == "numeric" else _wrong(estimate, y[test], y[train]))
+    low, high = ratio_interval(errors, reference, groups=np.asarray(groups)[test], seed=0)
+    return Score(MEASURES[kind], float(1 - errors.sum() / reference.sum()), 1 - high, 1 - low, len(train), len(test),
+                 fitted.chosen)
 
 
 def probe_properties(x, table: pd.DataFrame, generator: np.random.Generator, *,
@@ -197,7 +205,8 @@ def probe_properties(x, table: pd.DataFrame, generator: np.random.Generator, *,
     Returns
     -------
     DataFrame
-        A row a property: property, measure ("R2" or "skill"), value, n_train, n_test, chosen (alpha or C).
+        A row a property: property, measure ("R2" or "skill"), value, low, high (resampling compositions), n_train,
+        n_test, chosen (alpha or C).
 
     Raises
     ------
@@ -212,8 +221,8 @@ def probe_properties(x, table: pd.DataFrame, generator: np.random.Generator, *,
         keep = (values.notna().all(axis=1) & (table["purity"].ge(MIN_PURITY) | (not wanted.pure))).to_numpy()
         y = values.to_numpy()[keep] if len(wanted.columns) > 1 else values[wanted.columns[0]].to_numpy()[keep]
         try:
-            score = probe(wanted.kind, x[keep], y, table["split"].to_numpy()[keep], generator,
-                          max_train_rows=max_train_rows)
+            score = probe(wanted.kind, x[keep], y, table["split"].to_numpy()[keep],
+                          table["composition"].to_numpy()[keep], generator, max_train_rows=max_train_rows)
         except KeyMynaError as error:
             raise KeyMynaError(f"property {wanted.name!r}: {error}") from None
         results.append({"property": wanted.name, **vars(score)})
@@ -227,16 +236,18 @@ def _moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean, np.where(std > 1e-6 * np.abs(mean), std, np.inf)
 
 
-def _r2(estimate: np.ndarray, y: np.ndarray) -> float:
+def _squared(estimate: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(row,) squared errors, and those of naming the mean of the test rows: R2 is 1 - the ratio of their sums."""
     if (y == y[0]).all():
         raise KeyMynaError("y is the same in all test rows, so that R2 has no meaning; leave this target out.")
-    return float(1 - np.square(y - estimate).sum() / np.square(y - y.mean(axis=0)).sum())
+    return np.square(y - estimate).sum(axis=1), np.square(y - y.mean(axis=0)).sum(axis=1)
 
 
-def _skill(estimate: np.ndarray, y: np.ndarray, y_train: np.ndarray) -> float:
+def _wrong(estimate: np.ndarray, y: np.ndarray, y_train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(row,) errors, and those of naming the commonest training class: skill is 1 - the ratio of their sums."""
     classes, counts = np.unique(y_train, return_counts=True)
-    majority = np.mean(y == classes[counts.argmax()])
-    if majority == 1:
+    commonest = y != classes[counts.argmax()]
+    if not commonest.any():
         raise KeyMynaError("y is the most frequent training class in all test rows, so that skill has no meaning; "
                            "leave this target out.")
-    return float((np.mean(estimate == y) - majority) / (1 - majority))
+    return (estimate != y).astype(float), commonest.astype(float)

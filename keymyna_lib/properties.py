@@ -36,14 +36,15 @@ def window_properties(corpus: Corpus, track_ids: Sequence[str]) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        track_id; track (its position in `track_ids`); split; source; start [s]; key (0..23), tonic (0..11) and
+        track_id; track (its position in `track_ids`); split; source; composition; start [s]; key (0..23), tonic (0..11) and
         mode ("major" or "minor") of the track, as it sounds.
         Means over the window, sections weighted by the time they take of it: tuning [cents]; snr [dB]; tempo [beats
         per minute]; level [dB, among the sections of a piece, before the whole is brought to a common peak].
         register [MIDI number]: mean pitch of the notes weighted by their time in the window, with transposition and
         the section's octave, without tuning; missing where no note sounds.
         family (of `arrange.FAMILIES`, the instrument of part 0: melody or soprano) and drums (bool) of the section
-        that takes most of the window, the first of equals; purity, its share of the window (0..1].
+        that takes most of the window, the first of equals; purity, its share of the window (0..1]; families, those of
+        all parts in all sections that the window touches, in alphabetical order, joined by "+".
         chroma_0 .. chroma_11: share of each pitch class, C first, in the time of the notes as played, without
         drums; they sum to 1, and are 0 where no note sounds.
         A note lasts as long as it is held (a section's end cuts it): how instruments decay or ring out is left out.
@@ -65,7 +66,7 @@ def window_properties(corpus: Corpus, track_ids: Sequence[str]) -> pd.DataFrame:
     track = np.repeat(np.arange(len(parts)), [len(part["start"]) for part in parts])
     known = manifest.iloc[track]
     of_tracks = {"track_id": known.index, "track": track, "split": known["split"].to_numpy(),
-                 "source": known["source"].to_numpy(), "key": known["key"].to_numpy(),
+                 "source": known["source"].to_numpy(), "composition": known["composition"].to_numpy(), "key": known["key"].to_numpy(),
                  "tonic": keys.tonic(known["key"]).to_numpy(), "mode": known["key"].map(keys.mode).to_numpy()}
     return pd.DataFrame({**of_tracks, **{name: np.concatenate([part[name] for part in parts]) for name in parts[0]}})
 
@@ -78,6 +79,7 @@ def _of_track(notes: np.ndarray, arrangement: dict, starts: np.ndarray) -> dict[
     first, length = (np.array([section[name] for section in sections]) for name in ("start", "length"))
     share = _overlap(begin, end, first, first + length)
     share /= share.sum(axis=1, keepdims=True)
+    heard = [{_FAMILY_OF_PROGRAMME[programme] for programme in section["programmes"]} for section in sections]
     most = share.argmax(axis=1)
     on, off, pitch = np.concatenate([_played(notes, s, arrangement["transposition"]) for s in sections], axis=1)
     held = _overlap(begin, end, on, off)
@@ -88,7 +90,8 @@ def _of_track(notes: np.ndarray, arrangement: dict, starts: np.ndarray) -> dict[
             "register": np.divide(held @ pitch, sounding, out=np.full(len(starts), np.nan), where=sounding > 0),
             "family": np.array([_FAMILY_OF_PROGRAMME[section["programmes"][0]] for section in sections])[most],
             "drums": np.array([section["drums"] is not None for section in sections])[most],
-            "purity": share.max(axis=1), **dict(zip(CHROMA_COLUMNS, chroma.T))}
+            "purity": share.max(axis=1), "families": np.array(["+".join(sorted(set().union(*(
+                families for families, part in zip(heard, row) if part > 0)))) for row in share]), **dict(zip(CHROMA_COLUMNS, chroma.T))}
 
 
 def _played(notes: np.ndarray, section: dict, transposition: int) -> np.ndarray:

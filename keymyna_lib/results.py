@@ -281,10 +281,12 @@ def _published_runs(profile: str, notebook: str) -> dict[str, tuple[dict[str, An
 def other_seeds(profile: str, notebook: str, run_ids: Sequence[str]) -> list[str]:
     """Runs that a notebook published earlier under other seeds, alike in all else to some of these: its further seeds."""
     folder = paths.results_dir(profile) / "runs"
-    now_made = [(read_json(folder / run / "config.json"), code_hash()) for run in run_ids]
-    kin, seeds = {_kin(*run) for run in now_made}, {config["seed"] for config, _ in now_made}
+    seeds: dict[str, set[int]] = {}
+    for run in run_ids:
+        config = read_json(folder / run / "config.json")
+        seeds.setdefault(_kin(config, code_hash()), set()).add(config["seed"])
     return [run for run, (config, code) in _published_runs(profile, notebook).items()
-            if config["seed"] not in seeds and _kin(config, code) in kin]
+            if config["seed"] not in seeds.get(_kin(config, code), {config["seed"]})]
 
 
 def published_run(profile: str, notebook: str, experiment: str, config: Mapping[str, Any], corpus: str) -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -237,55 +238,61 @@ def exclusions_table(profile: str, run_id: str) -> tuple[pd.DataFrame, dict[str,
 
 
 def comparison_scores(profile: str, run_ids: Sequence[str], budget: int) -> tuple[np.ndarray, np.ndarray]:
-    """Scores of runs of `comparison.record` at one label budget: (seed and draw, track), and (track,) compositions.
+    """Scores of runs of one system at one label budget: (seed, draw, track), and (track,) compositions.
 
-    Rows are ordered by seed, then draw, tracks by id, so that two systems pair up.
+    Seeds and draws are in their order and tracks by id, so that two systems pair up. With all labels (budget 0) there is
+    one draw: they are the same tracks in each.
     """
-    rows, compositions = [], None
+    seeds, compositions = [], None
     for run in sorted(run_ids, key=lambda run: results.config_of(profile, run)["seed"]):
         estimates = estimates_of(profile, run)
-        for _, table in estimates[estimates["budget"] == budget].sort_values(["draw", "track_id"]).groupby("draw"):
-            rows.append(mirex_scores(table["reference"].to_numpy(), table["estimate"].to_numpy(), fifths="both"))
-            compositions = table["composition"].to_numpy()
-    if compositions is None:
-        raise KeyMynaError(f"no run has estimates with {budget} labels; add it to `budgets` and run the notebook again.")
-    return np.stack(rows), compositions
+        estimates = estimates[estimates["budget"] == budget].sort_values(["draw", "track_id"])
+        draws = [table for _, table in estimates.groupby("draw")][:1 if budget == 0 else None]
+        if not draws:
+            raise KeyMynaError(f"run {run} has no estimates with {budget} labels; add it to `budgets` and run its notebook "
+                               "again.")
+        seeds.append([mirex_scores(table["reference"].to_numpy(), table["estimate"].to_numpy(), fifths="both")
+                      for table in draws])
+        compositions = draws[0]["composition"].to_numpy()
+    return np.array(seeds), compositions
 
 
-def comparison(profile: str, runs: pd.DataFrame, budgets: Sequence[int], against: str) -> pd.DataFrame:
-    """Systems of `comparison.record` by label budget, each set against one of them on the same tracks.
+def comparison(profile: str, runs: pd.DataFrame, budgets: Sequence[int], against: str, *,
+               n_resamples: int = 20_000) -> pd.DataFrame:
+    """Systems by label budget, each set against one of them on the same tracks, seeds and draws.
 
     Parameters
     ----------
-    runs : rows of `results.load_runs` with name and seed.
+    runs : rows of `results.load_runs` with name and seed, of runs of `comparison.record` or of a head study.
     budgets : label budgets; 0 for all.
     against : name of the system that the others are compared with.
+    n_resamples : of the bootstrap; a p-value, and so Holm's correction of many, resolves no less than 2 in this.
 
     Returns
     -------
-    Columns name, budget, seeds, score, low, high, and difference (minus `against`), d_low, d_high, p (Holm-adjusted over
-    all rows of the table, missing for `against` itself), run_ids. Seeds, label draws and compositions are resampled.
+    Columns name, budget, seeds, score, low, high, run_ids; and for all but `against`, over the seeds that both have:
+    shared (their number), difference (minus `against`), d_low, d_high, p, p_holm (adjusted over all rows of the table),
+    pair_ids (runs of both). Missing where no seed is shared. Seeds, label draws and compositions are resampled; one
+    seed says nothing about another pre-training run.
     """
-    rows, ids = [], {name: list(group["run_id"]) for name, group in runs.groupby("name", sort=False)}
-    seeds = runs.groupby("name")["seed"].apply(set)
-    for budget in budgets:
-        for name in ids:
-            scores, compositions = comparison_scores(profile, ids[name], budget)
-            low, high = bootstrap_interval(scores, groups=compositions, seed=_BOOTSTRAP_SEED)
-            row = {"name": name, "budget": budget, "seeds": len(seeds[name]), "score": scores.mean(), "low": low,
-                   "high": high, "run_ids": ids[name]}
-            shared = seeds[name] & seeds[against]
-            if name != against and shared:
-                pair = [[run for run in ids[side] if runs.set_index("run_id")["seed"][run] in shared]
-                        for side in (name, against)]
-                (a, groups), (b, _) = (comparison_scores(profile, side, budget) for side in pair)
-                found = paired_difference(a, b, groups=groups, seed=_BOOTSTRAP_SEED)
-                row |= {"difference": found.difference, "d_low": found.low, "d_high": found.high, "p": found.p,
-                        "run_ids": ids[name] + pair[1]}
-            rows.append(row)
+    rows, ids = [], {name: group.set_index("seed")["run_id"].to_dict() for name, group in runs.groupby("name", sort=False)}
+    for budget, name in product(budgets, ids):
+        scores, compositions = comparison_scores(profile, list(ids[name].values()), budget)
+        low, high = bootstrap_interval(scores, groups=compositions, seed=_BOOTSTRAP_SEED)
+        row = {"name": name, "budget": budget, "seeds": len(ids[name]), "score": scores.mean(), "low": low, "high": high,
+               "run_ids": list(ids[name].values()), "shared": 0, "pair_ids": [],
+               **dict.fromkeys(("difference", "d_low", "d_high", "p", "p_holm"), np.nan)}
+        shared = sorted(set(ids[name]) & set(ids.get(against, {})))
+        if name != against and shared:
+            ours, theirs = ([ids[side][seed] for seed in shared] for side in (name, against))
+            (a, groups), (b, _) = (comparison_scores(profile, side, budget) for side in (ours, theirs))
+            found = paired_difference(a, b, groups=groups, n_resamples=n_resamples, seed=_BOOTSTRAP_SEED)
+            row |= {"shared": len(shared), "difference": found.difference, "d_low": found.low, "d_high": found.high,
+                    "p": found.p, "pair_ids": ours + theirs}
+        rows.append(row)
     table = pd.DataFrame(rows)
-    if "p" in table:
-        table.loc[table["p"].notna(), "p"] = holm(table["p"].dropna())
+    if (known := table["p"].notna()).any():
+        table.loc[known, "p_holm"] = holm(table.loc[known, "p"])
     return table
 
 
@@ -296,14 +303,20 @@ def comparison_table(found: pd.DataFrame, n_train: int, against: str) -> tuple[p
         row = {"system": name, "seeds": str(group["seeds"].iloc[0])}
         for cell in group.to_dict("records"):
             label = budget_label(cell["budget"], n_train)
-            columns = {label: with_interval(cell["score"], cell["low"], cell["high"])}
+            row[label] = with_interval(cell["score"], cell["low"], cell["high"])
+            trace[f"{name}, {row['seeds']} / {label}"] = cell["run_ids"]
             if name != against:
-                difference = with_interval(cell["difference"], cell["d_low"], cell["d_high"], "+")
-                columns[f"{label}, minus {against}"] = f"{difference}, p {cell['p']:.3f}"
-            row |= columns
-            trace |= {f"{name}, {row['seeds']} / {column}": cell["run_ids"] for column in columns}
+                row[f"{label}, minus {against}"] = difference_cell(cell)
+                trace[f"{name}, {row['seeds']} / {label}, minus {against}"] = cell["pair_ids"] or cell["run_ids"]
         rows.append(row)
     return pd.DataFrame(rows).fillna(""), trace
+
+
+def difference_cell(cell: Mapping[str, Any]) -> str:
+    """A paired difference of `comparison` with its interval and adjusted p, or that it was not run."""
+    if not cell["shared"]:
+        return NOT_RUN
+    return f"{with_interval(cell['difference'], cell['d_low'], cell['d_high'], '+')}, p {cell['p_holm']:.3f}"
 
 
 def comparison_cost(profile: str, runs: pd.DataFrame, budget: int) -> pd.DataFrame:
@@ -338,21 +351,19 @@ def cost_table(cost: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, list[str]]]:
 
 
 def property_table(values: pd.DataFrame, run_of: Mapping[str, str]) -> tuple[pd.DataFrame, dict[str, list[str]]]:
-    """What each system's embedding tells of each property, its best layer in brackets; and the trace of each cell.
+    """What each system's embedding tells of each property, with intervals; and the trace of each cell.
 
     Parameters
     ----------
-    values : columns system, block, property, value; the last block of a system is its embedding.
+    values : columns system, block, property, value, low, high; the last block of a system is its embedding.
     run_of : system -> run id.
     """
     rows, trace = [], {}
     for system, group in values.groupby("system", sort=False):
         row = {"system": system}
         for name, layers in group.groupby("property", sort=False):
-            row[name] = f"{100 * layers['value'].iloc[-1]:.0f}"
-            if len(layers) > 1:
-                best = layers.loc[layers["value"].idxmax()]
-                row[name] += f" ({100 * best['value']:.0f}, {best['block']})"
+            value, low, high = (100 * layers[column].iloc[-1] for column in ("value", "low", "high"))
+            row[name] = f"{value:.0f} [{low:.0f}, {high:.0f}]"
             trace[f"{system} / {name}"] = [run_of[system]]
         rows.append(row)
     return pd.DataFrame(rows), trace
@@ -397,30 +408,35 @@ def transfer_table(found: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, list[st
 
 
 def head_table(found: Mapping[str, pd.DataFrame], against: str) -> tuple[pd.DataFrame, dict[str, list[str]]]:
-    """Head ablations for people: a row a head, a column an encoder (name -> what `comparison` returns); with trace."""
+    """Head ablations for people: a row a head, two columns an encoder (name -> what `comparison` returns); with trace."""
     rows, trace = {}, {}
     for encoder, table in found.items():
         for cell in table.to_dict("records"):
-            text = with_interval(cell["score"], cell["low"], cell["high"])
-            if cell["name"] != against:
-                text += f"; {with_interval(cell['difference'], cell['d_low'], cell['d_high'], '+')}, p {cell['p']:.3f}"
-            rows.setdefault(cell["name"], {"head": cell["name"]})[encoder] = text
+            row = rows.setdefault(cell["name"], {"head": cell["name"]})
+            row[encoder] = with_interval(cell["score"], cell["low"], cell["high"])
             trace[f"{cell['name']} / {encoder}"] = cell["run_ids"]
-    return pd.DataFrame(rows.values()), trace
+            if cell["name"] != against:
+                row[f"{encoder}, minus default"] = difference_cell(cell)
+                trace[f"{cell['name']} / {encoder}, minus default"] = cell["pair_ids"]
+    return pd.DataFrame(rows.values()).fillna(""), trace
 
 
 def optimism_table(profile: str, run_ids: Sequence[str], n_train: int) -> tuple[pd.DataFrame, dict[str, list[str]]]:
-    """Test scores of the heads that validation and that the test score chose, and the trace of each cell."""
-    rows, trace = [], {}
+    """Test scores of the heads that validation and that the test score chose, averaged over seeds; and their trace."""
+    rows, trace, groups = [], {}, {}
     for run in run_ids:
-        config, found = results.config_of(profile, run), results.load_predictions(profile, run)
-        by_valid, by_test = (found[found["chosen_on"] == split].sort_values("track_id") for split in ("valid", "test"))
-        gap = paired_difference(by_test["score"], by_valid["score"], groups=by_valid["composition"].to_numpy(),
-                                seed=_BOOTSTRAP_SEED)
-        row = {"features": config["features"], "head": config["head"], "labels": budget_label(config["budget"], n_train)}
-        values = {"chosen on validation": f"{100 * by_valid['score'].mean():.1f}",
-                  "chosen on test (not a result)": f"{100 * by_test['score'].mean():.1f}",
+        config = results.config_of(profile, run)
+        groups.setdefault((config["features"], config["head"], budget_label(config["budget"], n_train)), []).append(run)
+    for names, ids in groups.items():
+        found = [results.load_predictions(profile, run).sort_values("track_id") for run in ids]
+        by_valid, by_test = (np.stack([table.loc[table["chosen_on"] == split, "score"] for table in found])
+                             for split in ("valid", "test"))
+        compositions = found[0].loc[found[0]["chosen_on"] == "valid", "composition"].to_numpy()
+        gap = paired_difference(by_test, by_valid, groups=compositions, seed=_BOOTSTRAP_SEED)
+        row = dict(zip(("features", "head", "labels"), names))
+        values = {"chosen on validation": f"{100 * by_valid.mean():.1f}",
+                  "chosen on test (not a result)": f"{100 * by_test.mean():.1f}",
                   "optimism": with_interval(gap.difference, gap.low, gap.high, "+")}
-        rows.append(row | values)
-        trace |= {f"{', '.join(row.values())} / {column}": [run] for column in values}
+        rows.append({**row, **values, "seeds": len(ids)})
+        trace |= {f"{', '.join(names)} / {column}": ids for column in values}
     return pd.DataFrame(rows), trace

@@ -1,7 +1,8 @@
 """Heads that are tested on what they were not trained on: another repertoire, unheard instruments, louder noise.
 
 Each condition names windows to train on, windows to test on, and windows for a control head that was trained where it
-is tested. The head is the logistic probe of `efficiency`, on the mean of a track's windows of that kind.
+is tested, on as many tracks. The head is the logistic probe of `efficiency`, on the mean of a track's windows of that
+kind. It is the head that has not heard them: the encoder was pre-trained on everything.
 """
 
 from __future__ import annotations
@@ -35,29 +36,31 @@ def conditions(table: pd.DataFrame) -> Iterator[Condition]:
 
     Families of which a split holds no windows are passed over.
     """
-    source, family, snr = (table[column].to_numpy() for column in ("source", "family", "snr"))
+    source, family, families, snr = (table[column].to_numpy() for column in ("source", "family", "families", "snr"))
     for here, there in (("tune", "chorale"), ("chorale", "tune")):
         yield Condition(f"{here}s to {there}s", source == here, source == there, source == there)
     yield Condition("clean to noisy", snr >= CLEAN, snr <= NOISY, snr <= NOISY)
     for name in sorted(set(family)):
         test = (family == name) & (table["purity"] >= MIN_PURITY).to_numpy()
+        without = np.array([name not in heard.split("+") for heard in families])
         if set(table["split"][test]) == set(table["split"]):
             # The control has heard the family among the others; nobody trains on one instrument alone.
-            yield Condition(f"unheard: {name}", family != name, test, np.ones(len(table), bool))
+            yield Condition(f"unheard: {name}", without, test, np.ones(len(table), bool))
 
 
-def transfer(x, table: pd.DataFrame) -> pd.DataFrame:
+def transfer(x, table: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
     """Estimates of test tracks under every condition, by the head that was trained elsewhere and by its control.
 
     Parameters
     ----------
     x : (row, dim) window features, rows as in `table`.
     table : what `properties.window_properties` returns for all tracks.
+    rng : draws the tracks of the larger of two training (and validation) sets down to the size of the smaller.
 
     Returns
     -------
     One row a condition, head ("elsewhere" or "control") and test track: condition, head, track_id, reference, estimate,
-    score (both fifths).
+    score (both fifths), n_train (labelled tracks).
 
     Raises
     ------
@@ -70,15 +73,22 @@ def transfer(x, table: pd.DataFrame) -> pd.DataFrame:
     keys = table.groupby("track_id")["key"].first()
     found = []
     for condition in bar(list(conditions(table)), desc="transfer", unit="condition"):
-        for head, train in (("elsewhere", condition.train), ("control", condition.control)):
-            sets = [_track_means(x, table, rows & (table["split"] == split).to_numpy())
-                    for split, rows in (("train", train), ("valid", train), ("test", condition.test))]
-            (x_train, train_ids), (x_valid, valid_ids), (x_test, test_ids) = sets
-            estimates, _, _ = logistic_curve(x_train, keys[train_ids].to_numpy(), x_valid, keys[valid_ids].to_numpy(), x_test)
-            reference = keys[test_ids].to_numpy()
-            found.append(pd.DataFrame({"condition": condition.name, "head": head, "track_id": test_ids,
+        x_test, test = _track_means(x, table, condition.test & (table["split"] == "test").to_numpy())
+        reference = keys[test].to_numpy()
+        sets = {(head, split): _track_means(x, table, rows & (table["split"] == split).to_numpy())
+                for head, rows in (("elsewhere", condition.train), ("control", condition.control))
+                for split in ("train", "valid")}
+        # A head that was given more labels would be better for that alone.
+        sizes = {split: min(len(sets[head, split][1]) for head in ("elsewhere", "control")) for split in ("train", "valid")}
+        for head in ("elsewhere", "control"):
+            chosen = {split: np.sort(rng.permutation(len(sets[head, split][1]))[:size]) for split, size in sizes.items()}
+            (x_train, y_train), (x_valid, y_valid) = (
+                (sets[head, split][0][rows], keys[sets[head, split][1][rows]].to_numpy()) for split, rows in chosen.items())
+            estimates, _, _ = logistic_curve(x_train, y_train, x_valid, y_valid, x_test)
+            found.append(pd.DataFrame({"condition": condition.name, "head": head, "track_id": test,
                                        "reference": reference, "estimate": estimates,
-                                       "score": mirex_scores(reference, estimates, fifths="both")}))
+                                       "score": mirex_scores(reference, estimates, fifths="both"),
+                                       "n_train": sizes["train"]}))
     return pd.concat(found, ignore_index=True)
 
 

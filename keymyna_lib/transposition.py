@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from keymyna_lib.embed import Features
+from keymyna_lib.embed import Features, spread_windows
 from keymyna_lib.errors import KeyMynaError
 from keymyna_lib.evaluate import track_predictions
 from keymyna_lib.heads import TrainedHead
 from keymyna_lib.keys import N_KEYS, transpose
 
-RIDGE = 1e-3  # of the mean squared feature; keeps the maps finite where features depend on each other
+RIDGES = (1e-3, 1e-2, 1e-1, 1.0)  # of the mean squared feature; the best on held-out tracks is taken
+HELD_OUT = 5                      # every fifth track
 
 
 def fit_shift_maps(features: Features, track_ids: Sequence[str], shifts: Sequence[int]) -> dict[int, Tensor]:
@@ -29,6 +30,7 @@ def fit_shift_maps(features: Features, track_ids: Sequence[str], shifts: Sequenc
     Parameters
     ----------
     features : what `embed.add_shifted` returns; holds the shifted views of these tracks.
+    track_ids : five or more, in random order: every fifth one is held out to choose the penalty.
     shifts : semitones; 0 is the identity.
 
     Returns
@@ -36,33 +38,47 @@ def fit_shift_maps(features: Features, track_ids: Sequence[str], shifts: Sequenc
     shift -> (dim, dim) float32: a row vector times the map is the shifted embedding.
     """
     maps = {0: torch.eye(features.x.shape[1])}
+    held_out = set(track_ids[::HELD_OUT])
     for shift in shifts:
         if shift != 0:
-            source, target = _pairs(features, track_ids, shift)
-            gram = source.T @ source
-            gram += RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
-            maps[shift] = torch.linalg.solve(gram, source.T @ target).float()
+            fitted, tried = (_pairs(features, [t for t in track_ids if (t in held_out) == held], shift)
+                             for held in (False, True))
+            best = min(RIDGES, key=lambda ridge: (tried[0] @ _ridge(*fitted, ridge) - tried[1]).square().sum().item())
+            maps[shift] = _ridge(*(torch.cat(both) for both in zip(fitted, tried)), best).float()
     return maps
 
 
+def _ridge(source: Tensor, target: Tensor, ridge: float) -> Tensor:
+    gram = source.T @ source
+    gram += ridge * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
+    return torch.linalg.solve(gram, source.T @ target)
+
+
+def _chosen_windows(features: Features, track_ids: Sequence[str], count: int) -> Features:
+    """The unshifted windows of tracks that a view of so many windows holds."""
+    plain = features.select(track_ids)
+    sizes = torch.bincount(plain.track, minlength=len(track_ids)).numpy()
+    rows = np.concatenate([first + spread_windows(size, count)
+                           for first, size in zip(np.cumsum(sizes) - sizes, sizes)])
+    return Features(plain.x[rows], plain.track[rows], plain.shift[rows], plain.track_ids)
+
+
 def _pairs(features: Features, track_ids: Sequence[str], shift: int) -> tuple[Tensor, Tensor]:
-    """(row, dim) float64 windows and what they are when shifted; a view holds few windows, spread over the track."""
-    plain, view = features.select(track_ids), features.select(track_ids, [shift])
-    sizes, kept = (torch.bincount(rows.track, minlength=len(track_ids)).numpy() for rows in (plain, view))
-    firsts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-    rows = np.concatenate([first + np.linspace(0, size - 1, count).round().astype(int)
-                           for first, size, count in zip(firsts, sizes, kept)])
-    return plain.x[rows].double(), view.x.double()
+    """(row, dim) float64 windows, and what they are when shifted."""
+    view = features.select(track_ids, [shift])
+    plain = _chosen_windows(features, track_ids, int(torch.bincount(view.track).max()))
+    return plain.x.double(), view.x.double()
 
 
-def mapped_views(features: Features, track_ids: Sequence[str], maps: Mapping[int, Tensor]) -> Features:
-    """All unshifted rows, and the windows of some tracks sent through every map as if their audio had been shifted."""
+def mapped_views(features: Features, track_ids: Sequence[str], maps: Mapping[int, Tensor], windows: int) -> Features:
+    """All unshifted rows, and so many windows of some tracks sent through every map as if their audio had been shifted."""
     plain = features.select(features.track_ids)
-    rows = torch.isin(plain.track, torch.tensor([plain.track_ids.index(name) for name in track_ids]))
+    moved = _chosen_windows(features, track_ids, windows)
+    track = torch.tensor([plain.track_ids.index(name) for name in moved.track_ids])[moved.track]
     shifts = [shift for shift in maps if shift != 0]
-    return Features(torch.cat([plain.x, *(plain.x[rows] @ maps[shift] for shift in shifts)]),
-                    torch.cat([plain.track, plain.track[rows].repeat(len(shifts))]),
-                    torch.cat([plain.shift, torch.tensor(shifts).repeat_interleave(int(rows.sum()))]), plain.track_ids)
+    return Features(torch.cat([plain.x, *(moved.x @ maps[shift] for shift in shifts)]),
+                    torch.cat([plain.track, track.repeat(len(shifts))]),
+                    torch.cat([plain.shift, torch.tensor(shifts).repeat_interleave(len(track))]), plain.track_ids)
 
 
 def predict_transposed(head: TrainedHead, features: Features, track_ids: Sequence[str],

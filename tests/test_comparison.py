@@ -41,12 +41,18 @@ def predictions(share_right, rng, budgets=(48, 0), draws=(0, 1)):
     return pd.DataFrame(rows)
 
 
+def store_tuning():
+    with results.Run("tuning", profile="smoke", notebook="n", seed=0, inputs={"corpus": "c"}, config={"name": "a"}) as run:
+        run.metric("lr 1", "valid", "weighted_both", 0.5, 30)
+    return run.run_id
+
+
 def store(name, share_right, seed=0, steps=5):
     made = predictions(share_right, np.random.default_rng([seed, len(name)]))
     choices = made[["budget", "draw"]].drop_duplicates().assign(C=1.0, valid_score=0.5)
     with results.Run("objective", profile="smoke", notebook="n", seed=seed, inputs={"corpus": "c"},
                      config={"name": name, "seed": seed, "steps": steps}) as run:
-        comparison.record_predictions(run, made, choices)
+        comparison.record_predictions(run, made, choices, 30)
         run.metric("all", "train", "flops", 1e12 * steps, 30)
     return run.run_id, made
 
@@ -69,6 +75,8 @@ def test_seeds_of_the_same_settings_add_up_and_others_are_left(home):
     assert results.other_seeds("smoke", "n", [second]) == [first]
     again, _ = store("a", 0.7, seed=0)
     assert results.other_seeds("smoke", "n", [again]) == []
+    # A run of another kind with the old seed, such as a tuning that all seeds share, keeps nothing out.
+    assert results.other_seeds("smoke", "n", [store_tuning(), second]) == [first]
 
 
 def test_runs_of_other_code_are_not_added(home, monkeypatch):
@@ -99,14 +107,15 @@ def compared(home):
 
 
 def by_hand(made, name, budget):
-    """(seed and draw, track) scores and compositions, from the estimates themselves."""
+    """(seed, draw, track) scores and compositions, from the estimates themselves; one draw where all labels are used."""
     rows = []
     for seed in (0, 1):
         table = made[name, seed][1]
-        for draw in (0, 1):
+        rows.append([])
+        for draw in (0, 1)[:1 if budget == 0 else None]:
             part = table[(table["budget"] == budget) & (table["draw"] == draw)].sort_values("track_id")
-            rows.append(mirex_scores(part["reference"].to_numpy(), part["estimate"].to_numpy(), fifths="both"))
-    return np.stack(rows), part["composition"].to_numpy()
+            rows[-1].append(mirex_scores(part["reference"].to_numpy(), part["estimate"].to_numpy(), fifths="both"))
+    return np.array(rows), part["composition"].to_numpy()
 
 
 def test_scores_differences_and_p_follow_from_the_estimates(compared):
@@ -117,36 +126,53 @@ def test_scores_differences_and_p_follow_from_the_estimates(compared):
         scores, groups = by_hand(made, row["name"], row["budget"])
         assert row["score"] == pytest.approx(scores.mean()) and row["low"] <= row["score"] <= row["high"]
         if row["name"] == "base":
-            assert np.isnan(row["difference"])
+            assert np.isnan(row["difference"]) and row["shared"] == 0
             continue
-        expected = paired_difference(scores, by_hand(made, "base", row["budget"])[0], groups=groups, seed=0)
+        expected = paired_difference(scores, by_hand(made, "base", row["budget"])[0], groups=groups, n_resamples=20_000,
+                                     seed=0)
+        assert set(row["run_ids"]) == {made[row["name"], seed][0] for seed in (0, 1)} < set(row["pair_ids"])
         assert row["difference"] == pytest.approx(expected.difference)
         assert (row["d_low"], row["d_high"]) == pytest.approx((expected.low, expected.high))
-        raw.append((expected.p, row["p"]))
-    assert np.allclose(holm([p for p, _ in raw]), [p for _, p in raw])
+        raw.append((expected.p, row["p"], row["p_holm"]))
+    assert all(expected == p for expected, p, _ in raw)
+    assert np.allclose(holm([p for p, _, _ in raw]), [adjusted for _, _, adjusted in raw])
+
+
+def test_only_shared_seeds_are_compared(home):
+    runs = [store("base", 0.8, 0)[0], store("base", 0.8, 1)[0], store("alone", 0.4, 1)[0], store("late", 0.4, 7)[0]]
+    results.publish("smoke", "n", runs=runs)
+    found = tables.comparison("smoke", results.load_runs("smoke", ["n"]), [48], "base", n_resamples=100).set_index("name")
+    assert found.loc["alone", "shared"] == 1 and found.loc["alone", "pair_ids"] == [runs[2], runs[1]]
+    assert found.loc["late", "shared"] == 0 and np.isnan(found.loc["late", "p_holm"])
+    shown, trace = tables.comparison_table(found.reset_index(), 99, "base")
+    assert shown.set_index("system").loc["late", "48 labels, minus base"] == "not run"
+    assert trace["alone, 1 / 48 labels"] == [runs[2]] and trace["alone, 1 / 48 labels, minus base"] == [runs[2], runs[1]]
 
 
 def test_conclusions_follow_the_rule(compared):
     _, found = compared
-    claims = [conclusions.Claim("base beats worse", "base", "worse"), conclusions.Claim("worse beats base", "worse", "base"),
-              conclusions.Claim("base beats alike", "base", "alike"), conclusions.Claim("base beats nobody", "base", "nobody")]
-    concluded = conclusions.conclude(claims, found, "base", 99).set_index(["claim", "labels"])
-    for labels in ("48 labels", "all 99 labels"):
-        words = [concluded.loc[(claim.text, labels), "verdict"] for claim in claims]
-        assert words[:2] == ["holds", "the opposite holds"] and words[3] == "not run"
-        row = found[(found["name"] == "alike") & (found["budget"] == (48 if labels[0] == "4" else 0))].iloc[0]
-        assert words[2] == ("not told apart" if row["d_low"] <= 0 <= row["d_high"] else
-                            "holds" if row["d_high"] < 0 else "the opposite holds")
-        shown = concluded.loc[("base beats worse", labels), "evidence"]
-        assert shown.startswith("+") and float(shown.split()[0]) > 20
-    table, trace = conclusions.conclusions_table(concluded.reset_index())
-    assert not any("nobody" in cell for cell in trace) and len(trace) == 2 * 6 and len(table) == 8
+    claims = [*conclusions.design_claims(["base", "worse", "alike"], "base"), conclusions.Claim("base beats nobody", "base", "nobody")]
+    assert [claim.worse for claim in claims] == ["worse", "alike", "nobody"]
+    decided = conclusions.decide(conclusions.conclude(claims, found, 99))
+    known = decided[decided["p"].notna()]
+    assert np.allclose(known["p_holm"], holm(known["p"])) and len(known) == 4
+    by_claim = decided.set_index(["claim", "labels"])
+    for labels, budget in (("48 labels", 48), ("all 99 labels", 0)):
+        worse = by_claim.loc[("the default design beats worse", labels)]
+        raw = found[(found["name"] == "worse") & (found["budget"] == budget)].iloc[0]
+        assert worse["verdict"] == "holds" and worse["difference"] == -raw["difference"] > 0.2
+        assert (worse["low"], worse["high"]) == (-raw["d_high"], -raw["d_low"]) and worse["seeds"] == 2
+        assert by_claim.loc[("base beats nobody", labels), "verdict"] == "not run"
+    table, trace = conclusions.conclusions_table(decided)
+    assert not any("nobody" in cell for cell in trace) and len(trace) == 4 * 3 and len(table) == 6
 
 
-@pytest.mark.parametrize("low, high, word", [(0.1, 2.0, "holds"), (-2.0, -0.1, "the opposite holds"),
-                                             (-1.0, 1.0, "not told apart"), (0.0, 1.0, "not told apart")])
-def test_verdicts(low, high, word):
-    assert conclusions.verdict(low, high) == word
+@pytest.mark.parametrize("low, high, p, word", [
+    (0.1, 2.0, 0.01, "holds"), (-2.0, -0.1, 0.01, "the opposite holds"), (-1.0, 1.0, 0.3, "not told apart"),
+    (0.1, 2.0, 0.2, "not told apart"),  # one interval of many
+    (0.0, 1.0, 0.04, "not told apart"), (np.nan, np.nan, np.nan, "not run")])
+def test_verdicts(low, high, p, word):
+    assert conclusions.verdict(low, high, p) == word
 
 
 def test_objectives_change_nothing_but_the_objective():
@@ -168,3 +194,9 @@ def test_unknown_factors_are_named():
 def test_an_encoder_embeds_windows_as_long_as_its_crops():
     assert comparison.window_frames(CONFIG) == 98
     assert comparison.window_frames(replace(CONFIG, crop_frames=400)) == 196
+
+
+def test_what_will_not_have_been_run_is_refused_at_once():
+    comparison.check_parts([48], [24, 48], "shown_budgets, budgets")
+    with pytest.raises(KeyMynaError, match="shown_budgets, budgets: 200 is not among 24, 48"):
+        comparison.check_parts([48, 200], [24, 48], "shown_budgets, budgets")

@@ -7,8 +7,8 @@ from scipy import stats
 
 from keymyna_lib import keys
 from keymyna_lib.errors import KeyMynaError
-from keymyna_lib.evaluate import (bootstrap_interval, chance_scores, confusion, holm, mirex_scores, paired_difference,
-                                  paired_difference_interval, summary, track_predictions)
+from keymyna_lib.evaluate import (_resampled_means, bootstrap_interval, chance_scores, confusion, holm, mirex_scores, paired_difference,
+                                  paired_difference_interval, ratio_interval, summary, track_predictions)
 
 REFERENCE, ESTIMATE = np.divmod(np.arange(576), 24)  # all pairs of keys
 
@@ -224,3 +224,37 @@ def test_holm_is_closed_testing_with_bonferroni(n):
     subsets = [list(s) for s in chain.from_iterable(combinations(range(n), size) for size in range(1, n + 1))]
     closed = [max(min(1, len(s) * p[s].min()) for s in subsets if i in s) for i in range(n)]
     np.testing.assert_allclose(holm(p), closed, rtol=1e-12)
+
+
+def test_seeds_draws_and_groups_are_resampled_each_on_its_own():
+    """Spread that comes from seeds alone must not shrink with the number of label draws."""
+    rng = np.random.default_rng(0)
+    by_seed = rng.normal(size=(4, 1, 1)) + np.zeros((4, 10, 50))
+    low, high = bootstrap_interval(by_seed, seed=0)
+    assert (low, high) == pytest.approx(bootstrap_interval(by_seed[:, 0], seed=0), abs=0.15)
+    flat = bootstrap_interval(by_seed.reshape(40, 50), seed=0)
+    assert flat[1] - flat[0] < 0.5 * (high - low)
+    scores = rng.normal(size=(3, 2, 8))
+    groups = np.array([0, 0, 1, 1, 2, 2, 3, 3])
+    found = _resampled_means(scores, groups, 3, seed=5)
+    draws = np.random.default_rng(5)
+    counts = [draws.multinomial(n, np.full(n, 1 / n), size=3) for n in (3, 2, 4)]
+    for resample, (seeds, labels, drawn) in enumerate(zip(*counts)):
+        total = weight = 0.0
+        for s, d, t in np.ndindex(*scores.shape):
+            count = seeds[s] * labels[d] * drawn[groups[t]]
+            total, weight = total + count * scores[s, d, t], weight + count
+        assert found[resample] == pytest.approx(total / weight)
+
+
+def test_ratio_interval_is_that_of_the_resampled_sums():
+    rng = np.random.default_rng(1)
+    groups = np.repeat(np.arange(60), 3)
+    denominator = rng.uniform(1, 2, 180)
+    numerator = denominator * np.repeat(rng.uniform(0.2, 0.6, 60), 3)
+    low, high = ratio_interval(numerator, denominator, groups=groups, seed=0)
+    assert low < numerator.sum() / denominator.sum() < high
+    sums = [np.bincount(groups, values) for values in (numerator, denominator)]
+    by_hand = [np.divide(*(row[pick].sum() for row in sums))
+               for pick in np.random.default_rng(2).integers(0, 60, (4000, 60))]
+    assert (low, high) == pytest.approx(np.quantile(by_hand, [0.025, 0.975]), abs=0.01)

@@ -15,6 +15,7 @@ from keymyna_lib.properties import CHROMA_COLUMNS
 
 N, DIM = 900, 20
 SPLIT = np.repeat(["train", "valid", "test"], [500, 200, 200])
+GROUPS = np.arange(len(SPLIT))
 TRAIN, VALID, TEST = (SPLIT == name for name in ("train", "valid", "test"))
 
 
@@ -57,13 +58,13 @@ def test_ridge_is_scikit_learns(x, linear, rng, noise):
     fitted = fit_ridge(x[TRAIN], y[TRAIN], x[VALID], y[VALID])
     assert fitted.chosen == alpha
     np.testing.assert_allclose(fitted.predict(x), estimate, rtol=1e-6, atol=1e-6)
-    score = probe("numeric", x, y, SPLIT, rng)
+    score = probe("numeric", x, y, SPLIT, GROUPS, rng)
     assert score.value == pytest.approx(r2_score(y[TEST], estimate[TEST], multioutput="variance_weighted"))
     assert (score.measure, score.n_train, score.n_test, score.chosen) == ("R2", 500, 200, alpha)
 
 
 def test_more_noise_asks_for_a_stronger_penalty(x, linear, rng):
-    weak, strong = (probe("numeric", x, linear + scale * rng.normal(size=linear.shape), SPLIT, rng).chosen
+    weak, strong = (probe("numeric", x, linear + scale * rng.normal(size=linear.shape), SPLIT, GROUPS, rng).chosen
                     for scale in (0, 300))
     assert strong > 10 * weak
 
@@ -81,21 +82,21 @@ def test_logistic_is_scikit_learns(x, classes, rng, labels, monkeypatch):
     assert np.mean(fitted.predict(x) == estimate) > 0.995
     counts = pd.Series(y[TRAIN]).value_counts()
     majority = np.mean(y[TEST] == counts.index[0])
-    score = probe("category", x, y, SPLIT, rng)
+    score = probe("category", x, y, SPLIT, GROUPS, rng)
     skill = (np.mean(fitted.predict(x[TEST]) == y[TEST]) - majority) / (1 - majority)
     assert (score.measure, score.chosen) == ("skill", fitted.chosen) and score.value == pytest.approx(skill)
 
 
 def test_a_linear_target_is_read_and_noise_is_not(x, linear, rng):
-    assert probe("numeric", x, linear, SPLIT, rng).value > 0.9
-    assert probe("numeric", torch.from_numpy(x), linear[:, 2], SPLIT, rng).value > 0.9
-    assert -0.2 < probe("numeric", x, rng.normal(size=N), SPLIT, rng).value < 0.05
+    assert probe("numeric", x, linear, SPLIT, GROUPS, rng).value > 0.9
+    assert probe("numeric", torch.from_numpy(x), linear[:, 2], SPLIT, GROUPS, rng).value > 0.9
+    assert -0.2 < probe("numeric", x, rng.normal(size=N), SPLIT, GROUPS, rng).value < 0.05
 
 
 def test_separable_classes_are_read_and_shuffled_labels_are_not(x, classes, rng):
-    assert probe("category", x, classes, SPLIT, rng).value > 0.8
-    assert probe("category", x, x[:, 0] > np.median(x[:, 0]), SPLIT, rng).value > 0.9
-    assert -0.3 < probe("category", x, rng.permutation(classes), SPLIT, rng).value < 0.15
+    assert probe("category", x, classes, SPLIT, GROUPS, rng).value > 0.8
+    assert probe("category", x, x[:, 0] > np.median(x[:, 0]), SPLIT, GROUPS, rng).value > 0.9
+    assert -0.3 < probe("category", x, rng.permutation(classes), SPLIT, GROUPS, rng).value < 0.15
 
 
 def test_skill_in_closed_form(rng):
@@ -103,8 +104,8 @@ def test_skill_in_closed_form(rng):
     split = np.repeat(["train", "valid", "test"], [30, 10, 10])
     y = np.array([0] * 20 + [1] * 10 + [0] * 5 + [1] * 5 + [0] * 4 + [1] * 6)
     x = np.where(np.arange(50) < 48, y, 1 - y)[:, None]
-    assert probe("category", x, y, split, rng).value == pytest.approx((0.8 - 0.4) / 0.6)
-    assert probe("category", np.zeros((50, 1)), y, split, rng).value == 0
+    assert probe("category", x, y, split, np.arange(50), rng).value == pytest.approx((0.8 - 0.4) / 0.6)
+    assert probe("category", np.zeros((50, 1)), y, split, np.arange(50), rng).value == 0
 
 
 @pytest.mark.parametrize("kind", ["numeric", "category"])
@@ -116,7 +117,7 @@ def test_test_rows_decide_nothing(x, linear, classes, kind, monkeypatch):
     rng = np.random.default_rng(1)
     other_x, other_y = x.copy(), y.copy()
     other_x[TEST], other_y[TEST] = 1e3 * rng.normal(size=(200, DIM)), rng.permutation(y[TEST])
-    scores = [probe(kind, a, b, SPLIT, np.random.default_rng(2), max_train_rows=300)
+    scores = [probe(kind, a, b, SPLIT, GROUPS, np.random.default_rng(2), max_train_rows=300)
               for a, b in ((x, y), (other_x, other_y))]
     assert scores[0].value > scores[1].value and fitted[0].chosen == fitted[1].chosen
     for part in ("mean", "std", "weights", "intercept"):
@@ -124,25 +125,25 @@ def test_test_rows_decide_nothing(x, linear, classes, kind, monkeypatch):
 
 
 def test_training_rows_are_capped_by_the_generators_draw(x, linear):
-    first, same, other = (probe("numeric", x, linear, SPLIT, np.random.default_rng(seed), max_train_rows=100)
+    first, same, other = (probe("numeric", x, linear, SPLIT, GROUPS, np.random.default_rng(seed), max_train_rows=100)
                           for seed in (0, 0, 1))
     assert first == same and first.value != other.value and first.n_train == 100
     keep = ~TRAIN
     keep[np.random.default_rng(0).choice(500, 100, replace=False)] = True
-    alone = probe("numeric", x[keep], linear[keep], SPLIT[keep], np.random.default_rng(5))
+    alone = probe("numeric", x[keep], linear[keep], SPLIT[keep], GROUPS[keep], np.random.default_rng(5))
     assert alone.value == pytest.approx(first.value)
 
 
 def test_a_feature_constant_in_training_is_left_alone(x, linear, rng):
     constant = np.where(TEST, 1e4 * rng.normal(size=N), 0.1).astype(np.float32)
-    plain, more = (probe("numeric", z, linear, SPLIT, rng).value for z in (x, np.column_stack([x, constant])))
+    plain, more = (probe("numeric", z, linear, SPLIT, GROUPS, rng).value for z in (x, np.column_stack([x, constant])))
     assert more == pytest.approx(plain)
 
 
 def test_refusals(x, linear, classes, rng):
     def refused(match, kind="category", x=x, y=classes, split=SPLIT):
         with pytest.raises(KeyMynaError, match=match):
-            probe(kind, x, y, split, rng)
+            probe(kind, x, y, split, np.arange(len(split)), rng)
 
     refused("kind='ordinal'", kind="ordinal")
     refused("expected", y=classes[1:])
@@ -160,7 +161,7 @@ def table(rng):
     """As from window_properties, every value drawn."""
     values = {"split": SPLIT, "tonic": rng.integers(0, 12, N), "mode": rng.choice(["major", "minor"], N),
               "family": rng.choice(["keys", "reed", "pipe"], N), "drums": rng.random(N) < 0.5,
-              "purity": rng.uniform(0.5, 1, N),
+              "composition": np.arange(N) // 3, "purity": rng.uniform(0.5, 1, N),
               **{name: rng.normal(size=N) for name in ("tuning", "register", "snr", "tempo")},
               **dict(zip(CHROMA_COLUMNS, rng.dirichlet(np.ones(12), N).T))}
     return pd.DataFrame(values)
@@ -168,7 +169,7 @@ def table(rng):
 
 def test_every_property_is_probed(table):
     """Features that hold all there is to know, but for windows of two sections and one where nothing sounds."""
-    held = pd.get_dummies(table.drop(columns=["split", "purity"]), columns=["tonic", "mode", "family"]).to_numpy(float)
+    held = pd.get_dummies(table.drop(columns=["split", "purity", "composition"]), columns=["tonic", "mode", "family"]).to_numpy(float)
     mixed = (table["purity"] < MIN_PURITY).to_numpy()
     table.loc[mixed, "family"] = np.random.default_rng(1).permutation(table.loc[mixed, "family"])
     table.loc[7, "register"] = np.nan

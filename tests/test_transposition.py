@@ -21,13 +21,13 @@ def true_maps():
 
 @pytest.fixture(scope="module")
 def features(true_maps):
-    """Tracks of 3 to 5 windows; two windows of each, the first and the last, sent through the true maps."""
+    """Tracks of 3 to 5 windows; the views of a track hold its middle window, sent through the true maps."""
     generator = torch.Generator().manual_seed(1)
     x, track, shift = [], [], []
     for i in range(len(NAMES)):
         windows = torch.randn(3 + i % 3, DIM, generator=generator)
         for s in SHIFTS:
-            rows = windows if s == 0 else windows[[0, -1]] @ true_maps[s]
+            rows = windows if s == 0 else windows[[len(windows) // 2]] @ true_maps[s]
             x.append(rows), track.append(torch.full((len(rows),), i)), shift.append(torch.full((len(rows),), s))
     return Features(torch.cat(x), torch.cat(track), torch.cat(shift), NAMES)
 
@@ -39,10 +39,18 @@ def test_known_maps_are_found(features, true_maps):
         assert torch.allclose(maps[shift], true, atol=5e-3)
 
 
-def test_mapped_views_are_the_windows_times_the_maps_and_their_labels_move(features, true_maps):
-    views = mapped_views(features, NAMES[1:3], {0: torch.eye(DIM), 3: true_maps[3]})
-    plain = features.select(NAMES[1:3])
-    assert torch.allclose(views.select(NAMES[1:3], [3]).x, plain.x @ true_maps[3])
+def test_the_penalty_is_chosen_on_tracks_held_out(features):
+    """Where views are noise, the maps are shrunk."""
+    noise = Features(torch.randn(features.x.shape, generator=torch.Generator().manual_seed(3)), features.track,
+                     features.shift, NAMES)
+    found, free = fit_shift_maps(noise, NAMES, [3])[3], fit_shift_maps(features, NAMES, [3])[3]
+    assert found.norm() < 0.7 * free.norm()
+
+
+def test_mapped_views_are_the_chosen_windows_times_the_maps_and_their_labels_move(features, true_maps):
+    views = mapped_views(features, NAMES[1:3], {0: torch.eye(DIM), 3: true_maps[3]}, 1)
+    middle = torch.stack([features.select([name]).x[n // 2] for name, n in zip(NAMES[1:3], (4, 5))])
+    assert torch.allclose(views.select(NAMES[1:3], [3]).x, middle @ true_maps[3])
     assert torch.equal(views.select(NAMES).x, features.select(NAMES).x)
     assert views.select(NAMES[1:3], [0, 3]).keys({name: 11 for name in NAMES}).unique().tolist() == [2, 11]  # B, and D
     with pytest.raises(KeyMynaError, match="were not extracted"):
