@@ -26,7 +26,7 @@ from keymyna_lib.keys import transpose
 from keymyna_lib.model import Encoder
 from keymyna_lib.parallel import over_tracks
 from keymyna_lib.progress import bar
-from keymyna_lib.spectrogram import HOP, WINDOW, compress, mel_power, n_frames, window_starts
+from keymyna_lib.spectrogram import HOP, N_FFT, WINDOW, compress, mel_power, n_frames, window_starts
 
 MEAN_MEL, CHROMA = "mean mel", "chroma"
 
@@ -165,22 +165,40 @@ def add_shifted(corpus: Corpus, encoders: Mapping[str, Encoder], base: Mapping[s
         track, shift = [base[CHROMA].track], [base[CHROMA].shift]
         position = {name: i for i, name in enumerate(base[CHROMA].track_ids)}
         wanted = {name: [s for s in shifts if s != 0] for name, shifts in shifts_of_track.items()}
-        for name, shifts in bar([item for item in wanted.items() if item[1]], desc="pitch-shifted views", unit="track",
-                                show=show):
-            starts = window_starts(len(corpus.spectrogram(name)))
-            few = spread_windows(len(starts), windows)
-            views = torch.cat([cut_windows(mel, starts[few]) for mel in compress(mel_power(corpus.audio(name), shifts))])
-            chroma = base[CHROMA].x[base[CHROMA].track == position[name]][few]
-            for key, rows in parts.items():
-                rows.append(torch.cat([chroma.roll(s, dims=1) for s in shifts]) if key == CHROMA
-                            else _of_windows(views, encoders.get(key)))
-            track.append(torch.full((len(views),), position[name]))
-            shift.append(torch.tensor(shifts).repeat_interleave(len(few)))
+        wanted = {name: shifts for name, shifts in wanted.items() if shifts}
+        with bar(desc="pitch-shifted views", total=len(wanted), unit="track", show=show) as progress:
+            for group in _groups(list(wanted)):
+                views, chroma = [], []
+                for name in group:
+                    starts = window_starts(len(corpus.spectrogram(name)))
+                    few = spread_windows(len(starts), windows)
+                    views.append(_shifted_windows(corpus.audio(name), starts[few], wanted[name]))
+                    unshifted = base[CHROMA].x[base[CHROMA].track == position[name]][few]
+                    chroma += [unshifted.roll(s, dims=1) for s in wanted[name]]
+                    track.append(torch.full((len(views[-1]),), position[name]))
+                    shift.append(torch.tensor(wanted[name]).repeat_interleave(len(few)))
+                for key, rows in parts.items():
+                    rows.append(torch.cat(chroma) if key == CHROMA else _of_windows(torch.cat(views), encoders.get(key)))
+                progress.update(len(group))
         columns = torch.cat(track), torch.cat(shift), base[CHROMA].track_ids
         return {name: Features(torch.cat(rows), *columns) for name, rows in parts.items()}
 
     request = {"windows": windows, "shifts": {name: list(map(int, s)) for name, s in shifts_of_track.items()}}
     return _cached(list(base), _identity(corpus, {name: encoders.get(name) for name in base}, request), compute)
+
+
+def _shifted_windows(audio: np.ndarray, starts: Sequence[int], shifts: Sequence[int]) -> Tensor:
+    """Stored spectrograms of some windows of pitch-shifted views, (shift x window, mel, frame), shift by shift.
+
+    Only these windows are transformed. A frame reaches N_FFT / 2 samples to either side; with so much more audio, and
+    what lies there dropped, the frames are those of the whole recording.
+    """
+    margin, windows = N_FFT // 2 // HOP, []
+    for start in starts:
+        first = max(start - margin, 0)
+        power = mel_power(audio[HOP * first:HOP * (start + WINDOW + margin)], shifts)
+        windows.append(torch.stack([cut_windows(mel, [start - first])[0] for mel in compress(power)]))
+    return torch.stack(windows, dim=1).flatten(0, 1)
 
 
 def spread_windows(n: int, count: int) -> np.ndarray:

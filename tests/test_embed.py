@@ -11,7 +11,7 @@ from keymyna_lib import embed, paths
 from keymyna_lib.embed import CHROMA, MEAN_MEL, Features, add_shifted, cut_windows, extract
 from keymyna_lib.errors import KeyMynaError
 from keymyna_lib.model import EncoderConfig, build_encoder
-from keymyna_lib.spectrogram import SAMPLE_RATE, WINDOW, compress, mel_power, window_starts
+from keymyna_lib.spectrogram import SAMPLE_RATE, WINDOW, compress, mel_power, n_frames, window_starts
 
 SECONDS = {"a": 14.0, "b": 3.0, "c": 7.0}
 
@@ -72,6 +72,19 @@ def test_shifted_rows(corpus, encoder):
     # Track b raised by 3 semitones is a chord on E flat + 1: its mean mel lies near that of the chord itself.
     selected = more[MEAN_MEL].select(["b", "a"], [0, 3])
     assert selected.track.tolist() == [0, 0, 1, 1, 1, 1, 1] and selected.track_ids == ("b", "a")
+
+
+@pytest.mark.parametrize("samples", [300_000, 100_500, 40_000])
+def test_windows_of_shifted_views_are_those_of_the_whole_shifted_recording(samples):
+    audio = np.random.default_rng(0).normal(0, 0.1, samples).astype(np.float32)
+    starts, shifts = window_starts(n_frames(samples)), [-3, 2]
+    whole = torch.cat([cut_windows(mel, starts) for mel in compress(mel_power(audio, shifts))])
+    assert torch.equal(embed._shifted_windows(audio, starts, shifts), whole)
+
+
+@pytest.mark.parametrize("n, count, expected", [(5, 1, [2]), (4, 2, [0, 3]), (3, 9, [0, 1, 2]), (1, 1, [0])])
+def test_spread_windows(n, count, expected):
+    assert embed.spread_windows(n, count).tolist() == expected
 
 
 def test_select_refuses_what_was_not_extracted(corpus):

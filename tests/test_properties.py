@@ -59,6 +59,7 @@ def sampled(notes: np.ndarray, arrangement: dict, start: float) -> dict:
     return {"tuning": np.mean([s["cents"] for s in seen]), "purity": max(counts) / len(seen),
             **{name: np.mean([s[name] for s in seen]) for name in ("snr", "tempo", "level")},
             "register": np.mean(pitches), "drums": most["drums"] is not None,
+            "families": {name for name, family in FAMILIES.items() for s in seen if set(s["programmes"]) & set(family)},
             "family": next(name for name, family in FAMILIES.items() if most["programmes"][0] in family),
             "chroma": np.bincount(np.array(pitches, int) % 12, minlength=12) / len(pitches)}
 
@@ -69,6 +70,8 @@ def assert_as_sampled(row: pd.Series, notes: np.ndarray, arrangement: dict) -> N
                             "purity": 0.005}.items():
         assert row[name] == pytest.approx(expected[name], abs=tolerance), name
     np.testing.assert_allclose(row[list(CHROMA_COLUMNS)].astype(float), expected["chroma"], atol=0.01)
+    # Sampling may miss the last hundredth of a second of a section.
+    assert expected["families"] <= set(row["families"].split("+")) and len(expected["families"]) >= 1
     if row["purity"] > 0.51:  # else the sampling may find the other section the longer one
         assert (row["family"], row["drums"]) == (expected["family"], expected["drums"])
 
@@ -90,7 +93,7 @@ def test_rows_are_those_of_the_features(corpus, table, tmp_path, monkeypatch):
 
 def test_what_holds_for_the_track(corpus, table):
     manifest = corpus.manifest.loc[table["track_id"]]
-    for column in ("split", "source", "key"):
+    for column in ("split", "source", "composition", "key"):
         assert table[column].tolist() == manifest[column].tolist()
     names = [keys.parse_key(name) for name in manifest["key_name"]]
     assert [keys.key_index(t, m) for t, m in zip(table["tonic"], table["mode"])] == names
@@ -102,6 +105,11 @@ def test_as_sampled_every_10_ms(corpus, table, scores):
         arrangement = json.loads(corpus.manifest.loc[row["track_id"], "arrangement"])
         assert_as_sampled(row, playable_score(scores, row["track_id"]).notes, arrangement)
     np.testing.assert_allclose(table[list(CHROMA_COLUMNS)].sum(axis=1), 1)
+    pure = table[table["purity"] == 1]
+    for row in pure.itertuples():  # one section, so its instruments and no others
+        sections = json.loads(corpus.manifest.loc[row.track_id, "arrangement"])["sections"]
+        section = [s for s in sections if s["start"] <= row.start + 0.01][-1]
+        assert set(row.families.split("+")) == {name for name, family in FAMILIES.items() if set(section["programmes"]) & set(family)}
 
 
 def test_padding_of_a_short_recording_does_not_count(corpus, scores):
