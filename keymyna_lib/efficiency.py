@@ -24,6 +24,7 @@ from keymyna_lib.data.corpus import Corpus
 from keymyna_lib.embed import Features
 from keymyna_lib.errors import KeyMynaError
 from keymyna_lib.evaluate import mirex_scores
+from keymyna_lib.parallel import one_thread
 from keymyna_lib.progress import bar
 from keymyna_lib.protocol import budget_tracks, prediction_table
 
@@ -87,7 +88,7 @@ def logistic_curve(x_train, y_train, x_valid, y_valid, x_test, *,
     model = LogisticRegression(solver="lbfgs", tol=_TOLERANCE, max_iter=_ITERATIONS, warm_start=True)
     estimates, chosen, best = np.empty(0, dtype=np.int64), 0.0, -1.0
     for C in sorted(Cs):
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), one_thread():
             # A fit that ran out of iterations is a candidate like the others: validation judges it.
             warnings.simplefilter("ignore", ConvergenceWarning)
             # A small budget has hardly more tracks than keys, which scikit-learn takes for a regression.

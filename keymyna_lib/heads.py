@@ -14,6 +14,7 @@ its neighbours.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -30,8 +31,10 @@ from keymyna_lib import files
 from keymyna_lib.errors import KeyMynaError
 from keymyna_lib.evaluate import mirex_scores, track_predictions
 from keymyna_lib.keys import N_KEYS
+from keymyna_lib.parallel import one_thread
 from keymyna_lib.progress import bar
 
+SMALL_STACK = 1 << 21   # parameters; smaller stacks train faster on one thread
 STACK_BYTES = 1 << 30  # parameters, gradients and Adam's moments of one stack
 ACTIVATIONS = 1 << 24  # hidden units held at once in a validation check
 ADAM = dict(amsgrad=False, beta1=0.9, beta2=0.999, eps=1e-8, maximize=False, fused=True)
@@ -237,6 +240,11 @@ class _Stack:
         self.first, self.second = ([torch.zeros_like(t) for t in self.parameters] for _ in range(2))
         self._arrange()
 
+    @property
+    def size(self) -> int:
+        """Parameters of all heads."""
+        return sum(t.numel() for t in self.parameters)
+
     def _arrange(self) -> None:
         """Find which heads share their input, and which Adam's scalars; set aside the gradients."""
         specs = [head.spec for head in self.heads]
@@ -396,13 +404,14 @@ def train_heads(specs: Sequence[HeadSpec], train: Rows, valid: Rows, *, max_step
             spec = specs[members[0]]
             stack = _Stack([trained[i] for i in members], [dim, *spec.hidden, N_KEYS], seed, device, dtype)
             batches, noise = _batches(train, spec, seed, dtype), _noise(seed, spec, dim, device)
-            while stack.heads:
-                stack.step(*(t.to(device) for t in next(batches)), next(noise))
-                if stack.steps % eval_every == 0 or stack.steps == max_steps:
-                    stack.check(*checked)
-                    stack.keep([i for i, head in enumerate(stack.heads) if stack.steps < max_steps
-                                and stack.steps - head.best_step < patience * eval_every])
-                    shown.update((number - 1) * max_steps + stack.steps - shown.n)
+            with one_thread() if stack.size < SMALL_STACK else contextlib.nullcontext():
+                while stack.heads:
+                    stack.step(*(t.to(device) for t in next(batches)), next(noise))
+                    if stack.steps % eval_every == 0 or stack.steps == max_steps:
+                        stack.check(*checked)
+                        stack.keep([i for i, head in enumerate(stack.heads) if stack.steps < max_steps
+                                    and stack.steps - head.best_step < patience * eval_every])
+                        shown.update((number - 1) * max_steps + stack.steps - shown.n)
             shown.update(number * max_steps - shown.n)
     for head in trained:
         head.parameters = {name: tensor.cpu() for name, tensor in head.parameters.items()}

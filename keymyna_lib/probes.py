@@ -18,6 +18,7 @@ import pandas as pd
 from keymyna_lib.data.compositions import SPLITS
 from keymyna_lib.errors import KeyMynaError
 from keymyna_lib.evaluate import ratio_interval
+from keymyna_lib.parallel import one_thread
 from keymyna_lib.properties import CHROMA_COLUMNS
 
 MEASURES = {"numeric": "R2", "category": "skill"}  # by kind of target
@@ -128,7 +129,7 @@ def fit_logistic(x: np.ndarray, y: np.ndarray, x_valid: np.ndarray, y_valid: np.
     z, maps = (x - mean) / std, []
     model = LogisticRegression(solver="lbfgs", max_iter=MAX_ITERATIONS, warm_start=True)
     for c in CS:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), one_thread():
             # The last digits of the weights cost most of the iterations and change next to no prediction.
             warnings.simplefilter("ignore", ConvergenceWarning)
             model.set_params(C=c).fit(z, y)

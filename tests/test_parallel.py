@@ -3,11 +3,14 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from threadpoolctl import threadpool_info
 
 from keymyna_lib import parallel
 from keymyna_lib.data import corpus as storage
 from keymyna_lib.data import store
 from keymyna_lib.errors import KeyMynaError
+from keymyna_lib.parallel import one_thread
 
 
 @pytest.fixture
@@ -46,3 +49,12 @@ def test_worker_count():
     assert parallel.worker_count(0, 0) == 1 and parallel.worker_count(0, 1000) >= 1
     with pytest.raises(KeyMynaError, match="workers=-1"):
         parallel.worker_count(-1, 5)
+
+
+def test_one_thread_is_left_again_even_after_an_error():
+    before = torch.get_num_threads(), [pool["num_threads"] for pool in threadpool_info()]
+    with pytest.raises(RuntimeError), one_thread():
+        assert torch.get_num_threads() == 1
+        assert {pool["num_threads"] for pool in threadpool_info()} == {1}
+        raise RuntimeError
+    assert before == (torch.get_num_threads(), [pool["num_threads"] for pool in threadpool_info()])
