@@ -237,7 +237,8 @@ def publish(profile: str, notebook: str, *, runs: Sequence[str] = (), outputs: M
 def changed_parameters(profile: str, notebook: str) -> list[str]:
     """Parameters set by hand (-p), "name = value", for a notebook and those of its profile that have published."""
     index = (paths.results_dir(profile) / "index").glob("*.json")
-    texts = [read_json(path)["changed"] for path in sorted(index) if path.stem != notebook]
+    # An index that an earlier version left behind, until its notebook runs again, has no such entry.
+    texts = [read_json(path).get("changed", "") for path in sorted(index) if path.stem != notebook]
     return list(dict.fromkeys(text for text in (*texts, os.environ.get(paths.CHANGED, "")) if text))
 
 
