@@ -108,9 +108,10 @@ def mean_scores(run, budget):
 
 
 def test_each_conclusion_follows_from_the_estimates_of_its_runs():
-    named = {claim.text: claim for claim in (*conclusions.OBJECTIVE_CLAIMS, *conclusions.DESIGN_CLAIMS)}
     table = pd.read_csv(MINI / "tables" / "conclusions.csv", dtype=str, keep_default_na=False)
     trace = files.read_json(MINI / "tables" / "conclusions.trace.json")["cells"]
+    designs = {files.read_json(path / "config.json")["name"] for path in (MINI / "runs").glob("design-*")}
+    named = {claim.text: claim for claim in (*conclusions.OBJECTIVE_CLAIMS, *conclusions.design_claims(sorted(designs)))}
     assert set(table["claim"]) == set(named)
     decided = 0
     for row in table.itertuples():
@@ -128,7 +129,7 @@ def test_each_conclusion_follows_from_the_estimates_of_its_runs():
         assert len(sides["better"]) == len(sides["worse"]) == int(row.seeds)
         assert shown == pytest.approx(100 * (np.mean(sides["better"]) - np.mean(sides["worse"])), abs=0.051)
         if 0 not in (low, high):  # rounded to a tenth, 0 may have been on either side
-            assert row.verdict == conclusions.verdict(low, high)
+            assert row.verdict == conclusions.verdict(low, high, float(row.p))
         decided += 1
     assert decided > 5
 
