@@ -115,7 +115,7 @@ def label_curves(axis: Axes, curves: pd.DataFrame, n_train: int) -> None:
     """Score with its band against the number of labels; `curves` is what `tables.comparison` returns."""
     for name, group in curves.groupby("name", sort=False):
         group = group.assign(labels=group["budget"].replace(0, n_train)).sort_values("labels")
-        axis.plot(group["labels"], 100 * group["score"], "o-", markersize=3.5, color=COLOURS[name], label=name,
+        axis.plot(group["labels"], 100 * group["score"], marker="o", markersize=3.5, color=COLOURS[name], label=name,
                   linestyle=":" if name == "untrained" else "-")
         axis.fill_between(group["labels"], 100 * group["low"], 100 * group["high"], color=COLOURS[name], alpha=0.12,
                           linewidth=0)
