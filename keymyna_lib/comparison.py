@@ -16,7 +16,7 @@ import pandas as pd
 from keymyna_lib import results
 from keymyna_lib.data.corpus import Corpus
 from keymyna_lib.efficiency import label_efficiency
-from keymyna_lib.embed import WINDOW, Features, extract
+from keymyna_lib.embed import WINDOW, extract
 from keymyna_lib.errors import KeyMynaError
 from keymyna_lib.evaluate import summary
 from keymyna_lib.model import Encoder, build_encoder, load_encoder, save_encoder
@@ -57,8 +57,7 @@ def known_factors(factors: Sequence[str], variants: Mapping[str, Any]) -> Sequen
     KeyMynaError
         When one of them is not among the variants.
     """
-    if unknown := [factor for factor in factors if factor not in variants]:
-        raise KeyMynaError(f"factors {unknown[0]!r}: choose among {', '.join(variants)}.")
+    check_parts(factors, list(variants), "what to vary")
     return factors
 
 
@@ -79,16 +78,8 @@ def window_frames(config: PretrainConfig) -> int:
     return min(config.crop_frames, WINDOW)
 
 
-def pretrained(config: PretrainConfig | None, untrained: PretrainConfig, corpus: Corpus,
-               desc: str) -> tuple[Encoder, pd.DataFrame]:
-    """The encoder of a configuration and its history; without one, the untrained encoder and an empty history."""
-    if config is None:
-        return build_encoder(untrained.encoder, generator_for(untrained.seed, 0)).eval(), pd.DataFrame()
-    return pretrain_once(config, corpus, corpus.tracks(split="train"), corpus.tracks(split="valid"), desc=desc)
-
-
 def record(name: str, config: PretrainConfig | None, base: PretrainConfig, corpus: Corpus, budgets: Sequence[int],
-           draws: Sequence[int], *, experiment: str, profile: str, notebook: str, **more: Any) -> str:
+           draws: Sequence[int], *, experiment: str, profile: str, notebook: str) -> str:
     """Pre-train (or take from the cache), embed, probe at every label budget, and store it all as one run.
 
     Parameters
@@ -97,30 +88,32 @@ def record(name: str, config: PretrainConfig | None, base: PretrainConfig, corpu
     config : its pre-training; None for the untrained encoder of `base`.
     base : the default that the rows are compared around; the untrained encoder is its initialisation.
     budgets, draws : of `efficiency.label_efficiency`.
-    more : further plain values for the run's configuration.
 
     Returns
     -------
     The run's id. Its files: encoder.safetensors (cache); history.csv; predictions.csv, of the first budget and draw;
     estimates.csv, a row a test track and a column a budget and draw (see `estimates_of`); choices.csv.
     """
+    train, valid = corpus.tracks(split="train"), corpus.tracks(split="valid")
     shown = _shown(config) if config else {"encoder": asdict(base.encoder), "steps": 0, "seed": base.seed}
     with results.Run(experiment, profile=profile, notebook=notebook, seed=base.seed, inputs={"corpus": corpus.hash},
                      config={**shown, "name": name, "window_frames": window_frames(config or base),
-                             "budgets": list(budgets), "draws": list(draws), **more}) as run:
-        encoder, history = pretrained(config, base, corpus, name)
+                             "budgets": list(budgets), "draws": list(draws)}) as run:
+        if config:
+            encoder, history = pretrain_once(config, corpus, train, valid, desc=name)
+        else:
+            encoder = build_encoder(base.encoder, generator_for(base.seed, 0)).eval()
         save_encoder(encoder, run.artifact_path("encoder.safetensors"))
         features = extract(corpus, name, encoder.to(pick_device(base.device)), frames=window_frames(config or base))
         predictions, choices = label_efficiency(features, corpus, budgets, draws)
-        record_predictions(run, predictions, choices, len(corpus.tracks(split="valid")))
-        n_train = len(corpus.tracks(split="train"))
-        flops = counted_flops(config, corpus, corpus.tracks(split="train")) * config.steps if config else 0.0
-        run.metric("all", "train", "flops", flops, n_train)
+        record_predictions(run, predictions, choices, len(valid))
+        flops = counted_flops(config, corpus, train) * config.steps if config else 0.0
+        run.metric("all", "train", "flops", flops, len(train))
         if config:
             run.attach("history", history.drop(columns="seconds"))
-            run.metric("all", "train", "seconds_a_step", history["seconds"].median(), n_train)
+            run.metric("all", "train", "seconds_a_step", history["seconds"].median(), len(train))
             run.metric("all", "valid", "measure", history["valid_measure"].dropna().iloc[-1],
-                       min(config.batch_size, len(corpus.tracks(split="valid"))))
+                       min(config.batch_size, len(valid)))
     return run.run_id
 
 
@@ -174,7 +167,8 @@ def tune(name: str, config: PretrainConfig, lrs: Sequence[float], steps: int, co
             for lr in lrs:
                 pilot = replace(config, lr=lr, steps=steps, seed=0,
                                 warmup_steps=round(config.warmup_steps * steps / config.steps))
-                encoder, _ = pretrained(pilot, pilot, corpus, f"{name}, lr {lr:g}")
+                encoder, _ = pretrain_once(pilot, corpus, corpus.tracks(split="train"), corpus.tracks(split="valid"),
+                                           desc=f"{name}, lr {lr:g}")
                 features = extract(corpus, name, encoder.to(pick_device(config.device)), frames=window_frames(config))
                 _, choices = label_efficiency(features, corpus, [budget], draws)
                 scores.append({"lr": lr, "valid_score": choices["valid_score"].mean()})
@@ -190,13 +184,6 @@ def encoders_of_runs(profile: str, run_ids: Sequence[str]) -> dict[str, Encoder]
     """The encoders of runs of `record`, by the names of their rows, as far as they are in this machine's cache."""
     return {results.config_of(profile, run)["name"]: load_encoder(results.artifact(profile, run, "encoder.safetensors"))
             for run in run_ids}
-
-
-def features_of_runs(profile: str, run_ids: Sequence[str], corpus: Corpus, device: str) -> dict[str, Features]:
-    """Window features of the encoders of runs of `record`, by name."""
-    frames = {results.config_of(profile, run)["name"]: results.config_of(profile, run)["window_frames"] for run in run_ids}
-    return {name: extract(corpus, name, encoder.to(pick_device(device)), frames=frames[name])
-            for name, encoder in encoders_of_runs(profile, run_ids).items()}
 
 
 def estimates_of(profile: str, run_id: str) -> pd.DataFrame:

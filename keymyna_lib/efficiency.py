@@ -16,9 +16,6 @@ from itertools import product
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
 
 from keymyna_lib.data.corpus import Corpus
 from keymyna_lib.embed import Features
@@ -71,6 +68,10 @@ def logistic_curve(x_train, y_train, x_valid, y_valid, x_test, *,
     KeyMynaError
         Features that are not finite or do not fit together, labels of fewer than two keys, a C that is not positive.
     """
+    from sklearn.exceptions import ConvergenceWarning  # here, because they cost a second to import
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
     x_train, x_valid, x_test = (np.asarray(x, dtype=np.float64) for x in (x_train, x_valid, x_test))
     shapes = [x.shape for x in (x_train, x_valid, x_test)]
     if any(len(shape) != 2 or shape[1:] != shapes[0][1:] for shape in shapes) or len(y_train) != len(x_train):
@@ -87,16 +88,16 @@ def logistic_curve(x_train, y_train, x_valid, y_valid, x_test, *,
     x_train, x_valid, x_test = (scaler.transform(x) for x in (x_train, x_valid, x_test))
     model = LogisticRegression(solver="lbfgs", tol=_TOLERANCE, max_iter=_ITERATIONS, warm_start=True)
     estimates, chosen, best = np.empty(0, dtype=np.int64), 0.0, -1.0
-    for C in sorted(Cs):
-        with warnings.catch_warnings(), one_thread():
-            # A fit that ran out of iterations is a candidate like the others: validation judges it.
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            # A small budget has hardly more tracks than keys, which scikit-learn takes for a regression.
-            warnings.filterwarnings("ignore", message="The number of unique classes")
+    with warnings.catch_warnings(), one_thread():
+        # A fit that ran out of iterations is a candidate like the others: validation judges it.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        # A small budget has hardly more tracks than keys, which scikit-learn takes for a regression.
+        warnings.filterwarnings("ignore", message="The number of unique classes")
+        for C in sorted(Cs):
             model.set_params(C=C).fit(x_train, y_train)
-        score = float(mirex_scores(y_valid, model.predict(x_valid), fifths="both").mean())
-        if score > best:
-            estimates, chosen, best = model.predict(x_test), float(C), score
+            score = float(mirex_scores(y_valid, model.predict(x_valid), fifths="both").mean())
+            if score > best:
+                estimates, chosen, best = model.predict(x_test), float(C), score
     return estimates, chosen, best
 
 

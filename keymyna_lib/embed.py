@@ -143,8 +143,7 @@ def extract_blocks(corpus: Corpus, encoder: Encoder, track_ids: Sequence[str], *
     with bar(desc=desc, total=len(track_ids), unit="track") as progress:
         for group in _groups(track_ids):
             windows = torch.cat([_all_windows(corpus, track) for track in group])
-            rows.append(torch.stack([*(x.cpu() for x in encoder.block_means(windows.to(device))),
-                                     encoder(windows.to(device)).cpu()]))
+            rows.append(torch.stack(encoder.block_means(windows.to(device))).cpu())
             progress.update(len(group))
     return torch.cat(rows, dim=1)
 

@@ -228,12 +228,13 @@ class Encoder(nn.Module):
         return self.transformer(self.patch_tokens(branch, spectrograms, keep))
 
     def block_means(self, spectrograms: Tensor) -> list[Tensor]:
-        """Mean tokens (batch, embedding) of the patch embedding and after each layer, before the last LayerNorm."""
+        """Mean tokens (batch, embedding) by depth: patch embedding, each layer's output, and last the embedding itself."""
         spectrograms = self.trim(spectrograms)
         by_branch = []
         for branch in self.branches:
             entry = self.patch_tokens(branch, spectrograms)
-            by_branch.append([entry.mean(dim=1), *(x.mean(dim=1) for x in self.transformer.blocks(entry))])
+            states = [entry, *self.transformer.blocks(entry)]
+            by_branch.append([x.mean(dim=1) for x in (*states, self.transformer.norm(states[-1]))])
         return [torch.cat(means, dim=1) for means in zip(*by_branch)]
 
 

@@ -20,7 +20,6 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from keymyna_lib import paths
 from keymyna_lib.data.corpus import Corpus
@@ -344,6 +343,8 @@ def counted_flops(config: PretrainConfig, corpus: Corpus, tracks: Sequence[str])
     Counted on eight tracks and scaled to the batch, so that the contrastive similarities, which grow with its square
     and are less than a hundredth, are counted short.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # here, because few ask for it
+
     few = list(tracks[:8])
     run = Pretraining(replace(config, batch_size=len(few), device="cpu"), corpus, few, few)
     # Fused attention has no count on every device; spelled out, it is two batched products.

@@ -128,15 +128,15 @@ def fit_logistic(x: np.ndarray, y: np.ndarray, x_valid: np.ndarray, y_valid: np.
     mean, std = _moments(x)
     z, maps = (x - mean) / std, []
     model = LogisticRegression(solver="lbfgs", max_iter=MAX_ITERATIONS, warm_start=True)
-    for c in CS:
-        with warnings.catch_warnings(), one_thread():
-            # The last digits of the weights cost most of the iterations and change next to no prediction.
-            warnings.simplefilter("ignore", ConvergenceWarning)
+    with warnings.catch_warnings(), one_thread():
+        # The last digits of the weights cost most of the iterations and change next to no prediction.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        for c in CS:
             model.set_params(C=c).fit(z, y)
-        weights, intercept = model.coef_.T, model.intercept_
-        if len(model.classes_) == 2:  # scikit-learn holds one output then, that of the second class
-            weights, intercept = np.hstack([0 * weights, weights]), np.append(0, intercept)
-        maps.append(LinearMap(mean, std, weights, intercept, model.classes_, c))
+            weights, intercept = model.coef_.T, model.intercept_
+            if len(model.classes_) == 2:  # scikit-learn holds one output then, that of the second class
+                weights, intercept = np.hstack([0 * weights, weights]), np.append(0, intercept)
+            maps.append(LinearMap(mean, std, weights, intercept, model.classes_, c))
     return max(maps, key=lambda fitted: np.mean(fitted.predict(x_valid) == y_valid))
 
 

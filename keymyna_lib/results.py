@@ -332,13 +332,12 @@ def config_of(profile: str, run_id: str) -> dict[str, Any]:
 
 def load_metrics(profile: str, run_ids: Sequence[str]) -> pd.DataFrame:
     """The metrics of runs, long format, stacked."""
-    folder = paths.results_dir(profile) / "runs"
-    return pd.concat([pd.read_csv(folder / run_id / "metrics.csv") for run_id in run_ids], ignore_index=True)
+    return pd.concat([pd.read_csv(run_file(profile, run_id, "metrics.csv")) for run_id in run_ids], ignore_index=True)
 
 
 def load_predictions(profile: str, run_id: str) -> pd.DataFrame:
     """The per-track predictions of a run."""
-    return pd.read_csv(paths.results_dir(profile) / "runs" / run_id / "predictions.csv")
+    return pd.read_csv(run_file(profile, run_id, "predictions.csv"))
 
 
 def save_table(name: str, table: pd.DataFrame, trace: Mapping[str, Sequence[str]], *, profile: str, notebook: str,

@@ -6,6 +6,7 @@ tune are drawn together) and, where a system was trained with several seeds, ove
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any
@@ -276,8 +277,9 @@ def comparison(profile: str, runs: pd.DataFrame, budgets: Sequence[int], against
     seed says nothing about another pre-training run.
     """
     rows, ids = [], {name: group.set_index("seed")["run_id"].to_dict() for name, group in runs.groupby("name", sort=False)}
+    scores_of = functools.cache(lambda budget, *runs: comparison_scores(profile, runs, budget))
     for budget, name in product(budgets, ids):
-        scores, compositions = comparison_scores(profile, list(ids[name].values()), budget)
+        scores, compositions = scores_of(budget, *ids[name].values())
         low, high = bootstrap_interval(scores, groups=compositions, seed=_BOOTSTRAP_SEED)
         row = {"name": name, "budget": budget, "seeds": len(ids[name]), "score": scores.mean(), "low": low, "high": high,
                "run_ids": list(ids[name].values()), "shared": 0, "pair_ids": [],
@@ -285,7 +287,7 @@ def comparison(profile: str, runs: pd.DataFrame, budgets: Sequence[int], against
         shared = sorted(set(ids[name]) & set(ids.get(against, {})))
         if name != against and shared:
             ours, theirs = ([ids[side][seed] for seed in shared] for side in (name, against))
-            (a, groups), (b, _) = (comparison_scores(profile, side, budget) for side in (ours, theirs))
+            (a, groups), (b, _) = (scores_of(budget, *side) for side in (ours, theirs))
             found = paired_difference(a, b, groups=groups, n_resamples=n_resamples, seed=_BOOTSTRAP_SEED)
             row |= {"shared": len(shared), "difference": found.difference, "d_low": found.low, "d_high": found.high,
                     "p": found.p, "pair_ids": ours + theirs}

@@ -1,7 +1,8 @@
-"""Fixtures for tests that need the real corpus of scores: parsed once, then cached as in a normal run."""
+"""Fixtures that several modules of tests share; the scores are parsed once, then cached as in a normal run."""
 
 import pytest
 
+from keymyna_lib import paths, results
 from keymyna_lib.data import compositions
 from keymyna_lib.data.scores import load_scores
 
@@ -16,3 +17,16 @@ def pieces(scores):
     """The table of all kept pieces with their composition and split."""
     table = scores.table.assign(composition=compositions.composition_ids(scores))
     return table.assign(split=compositions.assign_splits(table, seed=0))
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """An empty clone to write runs into, its code and notebooks of a fixed hash."""
+    for name, value in (("ROOT", tmp_path), ("CACHE", tmp_path / ".cache")):
+        monkeypatch.setattr(paths, name, value)
+    monkeypatch.setattr(results, "code_hash", lambda: "code")
+    monkeypatch.setattr(results, "notebook_hash", lambda notebook: f"source of {notebook}")
+    monkeypatch.setattr(results, "_written", set())
+    results.environment.cache_clear()
+    yield tmp_path
+    results.environment.cache_clear()

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from keymyna_lib import comparison, conclusions, paths, results, tables
+from keymyna_lib import comparison, conclusions, results, tables
 from keymyna_lib.errors import KeyMynaError
 from keymyna_lib.evaluate import holm, mirex_scores, paired_difference
 from keymyna_lib.model import EncoderConfig
@@ -19,18 +19,6 @@ CONFIG = PretrainConfig(
     crop_frames=98, crop_distance=0, loss="infonce", temperature=0.1, gamma=0.9, projection_dim=0, steps=5, batch_size=8,
     optimizer="adam", lr=1e-3, weight_decay=0.0, warmup_steps=1, clip_norm=1.0, precision="fp32", device="cpu",
     checkpoint_every=5, validate_every=5, seed=0)
-
-
-@pytest.fixture
-def home(tmp_path, monkeypatch):
-    for name, value in (("ROOT", tmp_path), ("CACHE", tmp_path / ".cache")):
-        monkeypatch.setattr(paths, name, value)
-    monkeypatch.setattr(results, "code_hash", lambda: "code")
-    monkeypatch.setattr(results, "notebook_hash", lambda notebook: "source")
-    monkeypatch.setattr(results, "_written", set())
-    results.environment.cache_clear()
-    yield tmp_path
-    results.environment.cache_clear()
 
 
 def predictions(share_right, rng, budgets=(48, 0), draws=(0, 1)):

@@ -166,3 +166,15 @@ def test_bad_input_is_one_clear_error(tmp_path):
         load_encoder(tmp_path / "cut.safetensors")
     with pytest.raises(KeyMynaError, match="does not fit"):
         load_public_state(encoder, {"transformer.norm.weight": torch.zeros(3)})
+
+
+@pytest.mark.parametrize("patch", ["vertical", "hybrid"])
+def test_block_means_are_those_of_the_layers_and_end_in_the_embedding(patch):
+    encoder = build_encoder(EncoderConfig("vit-toy", patch, "log1p"), torch.Generator().manual_seed(0)).eval()
+    crops, seen = torch.rand(3, 128, 48, generator=torch.Generator().manual_seed(1)), []
+    means = encoder.block_means(crops)
+    with torch.no_grad():
+        encoder.transformer.norm.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].mean(dim=1)))
+        embedding = encoder(crops)
+    assert len(means) == 2 + 2 and torch.equal(means[-1], embedding)
+    assert torch.allclose(means[-2], torch.cat(seen, dim=1), atol=1e-6) and not torch.allclose(means[0], means[1])

@@ -7,18 +7,6 @@ from keymyna_lib import files, paths, results
 from keymyna_lib.errors import KeyMynaError
 
 
-@pytest.fixture
-def home(tmp_path, monkeypatch):
-    for name, value in (("ROOT", tmp_path), ("CACHE", tmp_path / ".cache")):
-        monkeypatch.setattr(paths, name, value)
-    monkeypatch.setattr(results, "code_hash", lambda: "code-1")
-    monkeypatch.setattr(results, "notebook_hash", lambda notebook: f"source of {notebook}")
-    monkeypatch.setattr(results, "_written", set())
-    results.environment.cache_clear()
-    yield tmp_path
-    results.environment.cache_clear()
-
-
 def make(seed=0, config=None, corpus="c1", artifact=None):
     with results.Run("probe", profile="smoke", notebook="20_x", config=config or {"budget": 48}, seed=seed,
                      inputs={"corpus": corpus}) as run:

@@ -4,21 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from keymyna_lib import paths, results, tables
+from keymyna_lib import results, tables
 from keymyna_lib.errors import KeyMynaError
 from keymyna_lib.evaluate import mirex_scores
 
 REFERENCE = np.arange(24)
-
-
-@pytest.fixture
-def home(tmp_path, monkeypatch):
-    for name, value in (("ROOT", tmp_path), ("CACHE", tmp_path / ".cache")):
-        monkeypatch.setattr(paths, name, value)
-    monkeypatch.setattr(results, "code_hash", lambda: "code")
-    monkeypatch.setattr(results, "notebook_hash", lambda notebook: "source")
-    monkeypatch.setattr(results, "_written", set())
-    return tmp_path
 
 
 def store(features, head, estimates, budget=None, seed=0):
