@@ -21,6 +21,7 @@ from keymyna_lib.errors import KeyMynaError
 from keymyna_lib.evaluate import summary
 from keymyna_lib.model import Encoder, build_encoder, load_encoder, save_encoder
 from keymyna_lib.pretrain import PretrainConfig, counted_flops, generator_for, pick_device, pretrain_once
+from keymyna_lib.protocol import budget_tracks
 
 MASKED, UNTRAINED = "masked contrastive", "untrained"
 # What each objective changes in a configuration. Reconstruction hides the three quarters that He et al. (2022) found
@@ -146,6 +147,8 @@ def tune(name: str, config: PretrainConfig, lrs: Sequence[float], steps: int, co
          draws: Sequence[int], *, profile: str, notebook: str) -> tuple[float, str]:
     """Choose the learning rate of an objective on validation, by short pilots; the same small budget for each.
 
+    Test tracks are not even embedded.
+
     Parameters
     ----------
     lrs : candidates. steps : length of a pilot, with warm-up and schedule shortened alike.
@@ -161,19 +164,21 @@ def tune(name: str, config: PretrainConfig, lrs: Sequence[float], steps: int, co
     settings = {key: value for key, value in settings.items() if key not in ("lr", "seed")}
     run_id = results.published_run(profile, notebook, "tuning", settings, corpus.hash)
     if run_id is None:
+        valid = corpus.tracks(split="valid")
+        seen = sorted({track for draw in draws for track in budget_tracks(corpus, budget, draw)}) + valid
         with results.Run("tuning", profile=profile, notebook=notebook, config=settings, seed=0,
                          inputs={"corpus": corpus.hash}) as run:
             scores = []
             for lr in lrs:
                 pilot = replace(config, lr=lr, steps=steps, seed=0,
                                 warmup_steps=round(config.warmup_steps * steps / config.steps))
-                encoder, _ = pretrain_once(pilot, corpus, corpus.tracks(split="train"), corpus.tracks(split="valid"),
+                encoder, _ = pretrain_once(pilot, corpus, corpus.tracks(split="train"), valid,
                                            desc=f"{name}, lr {lr:g}")
-                features = extract(corpus, name, encoder.to(pick_device(config.device)), frames=window_frames(config))
-                _, choices = label_efficiency(features, corpus, [budget], draws)
+                features = extract(corpus, name, encoder.to(pick_device(config.device)), frames=window_frames(config),
+                                   track_ids=seen)
+                _, choices = label_efficiency(features, corpus, [budget], draws, scored="valid")
                 scores.append({"lr": lr, "valid_score": choices["valid_score"].mean()})
-                run.metric(f"lr {lr:g}", "valid", "weighted_both", scores[-1]["valid_score"],
-                           len(corpus.tracks(split="valid")))
+                run.metric(f"lr {lr:g}", "valid", "weighted_both", scores[-1]["valid_score"], len(valid))
             run.attach("scores", pd.DataFrame(scores))
         run_id = run.run_id
     table = pd.read_csv(results.run_file(profile, run_id, "scores.csv"))

@@ -101,8 +101,8 @@ def logistic_curve(x_train, y_train, x_valid, y_valid, x_test, *,
     return estimates, chosen, best
 
 
-def label_efficiency(features: Features, corpus: Corpus, budgets: Sequence[int],
-                     draws: Sequence[int]) -> tuple[pd.DataFrame, pd.DataFrame]:
+def label_efficiency(features: Features, corpus: Corpus, budgets: Sequence[int], draws: Sequence[int], *,
+                     scored: str = "test") -> tuple[pd.DataFrame, pd.DataFrame]:
     """A logistic probe for each number of labels and each draw of the labelled tracks.
 
     Labelled sets are those of `protocol.budget_tracks`: the larger budgets of a draw hold its smaller ones, and the
@@ -110,13 +110,14 @@ def label_efficiency(features: Features, corpus: Corpus, budgets: Sequence[int],
 
     Parameters
     ----------
-    features : of all tracks of the corpus.
+    features : of the labelled tracks and those of validation and `scored`.
     budgets : numbers of labelled training tracks; 0 for all (the same tracks in every draw).
     draws : seeds of the choice of labelled tracks.
+    scored : split whose keys are estimated; "valid" where something is still to be chosen.
 
     Returns
     -------
-    predictions : one row a budget, draw and test track; columns budget, draw and those of `prediction_table`.
+    predictions : one row a budget, draw and track of `scored`; columns budget, draw and those of `prediction_table`.
     choices : one row a budget and draw; columns budget, draw, C, valid_score (0..1).
 
     Raises
@@ -127,15 +128,16 @@ def label_efficiency(features: Features, corpus: Corpus, budgets: Sequence[int],
     """
     if not len(budgets) or not len(draws):
         raise KeyMynaError(f"budgets={list(budgets)}, draws={list(draws)}: give at least one of each.")
-    train, valid, test = (corpus.tracks(split=split) for split in ("train", "valid", "test"))
-    x_train, x_valid, x_test = (track_means(features, tracks) for tracks in (train, valid, test))
+    train, valid, test = (corpus.tracks(split=split) for split in ("train", "valid", scored))
+    x_valid, x_test = (track_means(features, tracks) for tracks in (valid, test))
     y_train, y_valid = (corpus.manifest.loc[tracks, "key"].to_numpy() for tracks in (train, valid))
     predictions, choices, fitted = [], [], {}
     for budget, draw in bar(list(product(budgets, draws)), desc="label efficiency", unit="fit"):
         # In the corpus's order, so that draws of the same tracks agree to the last bit.
         labelled = np.flatnonzero(np.isin(train, budget_tracks(corpus, budget, draw)))
         if (tracks := labelled.tobytes()) not in fitted:  # all labels are the same tracks in every draw
-            fitted[tracks] = logistic_curve(x_train[labelled], y_train[labelled], x_valid, y_valid, x_test)
+            x_train = track_means(features, [train[i] for i in labelled])
+            fitted[tracks] = logistic_curve(x_train, y_train[labelled], x_valid, y_valid, x_test)
         estimates, C, score = fitted[tracks]
         table = prediction_table(corpus, test, estimates)
         table.insert(0, "budget", budget)

@@ -102,8 +102,8 @@ def _of_windows(windows: Tensor, encoder: Encoder | None) -> Tensor:
 
 
 def extract(corpus: Corpus, name: str, encoder: Encoder | None = None, *, frames: int = WINDOW,
-            show: bool = True) -> Features:
-    """One feature set of every track of a corpus, all windows, unshifted; kept in the cache.
+            track_ids: Sequence[str] | None = None, show: bool = True) -> Features:
+    """One feature set of the tracks of a corpus, all windows, unshifted; kept in the cache.
 
     Parameters
     ----------
@@ -111,11 +111,13 @@ def extract(corpus: Corpus, name: str, encoder: Encoder | None = None, *, frames
     name : what the set is called; without an encoder, MEAN_MEL (time-averaged log mel spectrum of each window, 128)
         or CHROMA (its mean chroma, 12, of windows of the usual length).
     frames : length of a window; an encoder that was pre-trained on shorter crops wants shorter windows.
+    track_ids : the tracks; None for all of the corpus.
     show : draw a progress bar.
     """
     if encoder is None and name not in (MEAN_MEL, CHROMA):
         raise KeyMynaError(f"features {name!r} need an encoder; without one there are {MEAN_MEL!r} and {CHROMA!r}.")
-    track_ids = list(corpus.manifest.index)
+    request = [frames, None if track_ids is None else list(track_ids)]
+    track_ids = list(corpus.manifest.index if track_ids is None else track_ids)
 
     def compute() -> dict[str, Features]:
         if name == CHROMA:
@@ -130,7 +132,7 @@ def extract(corpus: Corpus, name: str, encoder: Encoder | None = None, *, frames
         track = torch.repeat_interleave(torch.tensor([len(r) for r in rows]))
         return {name: Features(torch.cat(rows), track, torch.zeros_like(track), tuple(track_ids))}
 
-    return _cached([name], _identity(corpus, {name: encoder}, frames), compute)[name]
+    return _cached([name], _identity(corpus, {name: encoder}, request), compute)[name]
 
 
 @torch.inference_mode()

@@ -17,5 +17,6 @@ def bar(iterable: Iterable | None = None, *, desc: str, total: int | None = None
     desc : what is being done, in a few words.
     show : False to stay silent.
     """
+    # leave=None: a bar inside another one vanishes when it is full, the outermost stays.
     return tqdm(iterable, desc=desc, total=total, unit=unit, file=sys.stderr, ncols=100, mininterval=0.5,
-                disable=not show, dynamic_ncols=False)
+                disable=not show, dynamic_ncols=False, leave=None)

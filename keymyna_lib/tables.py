@@ -318,7 +318,8 @@ def difference_cell(cell: Mapping[str, Any]) -> str:
     """A paired difference of `comparison` with its interval and adjusted p, or that it was not run."""
     if not cell["shared"]:
         return NOT_RUN
-    return f"{with_interval(cell['difference'], cell['d_low'], cell['d_high'], '+')}, p {cell['p_holm']:.3f}"
+    p = f"p {cell['p_holm']:.3f}" if cell["p_holm"] >= 0.001 else "p < 0.001"
+    return f"{with_interval(cell['difference'], cell['d_low'], cell['d_high'], '+')}, {p}"
 
 
 def comparison_cost(profile: str, runs: pd.DataFrame, budget: int) -> pd.DataFrame:

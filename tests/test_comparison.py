@@ -1,6 +1,7 @@
 """Comparisons of encoders: what is stored comes back, seeds add up, and every number follows from the estimates."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -188,3 +189,31 @@ def test_what_will_not_have_been_run_is_refused_at_once():
     comparison.check_parts([48], [24, 48], "shown_budgets, budgets")
     with pytest.raises(KeyMynaError, match="shown_budgets, budgets: 200 is not among 24, 48"):
         comparison.check_parts([48, 200], [24, 48], "shown_budgets, budgets")
+
+
+def test_tuning_takes_the_best_on_validation_never_sees_the_test_and_is_shared_by_seeds(home, monkeypatch):
+    tracks = {"train": [f"a{i}" for i in range(20)], "valid": ["v0", "v1"], "test": ["t0"]}
+    corpus = SimpleNamespace(hash="corpus", tracks=lambda split: tracks[split])
+    seen, trained = [], []
+
+    def pretrained(config, corpus, train, valid, desc):
+        trained.append(config)
+        return SimpleNamespace(to=lambda device: config.lr), None
+
+    def scored(lr, corpus, budgets, draws, scored):
+        assert scored == "valid"
+        return None, pd.DataFrame({"valid_score": [{1e-3: 0.5, 3e-3: 0.7, 1e-2: 0.6}[lr]] * len(draws)})
+
+    monkeypatch.setattr(comparison, "pretrain_once", pretrained)
+    monkeypatch.setattr(comparison, "budget_tracks", lambda corpus, budget, draw: tracks["train"][draw:draw + budget])
+    monkeypatch.setattr(comparison, "extract", lambda corpus, name, lr, frames, track_ids: seen.append(track_ids) or lr)
+    monkeypatch.setattr(comparison, "label_efficiency", scored)
+    for seed in (4, 5):
+        config = replace(CONFIG, steps=50, warmup_steps=10, seed=seed)
+        lr, run_id = comparison.tune("toy", config, [1e-3, 3e-3, 1e-2], 5, corpus, 3, [0, 2], profile="mini",
+                                     notebook="50_objectives")
+        assert lr == 3e-3
+        results.publish("mini", "50_objectives", runs=[run_id])
+    assert len(trained) == 3  # the second seed takes what the first has found
+    assert {(c.steps, c.warmup_steps, c.seed) for c in trained} == {(5, 1, 0)}
+    assert seen == [["a0", "a1", "a2", "a3", "a4", "v0", "v1"]] * 3

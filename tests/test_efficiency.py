@@ -172,6 +172,15 @@ def test_the_choice_does_not_depend_on_the_test_tracks(corpus):
     assert seen["score"].mean() > 0.4 > spoiled["score"].mean()
 
 
+def test_without_features_of_the_test_tracks_validation_is_scored(corpus):
+    seen = protocol.budget_tracks(corpus, 48, 0) + corpus.tracks("valid")
+    few, choices = efficiency.label_efficiency(features(corpus).select(seen), corpus, [48], [0], scored="valid")
+    assert list(few["track_id"]) == corpus.tracks("valid")
+    assert few["score"].mean() == pytest.approx(choices["valid_score"].iloc[0])
+    with pytest.raises(KeyMynaError, match="no features of track"):
+        efficiency.label_efficiency(features(corpus).select(seen), corpus, [48], [0])
+
+
 @pytest.mark.parametrize("budgets, draws, message", [([], [0], "budgets"), ([24], [], "draws"), ([1], [0], "y_train"),
                                                      ([97], [0], "budget of 97")])
 def test_label_efficiency_refuses(corpus, budgets, draws, message):

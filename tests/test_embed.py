@@ -53,6 +53,15 @@ def test_rows_are_each_windows_own_embedding(corpus, encoder):
     np.testing.assert_allclose(mean.x[2], corpus.spectrogram("a")[-WINDOW:].astype(np.float32).mean(0), rtol=1e-5)
 
 
+def test_only_the_tracks_asked_for_are_embedded(corpus, encoder):
+    whole, some = extract(corpus, "toy", encoder, show=False), extract(corpus, "toy", encoder, track_ids=["c", "a"], show=False)
+    assert some.track_ids == ("c", "a")
+    for track in ("a", "c"):
+        torch.testing.assert_close(some.select([track]).x, whole.select([track]).x, atol=1e-5, rtol=1e-4)
+    with pytest.raises(KeyMynaError, match="no features of track b"):
+        some.select(["b"])
+
+
 def test_chroma_rows_find_the_chord(corpus):
     features = extract(corpus, CHROMA, show=False)
     for row, track in zip(features.x, features.track.tolist()):

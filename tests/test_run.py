@@ -333,7 +333,9 @@ def test_a_failing_cell_is_named_and_its_copy_left(project, line, cause):
 # What is shown
 
 @pytest.mark.parametrize("raw, shown", [
-    ("\r 0%|\r50%|\r100%|\ndone\n", "100%|\ndone\n"), ("plain\n", "plain\n"), ("a\rb\r\n", "b\n"), ("", "")])
+    ("\r 0%|\r50%|\r100%|\ndone\n", "100%|\ndone\n"), ("plain\n", "plain\n"), ("a\rb\r\n", "b\n"), ("", ""),
+    ("\ro 1/2\n\ri 1/2\x1b[A\n\ri 2/2\x1b[A\n\r      \x1b[A\ro 2/2\ndone\n", "o 2/2\ndone\n"),
+    ("\ro 1/2\n\ri 1/2\x1b[A", "o 1/2\ni 1/2")])
 def test_progress_bars_collapse_to_their_last_state(raw, shown):
     assert execute.collapse(raw) == shown
 

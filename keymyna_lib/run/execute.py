@@ -59,7 +59,7 @@ class LiveBars:
             self.out.write(re.sub(rf"([^\r\n]{{{width}}})[^\r\n]+", r"\1", text))
             self.open_line = not text.endswith("\n")
             return
-        states = [state.strip() for state in re.split(r"[\r\n]", text) if state.strip()]
+        states = [state.strip() for state in re.split(r"\r|\n|\x1b\[A", text) if state.strip()]
         if states and time.monotonic() - self.printed >= PLAIN_INTERVAL:
             self.out.write(f"    {states[-1]}\n")
             self.printed = time.monotonic()
@@ -158,8 +158,17 @@ def tidy(node: nbformat.NotebookNode, project: Project, profile: str, notebook: 
 
 
 def collapse(text: str) -> str:
-    """What a terminal would show of each line after its carriage returns: a bar's last state."""
-    return "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1] for line in text.split("\n"))
+    """What a terminal would show after carriage returns and moves up (of nested bars): each bar's last state."""
+    lines, row, at_start = [""], 0, True
+    for part in re.split(r"(\r|\n|\x1b\[A)", text):
+        if part in ("\r", "\n", "\x1b[A"):
+            row = max(row + {"\r": 0, "\n": 1, "\x1b[A": -1}[part], 0)
+            lines += [""] * (row + 1 - len(lines))
+            at_start = part != "\x1b[A"
+        elif part:
+            lines[row] = part if at_start else lines[row] + part  # a bar is drawn over all of its line
+            at_start = False
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def _merge_streams(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
