@@ -1,4 +1,8 @@
-"""The committed results of `mini`: every cell of the tables can be computed again from what lies beside them."""
+"""The committed results: every cell of the tables can be computed again from what lies beside them.
+
+`mini` is of this clone's notebooks. `mini-full` takes hours and stays as it is when prose changes; its executed notebooks
+are those that its runs name by their hash.
+"""
 
 import io
 import subprocess
@@ -9,55 +13,92 @@ import pandas as pd
 import pytest
 
 from keymyna_lib import conclusions, files, paths
+from keymyna_lib.comparison import OBJECTIVES, UNTRAINED
 from keymyna_lib.evaluate import mirex_scores, summary
 
 
 @pytest.fixture(scope="module", autouse=True)
 def committed(tmp_path_factory):
     """The results as they were committed, whatever has been run here since."""
-    global MINI, README
+    global MINI, FULL, README
     folder = tmp_path_factory.mktemp("committed")
     if not (paths.ROOT / ".git").exists():
         pytest.skip("not a git clone: what was committed cannot be told from what was run")
-    archive = subprocess.run(["git", "-C", paths.ROOT, "archive", "HEAD", "results/mini", "README.md", "notebooks"],
+    archive = subprocess.run(["git", "-C", paths.ROOT, "archive", "HEAD", "results/mini", "results/mini-full",
+                              "README.md", "notebooks"],
                              capture_output=True, check=True).stdout
     tarfile.open(fileobj=io.BytesIO(archive)).extractall(folder, filter="data")
-    MINI, README = folder / "results" / "mini", folder / "README.md"
+    MINI, FULL, README = folder / "results" / "mini", folder / "results" / "mini-full", folder / "README.md"
 
 
-def published_runs():
-    return [run for path in (MINI / "index").glob("*.json") for run in files.read_json(path)["runs"]]
+@pytest.fixture(params=["mini", "mini-full"])
+def stored(request):
+    """The results of a profile."""
+    return {"mini": MINI, "mini-full": FULL}[request.param]
+
+
+def published_runs(stored):
+    return [run for path in (stored / "index").glob("*.json") for run in files.read_json(path)["runs"]]
 
 
 def predictions(run):
     return pd.read_csv(MINI / "runs" / run / "predictions.csv")
 
 
-def cells(name, labels):
+def cells(name, labels, stored=None):
     """(row labels, column, cell text, runs) of every traced cell of a table."""
-    table = pd.read_csv(MINI / "tables" / f"{name}.csv", dtype=str).set_index(labels)
-    for cell, runs in files.read_json(MINI / "tables" / f"{name}.trace.json")["cells"].items():
+    stored = stored or MINI
+    table = pd.read_csv(stored / "tables" / f"{name}.csv", dtype=str).set_index(labels)
+    for cell, runs in files.read_json(stored / "tables" / f"{name}.trace.json")["cells"].items():
         row, column = cell.split(" / ")
-        yield tuple(row.split(", ")), column, table.loc[tuple(row.split(", ")), column], runs
+        row = tuple(row.rsplit(", ", len(labels) - 1))  # a name may have a comma in it
+        yield row, column, table.loc[row, column], runs
 
 
-@pytest.mark.parametrize("name", ["table1", "table1_detail", "pretraining_gain", "gain_over_mean_mel", "room",
-                                  "robustness", "corpus", "objectives", "objectives_cost", "pitch_probes", "transfer",
-                                  "design", "heads", "optimism", "conclusions"])
-def test_each_cell_names_runs_commit_and_notebook(name):
-    trace = files.read_json(MINI / "tables" / f"{name}.trace.json")
-    assert trace["cells"]
-    for runs in trace["cells"].values():
-        for run in runs:
-            origin = files.read_json(MINI / "runs" / run / "provenance.json")
-            assert origin["commit"] and origin["dirty"] is False and origin["scale"] == "mini"
+ALWAYS = {"objectives", "objectives_cost", "pitch_probes", "transfer", "design", "design_cost", "conclusions"}
+TABLES = {"mini": ALWAYS | {"table1", "table1_detail", "pretraining_gain", "gain_over_mean_mel", "room", "robustness",
+                            "corpus", "heads", "optimism"}, "mini-full": ALWAYS}
+
+
+def test_each_cell_names_runs_commit_and_notebook(stored):
+    assert TABLES[stored.name] <= {path.stem for path in (stored / "tables").glob("*.csv")}
+    for name in TABLES[stored.name]:
+        trace = files.read_json(stored / "tables" / f"{name}.trace.json")
+        assert trace["cells"]
+        for run in {run for runs in trace["cells"].values() for run in runs}:
+            origin = files.read_json(stored / "runs" / run / "provenance.json")
+            assert origin["commit"] and origin["dirty"] is False and origin["scale"] == stored.name
             assert (paths.NOTEBOOKS / f"{origin['notebook']}.ipynb").exists()
             assert trace["runs"][run]["code_hash"] == origin["code_hash"]
 
 
-def test_one_code_and_one_corpus_made_all_of_it():
-    origins = [files.read_json(MINI / "runs" / run / "provenance.json") for run in published_runs()]
-    assert len(origins) > 70 and len({origin["code_hash"] for origin in origins}) == len({origin["corpus_hash"] for origin in origins}) == 1
+def test_one_code_and_one_corpus_made_all_of_it(stored):
+    origins = [files.read_json(stored / "runs" / run / "provenance.json") for run in published_runs(stored)]
+    assert len(origins) > {"mini": 70, "mini-full": 35}[stored.name]
+    assert len({origin["code_hash"] for origin in origins}) == len({origin["corpus_hash"] for origin in origins}) == 1
+
+
+def test_the_comparison_has_every_objective_with_two_seeds_and_every_design_with_one():
+    seeds = {}
+    for run in published_runs(FULL):
+        config = files.read_json(FULL / "runs" / run / "config.json")
+        if config["experiment"] in ("objective", "design"):
+            seeds.setdefault((config["experiment"], config["name"]), set()).add(config["seed"])
+    objectives = {name: found for (experiment, name), found in seeds.items() if experiment == "objective"}
+    assert {UNTRAINED, *OBJECTIVES} <= set(objectives)
+    assert all(len(objectives[name]) >= 2 for name in (UNTRAINED, *OBJECTIVES))
+    assert sum(experiment == "design" for experiment, _ in seeds) >= 15  # untrained, the default and every change
+    shown = pd.read_csv(FULL / "tables" / "objectives.csv").set_index("system")["seeds"]
+    assert shown.to_dict() == {name: len(objectives[name]) for name in (UNTRAINED, *OBJECTIVES)}
+
+
+def test_executed_notebooks_are_those_that_made_the_runs(stored):
+    for run in published_runs(stored):
+        origin = files.read_json(stored / "runs" / run / "provenance.json")
+        cells = files.read_json(stored / "notebooks" / f"{origin['notebook']}.ipynb")["cells"]
+        source = ["".join(cell["source"]) for cell in cells
+                  if "injected-parameters" not in cell["metadata"].get("tags", [])]
+        assert files.sha256_json(source) == origin["notebook_hash"]
 
 
 def test_main_table():
@@ -100,17 +141,40 @@ def test_difference_tables(name, column):
         assert table.loc[row, "verdict"] == verdict
 
 
-def mean_scores(run, budget):
+def mean_scores(stored, run, budget):
     """(draw, track) scores of a run of notebook 50 or 60 at one budget, tracks by id."""
-    wide = pd.read_csv(MINI / "runs" / run / "estimates.csv").sort_values("track_id")
+    wide = pd.read_csv(stored / "runs" / run / "estimates.csv").sort_values("track_id")
     return np.stack([mirex_scores(wide["reference"].to_numpy(), wide[column].to_numpy(), fifths="both")
                      for column in wide.columns if column.split("/")[0] == str(budget)])
 
 
-def test_each_conclusion_follows_from_the_estimates_of_its_runs():
-    table = pd.read_csv(MINI / "tables" / "conclusions.csv", dtype=str, keep_default_na=False)
-    trace = files.read_json(MINI / "tables" / "conclusions.trace.json")["cells"]
-    designs = {files.read_json(path / "config.json")["name"] for path in (MINI / "runs").glob("design-*")}
+@pytest.mark.parametrize("name", ["objectives", "design"])
+def test_comparison_tables(stored, name):
+    seen = 0
+    for row, column, text, runs in cells(name, ["system", "seeds"], stored):
+        configs = [files.read_json(stored / "runs" / run / "config.json")["name"] for run in runs]
+        if ", minus " in column:
+            label, against = column.split(", minus ")
+            ours = [run for run, config in zip(runs, configs) if config == row[0]]
+            others = [run for run, config in zip(runs, configs) if config == against]
+            value = scores_of(stored, ours, label) - scores_of(stored, others, label)
+            assert len(ours) == len(others) == int(row[1])
+        else:
+            assert set(configs) == {row[0]} and len(runs) == int(row[1])
+            value = scores_of(stored, runs, column)
+        assert float(text.split(" ")[0]) == pytest.approx(100 * value, abs=0.051)
+        seen += 1
+    assert seen > 6
+
+
+def scores_of(stored, runs, label):
+    return np.mean([mean_scores(stored, run, 0 if label.startswith("all") else int(label.split()[0])).mean() for run in runs])
+
+
+def test_each_conclusion_follows_from_the_estimates_of_its_runs(stored):
+    table = pd.read_csv(stored / "tables" / "conclusions.csv", dtype=str, keep_default_na=False)
+    trace = files.read_json(stored / "tables" / "conclusions.trace.json")["cells"]
+    designs = {files.read_json(path / "config.json")["name"] for path in (stored / "runs").glob("design-*")}
     named = {claim.text: claim for claim in (*conclusions.OBJECTIVE_CLAIMS, *conclusions.design_claims(sorted(designs)))}
     assert set(table["claim"]) == set(named)
     decided = 0
@@ -122,9 +186,9 @@ def test_each_conclusion_follows_from_the_estimates_of_its_runs():
         budget = 0 if row.labels.startswith("all") else int(row.labels.split()[0])
         sides = {"better": [], "worse": []}
         for run in runs:
-            name = files.read_json(MINI / "runs" / run / "config.json")["name"]
+            name = files.read_json(stored / "runs" / run / "config.json")["name"]
             side, = (side for side in sides if name == getattr(named[row.claim], side))
-            sides[side].append(mean_scores(run, budget).mean())
+            sides[side].append(mean_scores(stored, run, budget).mean())
         shown, low, high = (float(v.strip("[],")) for v in row.evidence.split())
         assert len(sides["better"]) == len(sides["worse"]) == int(row.seeds)
         assert shown == pytest.approx(100 * (np.mean(sides["better"]) - np.mean(sides["worse"])), abs=0.051)
