@@ -78,6 +78,23 @@ class HubFile:
                                "its path.") from None
 
 
+def checkpoint(text: str) -> Path | HubFile:
+    """What a notebook's parameter names: a file on this machine, or "owner/name/file@commit" on the model hub.
+
+    Raises
+    ------
+    KeyMynaError
+        When it is neither.
+    """
+    if "@" not in text or Path(text).expanduser().is_file():
+        return Path(text).expanduser()
+    place, _, revision = text.rpartition("@")
+    if len(parts := place.split("/", 2)) < 3:
+        raise KeyMynaError(f"weights {text!r}: there is no such file; one of the model hub is written "
+                           "owner/name/file@commit.")
+    return HubFile("/".join(parts[:2]), parts[2], revision)
+
+
 @dataclass(frozen=True)
 class Origin:
     """Where an encoder's weights come from, for a run's provenance.
@@ -263,13 +280,16 @@ def write_model_card(path: Path, corpus: Corpus, *, profile: str, run_id: str, s
     Raises
     ------
     KeyMynaError
-        When the file or the corpus is not that of the run, or a run scored another encoder.
+        When the file or the corpus is not that of the run, the run took the weights of others, or a run scored another
+        encoder.
     """
     config = results.config_of(profile, run_id)
     provenance = read_json(results.run_file(profile, run_id, "provenance.json"))
     digest = sha256_file(path)
     if provenance["artifacts"].get("encoder.safetensors") != digest:
         raise KeyMynaError(f"{path} is not the encoder that run {run_id} wrote.")
+    if "weights" in config:
+        raise KeyMynaError(f"run {run_id} trained nothing: its encoder is {config['weights']['source']}, of others.")
     if config["inputs"]["corpus"] != corpus.hash:
         raise KeyMynaError(f"run {run_id} was pre-trained on another corpus than {corpus.path}.")
     for run in scored_by:

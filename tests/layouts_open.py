@@ -1,5 +1,5 @@
-"""Writers of the open data sets in mirdata's layouts, and of folders of the user, with tiny recordings: right labels and
-wrong ones, a corrupt file, a missing one and, where checksums are published, one with the wrong checksum.
+"""Writers of the open data sets in mirdata's layouts, and of folders of the user, with tiny recordings: right labels
+and wrong ones, a corrupt file, a missing one and, where checksums are published, one with the wrong checksum.
 
 Each returns what is expected, by track id: "keys" (-1 where excluded, or where there are none), "excluded" (reasons, or
 empty), "states" of `base.examine` and "splits". Nothing here comes from the library.
@@ -37,15 +37,15 @@ class _Expected:
         self.files: dict[str, dict] = {}
 
     def add(self, track_id: str, path: str, key: int, split: str, *, reason: str = "", state: str = "found",
-            **others: str) -> None:
-        """Write a track's audio, spoilt according to its state; `others` are the further files of its index."""
+            others: dict[str, str] | None = None) -> None:
+        """Write a track's audio, spoilt according to its state; `others` are the further files of mirdata's index."""
         audio = self.folder / path
         if state == "corrupt":
             _write(audio, f"{track_id} is not a recording")
         elif state != "missing":
             tones.write(audio, max(key, 0), self.seconds, seed=len(self.files))
         md5s = {}
-        for name, file in {"audio": path, **others}.items():
+        for name, file in {"audio": path, **(others or {})}.items():
             content = (self.folder / file).read_bytes() if (self.folder / file).is_file() else b"elsewhere"
             md5s[name] = [file, hashlib.md5(content + b"!" * (state == "checksum")).hexdigest()]
         self.files[track_id] = md5s
@@ -58,7 +58,7 @@ class _Expected:
 
 
 def write_fma_keys(root: Path, tracks: int = 10, seconds: float = 8.0) -> dict[str, dict]:
-    """Index, labels, the FMA's table of tracks and mp3: `tracks` whole ones, one that has no label, and three spoilt ones.
+    """Index, labels, the FMA's table of tracks and mp3: `tracks` whole ones, one without a label, three spoilt ones.
 
     Of ten whole tracks one is for validation and one for test, each by artists of its own.
     """
@@ -73,7 +73,8 @@ def write_fma_keys(root: Path, tracks: int = 10, seconds: float = 8.0) -> dict[s
         if not reason:
             name = f"{_FMA_TONICS[key % 12]} {'minor' if key >= 12 else 'Major'}"
             labels.append({"track_id": track_id, "spotify_uri": f"spotify:track:{i:022d}", "key_and_mode": name})
-        facts.append((int(track_id), split, i // 2, f"Artist, the {i // 2}th", f'"Title" {i}\nin two lines', "Folk"))
+        artist = i // 2 + 1000 * (split == "test")  # the pairs of tracks are of one split but for (valid, test)
+        facts.append((int(track_id), split, artist, f"Artist, the {artist}th", f'"Title" {i}\nin two lines', "Folk"))
     expected.index("fma_keys_index_1.0.json", "1.0")
     pd.DataFrame(labels).to_csv(expected.folder / "fma_keys_metadata.csv", index=False)
     # Two lines of header and one that names the index, as pandas writes them; with columns that nobody needs.
@@ -107,7 +108,7 @@ def write_guitarset(root: Path, seconds: float = 8.0) -> dict[str, dict]:
         jams = {"annotations": [{"namespace": "tempo", "data": []}, {"namespace": "key_mode", "data": events}]}
         _write(expected.folder / "annotation" / f"{track_id}.jams", json.dumps(jams))
         expected.add(track_id, f"audio_mono-mic/{track_id}_mic.wav", key, split, reason=reason, state=state,
-                     jams=f"annotation/{track_id}.jams")
+                     others={"jams": f"annotation/{track_id}.jams"})
         files = expected.files[track_id]
         files["audio_mic"] = files.pop("audio")
         for name, kind, suffix in (("audio_mix", "mono-pickup_mix", "mix"), ("audio_hex", "hex-pickup_original", "hex"),
@@ -121,8 +122,9 @@ def write_giantsteps_key_mirdata(root: Path, tracks: int = 4, seconds: float = 8
     """Index, keys, Beatport's metadata and mp3: `tracks` whole ones, odd labels, and three spoilt ones."""
     expected = _Expected(Path(root) / "giantsteps_key_mirdata", seconds)
     rows = [(f"{_FLATS[7 * i % 12]} {_mode(7 * i % 24)}", 7 * i % 24, "", "found") for i in range(tracks)]
-    rows += [("F minor aeolian", 17, "", "found"), ("Eb major ", 3, "", "found"), ("Gb minor harmonic", 18, "", "found"),
-             ("C major | A minor", -1, "several keys", "found"), ("Bb other", -1, "not a key", "found"),
+    rows += [("F minor aeolian", 17, "", "found"), ("Eb major ", 3, "", "found"),
+             ("Gb minor harmonic", 18, "", "found"), ("C major | A minor", -1, "several keys", "found"),
+             ("Bb other", -1, "not a key", "found"),
              ("E minor aeolian | G major", -1, "several keys", "found"), ("X", -1, "no key", "found"),
              ("G minor", 19, "", "corrupt"), ("A major", 9, "", "missing"), ("D minor", 14, "", "checksum")]
     for i, (label, key, reason, state) in enumerate(rows):
@@ -131,15 +133,15 @@ def write_giantsteps_key_mirdata(root: Path, tracks: int = 4, seconds: float = 8
         meta = {"bpm": 125, "genres": [{"name": "Electronica"}], "sub_genres": [{"name": "Acid"}] * (i % 2),
                 "artists": [{"name": f"Artist {i}"}, {"name": "Guest"}]}
         _write(expected.folder / "meta" / f"{stem}.json", json.dumps(meta))
-        expected.add(str(i + 1), f"audio/{stem}.mp3", key, "test", reason=reason, state=state, meta=f"meta/{stem}.json",
-                     key=f"keys_gs+/{stem}.txt")
+        expected.add(str(i + 1), f"audio/{stem}.mp3", key, "test", reason=reason, state=state,
+                     others={"meta": f"meta/{stem}.json", "key": f"keys_gs+/{stem}.txt"})
     expected.index("giantsteps_key_index_+.json", "+")
     return expected.columns
 
 
 def write_folder(root: Path, name: str = "mine", tracks: int = 20, seconds: float = 8.0) -> dict[str, dict]:
-    """keys.csv with all its columns and audio in subfolders, as wav, flac, ogg and mp3 in turn: `tracks` whole ones, wrong
-    labels, a corrupt file and a missing one. There are no checksums.
+    """keys.csv with all its columns and audio in subfolders, as wav, flac, ogg and mp3 in turn: `tracks` whole ones,
+    wrong labels, a corrupt file and a missing one. There are no checksums.
 
     Of ten whole tracks six are for training, two for validation, two for test; any two in a row are one composition.
     """
@@ -148,13 +150,14 @@ def write_folder(root: Path, name: str = "mine", tracks: int = 20, seconds: floa
     for i in range(tracks):
         key, suffix = 7 * i % 24, ("wav", "flac", "ogg", "mp3")[i % 4]
         label = (f"{_FLATS[key % 12]} {_mode(key)}", f"{_FLATS[key % 12]}{'m' if key >= 12 else ''}")[i % 2]
-        rows.append((f"disc {i % 3}/{i:03d}.{suffix}", label, key, ("train", "train", "train", "valid", "test")[i // 2 % 5],
-                     "", "found"))
-    rows += [("odd/a.wav", "D dorian", -1, "train", "modal", "found"), ("odd/b.wav", "", -1, "train", "no key", "found"),
+        split = ("train", "train", "train", "valid", "test")[i // 2 % 5]
+        rows.append((f"disc {i % 3}/{i:03d}.{suffix}", label, key, split, "", "found"))
+    rows += [("odd/a.wav", "D dorian", -1, "train", "modal", "found"),
+             ("odd/b.wav", "", -1, "train", "no key", "found"),
              ("odd/c.wav", "C major / A minor", -1, "train", "several keys", "found"),
              ("odd/d.mp3", "Hmm", -1, "train", "not a key", "found"), ("odd/e.wav", "G", 7, "train", "", "corrupt"),
              ("odd/f.wav", "8A", 21, "train", "", "missing")]
-    (expected.folder).mkdir(parents=True)
+    expected.folder.mkdir(parents=True)
     with open(expected.folder / "keys.csv", "w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["file", "key", "artist", "title", "genre", "composition", "split"])

@@ -133,10 +133,10 @@ def test_an_mp3_that_does_not_say_how_many_frames_it_has(tmp_path, mode, quiet, 
     audio = tones.cadence(4, 6.0)
     audio[{"nowhere": slice(0), "first": slice(0, 48000), "last": slice(48000, None)}[quiet]] = 0
     count = without_count(tmp_path / "a.mp3", audio, mode)
-    picture = np.random.default_rng(0).bytes(front)
-    tag = b"ID3\3\0\0" + bytes(front >> shift & 127 for shift in (21, 14, 7, 0)) + picture
-    data = tag * (front > 0) + (tmp_path / "a.mp3").read_bytes() + b"TAG".ljust(back, b" ")[:back]
-    (tmp_path / "b.mp3").write_bytes(data)
+    data = (tmp_path / "a.mp3").read_bytes()
+    picture = np.random.default_rng(0).bytes(front) + data[:len(data) // 2]  # and what looks like frames, but is none
+    tag = b"ID3\3\0\0" + bytes(len(picture) >> shift & 127 for shift in (21, 14, 7, 0)) + picture
+    (tmp_path / "b.mp3").write_bytes(tag * (front > 0) + data + b"TAG".ljust(back, b" ")[:back])
     decoded = read_audio(tmp_path / "b.mp3")
     assert audio_length(tmp_path / "b.mp3") == len(decoded) == 576 * count - 529  # less the decoder's own delay
     delay = 576  # the encoder's
@@ -196,6 +196,13 @@ def test_a_flac_that_does_not_say_its_length(tmp_path, frames):
     for function in (read_audio, audio_length):
         with pytest.raises(KeyMynaError, match="a.flac does not say how long"):
             function(path)
+
+
+@pytest.mark.parametrize("samples, rate", [(0, 22050), (22050, 100)])
+def test_headers_that_cannot_be_true(tmp_path, samples, rate):
+    soundfile.write(tmp_path / "a.wav", np.zeros(samples), rate)
+    with pytest.raises(KeyMynaError, match=rf"a.wav does not say.*: {samples} samples at {rate} Hz"):
+        audio_length(tmp_path / "a.wav")
 
 
 def test_seconds_out_of_range(tmp_path):

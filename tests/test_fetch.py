@@ -121,8 +121,12 @@ def until(happened):
         time.sleep(0.02)
 
 
+@pytest.fixture
 def ctrl_c():
-    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+    """What the terminal does; a shell's background job, in which the tests may run, would not heed it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield lambda: signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+    signal.signal(signal.SIGINT, before)
 
 
 # Downloads
@@ -328,6 +332,17 @@ def test_a_body_in_chunks_that_is_cut_is_not_whole(site, get, tmp_path, waits):
     assert (tmp_path / "set/a").read_bytes() == DATA and waits == [1.0]
 
 
+def test_a_server_that_does_not_hang_up_is_not_waited_for(site, get, waits, monkeypatch):
+    def route(handler, count):
+        handler.answer(200, DATA, ETag='"one"')
+        until(lambda: over)
+
+    monkeypatch.setattr(module, "TIMEOUT", 0.5)
+    site.routes["/a"], over = route, False
+    assert get(Source((site.url("/a"),), "a")).state == "fetched" and not waits
+    over = True
+
+
 @pytest.mark.parametrize("sums", [dict(size=len(DATA)), dict(md5=MD5), dict(sha256=SHA256)])
 def test_a_partial_file_never_counts(site, get, tmp_path, sums):
     site.routes["/a"] = plain(DATA)
@@ -407,7 +422,7 @@ def test_connections_are_limited_in_all_and_to_a_host(site, get):
     assert set(get(*sources, workers=6)["state"]) == {"fetched"} and most["all"] == 2
 
 
-def test_ctrl_c_leaves_the_part(site, get, tmp_path):
+def test_ctrl_c_leaves_the_part(site, get, tmp_path, ctrl_c):
     def route(handler, count):
         if handler.headers.get("Range"):
             return ranged(DATA)(handler, count)
@@ -430,7 +445,7 @@ def test_ctrl_c_leaves_the_part(site, get, tmp_path):
     assert site.asked("/a")[1]["Range"] == f"bytes={had}-" and (tmp_path / "set/a").read_bytes() == DATA
 
 
-def test_ctrl_c_ends_a_wait(site, get):
+def test_ctrl_c_ends_a_wait(site, get, ctrl_c):
     def route(handler, count):
         handler.answer(503, b"", Retry_After=100)
         threading.Timer(0.2, ctrl_c).start()
@@ -446,7 +461,7 @@ def test_two_processes_do_not_write_into_one_part(site, get, tmp_path):
     site.routes["/a"] = plain(DATA)
     (tmp_path / "set").mkdir()
     with open(tmp_path / "set/.fetch.lock", "a") as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
+        fcntl.flock(other, fcntl.LOCK_SH)
         with pytest.raises(KeyMynaError, match="another process"):
             get(Source((site.url("/a"),), "a"))
     assert get(Source((site.url("/a"),), "a")).state == "fetched"
@@ -462,11 +477,21 @@ def test_troubles_of_this_machine_are_told(site, get, tmp_path, monkeypatch):
     assert "cannot be written" in table["problem"][2] and len(site.asked("/a")) == 1
 
 
-def test_the_bar_counts_bytes(site, tmp_path, capsys):
-    site.routes["/a"] = ranged(DATA, first_cut=40_000)
+def test_the_bar_counts_bytes(site, tmp_path, capsys, monkeypatch):
+    site.routes["/a"], bar, totals = ranged(DATA, first_cut=40_000), module.bar, set()
+
+    def watched(*arguments, **options):
+        shown = bar(*arguments, **options)
+        if options["desc"] == "downloads":
+            update = shown.update
+            shown.update = lambda count: totals.add(shown.total) or update(count)
+        return shown
+
+    monkeypatch.setattr(module, "bar", watched)
     fetch([Source((site.url("/a"),), "a")], tmp_path, sleep=lambda seconds: None)
     last = capsys.readouterr().err.strip().split("\r")[-1]
     assert "100%" in last and "100k/100k" in last and "1 of 1 files" in last
+    assert totals == {100_000}  # from the first byte on, and after the cut: the time that is left can be told
 
 
 @pytest.mark.parametrize("source, options, message", [

@@ -73,7 +73,8 @@ def test_ways_to_write_the_same_table(tmp_path, text):
     ("file,key\n,C major\n", "line 2.*inside"), ("file,key\na.wav,C major,more\n", "line 2: more cells"),
     ("file,key,split\na.wav,C major,train\nb.wav,C major,validation\n", "line 3.*'validation'.*train, valid, test"),
     ("file,key,split\na.wav,C major,train\nb.wav,C major,\n", "line 3.*split ''"),
-    ("file,key,composition,split\na.wav,C,Air,train\nb.wav,C,Jig,test\nc.wav,C, air ,test\n", "line 4.*'air'.*train.*test"),
+    ("file,key,composition,split\na.wav,C,Air,train\nb.wav,C,Jig,test\nc.wav,C, air ,test\n",
+     "line 4.*'air'.*train.*test"),
     ("file,key\n", "none of its 0 labels"), ("file,key\na.wav,H major\nb.wav,?\n", "none of its 2 labels.*'H major'")])
 def test_mistakes_in_the_table(tmp_path, text, message):
     write_keys(tmp_path, text)

@@ -227,6 +227,15 @@ def test_a_file_that_is_gone_stops_the_build_until_it_is_back(built, tracks, tmp
     assert corpus.hash == built.hash and problems.empty and "a1.mp3" not in here and "a3.wav" in here
 
 
+@pytest.mark.parametrize("change", [-5000, 5000])
+def test_a_file_of_another_length_than_was_said_spoils_no_other(built, tracks, tmp_path, here, change):
+    said = tracks["n_samples"] + np.where(tracks.index == "b/1", change, 0)
+    corpus, problems = build(tracks.assign(n_samples=said), tmp_path)
+    assert problems["track_id"].tolist() == ["b/1"] and "samples and not" in problems["problem"][0]
+    for track in corpus.tracks():
+        np.testing.assert_array_equal(corpus.audio(track), built.audio(track))
+
+
 def test_nothing_but_broken_files(tracks, tmp_path, here):
     (tmp_path / "a.wav").write_bytes(b"nothing")
     with pytest.raises(KeyMynaError, match="none of the 7 recordings.*a.wav is not a sound file"):

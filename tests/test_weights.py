@@ -19,7 +19,7 @@ from keymyna_lib import results
 from keymyna_lib.errors import KeyMynaError
 from keymyna_lib.files import read_json, write_json
 from keymyna_lib.model import PATCHES, PRESETS, EncoderConfig, build_encoder, save_encoder
-from keymyna_lib.weights import HubFile, encoder_of, load_official, write_model_card
+from keymyna_lib.weights import HubFile, checkpoint, encoder_of, load_official, write_model_card
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 
@@ -186,6 +186,16 @@ def test_only_a_commit_pins_a_file_of_the_hub(revision):
         HubFile("owner/name", "model.safetensors", revision)
 
 
+def test_a_parameter_names_a_file_or_a_place_on_the_hub(tmp_path):
+    (tmp_path / "a@b.pth").touch()
+    for text in (f"{tmp_path}/a@b.pth", "none.pth"):
+        assert str(checkpoint(text)) == text
+    assert checkpoint(f"owner/name/sub/model.pth@{REVISION}") == HubFile("owner/name", "sub/model.pth", REVISION)
+    for text, message in ((f"owner/name@{REVISION}", "owner/name/file@commit"), ("owner/name/a.pth@main", "40 hexa")):
+        with pytest.raises(KeyMynaError, match=message):
+            checkpoint(text)
+
+
 def test_without_the_hubs_client_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(KeyMynaError, match="pip install .*huggingface-hub"):
@@ -322,12 +332,16 @@ def test_a_row_of_a_comparison_holds_its_own_scores(run):
 
 
 def test_a_card_is_of_this_file_this_corpus_and_these_scores(run, tmp_path):
-    folder = results.run_file("smoke", run.probe, "config.json")
-    write_json(folder, read_json(folder) | {"inputs": {"pretrain": "another"}})
+    scored = results.run_file("smoke", run.probe, "config.json")
+    write_json(scored, read_json(scored) | {"inputs": {"pretrain": "another"}})
     with pytest.raises(KeyMynaError, match=f"{run.probe} did not score"):
         card_of(run)
     with pytest.raises(KeyMynaError, match="another corpus"):
         card_of(run, corpus=SimpleNamespace(hash="other", path=tmp_path))
+    made = results.run_file("smoke", run.id, "config.json")
+    write_json(made, read_json(made) | {"weights": {"source": "owner/name/model.pth"}})
+    with pytest.raises(KeyMynaError, match="trained nothing: its encoder is owner/name/model.pth"):
+        card_of(run)
     save_encoder(build_encoder(EncoderConfig("vit-toy"), torch.Generator().manual_seed(1)), run.path)
     with pytest.raises(KeyMynaError, match="is not the encoder that run"):
         card_of(run)

@@ -115,7 +115,7 @@ class Corpus:
         return sorted(set(labelled["task"]) - {""})
 
     def of_task(self, name: str) -> Corpus:
-        """The view of a task: its tracks and those of no task (extra, pretrain); this corpus itself where these are all.
+        """The view of a task: its tracks and those of no task (extra, pretrain); this corpus where these are all.
 
         Raises
         ------

@@ -148,7 +148,7 @@ def _with_count(path: Path | str) -> io.BytesIO | None:
         if not head or tag > 0 and head[tag + 7] & 1:
             return None
         count, place = 0, start
-        while (place := _next_mp3_frame(data, place, head)) < len(data):
+        while (place := _next_mp3_frame(data, place)) < len(data):
             count, place = count + 1, place + _mp3_frame_size(data[place:place + 4])
         version, rate = head[1] >> 3 & 3, head[2] & 0x0C
         side_information = (32 if version == 3 else 17) if head[3] >> 6 != 3 else (17 if version == 3 else 9)
@@ -157,15 +157,10 @@ def _with_count(path: Path | str) -> io.BytesIO | None:
         return io.BytesIO(frame.ljust(_mp3_frame_size(header), b"\0") + data[start:])
 
 
-def _next_mp3_frame(data: mmap.mmap, place: int, like: bytes = b"") -> int:
-    """Where the next whole frame starts that another one or the end follows; len(data) where there is none.
-
-    like : header of a frame with which version, layer and sample rate are shared.
-    """
+def _next_mp3_frame(data: mmap.mmap, place: int) -> int:
+    """Where the next whole frame starts that another one, a tag or the end follows; len(data) where there is none."""
     while 0 <= place < len(data):
-        header = data[place:place + 4]
-        size = _mp3_frame_size(header)
-        if size and (not like or (header[1] ^ like[1]) & 0xFE == (header[2] ^ like[2]) & 0x0C == 0):
+        if size := _mp3_frame_size(data[place:place + 4]):
             after = place + size
             if after == len(data) or _mp3_frame_size(data[after:after + 4]) or data[after:after + 3] == b"TAG":
                 return place

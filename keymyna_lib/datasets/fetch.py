@@ -577,14 +577,10 @@ def _unpack(archive: Path, mode: str, folder: Path, show: bool) -> None:
                     path.mkdir(parents=True, exist_ok=True)
                     continue
                 path.parent.mkdir(parents=True, exist_ok=True)
-                size = 0
                 with member.open() as packed, open(path, "wb") as file:
                     while block := packed.read(_BLOCK):
                         file.write(block)
-                        size += len(block)
                         shown.update(len(block))
-                if size != member.size:
-                    raise EOFError(f"{member.name} has {size} bytes instead of {member.size}")
 
 
 def _place(archive: Path, name: str) -> PurePosixPath:

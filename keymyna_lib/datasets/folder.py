@@ -29,12 +29,12 @@ class AudioFolder(Dataset):
     """Labelled recordings of the user: <data root>/folders/NAME with a table keys.csv, UTF-8, separated by commas.
 
     Its columns, in any order: file, relative to the folder; key, in any notation that `keys.parse_key` reads; and, if
-    known, artist, title, genre, composition, split (train, valid or test in every row). A label that is not one major or
-    minor key excludes its track; all other mistakes in the table are errors.
+    known, artist, title, genre, composition, split (train, valid or test in every line). A label that is not one major
+    or minor key excludes its track; all other mistakes in the table are errors.
 
-    Without the column split, 70/15/15 are drawn by composition, where there is none by artist, where there is none either
-    by file. The draw is a hash of that name: tracks that are added move none of the others. Shares of a small folder may
-    be far from these, or empty; give a split then.
+    Without the column split, 70/15/15 are drawn by composition, where there is none by artist, where there is none
+    either by file. The draw is a hash of that name: tracks that are added move none of the others. The shares of a
+    small folder may be far from these, or nothing; give a split then.
 
     Parameters
     ----------
@@ -67,8 +67,8 @@ class AudioFolder(Dataset):
         Raises
         ------
         KeyMynaError
-            When there is no such table, or when a column is missing or unknown, a file is empty, leaves the folder or is
-            there twice, a split is another word or tears a composition apart, or no label is a key.
+            When there is no such table, or when a column is missing or unknown, a file has no name, leaves the folder
+            or is there twice, a split is another word or tears a composition apart, or no label is a key.
         """
         path = self.folder(root) / "keys.csv"
         rows: dict[str, dict[str, Any]] = {}
@@ -86,16 +86,16 @@ class AudioFolder(Dataset):
             if "split" not in given:
                 row["split"] = _drawn(group)
             elif given["split"] not in SHARES:
-                raise KeyMynaError(f"{where}: split {given['split']!r}; expected {', '.join(SHARES)} in every line, or no "
-                                   "column split.")
+                raise KeyMynaError(f"{where}: split {given['split']!r}; expected {', '.join(SHARES)} in every line, or "
+                                   "no column split.")
             elif given.get("composition") and whole.setdefault(group, row["split"]) != row["split"]:
                 raise KeyMynaError(f"{where}: composition {given['composition']!r} is in {whole[group]} and in "
                                    f"{row['split']}. Keep it in one of them.")
             rows[name] = row
         if not any("key" in row for row in rows.values()):
             label = next((f", such as {row['label']!r}" for row in rows.values()), "")
-            raise KeyMynaError(f"{path}: none of its {len(rows)} labels is a major or minor key{label}. Write keys like "
-                               "'Eb minor'.")
+            raise KeyMynaError(f"{path}: none of its {len(rows)} labels is a major or minor key{label}. Write keys "
+                               "like 'Eb minor'.")
         return table_of(list(rows.values()))
 
     def _lines(self, path: Path) -> Iterator[tuple[int, dict[str, str]]]:
@@ -113,8 +113,8 @@ class AudioFolder(Dataset):
                     raise KeyMynaError(f"{path}: a column is there twice in {columns}.")
                 for cells in table:
                     if None in cells:
-                        raise KeyMynaError(f"{path}, line {table.line_num}: more cells than columns. Quote a cell that has "
-                                           "a comma in it.")
+                        raise KeyMynaError(f"{path}, line {table.line_num}: more cells than columns. Quote a cell that "
+                                           "has a comma in it.")
                     yield table.line_num, {column: cell.strip() for column, cell in cells.items()}
         except FileNotFoundError:
             raise KeyMynaError(f"{path} does not exist. {self.how}") from None
@@ -125,8 +125,8 @@ class AudioFolder(Dataset):
 class UnlabelledFolder(Dataset):
     """Recordings without labels, for pre-training: all audio below <data root>/unlabelled/NAME.
 
-    Files count by their ending; those whose names, or whose folders' names, begin with a dot do not. NAME itself may be a
-    link, and files below may be; linked folders are not entered.
+    Files count by their ending; those whose names, or whose folders' names, begin with a dot do not. NAME itself may be
+    a link, and files below may be; linked folders are not entered.
 
     Parameters
     ----------

@@ -86,9 +86,9 @@ class _Mirdata(Dataset):
 class FMAKeys(_Mirdata):
     """FMA-keys, or FMAK (Wong and Hernandez 2023): key and mode of 5,489 songs of the Free Music Archive, full length.
 
-    It has no split of its own, but the FMA has one for all of its tracks (80/10/10, no artist in two parts), and that is
-    used: who pre-trains on the FMA's training set keeps this test set clean. FMA-keys names no artists either; both come
-    from the table fma_metadata/tracks.csv of the FMA. What must stay together is what one artist made.
+    It has no split of its own, but the FMA has one for all of its tracks (80/10/10, no artist in two parts), and that
+    is used: who pre-trains on the FMA's training set keeps this test set clean. FMA-keys names no artists either; both
+    come from the FMA's table fma_metadata/tracks.csv. What must stay together is what one artist made.
 
     The labels are those of the first version. FMAKv2 (Kong et al. 2024) changes about 200 of them.
     """
@@ -101,8 +101,8 @@ class FMAKeys(_Mirdata):
     licence = "annotations: CC BY 4.0; audio: the Creative Commons licence that its artist chose, track by track"
     size = "39 GB in ten archives (5,489 mp3); the first one, of 4.2 GB, is enough to start"
     url = "https://zenodo.org/records/10719860"
-    how = ("Download it, or bring fma_keys_index_1.0.json, fma_keys_metadata.csv, fma_metadata/tracks.csv and the audio "
-           "(000/000010.mp3) to <data root>/fma_keys.")
+    how = ("Download it, or bring fma_keys_index_1.0.json, fma_keys_metadata.csv, fma_metadata/tracks.csv and the "
+           "audio (000/000010.mp3) to <data root>/fma_keys.")
     loader = "fma_keys"
     version = "1.0"
     wanted = {"metadata": 0, "tracks-000-019": 4_150_442_299,
@@ -123,8 +123,9 @@ class FMAKeys(_Mirdata):
 
     def _facts(self, folder: Path) -> dict[str, dict[str, str]]:
         path = folder / "fma_metadata" / "tracks.csv"
-        if not path.is_file():
-            raise KeyMynaError(f"{path}, which says who made what and what is for testing, does not exist. {self.how}")
+        for needed in (folder / "fma_keys_metadata.csv", path):
+            if not needed.is_file():
+                raise KeyMynaError(f"{needed} does not exist. {self.how}")
         wanted = {("", ""): "track_id", ("artist", "id"): "composition", ("artist", "name"): "artist",
                   ("track", "title"): "title", ("track", "genre_top"): "genre", ("set", "split"): "split"}
         try:
@@ -145,11 +146,12 @@ class FMAKeys(_Mirdata):
 class GuitarSet(_Mirdata):
     """GuitarSet (Xi et al. 2018): 360 excerpts of 30 s on an acoustic guitar, here as the microphone recorded them.
 
-    Six players play 30 lead sheets, each as accompaniment and as solo. A lead sheet is one of three chord progressions in
-    one of five styles and at one of two tempi, each in a key of its own. A style's progression ("Jazz2") is what must not
-    be torn apart, at both tempi: all twelve takes of a lead sheet have the same chords and key, so that a split by player,
-    as is usual for transcription, would have the test keys learned by heart. The 15 are split 10, 3, 2 in an order drawn
-    from their names. The three progressions return in all styles, and the players in all splits; that cannot be helped.
+    Six players play 30 lead sheets, each as accompaniment and as solo. A lead sheet is one of three chord progressions
+    in one of five styles and at one of two tempi, each in a key of its own. All twelve takes of a lead sheet have the
+    same chords and key, so that a split by player, as is usual for transcription, would have the test keys learned by
+    heart. What must not be torn apart is a style's progression ("Jazz2"), at both tempi. The 15 are split 10, 3, 2 in
+    an order drawn from their names. The three progressions return in all styles, and the players in all splits; that
+    cannot be helped.
     """
 
     name = "guitarset"
