@@ -332,6 +332,22 @@ def test_a_body_in_chunks_that_is_cut_is_not_whole(site, get, tmp_path, waits):
     assert (tmp_path / "set/a").read_bytes() == DATA and waits == [1.0]
 
 
+def test_a_length_that_is_said_only_of_the_rest(site, get, tmp_path):
+    def route(handler, count):
+        if count == 1:
+            handler.protocol_version, handler.close_connection = "HTTP/1.1", True
+            handler.answer(200, b"", Content_Length=None, Transfer_Encoding="chunked", ETag='"one"')
+            handler.wfile.write(b"%x\r\n%s\r\n" % (40_000, DATA[:40_000]))
+        else:
+            start = int(handler.headers["Range"][6:-1])
+            handler.answer(206, DATA[start:], cut=10_000 if count == 2 else None, ETag='"one"',
+                           Content_Range=f"bytes {start}-99999/100000")
+
+    site.routes["/a"] = route
+    assert get(Source((site.url("/a"),), "a")).state == "fetched" and (tmp_path / "set/a").read_bytes() == DATA
+    assert [headers["Range"] for headers in site.asked("/a")] == [None, "bytes=40000-", "bytes=50000-"]
+
+
 def test_a_server_that_does_not_hang_up_is_not_waited_for(site, get, waits, monkeypatch):
     def route(handler, count):
         handler.answer(200, DATA, ETag='"one"')

@@ -388,21 +388,21 @@ class _Downloads:
         with response:
             announced = _length(response)
             if response.status != 206:
-                have, validator, length = 0, _validator(response), announced
+                have, validator, length = 0, _validator(response), None
             elif not _continues(response, have, validator, length):
                 job.drop_part()
                 raise _Again("it changed on the server", 0.0)
+            if length is None and announced is not None:
+                length = have + announced
             if job.source.size and length not in (None, job.source.size):
                 raise _GivenUp(f"it has {length} bytes there instead of {job.source.size}")
             length = job.source.size or length
             if length is None and not (response.chunked or job.source.md5 or job.source.sha256):
                 raise _GivenUp("nothing says how long it is, so nobody could tell whether it is whole")
-            end = None if announced is None else have + announced
-            self._store(job, response, have, length, end, {"url": url, "validator": validator, "length": length})
+            self._store(job, response, have, length, {"url": url, "validator": validator, "length": length})
 
-    def _store(self, job: _Job, response: Any, have: int, length: int | None, end: int | None,
-               notes: dict[str, Any]) -> None:
-        """Append what a server sends, up to `end` where it was announced, to the `have` bytes of a file of `length`."""
+    def _store(self, job: _Job, response: Any, have: int, length: int | None, notes: dict[str, Any]) -> None:
+        """Append what a server sends to the `have` bytes of a file of `length`."""
         missing, free = max(0, (length or 0) - have), shutil.disk_usage(job.target.parent).free
         if missing > free:
             raise _GivenUp(f"it needs {missing / 1e9:.1f} GB more, and {free / 1e9:.1f} GB are free")
@@ -410,7 +410,7 @@ class _Downloads:
         with open(job.part, "ab" if have else "wb") as file:
             if not have:  # the old part is gone before the new notes are there
                 files.write_json(job.notes, notes)
-            while have != end and (block := self._read(response)):
+            while block := self._read(response):
                 if self.stop.is_set():
                     raise _GivenUp("interrupted")
                 file.write(block)
@@ -419,8 +419,8 @@ class _Downloads:
                 if length is not None and have > length:
                     job.drop_part()
                     raise _GivenUp(f"it has more than {length} bytes there")
-        if have < (length or end or 0):
-            raise _Again(f"the connection was cut after {have} of {length or end} bytes")
+        if have < (length or 0):
+            raise _Again(f"the connection was cut after {have} of {length} bytes")
 
     @staticmethod
     def _read(response: Any) -> bytes:
