@@ -105,7 +105,7 @@ def examine(dataset: Dataset, root: Path | str, *, show: bool = True) -> pd.Data
                     raise KeyMynaError(f"{row.path}: its md5 is not the one that was published")
                 n_samples = audio_length(path)
             except KeyMynaError as error:
-                state, problem = "corrupt", str(error)
+                state, problem = "corrupt", str(error).replace(str(path), row.path)
         states.append(state)
         problems.append(problem)
         lengths.append(n_samples)
