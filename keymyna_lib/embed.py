@@ -111,13 +111,13 @@ def extract(corpus: Corpus, name: str, encoder: Encoder | None = None, *, frames
     name : what the set is called; without an encoder, MEAN_MEL (time-averaged log mel spectrum of each window, 128)
         or CHROMA (its mean chroma, 12, of windows of the usual length).
     frames : length of a window; an encoder that was pre-trained on shorter crops wants shorter windows.
-    track_ids : the tracks; None for all of the corpus.
+    track_ids : the tracks; None for all that have a label.
     show : draw a progress bar.
     """
     if encoder is None and name not in (MEAN_MEL, CHROMA):
         raise KeyMynaError(f"features {name!r} need an encoder; without one there are {MEAN_MEL!r} and {CHROMA!r}.")
     request = [frames, None if track_ids is None else list(track_ids)]
-    track_ids = list(corpus.manifest.index if track_ids is None else track_ids)
+    track_ids = list(corpus.manifest.index[corpus.manifest["key"] >= 0] if track_ids is None else track_ids)
 
     def compute() -> dict[str, Features]:
         if name == CHROMA:
@@ -132,7 +132,7 @@ def extract(corpus: Corpus, name: str, encoder: Encoder | None = None, *, frames
         track = torch.repeat_interleave(torch.tensor([len(r) for r in rows]))
         return {name: Features(torch.cat(rows), track, torch.zeros_like(track), tuple(track_ids))}
 
-    return _cached([name], _identity(corpus, {name: encoder}, request), compute)[name]
+    return cached([name], _identity(corpus, {name: encoder}, request), compute)[name]
 
 
 @torch.inference_mode()
@@ -185,7 +185,7 @@ def add_shifted(corpus: Corpus, encoders: Mapping[str, Encoder], base: Mapping[s
         return {name: Features(torch.cat(rows), *columns) for name, rows in parts.items()}
 
     request = {"windows": windows, "shifts": {name: list(map(int, s)) for name, s in shifts_of_track.items()}}
-    return _cached(list(base), _identity(corpus, {name: encoders.get(name) for name in base}, request), compute)
+    return cached(list(base), _identity(corpus, {name: encoders.get(name) for name in base}, request), compute)
 
 
 def _shifted_windows(audio: np.ndarray, starts: Sequence[int], shifts: Sequence[int]) -> Tensor:
@@ -225,7 +225,7 @@ def _identity(corpus: Corpus, encoders: Mapping[str, Encoder | None], request: o
     return sha256_json([corpus.hash, weights, request, code])[:16]
 
 
-def _cached(names: Sequence[str], identity: str, compute: Callable[[], dict[str, Features]]) -> dict[str, Features]:
+def cached(names: Sequence[str], identity: str, compute: Callable[[], dict[str, Features]]) -> dict[str, Features]:
     """Feature sets from the cache, or computed (again, when a file is absent or damaged) and kept there."""
     folder = paths.CACHE / "features" / identity
     try:

@@ -19,11 +19,29 @@ _TONICS = {"major": ("C", "Db", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb",
            "minor": ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "Bb", "B")}
 KEY_NAMES: tuple[str, ...] = tuple(f"{t} {m}" for m in MODES for t in _TONICS[m])
 _LETTERS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
+LABEL_PROBLEMS = ("no key", "several keys", "modal", "not a key")  # why a label is not one major or minor key
+_NO_KEY = ("", "-", "n", "x", "?", "n/a", "na", "nan", "none", "no key", "unknown", "silence")
+_TONIC = r"[A-Ga-g](?:[#♯b♭B]*|[\s-]?(?i:sharp|flat))"
+_MAJOR, _MINOR = r"(?:(?i:major|maj)|M)", r"(?:(?i:minor|min)|m)"
+_MODAL = r"(?i:modal|(?:ion|dor|phr|phryg|lyd|mix|mixolyd|aeo|aeol|loc|locr)(?:ian)?)"
+# Codes that count fifths: their form, the number of C major and A minor, the letters of minor. Camelot, then Open Key.
+_CODES = ((r"(0?[1-9]|1[0-2])([ABab])", 8, "Aa"), (r"(0?[1-9]|1[0-2])([dm])", 1, "m"))
 
 RELATIONS = ("same", "fifth", "relative", "parallel", "other")  # the five MIREX classes
 
 # Majors along the circle, each followed by its relative minor, from C.
 CIRCLE_OF_FIFTHS: tuple[int, ...] = tuple(k for i in range(12) for k in (7 * i % 12, 12 + (7 * i + 9) % 12))
+
+
+class KeyLabelError(KeyMynaError):
+    """A label that is not one major or minor key; `reason` is one of LABEL_PROBLEMS."""
+
+    def __init__(self, label: str, reason: str) -> None:
+        super().__init__(label, reason)
+        self.label, self.reason = label, reason
+
+    def __str__(self) -> str:
+        return f"{self.label!r} is not one major or minor key ({self.reason}); write it like 'Eb minor', 'Ebm' or '2A'."
 
 
 def key_index(tonic_pc: int, mode: str) -> int:
@@ -54,21 +72,55 @@ def transpose(key, semitones):
 
 
 def parse_key(text: str) -> int:
-    """Key of a written name such as "Eb minor", "c# Minor", "F♯ maj" or "Dm".
+    """Key of a written label.
+
+    Names such as "Eb minor", "c# Minor", "F♯ maj", "E-flat major", "Dm", "A:min" (Harte) and "B#" (a lone tonic is
+    major); Camelot codes, "8B" and "8A" being C major and A minor; Open Key codes, "1d" and "1m" being the same. Case
+    matters where nothing else tells: "CM" is major and "Cm" minor, "2m" is E minor and "2M" nothing.
 
     Raises
     ------
-    KeyMynaError
-        When the text is not one plain major or minor key.
+    KeyLabelError
+        When the label is not one major or minor key.
     """
-    match = re.fullmatch(r"\s*([A-Ga-g])\s*([#♯b♭]*)[\s:]*(major|maj|minor|min|m|)\s*", str(text), flags=re.I)
-    # A lone "M" or "m" differs by its case only.
-    if not match:
-        raise KeyMynaError(f"{text!r} is not a major or minor key; write it like 'Eb minor'.")
-    letter, accidentals, suffix = match.groups()
-    pc = _LETTERS[letter.upper()] + sum(1 if a in "#♯" else -1 for a in accidentals)
-    minor = suffix == "m" or suffix.lower().startswith("min")
-    return key_index(pc, "minor" if minor else "major")
+    text = str(text).strip()
+    if text.casefold() in _NO_KEY:
+        raise KeyLabelError(text, "no key")
+    key = _one_key(text)
+    if key is None:
+        raise KeyLabelError(text, _why_not_one(text))
+    return key
+
+
+def _one_key(text: str) -> int | None:
+    if match := re.fullmatch(rf"({_TONIC})(?:[\s:_-]*({_MAJOR}|{_MINOR}))?", text):
+        name, suffix = match.groups()
+        accidental = name[1:].casefold()
+        pc = _LETTERS[name[0].upper()] + sum(map(accidental.count, ("#", "♯", "sharp")))
+        pc -= sum(map(accidental.count, ("b", "♭", "flat")))
+        return key_index(pc, "minor" if suffix and re.fullmatch(_MINOR, suffix) else "major")
+    for pattern, number_of_c, minor in _CODES:
+        if match := re.fullmatch(pattern, text):
+            tonic_of_major = 7 * (int(match[1]) - number_of_c)
+            return key_index(tonic_of_major + 9, "minor") if match[2] in minor else key_index(tonic_of_major, "major")
+    return None
+
+
+def _why_not_one(text: str) -> str:
+    """The reason why a label is not one key: by the tonics, modes and other words that it is made of."""
+    tonics = modes = modal = 0
+    for word in re.split(r"[\s/|;,&+:_-]+", text):
+        if re.fullmatch(rf"{_MAJOR}|{_MINOR}", word):
+            modes += 1
+        elif _one_key(word) is not None:
+            tonics += 1
+        elif re.fullmatch(rf"({_TONIC})?{_MODAL}", word):
+            modal += 1
+        elif word.casefold() not in ("", "sharp", "flat", "and", "or", "to"):
+            return "not a key"
+    if tonics > 1 or modes > 1:
+        return "several keys"
+    return "modal" if modal else "not a key"
 
 
 def fifth_direction(reference, estimate):

@@ -1,7 +1,7 @@
 """SimpleViT on mel spectrograms, masked by dropping tokens: the encoder of the paper, in one sitting.
 
-Parameter names, shapes, patch order and positions are those of the public Myna checkpoints, so that they load
-strictly. Tensors: spectrograms are (batch, mel, frame) and hold log(1 + power), as stored; tokens are
+Parameter names, shapes, patch order and positions are those of the official Myna checkpoints, so that they load
+strictly (`weights`). Tensors: spectrograms are (batch, mel, frame) and hold log(1 + power), as stored; tokens are
 (batch, token, dim); embeddings are (batch, embedding).
 """
 
@@ -23,9 +23,9 @@ from keymyna_lib.errors import KeyMynaError
 from keymyna_lib.files import atomic_path
 from keymyna_lib.spectrogram import N_MELS
 
-# name: width, depth, heads (of 64), MLP width. "vit-s" is the paper's; the others fit a CPU.
-PRESETS = {"vit-s": (384, 12, 6, 1536), "vit-xs": (192, 4, 3, 768), "vit-xxs": (128, 3, 2, 512),
-           "vit-toy": (64, 2, 1, 128)}
+# name: width, depth, heads (of 64), MLP width. "vit-s" is the paper's, "vit-b" that of Myna-85M; the others fit a CPU.
+PRESETS = {"vit-b": (768, 12, 12, 3072), "vit-s": (384, 12, 6, 1536), "vit-xs": (192, 4, 3, 768),
+           "vit-xxs": (128, 3, 2, 512), "vit-toy": (64, 2, 1, 128)}
 # name: patch sizes (mel bands, frames), one for each branch of the model.
 # A horizontal patch is one band over half a window (3.1 s), the counterpart of a vertical one (our choice).
 PATCHES = {"vertical": ((N_MELS, 2),), "square": ((16, 16),), "hybrid": ((16, 16), (N_MELS, 2)),
@@ -268,28 +268,8 @@ class ProjectionHead(nn.Sequential):
         initialise(self, generator)
 
 
-def load_public_state(encoder: Encoder, state: dict[str, Tensor]) -> list[str]:
-    """Copy the weights of a public Myna checkpoint (or vit-pytorch's SimpleViT) into an encoder, strictly.
-
-    Returns
-    -------
-    Names of the classification head's tensors, the only ones left out.
-
-    Raises
-    ------
-    KeyMynaError
-        When any other name or shape differs.
-    """
-    heads = [name for name in state if name.startswith("linear_head.")]
-    try:
-        encoder.load_state_dict({name: value for name, value in state.items() if name not in heads})
-    except RuntimeError as error:
-        raise KeyMynaError(f"the checkpoint does not fit {encoder.config}: {error}") from None
-    return heads
-
-
 def save_encoder(encoder: Encoder, path: Path) -> None:
-    """Write the weights as safetensors under the public names, with the configuration in the metadata."""
+    """Write the weights as safetensors under the official names, with the configuration in the metadata."""
     with atomic_path(path) as temporary:
         save_file(encoder.state_dict(), temporary, metadata={"encoder_config": json.dumps(asdict(encoder.config))})
 

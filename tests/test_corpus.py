@@ -48,7 +48,7 @@ def flip(path: Path, position: int) -> None:
 
 def test_manifest(built):
     table = built.manifest
-    assert table.index.name == "track_id" and tuple(table.columns) == COLUMNS
+    assert table.index.name == "track_id" and tuple(table.columns) == (*COLUMNS, "task")
     assert table.index.is_unique and len(table) == 12
     assert table.source.value_counts().to_dict() == {"tune": 8, "chorale": 4}
     assert set(table.split) <= set(SPLITS) and "train" in set(table.split)
@@ -56,7 +56,8 @@ def test_manifest(built):
     np.testing.assert_array_equal(table.key, moved)
     assert table.key_name.tolist() == [keys.KEY_NAMES[k] for k in table.key]
     assert table.transposition.between(-6, 5).all() and (table.duration <= 7).all()
-    assert built.config == CONFIG and built.hash == files.sha256_file(built.path / "manifest.csv")
+    assert CorpusConfig(**built.config) == CONFIG and built.hash == files.sha256_file(built.path / "manifest.csv")
+    assert (built.path / "manifest.csv").read_text().splitlines()[0] == ",".join(["track_id", *COLUMNS])
     assert all(json.loads(a)["transposition"] == t for a, t in zip(table.arrangement, table.transposition))
 
 
@@ -65,10 +66,19 @@ def test_tracks(built):
     by_split = [t for s in SPLITS for t in built.tracks(s)]
     assert sorted(by_split) == sorted(built.tracks())
     assert set(built.tracks("train", "tune")) == set(built.tracks("train")) & set(built.tracks(source="tune"))
+    assert built.tracks("pretrain") == built.tracks("extra") == []
     with pytest.raises(KeyMynaError, match="split"):
         built.tracks("training")
+    with pytest.raises(KeyMynaError, match="source 'tunes'.*chorale"):
+        built.tracks(source="tunes")
     with pytest.raises(KeyMynaError, match="no track"):
         built.audio("nothing")
+
+
+def test_a_rendered_corpus_is_one_task(built):
+    assert built.tasks() == ["rendered"] and built.of_task("rendered") is built
+    with pytest.raises(KeyMynaError, match="task 'giantsteps'.*rendered"):
+        built.of_task("giantsteps")
 
 
 def test_audio_and_spectrograms_belong_together(built):
@@ -95,7 +105,7 @@ def test_the_number_of_processes_does_not_matter(built, tmp_path):
 
 
 def test_a_second_build_renders_nothing(copy, built, monkeypatch, capsys):
-    monkeypatch.setattr(store, "_render_all", None)
+    monkeypatch.setattr(store, "_make_all", None)
     assert build(copy[0]).hash == built.hash
     assert capsys.readouterr().out == ""
 
@@ -104,9 +114,9 @@ def test_a_second_build_renders_nothing(copy, built, monkeypatch, capsys):
 def test_damaged_track_alone_is_rendered_again(copy, built, monkeypatch, capsys, name):
     cache, folder = copy
     rendered = []
-    original = store._render_all
-    monkeypatch.setattr(store, "_render_all", lambda f, jobs, w: (rendered.extend(j[0] for j in jobs),
-                                                                   original(f, jobs, w))[1])
+    original = store._make_all
+    monkeypatch.setattr(store, "_make_all", lambda f, make, jobs, w: (rendered.extend(j.track_id for j in jobs),
+                                                                      original(f, make, jobs, w))[1])
     flip(folder / name, 100)
     assert build(cache).hash == built.hash
     assert rendered == built.tracks()[:1] and "1 damaged track" in capsys.readouterr().out
@@ -135,25 +145,27 @@ def test_changed_manifest_is_not_believed(copy, built):
 
 def test_a_killed_build_goes_on(tmp_path, built, monkeypatch):
     """Killed amid the sixth track, its line in the journal half written."""
-    original, rendered = store._render_all, []
+    original, rendered = store._make_all, []
 
-    def killed(folder, jobs, workers):
-        for n, row in enumerate(original(folder, jobs, workers)):
+    def killed(folder, make, jobs, workers):
+        for n, row in enumerate(original(folder, make, jobs, workers)):
             if n == 5:
                 with open(folder / "hashes.csv", "a") as journal:
                     journal.write(",".join(row)[:50])
                 raise KeyboardInterrupt
             yield row
 
-    monkeypatch.setattr(store, "_render_all", killed)
+    monkeypatch.setattr(store, "_make_all", killed)
     with pytest.raises(KeyboardInterrupt):
         build(tmp_path)
     with pytest.raises(KeyMynaError, match="no finished corpus"):
         open_corpus(tmp_path / "corpus" / built.path.name)
-    monkeypatch.setattr(store, "_render_all", lambda f, jobs, w: (rendered.extend(j[0] for j in jobs),
-                                                                   original(f, jobs, w))[1])
+    monkeypatch.setattr(store, "_make_all", lambda f, make, jobs, w: (rendered.extend(j.track_id for j in jobs),
+                                                                      original(f, make, jobs, w))[1])
     assert build(tmp_path).hash == built.hash
     assert rendered == built.tracks()[5:]
+    monkeypatch.setattr(store, "_make_all", None)  # the line that was cut short has spoiled none of the others
+    assert build(tmp_path).hash == built.hash
 
 
 def test_scope_piece(tmp_path):
@@ -188,6 +200,6 @@ def test_full_disk(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
         yield
 
-    monkeypatch.setattr(store, "_render_all", full)
+    monkeypatch.setattr(store, "_make_all", full)
     with pytest.raises(KeyMynaError, match="No space left"):
         build(tmp_path)

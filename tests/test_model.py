@@ -7,8 +7,9 @@ import torch
 from scipy import stats
 
 from keymyna_lib.errors import KeyMynaError
-from keymyna_lib.model import (PATCHES, PRESETS, EncoderConfig, Patchify, build_encoder, kept_tokens, load_encoder,
-                               load_public_state, position_table, random_keep, save_encoder)
+from keymyna_lib.model import (PATCHES, PRESETS, Encoder, EncoderConfig, Patchify, build_encoder, kept_tokens, load_encoder,
+                               position_table, random_keep, save_encoder)
+from keymyna_lib.weights import encoder_of
 
 
 def generator(seed=0):
@@ -32,8 +33,8 @@ def reference(preset, patch, frames):
 @pytest.mark.parametrize("patch, frames", [("vertical", 196), ("square", 192)])
 def test_agrees_with_vit_pytorch(preset, patch, frames):
     theirs = reference(preset, PATCHES[patch][0], frames).eval()
-    ours = build_encoder(EncoderConfig(preset, patch, "log1p"), generator()).eval()
-    assert load_public_state(ours, theirs.state_dict()) == ["linear_head.weight", "linear_head.bias"]
+    ours, dropped = encoder_of(theirs.state_dict(), "vit-pytorch", preset=preset, patch=patch, scale="log1p")
+    assert dropped == ["linear_head.weight", "linear_head.bias"]
     theirs.linear_head = torch.nn.Identity()
     with torch.no_grad():
         torch.testing.assert_close(ours(spectrograms(frames=196)), theirs(spectrograms(frames=196)[:, None, :, :frames]),
@@ -47,17 +48,18 @@ def test_hybrid_is_the_two_models_side_by_side():
     trunk = {k: v for k, v in state.items() if k.startswith("transformer")}
     parts = []
     for patch, prefix in (("square", "to_patch_embedding."), ("vertical", "to_patch_embedding_b.")):
-        single = build_encoder(EncoderConfig("vit-toy", patch, "log1p"), generator(5)).eval()
         own = {k.replace(prefix, "to_patch_embedding."): v for k, v in state.items() if k.startswith(prefix)}
-        load_public_state(single, {**trunk, **own})
+        single, _ = encoder_of({**trunk, **own}, "one branch", patch=patch, scale="log1p")
         parts.append(single(spectrograms()[:, :, :192]))
     torch.testing.assert_close(hybrid(spectrograms()), torch.cat(parts, 1), atol=1e-5, rtol=1e-5)
     assert hybrid.embedding_dim == 128
 
 
-def test_paper_preset_has_the_published_size():
+def test_paper_presets_have_the_published_sizes():
     encoder = build_encoder(EncoderConfig("vit-s", "vertical", "linear"), generator())
     assert 21e6 < sum(p.numel() for p in encoder.parameters()) < 22.5e6
+    with torch.device("meta"):  # Myna-85M
+        assert 85e6 < sum(p.numel() for p in Encoder(EncoderConfig("vit-b", "hybrid")).parameters()) < 86e6
     names = set(encoder.state_dict())
     assert {"to_patch_embedding.1.weight", "to_patch_embedding.2.bias", "to_patch_embedding.3.weight",
             "transformer.layers.11.0.norm.bias", "transformer.layers.0.0.to_qkv.weight",
@@ -164,8 +166,6 @@ def test_bad_input_is_one_clear_error(tmp_path):
     (tmp_path / "cut.safetensors").write_bytes(b"not weights")
     with pytest.raises(KeyMynaError, match="cut.safetensors"):
         load_encoder(tmp_path / "cut.safetensors")
-    with pytest.raises(KeyMynaError, match="does not fit"):
-        load_public_state(encoder, {"transformer.norm.weight": torch.zeros(3)})
 
 
 @pytest.mark.parametrize("patch", ["vertical", "hybrid"])

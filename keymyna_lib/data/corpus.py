@@ -1,4 +1,4 @@
-"""The rendered corpus: selection, splits, audio and spectrograms in a cache that is addressed by content.
+"""Corpora: audio and spectrograms in a cache that is addressed by content; and how the rendered one is made.
 
 A corpus lives in CACHE/corpus/<key>, the key being a hash of its configuration, of the code that makes it and
 of the libraries' versions; another version of either is another corpus, and nothing is ever removed. Beside
@@ -6,14 +6,18 @@ the files of `store` it holds
 
     manifest.csv   one row a track
     corpus.json    configuration, versions, sizes, sha256 of the manifest; written last
+
+`datasets.recordings` makes corpora of recordings, which are opened like the rendered one.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,7 +30,11 @@ from keymyna_lib.errors import KeyMynaError
 COLUMNS = ("piece_id", "source", "collection", "title", "composition", "split", "analysed", "key", "key_name",
            "key_written", "transposition", "tempo", "duration", "n_samples", "n_frames", "sha256",
            "spectrogram_sha256", "arrangement")
-_MANIFEST, _INDEX = "manifest.csv", "corpus.json"
+SPLITS = (*compositions.SPLITS, "extra", "pretrain")  # scored besides; without labels
+RENDERED = "rendered"  # the one task of a rendered corpus
+_MANIFEST, INDEX = "manifest.csv", "corpus.json"
+_PLACES = ("first_sample", "first_frame")  # in the manifest of a corpus whose tracks do not lie end to end
+_TEXTS = ("track_id", "piece_id", "source", "task", "title", "artist", "composition", "split", "label")
 _LIBRARIES = ("music21", "symusic", "tinysoundfont", "pretty_midi", "numpy", "scipy", "torch", "librosa")
 
 
@@ -71,17 +79,18 @@ class CorpusConfig:
 class Corpus:
     """A finished corpus.
 
-    config : what it was built from.
+    config : what it was built from; of a rendered one the fields of `CorpusConfig`.
     path : its folder.
-    hash : sha256 of the manifest, which holds that of every track's samples and spectrogram.
-    manifest : one row a track, indexed by track_id, columns `COLUMNS`. key is after transposition,
-        key_written before; duration in s; arrangement is JSON (see `arrange.arrange`).
+    hash : sha256 of the manifest, which holds that of every track's samples and spectrogram; a view's is its own.
+    manifest : one row a track, indexed by track_id; columns `COLUMNS` and task, or those of recordings (see
+        `recordings.build_recordings`). key is after transposition, key_written before; duration in s; arrangement is
+        JSON (see `arrange.arrange`).
     frames : (frame, mel) float16 memory map of all spectrograms end to end.
     offsets : first_frame, n_frames, first_sample, n_samples by track_id.
     samples : (sample,) int16 memory map of all audio end to end.
     """
 
-    config: CorpusConfig
+    config: Mapping[str, Any]
     path: Path
     hash: str
     manifest: pd.DataFrame
@@ -90,15 +99,40 @@ class Corpus:
     samples: np.memmap
 
     def tracks(self, split: str | None = None, source: str | None = None) -> list[str]:
-        """Track ids in the manifest's order, of one split ("train", "valid", "test"), one source, or all."""
+        """Track ids in the manifest's order, of one split (see `SPLITS`), one source (of the manifest's), or all."""
         keep = pd.Series(True, index=self.manifest.index)
-        for column, value, known in (("split", split, compositions.SPLITS),
-                                     ("source", source, tuple(arrange.TEMPO))):
+        for column, value, known in (("split", split, SPLITS),
+                                     ("source", source, tuple(self.manifest["source"].unique()))):
             if value is not None:
                 if value not in known:
                     raise KeyMynaError(f"{column} {value!r}: expected one of {known}.")
                 keep &= self.manifest[column] == value
         return self.manifest.index[keep].tolist()
+
+    def tasks(self) -> list[str]:
+        """Names of the tasks that have labelled tracks, sorted."""
+        labelled = self.manifest[self.manifest["key"] >= 0]
+        return sorted(set(labelled["task"]) - {""})
+
+    def of_task(self, name: str) -> Corpus:
+        """The view of a task: its tracks and those of no task (extra, pretrain); this corpus where these are all.
+
+        Raises
+        ------
+        KeyMynaError
+            When there is no such task.
+        """
+        if name not in self.tasks():
+            raise KeyMynaError(f"task {name!r}: {self.path} has {', '.join(self.tasks()) or 'none'}.")
+        keep = self.manifest["task"].isin([name, ""])
+        if keep.all():
+            return self
+        return replace(self, hash=files.sha256_json([self.hash, name]), manifest=self.manifest[keep],
+                       offsets=self.offsets[keep])
+
+    def pretraining_tracks(self) -> list[str]:
+        """What pre-training sees: the tracks of split "pretrain", or, where there are none, the training tracks."""
+        return self.tracks("pretrain") or self.tracks("train")
 
     def audio(self, track_id: str) -> np.ndarray:
         """(sample,) float32 in [-1, 1], 16 kHz."""
@@ -137,10 +171,11 @@ def build_corpus(config: CorpusConfig, *, progress: bool = True, cache: Path | N
     scores = load_scores()
     plan = plan_corpus(config, scores)
 
-    def job(track_id: str) -> tuple[np.ndarray, str]:
+    def arguments(track_id: str) -> tuple[np.ndarray, str]:
         return playable_score(scores, plan.piece_id[track_id]).notes, plan.arrangement[track_id]
 
-    hashes = store.fill(folder, store.offsets(plan), job, folder / _INDEX, progress=progress, workers=workers)
+    hashes, _ = store.fill(folder, store.offsets(plan), _render, arguments, folder / INDEX, doing="rendering",
+                           progress=progress, workers=workers)
     plan["sha256"], plan["spectrogram_sha256"] = zip(*(hashes[t] for t in plan.index))
     _finish(folder, config, plan[list(COLUMNS)])
     return open_corpus(folder)
@@ -155,20 +190,25 @@ def open_corpus(path: Path | str) -> Corpus:
         When the corpus is unfinished, truncated or changed.
     """
     path = Path(path)
-    mend = "Run notebook 00_data again; it renders anew what is damaged."
-    if not (path / _INDEX).exists():
+    mend = "Run the notebook that builds it again; what is damaged is made anew."
+    if not (path / INDEX).exists():
         raise KeyMynaError(f"{path} holds no finished corpus. {mend}")
-    index = files.read_json(path / _INDEX)
+    index = files.read_json(path / INDEX)
     for name, size in index["sizes"].items():
         if not (path / name).exists() or (path / name).stat().st_size != size:
             raise KeyMynaError(f"{path / name} is missing or truncated. {mend}")
     if files.sha256_file(path / _MANIFEST) != index["hash"]:
         raise KeyMynaError(f"{path / _MANIFEST} was changed. {mend}")
     manifest = pd.read_csv(path / _MANIFEST, index_col="track_id", keep_default_na=False,
-                           dtype={"track_id": str, "piece_id": str, "title": str, "composition": str})
+                           dtype=dict.fromkeys(_TEXTS, str))
+    if _PLACES[0] in manifest:
+        places = manifest[[*_PLACES, "n_samples", "n_frames"]]
+        manifest = manifest.drop(columns=list(_PLACES))
+    else:
+        places, manifest = store.offsets(manifest), manifest.assign(task=RENDERED)
     frames = np.memmap(path / store.FRAMES, np.float16, "r").reshape(-1, spectrogram.N_MELS)
-    return Corpus(CorpusConfig(**index["config"]), path, index["hash"], manifest, frames,
-                  store.offsets(manifest), np.memmap(path / store.AUDIO, np.int16, "r"))
+    return Corpus(index["config"], path, index["hash"], manifest, frames, places,
+                  np.memmap(path / store.AUDIO, np.int16, "r"))
 
 
 def corpus_key(config: CorpusConfig) -> str:
@@ -210,10 +250,18 @@ def _versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in _LIBRARIES}
 
 
+def _render(notes: np.ndarray, arrangement: str) -> np.ndarray:
+    return render.render(notes, json.loads(arrangement))
+
+
 def _finish(folder: Path, config: CorpusConfig, manifest: pd.DataFrame) -> None:
+    finish(folder, asdict(config), _versions(), manifest)
+
+
+def finish(folder: Path, config: Mapping[str, Any], versions: Mapping[str, str], manifest: pd.DataFrame) -> None:
     """Write manifest.csv, then corpus.json, which makes the corpus whole."""
     text = manifest.to_csv()
     files.write_text(folder / _MANIFEST, text)
     sizes = {name: (folder / name).stat().st_size for name in (store.AUDIO, store.FRAMES, _MANIFEST)}
-    files.write_json(folder / _INDEX, {"config": asdict(config), "versions": _versions(), "sizes": sizes,
-                                       "hash": files.sha256_bytes(text.encode())})
+    files.write_json(folder / INDEX, {"config": dict(config), "versions": dict(versions), "sizes": sizes,
+                                      "hash": files.sha256_bytes(text.encode())})

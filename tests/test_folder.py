@@ -1,0 +1,168 @@
+"""Folders of the user: what keys.csv may say and what it may not, splits that stay, and audio without labels."""
+
+import collections
+import os
+
+import layouts_open as layouts
+import pytest
+
+from keymyna_lib.datasets.base import COLUMNS, examine
+from keymyna_lib.datasets.folder import AudioFolder, UnlabelledFolder, unlabelled_folders
+from keymyna_lib.errors import KeyMynaError
+
+
+def write_keys(root, text, encoding="utf-8"):
+    """folders/mine/keys.csv, without audio."""
+    folder = root / "folders" / "mine"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "keys.csv").write_bytes(text.encode(encoding))
+    return root
+
+
+def columns_of(table):
+    """A table of `examine` in the form of the layouts' expectations."""
+    return {name: table[column].to_dict() for name, column in
+            (("keys", "key"), ("excluded", "excluded"), ("states", "state"), ("splits", "split"))}
+
+
+def splits_of(root, rows, columns=("file", "artist", "composition")):
+    """Splits of a table without that column, by file."""
+    lines = [",".join(("key", *columns))] + [",".join(("C major", *row)) for row in rows]
+    return AudioFolder("mine").index(write_keys(root, "\n".join(lines)))["split"].to_dict()
+
+
+def test_every_track_is_found_missing_corrupt_or_excluded(tmp_path):
+    expected = layouts.write_folder(tmp_path, tracks=10, seconds=1.0)
+    table = examine(AudioFolder("mine"), tmp_path, show=False)
+    assert columns_of(table) == expected and set(COLUMNS) <= set(table)
+    assert table.loc["odd/c.wav", ["label", "artist"]].to_list() == ["C major / A minor", "Artist 3"]
+    assert table.loc["disc 1/001.flac", ["title", "genre", "composition", "md5"]].to_list() == [
+        "Title, 1", "Folk", "tune 0", ""]
+    lengths = table.loc[table["state"] == "found", "n_samples"]
+    assert (abs(lengths - 16000) < 1500).all() and (table.loc[table["state"] != "found", "n_samples"] == 0).all()
+
+
+def test_name_and_place(tmp_path):
+    one, other = AudioFolder("my songs"), UnlabelledFolder("x.2024")
+    assert (one.name, one.folder(tmp_path)) == ("folder:my songs", tmp_path / "folders" / "my songs")
+    assert (other.name, other.folder(tmp_path)) == ("unlabelled:x.2024", tmp_path / "unlabelled" / "x.2024")
+    assert "folders/my songs" in one.how and not one.sources()
+
+
+@pytest.mark.parametrize("kind", [AudioFolder, UnlabelledFolder])
+@pytest.mark.parametrize("name", ["", "..", ".hidden", "a/b", "/etc", "a:b"])
+def test_a_folder_goes_by_a_plain_name(kind, name):
+    with pytest.raises(KeyMynaError, match="its name alone"):
+        kind(name)
+
+
+@pytest.mark.parametrize("text", ["file,key\na.wav,Eb minor\n", "\ufefffile,key\r\na.wav,Eb minor\r\n",
+                                  'key , file\n"Eb minor", ./a.wav \n\n', "file,key,title\na.wav,D#m,\n"])
+def test_ways_to_write_the_same_table(tmp_path, text):
+    row, = AudioFolder("mine").index(write_keys(tmp_path, text)).itertuples()
+    assert (row.Index, row.path, row.key, row.title, row.composition) == ("a.wav", "a.wav", 15, "", "a.wav")
+
+
+@pytest.mark.parametrize("text, message", [
+    ("", "no column 'file'"), ("key,artist\nC major,a\n", "no column 'file'"),
+    ("file,artist\na.wav,b\n", "no column 'key'"), ("file;key\na.wav;C major\n", "no column 'file'.*file;key"),
+    ("file,key,spilt\na.wav,C major,test\n", "unknown column 'spilt'"), ("file,key,key\na.wav,C,C\n", "twice"),
+    ("file,key\na.wav,C major\nb.wav,D major\n./a.wav,C major\n", "line 4.*'a.wav'.*second time"),
+    ("file,key\na.wav,C major\n../b.wav,C major\n", "line 3.*'../b.wav'.*inside"),
+    ("file,key\nsub/../../b.wav,C major\n", "inside"), ("file,key\n/etc/b.wav,C major\n", "inside"),
+    ("file,key\n,C major\n", "line 2.*inside"), ("file,key\na.wav,C major,more\n", "line 2: more cells"),
+    ("file,key,split\na.wav,C major,train\nb.wav,C major,validation\n", "line 3.*'validation'.*train, valid, test"),
+    ("file,key,split\na.wav,C major,train\nb.wav,C major,\n", "line 3.*split ''"),
+    ("file,key,composition,split\na.wav,C,Air,train\nb.wav,C,Jig,test\nc.wav,C, air ,test\n",
+     "line 4.*'air'.*train.*test"),
+    ("file,key\n", "none of its 0 labels"), ("file,key\na.wav,H major\nb.wav,?\n", "none of its 2 labels.*'H major'")])
+def test_mistakes_in_the_table(tmp_path, text, message):
+    write_keys(tmp_path, text)
+    with pytest.raises(KeyMynaError, match=f"(?s)keys.csv.*{message}"):
+        AudioFolder("mine").index(tmp_path)
+
+
+def test_a_table_that_is_not_there_or_not_utf8(tmp_path):
+    with pytest.raises(KeyMynaError, match="keys.csv does not exist.*columns file and key"):
+        AudioFolder("mine").index(tmp_path)
+    with pytest.raises(KeyMynaError, match="keys.csv cannot be read.*UTF-8"):
+        AudioFolder("mine").index(write_keys(tmp_path, "file,key\nbéla.wav,C major\n", encoding="latin-1"))
+
+
+def test_a_given_split_may_tear_an_artist_apart(tmp_path):
+    text = "file,key,artist,split\na.wav,C,Bach,train\nb.wav,C,Bach,test\n"
+    assert AudioFolder("mine").index(write_keys(tmp_path, text))["split"].to_list() == ["train", "test"]
+
+
+def test_splits_are_drawn_by_composition_else_artist_else_file(tmp_path):
+    rows = [(f"{i}.wav", f"artist {i % 97}" if i % 3 else "", f"tune {i % 83}" if i % 2 else "") for i in range(1200)]
+    splits = splits_of(tmp_path, rows)
+    by_group = collections.defaultdict(set)
+    for file, artist, tune in rows:
+        by_group[tune or artist or file].add(splits[file])
+    assert all(len(found) == 1 for found in by_group.values())
+    assert len({split for split in by_group.values() for split in split}) == 3
+    alone = [next(iter(found)) for group, found in by_group.items() if group.endswith(".wav")]  # 200 files
+    assert {*alone} == {"train", "valid", "test"}
+    torn = collections.defaultdict(set)
+    for file, artist, tune in rows:
+        if tune and artist:
+            torn[artist].add(splits[file])
+    assert max(map(len, torn.values())) > 1  # the composition comes before the artist
+
+
+def test_shares_of_the_drawn_splits(tmp_path):
+    drawn = collections.Counter(splits_of(tmp_path, [(f"{i}.wav",) for i in range(4000)], ["file"]).values())
+    # Three standard deviations of a binomial draw of 4,000.
+    assert abs(drawn["train"] - 2800) < 87 and abs(drawn["valid"] - 600) < 68 and abs(drawn["test"] - 600) < 68
+
+
+def test_added_tracks_and_another_order_leave_the_splits_as_they_are(tmp_path):
+    rows = [(f"{i}.wav", f"artist {i // 2}", "") for i in range(60)]
+    before = splits_of(tmp_path, rows)
+    after = splits_of(tmp_path, [("new.wav", "artist 3", ""), *reversed(rows), ("newer.wav", "nobody", "")])
+    assert {file: after[file] for file in before} == before and after["new.wav"] == before["6.wav"]
+
+
+def test_spelling_of_a_composition_does_not_tear_it_apart(tmp_path):
+    same = [f"The  tune {i}" for i in range(40)], [f"the Tune {i}" for i in range(40)]
+    one, other = (splits_of(tmp_path, [(f"{i}.wav", "", tune) for i, tune in enumerate(tunes)]) for tunes in same)
+    assert one == other and len(set(one.values())) == 3
+
+
+def test_unlabelled_audio_at_any_depth(tmp_path):
+    expected = layouts.write_unlabelled(tmp_path, seconds=1.0)
+    table = examine(UnlabelledFolder("more"), tmp_path, show=False)
+    assert columns_of(table) == expected and set(table.loc[:, "path"]) == set(table.index)
+    assert (table["label"] == "").all() and (table["md5"] == "").all()
+
+
+def test_links_and_names_that_no_table_can_hold(tmp_path):
+    layouts.write_unlabelled(tmp_path / "elsewhere", tracks=3, seconds=1.0)
+    (tmp_path / "unlabelled").mkdir()
+    (tmp_path / "unlabelled" / "linked").symlink_to(tmp_path / "elsewhere" / "unlabelled" / "more")
+    folder = UnlabelledFolder("linked").folder(tmp_path)
+    (folder / "LOUD.WAV").symlink_to(folder / "000.wav")
+    (folder / "round").symlink_to(folder)
+    with open(os.fsencode(folder) + b"/caf\xe9.wav", "wb") as file:
+        file.write(b"latin-1")
+    states = examine(UnlabelledFolder("linked"), tmp_path, show=False)["state"].to_dict()
+    assert states == {"000.wav": "found", "LOUD.WAV": "found", "one/001.flac": "found", "one/two/002.ogg": "found",
+                      "one/broken.mp3": "corrupt", r"caf\xe9.wav": "excluded"}
+
+
+def test_an_empty_or_missing_folder_of_audio(tmp_path):
+    with pytest.raises(KeyMynaError, match="more does not exist. Put audio into"):
+        UnlabelledFolder("more").index(tmp_path)
+    (tmp_path / "unlabelled" / "more" / "deep").mkdir(parents=True)
+    (tmp_path / "unlabelled" / "more" / "deep" / "list.txt").write_text("")
+    with pytest.raises(KeyMynaError, match="more has no audio in it"):
+        UnlabelledFolder("more").index(tmp_path)
+
+
+def test_which_folders_there_are(tmp_path):
+    assert unlabelled_folders(tmp_path) == []
+    for name in ("b", "a c", ".hidden"):
+        (tmp_path / "unlabelled" / name).mkdir(parents=True)
+    (tmp_path / "unlabelled" / "file.wav").write_text("")
+    assert unlabelled_folders(tmp_path) == ["unlabelled:a c", "unlabelled:b"]

@@ -1,0 +1,312 @@
+"""A corpus of recordings: what is in it is what decoding gives, and nothing that goes wrong with one file stops it."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+import tones
+
+from keymyna_lib import files, keys, parallel, spectrogram
+from keymyna_lib.data import store
+from keymyna_lib.data.corpus import open_corpus
+from keymyna_lib.data.render import PEAK
+from keymyna_lib.datasets import decode, recordings
+from keymyna_lib.datasets.recordings import COLUMNS, build_recordings
+from keymyna_lib.errors import KeyMynaError
+
+# id, file, key, task, split; seven recordings of one to four seconds
+ROWS = [("b/2, live", "b2.wav", 5, "b", "train"), ("b/1", "b1.flac", 12, "b", "test"),
+        ("a/1", "a1.mp3", 0, "a", "train"), ("a/2", "a2.ogg", 23, "a", "valid"), ("a/3", "a3.wav", 9, "a", "test"),
+        ("x/1", "x1.wav", 3, "", "extra"), ("u/1", "u1.mp3", -1, "", "pretrain")]
+SECONDS = 2.5
+
+
+def table(folder: Path) -> pd.DataFrame:
+    rows = []
+    for track_id, name, key, task, split in ROWS:
+        path = folder / name
+        rows.append({"track_id": track_id, "file": str(path), "n_samples": decode.audio_length(path), "source": name[0],
+                     "task": task, "split": split, "composition": track_id, "key": key,
+                     "content": files.sha256_file(path), "label": keys.KEY_NAMES[key] if key >= 0 else "",
+                     "artist": 'the "A", B', "title": "1999"})
+    return pd.DataFrame(rows).set_index("track_id")
+
+
+@pytest.fixture(scope="module")
+def audio(tmp_path_factory):
+    """The folder of the sound files, one at five times full scale and one silent."""
+    folder = tmp_path_factory.mktemp("audio")
+    for n, (_, name, key, _, _) in enumerate(ROWS):
+        tones.write(folder / name, max(key, 0), 1 + 0.5 * n, (16000, 22050, 44100)[n % 3], 1 + n % 2)
+    loud = 5 * tones.cadence(9, 3.0) / np.abs(tones.cadence(9, 3.0)).max()
+    soundfile.write(folder / "a3.wav", loud, 16000, subtype="FLOAT")
+    soundfile.write(folder / "x1.wav", np.zeros(32000), 16000)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tracks(audio):
+    return table(audio)
+
+
+def build(tracks, cache, **options):
+    return build_recordings(tracks, **{"seconds": SECONDS, "cache": cache, "progress": False, "workers": 2, **options})
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def built(tracks, cache):
+    corpus, problems = build(tracks, cache)
+    assert problems.empty and list(problems.columns) == ["track_id", "problem"]
+    return corpus
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """Decode in this process, which is quick; returns the files that were decoded."""
+    decoded, read = [], decode.read_audio
+
+    def make_all(folder, make, jobs, workers):
+        return (store._make_track(folder, make, job) for job in jobs)
+
+    monkeypatch.setattr(store, "_make_all", make_all)
+    monkeypatch.setattr(decode, "read_audio", lambda path, **options: (decoded.append(Path(path).name),
+                                                                       read(path, **options))[1])
+    return decoded
+
+
+def contents(corpus):
+    return {name: (corpus.path / name).read_bytes() for name in (store.AUDIO, store.FRAMES, "manifest.csv")}
+
+
+def test_manifest(built, tracks):
+    manifest = built.manifest
+    assert tuple(manifest.columns) == COLUMNS and manifest.index.name == "track_id"
+    assert manifest.index.tolist() == sorted(row[0] for row in ROWS)
+    given = tracks.loc[manifest.index]
+    for name in ("source", "task", "title", "artist", "composition", "split", "key", "label"):
+        assert manifest[name].tolist() == given[name].tolist()
+    assert manifest["key_name"].tolist() == [keys.KEY_NAMES[k] if k >= 0 else "" for k in given["key"]]
+    expected = np.minimum(given["n_samples"], round(SECONDS * 16000))
+    assert manifest["n_samples"].tolist() == expected.tolist() and manifest["n_samples"].nunique() > 3
+    np.testing.assert_allclose(manifest["duration"], expected / 16000)
+    assert built.config["seconds"] == SECONDS and built.hash == files.sha256_file(built.path / "manifest.csv")
+    assert built.path.parent.name == "corpus"
+
+
+def test_audio_and_spectrograms_are_those_of_the_files(built, tracks):
+    for track, row in built.manifest.iterrows():
+        decoded = decode.read_audio(tracks.file[track], seconds=SECONDS)
+        peak = np.abs(decoded).max()
+        assert peak > 4.9 if track == "a/3" else peak < 1
+        scaled = decoded * (PEAK / peak if peak else 1)
+        kept = built.audio(track)
+        assert kept.shape == scaled.shape and np.abs(kept - scaled).max() <= 1.5 / 32768
+        power = spectrogram.mel_power(kept)[0].numpy().T
+        stored = built.spectrogram(track)
+        assert stored.dtype == np.float16 and stored.shape == (row.n_frames, 128) and np.isfinite(stored).all()
+        np.testing.assert_allclose(stored.astype(np.float32), np.log1p(power), rtol=1e-3, atol=1e-5)
+        assert files.sha256_bytes(np.ascontiguousarray(stored).data) == row.spectrogram_sha256
+    assert not built.audio("x/1").any() and np.abs(built.audio("a/1")).max() == pytest.approx(PEAK, abs=1e-3)
+
+
+def test_neither_processes_nor_order_matter(built, tracks, tmp_path):
+    other, _ = build(tracks.iloc[::-1], tmp_path, workers=1)
+    assert other.hash == built.hash and other.path.name == built.path.name and contents(other) == contents(built)
+
+
+def test_a_second_call_decodes_nothing(built, tracks, cache, here, capsys):
+    again, problems = build(tracks, cache)
+    assert again.hash == built.hash and problems.empty and here == [] and capsys.readouterr().out == ""
+    moved = tracks.assign(file="/elsewhere/" + tracks["file"].str.rsplit("/", n=1).str[-1])
+    assert build(moved, cache)[0].path == built.path  # where the files lie is no part of a corpus
+
+
+def test_a_killed_build_goes_on(built, tracks, tmp_path, here, monkeypatch):
+    """Killed amid the fourth track, its line in the journal half written."""
+    original = store._make_all
+
+    def killed(folder, make, jobs, workers):
+        for n, row in enumerate(original(folder, make, jobs, workers)):
+            if n == 3:
+                with open(folder / store.HASHES, "a") as journal:
+                    journal.write(",".join(row)[:50])
+                raise KeyboardInterrupt
+            yield row
+
+    monkeypatch.setattr(store, "_make_all", killed)
+    with pytest.raises(KeyboardInterrupt):
+        build(tracks, tmp_path)
+    here.clear()
+    monkeypatch.setattr(store, "_make_all", original)
+    again, _ = build(tracks, tmp_path)
+    assert len(here) == len(ROWS) - 3 and again.hash == built.hash and contents(again) == contents(built)
+    here.clear()
+    assert build(tracks, tmp_path)[0].hash == built.hash and here == []
+
+
+def test_a_damaged_track_alone_is_decoded_again(built, tracks, tmp_path, here, capsys):
+    corpus, _ = build(tracks, tmp_path)
+    here.clear()
+    with open(corpus.path / store.AUDIO, "r+b") as file:
+        file.seek(2 * int(corpus.offsets.first_sample["a/3"]) + 7)
+        file.write(b"\x55")
+    again, _ = build(tracks, tmp_path)
+    assert here == ["a3.wav"] and "1 damaged track" in capsys.readouterr().out
+    assert again.hash == built.hash and contents(again) == contents(built)
+
+
+def bad_copy(tracks, folder):
+    """The tracks with files of their own, of which three are broken after their headers have been read."""
+    tracks = tracks.copy()
+    for track_id, path in tracks["file"].items():
+        (folder / Path(path).name).write_bytes(Path(path).read_bytes())
+    tracks["file"] = [str(folder / Path(path).name) for path in tracks["file"]]
+    data = (folder / "a1.mp3").read_bytes()
+    (folder / "a1.mp3").write_bytes(data[:len(data) // 2])
+    (folder / "b1.flac").write_bytes(b"no audio at all [really]" * 99)
+    soundfile.write(folder / "u1.mp3", np.zeros(800), 16000)
+    return tracks.assign(n_samples=tracks["n_samples"].where(tracks.index != "u/1", 800))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_broken_files_are_reported_and_left_out(built, tracks, tmp_path, workers):
+    tracks = bad_copy(tracks, tmp_path)
+    corpus, problems = build(tracks, tmp_path / "cache", workers=workers)
+    assert problems["track_id"].tolist() == ["a/1", "b/1", "u/1"]
+    for problem, expected in zip(problems["problem"], ("a1.mp3 is truncated", "b1.flac is not", "u1.mp3 is too short")):
+        assert problem.startswith(expected) and str(tmp_path) not in problem
+    assert sorted(corpus.tracks()) == sorted(set(tracks.index) - set(problems["track_id"]))
+    for track in corpus.tracks():
+        np.testing.assert_array_equal(corpus.audio(track), built.audio(track))
+        np.testing.assert_array_equal(corpus.spectrogram(track), built.spectrogram(track))
+    with pytest.raises(KeyMynaError, match="no track 'a/1'"):
+        corpus.audio("a/1")
+
+
+def test_broken_files_are_not_tried_again(tracks, tmp_path, here, monkeypatch):
+    tracks = bad_copy(tracks, tmp_path)
+    original = store._make_all
+
+    def killed(*arguments):
+        for n, row in enumerate(original(*arguments)):
+            if n == 4:
+                raise KeyboardInterrupt
+            yield row
+
+    monkeypatch.setattr(store, "_make_all", killed)
+    with pytest.raises(KeyboardInterrupt):
+        build(tracks, tmp_path / "cache")
+    monkeypatch.setattr(store, "_make_all", original)
+    folder, = (tmp_path / "cache" / "corpus").iterdir()
+    with open(folder / store.PROBLEMS, "a") as file:
+        file.write('["a/2", "cut short by a kill [now]')
+    here.clear()
+    corpus, problems = build(tracks, tmp_path / "cache")
+    assert "a1.mp3" not in here and "u1.mp3" in here
+    here.clear()
+    again, same = build(tracks, tmp_path / "cache")
+    assert here == [] and again.hash == corpus.hash and same.equals(problems) and len(problems) == 3
+    assert "a/2" in corpus.tracks()
+
+
+def test_a_file_that_is_gone_stops_the_build_until_it_is_back(built, tracks, tmp_path, here):
+    elsewhere = tmp_path / "a3.wav"
+    moved = tracks.assign(file=tracks["file"].where(tracks.index != "a/3", str(elsewhere)))
+    with pytest.raises(KeyMynaError, match="a3.wav cannot be read.*run again"):
+        build(moved, tmp_path)
+    elsewhere.write_bytes(Path(tracks.file["a/3"]).read_bytes())
+    here.clear()
+    corpus, problems = build(moved, tmp_path)
+    assert corpus.hash == built.hash and problems.empty and "a1.mp3" not in here and "a3.wav" in here
+
+
+@pytest.mark.parametrize("change", [-5000, 5000])
+def test_a_file_of_another_length_than_was_said_spoils_no_other(built, tracks, tmp_path, here, change):
+    said = tracks["n_samples"] + np.where(tracks.index == "b/1", change, 0)
+    corpus, problems = build(tracks.assign(n_samples=said), tmp_path)
+    assert problems["track_id"].tolist() == ["b/1"] and "samples and not" in problems["problem"][0]
+    for track in corpus.tracks():
+        np.testing.assert_array_equal(corpus.audio(track), built.audio(track))
+
+
+def test_nothing_but_broken_files(tracks, tmp_path, here):
+    (tmp_path / "a.wav").write_bytes(b"nothing")
+    with pytest.raises(KeyMynaError, match="none of the 7 recordings.*a.wav is not a sound file"):
+        build(tracks.assign(file=str(tmp_path / "a.wav")), tmp_path)
+
+
+@pytest.mark.parametrize("change", [{"content": "another"}, {"key": 7}, {"split": "test"}, {"n_samples": 30000},
+                                    {"title": "2000"}])
+def test_another_table_is_another_corpus(tracks, change):
+    def key(table, seconds=SECONDS):
+        return recordings._key(recordings._plan(table, seconds), {"seconds": seconds})
+
+    (column, value), = change.items()
+    changed = tracks.copy()
+    changed.loc["a/1", column] = value
+    assert key(changed) != key(tracks) and key(tracks, 0.0) != key(tracks)
+    assert key(tracks.iloc[::-1]) == key(tracks) == key(tracks.assign(file="/elsewhere/x.wav"))
+
+
+def test_all_of_every_recording(tracks, tmp_path, here):
+    corpus, _ = build(tracks, tmp_path, seconds=0.0)
+    assert corpus.manifest["n_samples"].tolist() == tracks["n_samples"].sort_index().tolist()
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda t: t.drop(columns=["artist", "content"]), "no column artist, content"),
+    (lambda t: t.iloc[:0], "0 rows"), (lambda t: pd.concat([t, t.iloc[:1]]), "8 rows, 7"),
+    (lambda t: t.assign(key=24), "key of a/1 is 24"), (lambda t: t.assign(split="dev"), "split of a/1 is dev"),
+    (lambda t: t.assign(n_samples=0), "n_samples of a/1 is 0")])
+def test_tables_that_are_refused(tracks, tmp_path, change, message):
+    with pytest.raises(KeyMynaError, match=message):
+        build(change(tracks), tmp_path)
+
+
+@pytest.mark.parametrize("seconds", [-1.0, 0.01])
+def test_seconds_out_of_range(tracks, tmp_path, seconds):
+    with pytest.raises(KeyMynaError, match="seconds="):
+        build(tracks, tmp_path, seconds=seconds)
+
+
+def mean(corpus, track_id):
+    return track_id, float(np.abs(corpus.audio(track_id)).mean()), len(corpus.spectrogram(track_id))
+
+
+def test_views(built):
+    assert built.tasks() == ["a", "b"]
+    views = {name: built.of_task(name) for name in built.tasks()}
+    for name, view in views.items():
+        assert view.tracks() == [row[0] for row in sorted(ROWS) if row[3] in (name, "")]
+        assert view.tasks() == [name] and view.of_task(name) is view and view.path == built.path
+        assert view.tracks("test") == [t for t in built.tracks("test") if t in view.tracks()] != []
+        assert view.hash == files.sha256_json([built.hash, name])
+        done = list(parallel.over_tracks(mean, view, view.tracks(), desc="", workers=2, progress=False))
+        assert done == [mean(built, track) for track in view.tracks()]
+        other, = set(views) - {name}
+        with pytest.raises(KeyMynaError, match="no track"):
+            view.audio(views[other].tracks("train")[0])
+        assert view.pretraining_tracks() == ["u/1"]
+    assert len({built.hash, *(view.hash for view in views.values())}) == 3
+    assert built.tracks("pretrain") == ["u/1"] and built.tracks("extra", "x") == ["x/1"]
+    with pytest.raises(KeyMynaError, match="source 'c'"):
+        built.tracks(source="c")
+    with pytest.raises(KeyMynaError, match="task 'c'.*a, b"):
+        built.of_task("c")
+
+
+def test_opening_notices_truncation_and_change(built, tracks, tmp_path, here):
+    corpus, _ = build(tracks, tmp_path)
+    for name in (store.AUDIO, store.FRAMES, "manifest.csv"):
+        with open(corpus.path / name, "r+b") as file:
+            file.truncate((corpus.path / name).stat().st_size - 10)
+        with pytest.raises(KeyMynaError, match=name):
+            open_corpus(corpus.path)
+        assert build(tracks, tmp_path)[0].hash == built.hash

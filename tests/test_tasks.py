@@ -1,0 +1,115 @@
+"""Tasks: which tracks of which data sets they are made of, what is left out and why, and what a card says."""
+
+import pandas as pd
+import pytest
+import tones
+
+import layouts_published
+from keymyna_lib.datasets import tasks
+from keymyna_lib.errors import KeyMynaError
+
+SIZES = {"tracks": 24, "seconds": 1.0}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """GiantSteps and GTZAN in their layouts, and an unlabelled folder; no Billboard."""
+    folder = tmp_path_factory.mktemp("root")
+    expected = {"giantsteps_key": layouts_published.write_giantsteps_key(folder, **SIZES),
+                "giantsteps_mtg_keys": layouts_published.write_giantsteps_mtg_keys(folder, **SIZES),
+                "gtzan": layouts_published.write_gtzan(folder, **SIZES)}
+    tones.write(folder / "unlabelled" / "radio" / "a.mp3", 3, 1.0)
+    return folder, expected
+
+
+@pytest.fixture(scope="module")
+def planned(root):
+    folder, _ = root
+    names = ["giantsteps_mtg_keys", "giantsteps_key", "billboard", "gtzan", "unlabelled:radio"]
+    sets = [tasks.dataset(name) for name in names]
+    examined, absent = tasks.examine_all(sets, folder, show=False)
+    folders = {one.name: one.folder(folder) for one in sets}
+    return sets, examined, absent, *tasks.assemble(examined, folders, ["giantsteps", "billboard"], ["gtzan"],
+                                                   ["unlabelled:radio"])
+
+
+def test_a_task_takes_its_splits_from_its_data_sets(planned, root):
+    tracks, expected = planned[3], root[1]
+    task = tracks[tracks["task"] == "giantsteps"]
+    assert set(task.loc[task["split"] == "test", "source"]) == {"giantsteps_key"}
+    assert set(task.loc[task["split"].isin(["train", "valid"]), "source"]) == {"giantsteps_mtg_keys"}
+    for name in ("giantsteps_key", "giantsteps_mtg_keys"):
+        found = {f"{name}/{track}" for track, state in expected[name]["states"].items() if state == "found"}
+        assert found == set(task.index[task["source"] == name])
+        assert all(task.loc[f"{name}/{track}", "key"] == key for track, key in expected[name]["keys"].items()
+                   if f"{name}/{track}" in found)
+    assert all(open(file, "rb").read(1) for file in tracks["file"]) and (tracks["n_samples"] > 0).all()
+
+
+def test_extra_and_unlabelled_tracks_belong_to_no_task(planned):
+    tracks = planned[3]
+    extra, unlabelled = (tracks[tracks["split"] == split] for split in ("extra", "pretrain"))
+    assert set(extra["source"]) == {"gtzan"} and (extra["task"] == "").all() and (extra["key"] >= 0).all()
+    assert list(unlabelled.index) == ["unlabelled:radio/a.mp3"] and (unlabelled["key"] == -1).all()
+
+
+def test_what_is_not_there_is_left_out_and_said(planned):
+    sets, examined, absent, _, left_out = planned
+    assert list(left_out) == ["billboard"] and "no train and no valid and no test tracks" in left_out["billboard"]
+    assert list(absent) == ["billboard"]
+    card = tasks.card(sets, examined, absent).set_index("name")
+    assert "billboard" in card.loc["billboard", "note"] and card.loc["billboard", "found"] == 0
+    assert card.loc["gtzan", "note"] == ""
+    error = str(tasks.nothing_found("/music", left_out, absent))
+    assert "/music" in error and "task billboard" in error and "no task" in error
+
+
+def test_the_card_counts_every_track_once_and_every_reason(planned, root):
+    sets, examined, absent, *_ = planned
+    card, reasons = tasks.card(sets, examined, absent).set_index("name"), tasks.reasons(examined)
+    for name, expected in root[1].items():
+        counts = pd.Series(expected["states"]).value_counts()
+        assert {state: card.loc[name, state] for state in counts.index} == counts.to_dict()
+        assert card.loc[name, ["found", "missing", "corrupt", "excluded"]].sum() == len(expected["states"])
+        why = pd.Series([reason for reason in expected["excluded"].values() if reason]).value_counts()
+        given = reasons[(reasons["name"] == name) & (reasons["state"] == "excluded")].set_index("why")["tracks"]
+        assert given.to_dict() == why.to_dict()
+
+
+def test_a_track_that_cannot_be_decoded_becomes_corrupt(planned):
+    examined = planned[1]
+    track = examined["gtzan"].index[examined["gtzan"]["state"] == "found"][0]
+    problem = pd.DataFrame({"track_id": [f"gtzan/{track}"], "problem": ["cut short"]})
+    marked = tasks.with_problems(examined, problem)
+    assert tuple(marked["gtzan"].loc[track, ["state", "problem"]]) == ("corrupt", "cut short")
+    assert examined["gtzan"].loc[track, "state"] == "found"
+
+
+def test_nothing_wanted_gives_no_tracks():
+    tracks, left_out = tasks.assemble({}, {}, ["giantsteps"], ["gtzan"], [])
+    assert tracks.empty and list(left_out) == ["giantsteps"]
+
+
+@pytest.mark.parametrize("ask, message", [(lambda: tasks.dataset("giantstep"), "data set 'giantstep'.*giantsteps_key"),
+                                          (lambda: tasks.datasets_of("gtzan"), "task 'gtzan'.*giantsteps"),
+                                          (lambda: tasks.dataset("giantsteps_mtg_keys", min_confidence=5), "min_confidence")])
+def test_unknown_names_are_refused(ask, message):
+    with pytest.raises(KeyMynaError, match=message):
+        ask()
+
+
+def test_downloads_take_annotations_first_and_then_the_audio_they_name(root, tmp_path):
+    """From a local mirror that holds what the publishers' hosts hold."""
+    folder, _ = root
+    one = tasks.dataset("gtzan")
+    first = tasks.download([one], tmp_path, offline=True, show=False)
+    assert set(first["state"]) == {"failed"} and set(first["name"]) == {"gtzan"}
+    assert not list(tmp_path.rglob("*.wav"))
+
+
+def test_every_data_set_says_what_its_card_needs():
+    for name in (*tasks.NAMES, "folder:mine", "unlabelled:mine"):
+        one = tasks.dataset(name)
+        assert one.name == name
+        for field in ("title", "citation", "licence", "size", "how"):
+            assert getattr(one, field).strip(), (name, field)
