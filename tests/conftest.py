@@ -7,6 +7,11 @@ from keymyna_lib.data import compositions
 from keymyna_lib.data.scores import load_scores
 
 
+def pytest_collection_modifyitems(items):
+    """The notebooks first: they take most of the time, and one worker."""
+    items.sort(key=lambda item: item.path.name != "test_notebooks.py")
+
+
 @pytest.fixture(scope="session")
 def scores():
     return load_scores()
