@@ -170,7 +170,7 @@ def transfer_points(axis: Axes, found: pd.DataFrame) -> None:
         axis.errorbar(x, 100 * group["score"], yerr=spread, fmt="o", markersize=4, color=COLOURS[system], label=system)
         axis.plot(x, 100 * group["control"], "_", markersize=9, color=COLOURS[system])
     axis.plot([], [], "_", color="0.3", label="trained where tested")
-    axis.set_xticks(range(len(names)), names)
+    axis.set_xticks(range(len(names)), [name.replace(" ", "\n", 1) for name in names])
     axis.set_ylabel("weighted score x 100")
     axis.legend(fontsize=8, bbox_to_anchor=(1.01, 1), loc="upper left")
 
