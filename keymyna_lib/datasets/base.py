@@ -9,10 +9,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pandas as pd
 
+from keymyna_lib import keys
 from keymyna_lib.datasets.decode import audio_length
 from keymyna_lib.datasets.fetch import Source, md5_file
 from keymyna_lib.errors import KeyMynaError
@@ -64,6 +65,20 @@ class Dataset(ABC):
     def audio_sources(self, root: Path | str) -> Sequence[Source]:
         """What can be downloaded once `sources` are there, because only the annotations name it."""
         return ()
+
+
+def labelled(label: str) -> dict[str, Any]:
+    """Columns of an index that a label decides on: label, and either key or excluded."""
+    try:
+        return {"label": label, "key": keys.parse_key(label)}
+    except keys.KeyLabelError as error:
+        return {"label": label, "excluded": error.reason}
+
+
+def audio_path(folder: Path, stem: str, suffixes: Sequence[str]) -> str:
+    """Path of a recording that may be in one of several formats: that of the file there is, else the first."""
+    names = [f"{stem}{suffix}" for suffix in suffixes]
+    return next((name for name in names if (folder / name).is_file()), names[0])
 
 
 def table_of(rows: Sequence[dict]) -> pd.DataFrame:

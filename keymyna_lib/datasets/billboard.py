@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from keymyna_lib import keys
 from keymyna_lib.data.compositions import assign_splits
-from keymyna_lib.datasets.base import Dataset, table_of
+from keymyna_lib.datasets.base import Dataset, audio_path, labelled, table_of
 from keymyna_lib.datasets.fetch import Source
 from keymyna_lib.errors import KeyMynaError
 
@@ -70,14 +69,8 @@ class Billboard(Dataset):
                 raise KeyMynaError(f"{path}: expected mcgill-billboard_<id>-<artist>-<title>.key.")
             track_id, song, artist, title = match.groups()
             label = path.read_text(encoding="utf-8", errors="replace").strip()
-            try:
-                key, reason = keys.parse_key(label), ""
-            except keys.KeyLabelError as error:
-                key, reason = -1, error.reason
-            audio = [f"audio/{track_id}{suffix}" for suffix in _SUFFIXES]
-            present = [name for name in audio if (folder / name).is_file()]
-            rows.append({"track_id": track_id, "path": (present or audio)[0], "label": label, "key": key,
-                         "excluded": reason, "artist": artist.replace("_", " "), "title": title.replace("_", " "),
+            rows.append({"track_id": track_id, "path": audio_path(folder, f"audio/{track_id}", _SUFFIXES),
+                         **labelled(label), "artist": artist.replace("_", " "), "title": title.replace("_", " "),
                          "composition": _composition(song), "name": path.stem})
         if not rows:
             raise KeyMynaError(f"{folder} has no mcgill-billboard_*.key. {self.how}")

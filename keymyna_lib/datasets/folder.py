@@ -11,12 +11,12 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 
-from keymyna_lib import files, keys
-from keymyna_lib.datasets.base import Dataset, table_of
+from keymyna_lib import files
+from keymyna_lib.datasets.base import Dataset, labelled, table_of
 from keymyna_lib.errors import KeyMynaError
 
 SHARES = {"train": 0.7, "valid": 0.15, "test": 0.15}  # our choice
@@ -25,7 +25,34 @@ _NEEDED, _OPTIONAL = ("file", "key"), ("artist", "title", "genre", "composition"
 _AUDIO = frozenset({".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".w64", ".wav"})
 
 
-class AudioFolder(Dataset):
+class _Folder(Dataset):
+    """A folder of the user, <data root>/<place>/NAME, as the data set "<kind>:NAME".
+
+    Attributes
+    ----------
+    kind, words, place : how its name, its title and its place begin.
+    """
+
+    citation = "none"
+    licence = "as its owner says"
+    size = "any"
+    url = ""
+    kind: ClassVar[str]
+    words: ClassVar[str]
+    place: ClassVar[str]
+
+    def __init__(self, name: str) -> None:
+        if not re.fullmatch(r"\w[\w. -]*", name):
+            raise KeyMynaError(f"folder {name!r}: expected its name alone, of letters, digits, '.', '-', '_' and "
+                               "spaces.")
+        self._folder, self.name, self.title = name, f"{self.kind}:{name}", f"{self.words} {name}"
+
+    def folder(self, root: Path | str) -> Path:
+        """The folder."""
+        return Path(root) / self.place / self._folder
+
+
+class AudioFolder(_Folder):
     """Labelled recordings of the user: <data root>/folders/NAME with a table keys.csv, UTF-8, separated by commas.
 
     Its columns, in any order: file, relative to the folder; key, in any notation that `keys.parse_key` reads; and, if
@@ -46,20 +73,12 @@ class AudioFolder(Dataset):
         When NAME is not the plain name of a folder.
     """
 
-    citation = "none"
-    licence = "as its owner says"
-    size = "any"
-    url = ""
+    kind, words, place = "folder", "folder", "folders"
 
     def __init__(self, name: str) -> None:
-        self._folder = _plain(name)
-        self.name, self.title = f"folder:{name}", f"folder {name}"
+        super().__init__(name)
         self.how = (f"Put a table keys.csv with the columns {' and '.join(_NEEDED)} (and {', '.join(_OPTIONAL)}, if "
                     f"known) beside the audio in <data root>/folders/{name}.")
-
-    def folder(self, root: Path | str) -> Path:
-        """The folder."""
-        return Path(root) / "folders" / self._folder
 
     def index(self, root: Path | str) -> pd.DataFrame:
         """The tracks of keys.csv, by the path of their file; see `Dataset.index`.
@@ -122,7 +141,7 @@ class AudioFolder(Dataset):
             raise KeyMynaError(f"{path} cannot be read ({error}). Save it as CSV in UTF-8.") from error
 
 
-class UnlabelledFolder(Dataset):
+class UnlabelledFolder(_Folder):
     """Recordings without labels, for pre-training: all audio below <data root>/unlabelled/NAME.
 
     Files count by their ending; those whose names, or whose folders' names, begin with a dot do not. NAME itself may be
@@ -138,19 +157,11 @@ class UnlabelledFolder(Dataset):
         When NAME is not the plain name of a folder.
     """
 
-    citation = "none"
-    licence = "as its owner says"
-    size = "any"
-    url = ""
+    kind, words, place = "unlabelled", "unlabelled folder", "unlabelled"
 
     def __init__(self, name: str) -> None:
-        self._folder = _plain(name)
-        self.name, self.title = f"unlabelled:{name}", f"unlabelled folder {name}"
+        super().__init__(name)
         self.how = f"Put audio into <data root>/unlabelled/{name}, or link that name to where it is."
-
-    def folder(self, root: Path | str) -> Path:
-        """The folder."""
-        return Path(root) / "unlabelled" / self._folder
 
     def index(self, root: Path | str) -> pd.DataFrame:
         """The audio files, by their paths, key -1; see `Dataset.index`. Names alone are read, no file is opened.
@@ -179,14 +190,6 @@ def unlabelled_folders(root: Path | str) -> list[str]:
     return [f"unlabelled:{path.name}" for path in sorted((Path(root) / "unlabelled").glob("[!.]*")) if path.is_dir()]
 
 
-def labelled(label: str) -> dict[str, Any]:
-    """Columns of an index that a label decides on: label, and either key or excluded."""
-    try:
-        return {"label": label, "key": keys.parse_key(label)}
-    except keys.KeyLabelError as error:
-        return {"label": label, "excluded": error.reason}
-
-
 def _drawn(group: str) -> str:
     """The split of all tracks of a group, drawn by its name."""
     place = files.stable_words(group)[0] / 2**32
@@ -204,9 +207,3 @@ def _unlabelled(path: str) -> dict[str, str]:
 
 def _refuse(error: OSError) -> None:
     raise KeyMynaError(f"{error.filename} cannot be read ({error.strerror}). Mend its permissions.") from error
-
-
-def _plain(name: str) -> str:
-    if not re.fullmatch(r"\w[\w. -]*", name):
-        raise KeyMynaError(f"folder {name!r}: expected its name alone, of letters, digits, '.', '-', '_' and spaces.")
-    return name

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from keymyna_lib import keys
-from keymyna_lib.datasets.base import Dataset, table_of
+from keymyna_lib.datasets.base import Dataset, audio_path, table_of
 from keymyna_lib.datasets.fetch import Source
 from keymyna_lib.errors import KeyMynaError
 
@@ -61,9 +61,8 @@ class GTZAN(Dataset):
             track_id, genre = path.name.removesuffix(".lerch.txt"), path.parent.name
             label = path.read_text(encoding="utf-8", errors="replace").strip()
             key, reason = _key(label)
-            audio = [f"genres/{genre}/{track_id}{suffix}" for suffix in _SUFFIXES]
-            present = [name for name in audio if (folder / name).is_file()]
-            rows.append({"track_id": track_id, "path": (present or audio)[0], "label": label, "key": key,
+            audio = audio_path(folder, f"genres/{genre}/{track_id}", _SUFFIXES)
+            rows.append({"track_id": track_id, "path": audio, "label": label, "key": key,
                          "excluded": reason, "genre": genre, "split": "" if reason else "test"})
         return table_of(rows)
 

@@ -18,9 +18,8 @@ from typing import Any, ClassVar
 import pandas as pd
 
 from keymyna_lib import files
-from keymyna_lib.datasets.base import Dataset, table_of
+from keymyna_lib.datasets.base import Dataset, labelled, table_of
 from keymyna_lib.datasets.fetch import Source
-from keymyna_lib.datasets.folder import labelled
 from keymyna_lib.errors import KeyMynaError
 
 
