@@ -95,7 +95,7 @@ def record(name: str, config: PretrainConfig | None, base: PretrainConfig, corpu
     The run's id. Its files: encoder.safetensors (cache); history.csv; predictions.csv, of the first budget and draw;
     estimates.csv, a row a test track and a column a budget and draw (see `estimates_of`); choices.csv.
     """
-    train, valid = corpus.tracks(split="train"), corpus.tracks(split="valid")
+    train, valid = corpus.pretraining_tracks(), corpus.tracks(split="valid")
     shown = _shown(config) if config else {"encoder": asdict(base.encoder), "steps": 0, "seed": base.seed}
     with results.Run(experiment, profile=profile, notebook=notebook, seed=base.seed, inputs={"corpus": corpus.hash},
                      config={**shown, "name": name, "window_frames": window_frames(config or base),
@@ -172,7 +172,7 @@ def tune(name: str, config: PretrainConfig, lrs: Sequence[float], steps: int, co
             for lr in lrs:
                 pilot = replace(config, lr=lr, steps=steps, seed=0,
                                 warmup_steps=round(config.warmup_steps * steps / config.steps))
-                encoder, _ = pretrain_once(pilot, corpus, corpus.tracks(split="train"), valid,
+                encoder, _ = pretrain_once(pilot, corpus, corpus.pretraining_tracks(), valid,
                                            desc=f"{name}, lr {lr:g}")
                 features = extract(corpus, name, encoder.to(pick_device(config.device)), frames=window_frames(config),
                                    track_ids=seen)

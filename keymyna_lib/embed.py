@@ -48,6 +48,11 @@ class Features:
     shift: Tensor
     track_ids: tuple[str, ...]
 
+    @property
+    def has_shifts(self) -> bool:
+        """Whether there are rows of pitch-shifted views."""
+        return bool(self.shift.any())
+
     def keys(self, key_of_track: Mapping[str, int]) -> Tensor:
         """(row,) int64: each row's key, moved along with its shift."""
         untransposed = torch.tensor([key_of_track[name] for name in self.track_ids])[self.track]

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from keymyna_lib import paths
+from keymyna_lib.evaluate import chance_scores
 from keymyna_lib.files import atomic_path, write_json
 from keymyna_lib.keys import CIRCLE_OF_FIFTHS, KEY_NAMES, N_KEYS
 from keymyna_lib.results import environment, note_written, write_csv
@@ -23,9 +24,12 @@ from keymyna_lib.spectrogram import HOP, SAMPLE_RATE
 
 # One colour for each kind of features, the same in every figure (Okabe and Ito's palette, safe for colour-blind).
 COLOURS = {"pre-trained": "#D55E00", "untrained": "#0072B2", "mean mel": "#009E73", "chroma": "#CC79A7",
-           "template": "#999999", "chance": "#555555",
+           "template": "#999999", "chance": "#555555", "outside": "#E69F00",
            "masked contrastive": "#D55E00", "augmented contrastive": "#56B4E9", "bare contrastive": "#CC79A7",
            "augmented contrastive, pitch-shifted": "#004D7A", "masked reconstruction": "#E69F00", "supervised": "#333333"}
+
+
+_SPLIT_COLOURS = {"train": "#0072B2", "valid": "#56B4E9", "test": "#D55E00", "extra": "#E69F00"}
 
 
 def use_style() -> None:
@@ -63,6 +67,22 @@ def key_histogram(counts: pd.DataFrame) -> Figure:
     return figure
 
 
+def source_histograms(counts: pd.DataFrame) -> Figure:
+    """Tracks by key along the circle of fifths, a row a data set; `counts` has the columns source, split, key, size."""
+    sources = list(dict.fromkeys(counts["source"]))
+    figure, axes = plt.subplots(len(sources), 1, figsize=(10, 1.9 * len(sources)), sharex=True, squeeze=False)
+    for axis, source in zip(axes[:, 0], sources):
+        bottom = np.zeros(N_KEYS)
+        for split, part in counts[counts["source"] == source].groupby("split"):
+            sizes = part.set_index("key")["size"].reindex(CIRCLE_OF_FIFTHS, fill_value=0).to_numpy()
+            axis.bar(range(N_KEYS), sizes, bottom=bottom, label=split, color=_SPLIT_COLOURS[split])
+            bottom += sizes
+        axis.set(title=source, ylabel="tracks")
+        axis.legend(ncols=4, fontsize=8)
+    axes[-1, 0].set_xticks(range(N_KEYS), [KEY_NAMES[key] for key in CIRCLE_OF_FIFTHS], rotation=90)
+    return figure
+
+
 def framework(crops: Sequence[Tensor], keep: Tensor) -> Figure:
     """The paper's Figure 1: two crops of a recording, their vertical patches, and those that survive masking.
 
@@ -90,6 +110,31 @@ def framework(crops: Sequence[Tensor], keep: Tensor) -> Figure:
         axes[1, column].set_xlabel("s")
     for axis in axes[:, 0]:
         axis.set_ylabel("mel band")
+    return figure
+
+
+def pretraining_curves(history: pd.DataFrame, measure: str, chance: float | None) -> Figure:
+    """Loss, measure and learning rate by step.
+
+    Parameters
+    ----------
+    history : of `pretrain.pretrain`.
+    measure : what the measure is. chance : its value by chance, if there is one.
+    """
+    figure, axes = plt.subplots(1, 3, figsize=(12, 3.2))
+    smooth = history[["loss", "measure"]].rolling(15, min_periods=1, center=True).mean()
+    for axis, column, label in ((axes[0], "loss", "loss"), (axes[1], "measure", measure)):
+        axis.plot(history["step"], history[column], color="0.85", linewidth=0.8)
+        axis.plot(history["step"], smooth[column], color=COLOURS["pre-trained"], label="training")
+        axis.set(xlabel="step", title=label)
+    checks = history.dropna(subset="valid_measure")
+    axes[1].plot(checks["step"], checks["valid_measure"], "o", markersize=3, color="0.2", label="validation")
+    if chance is not None:
+        axes[1].axhline(chance, color="0.5", linestyle=":", linewidth=1)
+        axes[1].annotate("chance", (0, chance), xytext=(0, 3), textcoords="offset points", fontsize=8, color="0.4")
+    axes[1].legend()
+    axes[2].plot(history["step"], history["lr"], color="0.3")
+    axes[2].set(xlabel="step", title="learning rate")
     return figure
 
 
@@ -124,6 +169,38 @@ def label_curves(axis: Axes, curves: pd.DataFrame, n_train: int) -> None:
     axis.set_xticks(labels, [str(label) for label in labels])
     axis.minorticks_off()
     axis.legend(loc="lower right", fontsize=8)
+
+
+def head_curves(systems: pd.DataFrame) -> Figure:
+    """Score against labelled tracks, a panel a kind of head, with the best system without training and chance.
+
+    Parameters
+    ----------
+    systems : of `tables.systems`, one task.
+    """
+    trained, others = systems.dropna(subset="budget"), systems[systems["budget"].isna()]
+    heads = list(trained["head"].unique())
+    figure, axes = plt.subplots(1, len(heads), figsize=(5.5 * len(heads), 4.6), sharey=True, squeeze=False)
+    best = others.loc[others["weighted_both"].idxmax()]
+    for axis, head in zip(axes[0], heads):
+        group = trained[trained["head"] == head]
+        group = group.assign(labels=group["budget"].where(group["budget"] > 0, group["n_train"])).sort_values("labels")
+        for features in group["features"].unique():
+            line, colour = group[group["features"] == features], COLOURS.get(features, COLOURS["outside"])
+            axis.plot(line["labels"], 100 * line["weighted_both"], "o-", color=colour, label=features, markersize=4)
+            axis.fill_between(line["labels"], 100 * line["low"], 100 * line["high"], color=colour, alpha=0.13, linewidth=0)
+        axis.axhline(100 * best["weighted_both"], color=COLOURS["template"], linestyle="--", linewidth=1)
+        axis.annotate(f"best of {len(others)} without training, by test: {best['features']} {best['head']}",
+                      (group["labels"].min(), 100 * best["weighted_both"]), xytext=(0, 26), textcoords="offset points",
+                      fontsize=8, color="0.35")
+        axis.axhline(100 * chance_scores([0], fifths="both").mean(), color=COLOURS["chance"], linestyle=":", linewidth=1)
+        ticks = sorted(set(group["labels"].astype(int)))
+        axis.set(xscale="log", title=head, xlabel="labelled training tracks", ylim=(0, 100))
+        axis.set_xticks(ticks, list(map(str, ticks)))
+        axis.minorticks_off()
+    axes[0, 0].set_ylabel("weighted score x 100")
+    axes[0, -1].legend(loc="center right")
+    return figure
 
 
 def cost_curve(axis: Axes, cost: pd.DataFrame, main: str, untrained: str) -> None:

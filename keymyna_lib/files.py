@@ -93,6 +93,18 @@ def source_hash(*paths: Path | str) -> str:
     return digest.hexdigest()
 
 
+def listing_hash(path: Path | str) -> str:
+    """SHA-256 over names, sizes and times of change of a file, or of all files below a folder: cheap, and enough to see
+    that something was added, removed or replaced."""
+    path = Path(path)
+    found = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    digest = hashlib.sha256()
+    for file in found:
+        stat = file.stat()
+        digest.update(f"{file.relative_to(path)}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
+    return digest.hexdigest()
+
+
 def stable_words(text: str) -> list[int]:
     """Four 32-bit words derived from a string, to seed a generator by name whatever the order of work."""
     digest = hashlib.sha256(text.encode()).digest()

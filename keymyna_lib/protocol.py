@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from keymyna_lib.embed import Features
 from keymyna_lib.errors import KeyMynaError
 from keymyna_lib.evaluate import mirex_scores, summary
 from keymyna_lib.heads import HeadSpec, Rows, TrainedHead, select, train_heads
+from keymyna_lib.keys import parse_key
 from keymyna_lib.pretrain import pick_device
 from keymyna_lib.results import Run
 
@@ -122,21 +124,76 @@ def prediction_table(corpus: Corpus, tracks: Sequence[str], estimates: Sequence[
                          "score_ascending": mirex_scores(reference, estimates, fifths="ascending")})
 
 
-def record_test(run: Run, predictions: pd.DataFrame) -> None:
-    """Store test predictions in a run, with every metric over all tracks and over each source of them."""
-    run.predictions(predictions)
-    groups = {"all": predictions, **dict(tuple(predictions.groupby("source")))}
-    for dataset, table in groups.items():
+def scored_tracks(corpus: Corpus) -> list[str]:
+    """The tracks that a system is scored on: the task's test tracks, and those of extra test sets."""
+    return corpus.tracks(split="test") + corpus.tracks(split="extra")
+
+
+def outside_predictions(folder: Path | str, task: str, corpus: Corpus) -> dict[str, pd.DataFrame]:
+    """Estimates of systems that were run elsewhere, by the names of their files.
+
+    Parameters
+    ----------
+    folder : holds <task>/<system>.csv, each with the columns track (id, or the part of it behind the last slash) and
+        key, in any notation that `keys.parse_key` reads. A task without a folder has no outside systems.
+    corpus : the task.
+
+    Returns
+    -------
+    system -> `prediction_table` of the task's test tracks, and of those tracks of extra test sets that the file has.
+
+    Raises
+    ------
+    KeyMynaError
+        When a file lacks a column or a test track, names a track twice, or has a key that cannot be read.
+    """
+    found = {}
+    for path in sorted((Path(folder) / task).glob("*.csv")):
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        if missing := {"track", "key"} - set(table.columns):
+            raise KeyMynaError(f"{path}: no column {missing.pop()!r}; it needs the columns track and key.")
+        if (twice := table["track"].duplicated()).any():
+            raise KeyMynaError(f"{path}: track {table.loc[twice, 'track'].iloc[0]!r} is there twice.")
+        given = table.set_index("track")["key"]
+        names = {track: next((name for name in (track, track.rsplit("/", 1)[-1]) if name in given.index), None)
+                 for track in scored_tracks(corpus)}
+        if absent := [track for track in corpus.tracks(split="test") if names[track] is None]:
+            raise KeyMynaError(f"{path}: no estimate for track {absent[0]!r} ({len(absent)} missing). A system is scored on "
+                               "every test track.")
+        tracks = [track for track, name in names.items() if name is not None]
+        try:
+            estimates = [parse_key(given[names[track]]) for track in tracks]
+        except KeyMynaError as error:
+            raise KeyMynaError(f"{path}: {error}") from None
+        found[path.stem] = prediction_table(corpus, tracks, estimates)
+    return found
+
+
+def record_test(run: Run, predictions: pd.DataFrame, corpus: Corpus) -> None:
+    """Store predictions of `scored_tracks` in a run, with every metric.
+
+    The task's own test tracks are the run's predictions; those of extra test sets are kept beside them, as extra.csv.
+    Metrics are over all test tracks, over each source of them, and over each extra set.
+    """
+    is_test = predictions["track_id"].isin(corpus.tracks(split="test"))
+    test, extra = predictions[is_test].reset_index(drop=True), predictions[~is_test].reset_index(drop=True)
+    run.predictions(test)
+    groups = {("all", "test"): test}
+    for split, table in (("test", test), ("extra", extra)):
+        groups |= {(source, split): part for source, part in table.groupby("source")}
+    for (dataset, split), table in groups.items():
         for metric, value in summary(table["reference"].to_numpy(), table["estimate"].to_numpy()).items():
-            run.metric(dataset, "test", metric, value, len(table))
+            run.metric(dataset, split, metric, value, len(table))
+    if len(extra):
+        run.attach("extra", extra)
 
 
 def record_study(run: Run, study: HeadStudy, heads: Sequence[TrainedHead], features: Features,
                  corpus: Corpus) -> TrainedHead:
     """Choose a head on validation, score it on the test tracks once, and store all of it in a run."""
     chosen = select(heads)
-    tracks = corpus.tracks(split="test")
-    record_test(run, prediction_table(corpus, tracks, predict(chosen, features, corpus, tracks)))
+    tracks = scored_tracks(corpus)
+    record_test(run, prediction_table(corpus, tracks, predict(chosen, features, corpus, tracks)), corpus)
     run.metric("all", "valid", "weighted_both", chosen.valid_score, len(corpus.tracks(split="valid")))
     run.metric("all", "train", "labelled_tracks", len(budget_tracks(corpus, study.budget, study.seed)),
                len(corpus.tracks(split="train")))

@@ -2,32 +2,75 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from keymyna_lib import paths, results
 from keymyna_lib.data.corpus import Corpus, open_corpus
+from keymyna_lib.datasets.tasks import TASKS
+from keymyna_lib.embed import CHROMA, MEAN_MEL, Features, add_shifted, extract
 from keymyna_lib.errors import KeyMynaError
+from keymyna_lib.frozen import extract_audio, frozen_encoder
 from keymyna_lib.model import Encoder, load_encoder
 from keymyna_lib.pretrain import pick_device
 
 TRAINED, UNTRAINED = "pre-trained", "untrained"
+RENDERED, RECORDED = "00_data", "05_recordings"  # the notebooks that make a corpus
 
 
-def corpus_of(profile: str) -> Corpus:
-    """The corpus that notebook 00 built.
+def _maker(profile: str) -> str:
+    """The notebook whose corpus this profile works on."""
+    return RECORDED if results.published(profile, RECORDED)["outputs"]["folder"] else RENDERED
+
+
+def _corpus_of(profile: str, notebook: str) -> Corpus:
+    made = results.published(profile, notebook)["outputs"]
+    corpus = open_corpus(paths.CACHE / made["folder"])
+    if corpus.hash != made["corpus"]:
+        raise KeyMynaError(f"the corpus in {corpus.path} is not the one that notebook {notebook[:2]} published; run it "
+                           f"again: ./run_all.sh --profile {profile} --only {notebook[:2]} --force")
+    return corpus
+
+
+def rendered_corpus_of(profile: str) -> Corpus:
+    """The corpus of rendered scores that notebook 00 built.
 
     Raises
     ------
     KeyMynaError
         When it has not run, or its corpus is not in this machine's cache or is another one.
     """
-    made = results.published(profile, "00_data")["outputs"]
-    corpus = open_corpus(paths.CACHE / made["folder"])
-    if corpus.hash != made["corpus"]:
-        raise KeyMynaError(f"the corpus in {corpus.path} is not the one that notebook 00 published; run it again: "
-                           f"./run_all.sh --profile {profile} --only 00 --force")
-    return corpus
+    return _corpus_of(profile, RENDERED)
 
 
-def encoders_of(profile: str, corpus: Corpus, device: str = "cpu") -> dict[str, Encoder]:
+def corpus_of(profile: str) -> Corpus:
+    """The corpus of this profile: the recordings that notebook 05 found under the data root, else the rendered scores.
+
+    Raises
+    ------
+    KeyMynaError
+        As `rendered_corpus_of`.
+    """
+    return _corpus_of(profile, _maker(profile))
+
+
+def tasks_of(corpus: Corpus) -> dict[str, Corpus]:
+    """A corpus task by task: each has labelled tracks for training, validation and test of its own."""
+    return {name: corpus.of_task(name) for name in corpus.tasks()}
+
+
+def task_of(profile: str, task: str) -> Corpus:
+    """One task of the corpus of this profile; the first when `task` is empty.
+
+    Raises
+    ------
+    KeyMynaError
+        When there is no such task, or as `corpus_of`.
+    """
+    corpus = corpus_of(profile)
+    return corpus.of_task(task or corpus.tasks()[0])
+
+
+def encoders_of(profile: str, device: str = "cpu") -> dict[str, Encoder]:
     """The pre-trained encoder of notebook 10 and the untrained one that it started as, on a device.
 
     Raises
@@ -36,7 +79,7 @@ def encoders_of(profile: str, corpus: Corpus, device: str = "cpu") -> dict[str, 
         When notebook 10 has not run, or ran on another corpus.
     """
     made = results.published(profile, "10_pretrain")
-    if made["outputs"]["corpus"] != corpus.hash:
+    if made["outputs"]["corpus"] != results.published(profile, _maker(profile))["outputs"]["corpus"]:
         raise KeyMynaError("the encoder was pre-trained on another corpus; pre-train again: "
                            f"./run_all.sh --profile {profile} --only 10 --force")
     run_id, = made["runs"]
@@ -44,6 +87,32 @@ def encoders_of(profile: str, corpus: Corpus, device: str = "cpu") -> dict[str, 
             for name, file in ((TRAINED, "encoder.safetensors"), (UNTRAINED, "untrained.safetensors"))}
 
 
-def inputs_of(profile: str, corpus: Corpus) -> dict[str, str]:
+def inputs_of(profile: str) -> dict[str, str]:
     """Hashes of the corpus and of the pre-trained encoder: what a run on frozen features has as its inputs."""
-    return {"corpus": corpus.hash, "pretrain": results.published(profile, "10_pretrain")["outputs"]["encoder"]}
+    return {"corpus": results.published(profile, _maker(profile))["outputs"]["corpus"], "pretrain": results.published(profile, "10_pretrain")["outputs"]["encoder"]}
+
+
+def feature_sets(corpus: Corpus, encoders: Mapping[str, Encoder], frozen: str = "", device: str = "cpu", *,
+                 shifts: Mapping[str, Sequence[int]] | None = None, windows: int = 1) -> dict[str, Features]:
+    """The feature sets that heads are compared on, by name: each encoder's, then the controls, then another encoder's.
+
+    Parameters
+    ----------
+    corpus : one task.
+    encoders : by the name of their features.
+    frozen : an encoder of audio, see `frozen.frozen_encoder`; none when empty. It gets no shifted views: these are made
+        on the spectrogram, which it does not read.
+    shifts, windows : shifted views to add, see `embed.add_shifted`.
+    """
+    sets = {name: extract(corpus, name, encoders.get(name)) for name in (*encoders, MEAN_MEL, CHROMA)}
+    if shifts:
+        sets = add_shifted(corpus, encoders, sets, shifts, windows=windows)
+    if frozen:
+        other = frozen_encoder(frozen, device)
+        sets[other.name] = extract_audio(corpus, other)
+    return sets
+
+
+def material(task: str) -> str:
+    """What the tracks of a task are, for captions."""
+    return TASKS[task].title if task in TASKS else "rendered scores" if task == "rendered" else task

@@ -21,12 +21,13 @@ from keymyna_lib.evaluate import (bootstrap_interval, confusion, holm, mirex_sco
                                   paired_difference_interval, summary)
 
 SYSTEM = ["features", "head"]
+TASK_SYSTEM = ["task", *SYSTEM]
 NOT_RUN = "not run"
 _BOOTSTRAP_SEED = 0
 
 
 def expect_complete(runs: pd.DataFrame) -> None:
-    """Check that every system with a trained head has each label budget and seed exactly once.
+    """Check that every system with a trained head has each label budget and seed exactly once, in each task.
 
     Raises
     ------
@@ -34,12 +35,12 @@ def expect_complete(runs: pd.DataFrame) -> None:
         Naming the missing or surplus run.
     """
     trained = runs.dropna(subset="budget")
-    counts = trained.groupby([*SYSTEM, "budget", "seed"]).size()
-    for head, group in trained.groupby("head"):
+    counts = trained.groupby([*TASK_SYSTEM, "budget", "seed"]).size()
+    for (task, head), group in trained.groupby(["task", "head"]):
         names = group["features"].unique(), trained["budget"].unique(), trained["seed"].unique()
         for features, budget, seed in product(*names):
-            if (found := counts.get((features, head, budget, seed), 0)) != 1:
-                raise KeyMynaError(f"{features}, {head}: {found} runs with {int(budget)} labels and seed {seed}, expected "
+            if (found := counts.get((task, features, head, budget, seed), 0)) != 1:
+                raise KeyMynaError(f"{task}, {features}, {head}: {found} runs with {int(budget)} labels and seed {seed}, expected "
                                    "one. Run its notebook again with --force, with the budgets and seeds of the others.")
 
 
@@ -59,7 +60,7 @@ def test_scores(profile: str, run_ids: Sequence[str]) -> tuple[np.ndarray, np.nd
 
 
 def systems(profile: str, runs: pd.DataFrame) -> pd.DataFrame:
-    """One row a system and label budget: all metrics with the interval of the weighted score, and the runs behind.
+    """One row a task, system and label budget: all metrics, the interval of the weighted score, the runs behind.
 
     Parameters
     ----------
@@ -67,19 +68,23 @@ def systems(profile: str, runs: pd.DataFrame) -> pd.DataFrame:
 
     Returns
     -------
-    Columns features, head, budget (missing for systems without training), n_seeds, n_tracks, weighted_both, low, high,
-    weighted_ascending, accuracy, the shares of the MIREX classes, chorale, tune (weighted_both on these), run_ids.
+    Columns task, features, head, budget (missing for systems without training), n_seeds, n_tracks, n_train (training
+    tracks of the task, missing likewise), weighted_both, low, high, weighted_ascending, accuracy, the shares of the
+    MIREX classes, "weighted, <source>" for each source of test tracks and each extra test set, run_ids.
     """
     rows = []
-    for (features, head, budget), group in runs.groupby([*SYSTEM, "budget"], dropna=False, sort=False):
+    for (task, features, head, budget), group in runs.groupby([*TASK_SYSTEM, "budget"], dropna=False, sort=False):
         ids = list(group.sort_values("seed")["run_id"])
         tables = [results.load_predictions(profile, run) for run in ids]
         scores, compositions = test_scores(profile, ids)
         low, high = bootstrap_interval(scores, groups=compositions, seed=_BOOTSTRAP_SEED)
         metrics = pd.DataFrame([summary(t["reference"].to_numpy(), t["estimate"].to_numpy()) for t in tables]).mean()
-        by_source = pd.concat(tables).groupby("source")["score"].mean()
-        rows.append({"features": features, "head": head, "budget": budget, "n_seeds": len(ids),
-                     "n_tracks": scores.shape[1], **metrics, "low": low, "high": high, **by_source, "run_ids": ids})
+        known = results.load_metrics(profile, ids)
+        n_train = known.loc[known["metric"] == "labelled_tracks", "n"].max()
+        by_source = known[(known["metric"] == "weighted_both") & (known["dataset"] != "all")].groupby("dataset")["value"].mean()
+        rows.append({"task": task, "features": features, "head": head, "budget": budget, "n_seeds": len(ids),
+                     "n_tracks": scores.shape[1], "n_train": n_train, **metrics, "low": low, "high": high,
+                     **by_source.add_prefix("weighted, "), "run_ids": ids})
     return pd.DataFrame(rows)
 
 
@@ -139,8 +144,8 @@ def detail_table(table: pd.DataFrame, n_train: int) -> tuple[pd.DataFrame, dict[
     """Every metric of every system and budget, in points of a hundred, and the trace of each cell."""
     metrics = {"weighted_both": "weighted (both fifths)", "weighted_ascending": "weighted (ascending only)",
                "accuracy": "accuracy", "share_fifth": "fifth", "share_relative": "relative",
-               "share_parallel": "parallel", "share_other": "other", "chorale": "weighted, chorales",
-               "tune": "weighted, tunes"}
+               "share_parallel": "parallel", "share_other": "other",
+               **{column: column for column in table if column.startswith("weighted, ") and table[column].notna().any()}}
     rows, trace = [], {}
     for cell in table.to_dict("records"):
         label = budget_label(cell["budget"], n_train)
@@ -173,10 +178,33 @@ def mean_confusion(profile: str, run_ids: Sequence[str]) -> np.ndarray:
     return np.mean([confusion(t["reference"].to_numpy(), t["estimate"].to_numpy()) for t in tables], axis=0)
 
 
-def published_table() -> pd.DataFrame:
-    """The numbers that others have published, whose they are, and what was measured here of them: nothing yet."""
-    table = pd.read_csv(paths.LIBRARY / "published.csv", keep_default_na=False, dtype=str)
-    return table.assign(**{"measured here": NOT_RUN})
+# What stands here for a published system: features and head, all labels.
+_HERE = {"KeyMyna": ("pre-trained", "wide MLP"), "MERT-95M": ("MERT-95M", "wide MLP")}
+_TASK_OF = {"GiantSteps": "giantsteps", "Billboard": "billboard"}
+
+
+def published_table(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, list[str]]]:
+    """The numbers that others have published, whose they are, and what was measured here of them; trace of the latter.
+
+    Parameters
+    ----------
+    table : of `systems`. A published row is measured where its data set is a task and its system was run; predictions
+        of an outside system (see `protocol.outside_predictions`) count under the name that their file has.
+    """
+    published = pd.read_csv(paths.LIBRARY / "published.csv", keep_default_na=False, dtype=str)
+    measured, trace = [], {}
+    for row in published.to_dict("records"):
+        features, head = _HERE.get(row["system"], ("outside", row["system"]))
+        found = table[(table["task"] == _TASK_OF.get(row["dataset"])) & (table["features"] == features)
+                      & (table["head"] == head) & (table["budget"].isna() | (table["budget"] == 0))]
+        if found.empty:
+            measured.append(NOT_RUN)
+            continue
+        cell, = found.to_dict("records")
+        measured.append(f"{100 * cell['accuracy']:.1f}" if row["metric"] == "accuracy" else
+                        f"{100 * cell['weighted_ascending']:.1f} ascending only, {100 * cell['weighted_both']:.1f} both")
+        trace[f"{row['system']}, {row['dataset']}, {row['metric']} / measured here"] = cell["run_ids"]
+    return published.assign(**{"measured here": measured}), trace
 
 
 def robustness_table(profile: str, run_id: str) -> tuple[pd.DataFrame, dict[str, list[str]]]:

@@ -52,3 +52,18 @@ def test_stable_words_never_change():
     """Seeds hang on these: the first 16 bytes of the name's SHA-256."""
     digest = hashlib.sha256(b"bwv1.6").digest()
     assert files.stable_words("bwv1.6") == [int.from_bytes(digest[i:i + 4], "little") for i in (0, 4, 8, 12)]
+
+
+def test_a_listing_notices_what_was_added_removed_or_replaced(tmp_path):
+    (tmp_path / "sub").mkdir()
+    for name in ("a.wav", "sub/b.wav"):
+        (tmp_path / name).write_bytes(b"1234")
+    seen = [files.listing_hash(tmp_path), files.listing_hash(tmp_path / "a.wav")]
+    assert seen == [files.listing_hash(tmp_path), files.listing_hash(tmp_path / "a.wav")]
+    (tmp_path / "c.wav").write_bytes(b"")
+    seen.append(files.listing_hash(tmp_path))
+    (tmp_path / "c.wav").rename(tmp_path / "sub/c.wav")
+    seen.append(files.listing_hash(tmp_path))
+    (tmp_path / "a.wav").write_bytes(b"12345")
+    seen.append(files.listing_hash(tmp_path))
+    assert len(set(seen)) == 5

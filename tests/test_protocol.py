@@ -12,8 +12,9 @@ from keymyna_lib.embed import Features
 from keymyna_lib.errors import KeyMynaError
 from keymyna_lib.evaluate import mirex_scores
 from keymyna_lib.heads import HeadSpec
+from keymyna_lib.keys import KEY_NAMES, camelot
 
-N = {"train": 96, "valid": 48, "test": 48}
+N = {"train": 96, "valid": 48, "test": 48, "extra": 24}
 
 
 @pytest.fixture
@@ -177,3 +178,49 @@ def test_there_is_no_optimism_where_both_splits_hold_the_same(corpus):
     assert one.equals(other) and one["valid_score"] == one["test_score"]
     one, other = (predictions.loc[predictions["chosen_on"] == w, "estimate"].to_numpy() for w in ("valid", "test"))
     assert (one == other).all()
+
+
+@pytest.fixture
+def outside(tmp_path, corpus):
+    """A folder with the estimates of one outside system: right on all test tracks, by several notations."""
+    tracks = corpus.tracks("test")
+    names = [KEY_NAMES[key] if i % 2 else camelot(key) for i, key in enumerate(corpus.manifest.loc[tracks, "key"])]
+    table = pd.DataFrame({"track": tracks, "key": names})
+    path = tmp_path / "outside" / "toy" / "MadKey.csv"
+    path.parent.mkdir(parents=True)
+
+    def write(change=lambda table: table):
+        change(table.copy()).to_csv(path, index=False)
+        return protocol.outside_predictions(tmp_path / "outside", "toy", corpus)
+    return write
+
+
+def test_outside_predictions_are_scored_like_the_rest(outside, corpus):
+    found = outside()
+    assert list(found) == ["MadKey"] and list(found["MadKey"]["track_id"]) == corpus.tracks("test")
+    assert found["MadKey"]["score"].eq(1).all()
+    extra = pd.DataFrame({"track": corpus.tracks("extra"), "key": ["C major"] * 24})
+    more = outside(lambda table: pd.concat([table, extra]))["MadKey"]
+    assert len(more) == 72 and more["score"][48:].sum() == pytest.approx(24 / 24 * (1 + 2 * 0.5 + 0.3 + 0.2))
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda t: t.rename(columns={"key": "estimate"}), "MadKey.csv: no column 'key'"),
+    (lambda t: t.drop(index=5), "no estimate for track 'test5' .1 missing"),
+    (lambda t: pd.concat([t, t.iloc[:1]]), "'test0' is there twice"),
+    (lambda t: t.assign(key="H-Dur"), "MadKey.csv: 'H-Dur'")])
+def test_outside_predictions_refuse(outside, change, message):
+    with pytest.raises(KeyMynaError, match=message):
+        outside(change)
+
+
+def test_extra_test_sets_are_kept_apart(home, corpus):
+    tracks = protocol.scored_tracks(corpus)
+    right = corpus.manifest.loc[tracks, "key"].to_numpy()
+    wrong_outside = np.where(corpus.manifest.loc[tracks, "split"] == "extra", (right + 6) % 12, right)
+    with results.Run("x", profile="smoke", notebook="n", config={}, seed=0, inputs={}) as run:
+        protocol.record_test(run, protocol.prediction_table(corpus, tracks, wrong_outside), corpus)
+    assert list(results.load_predictions("smoke", run.run_id)["track_id"]) == corpus.tracks("test")
+    assert list(pd.read_csv(results.run_file("smoke", run.run_id, "extra.csv"))["track_id"]) == corpus.tracks("extra")
+    metrics = results.load_metrics("smoke", [run.run_id]).set_index(["split", "dataset", "metric"])["value"]
+    assert metrics["test", "all", "accuracy"] == 1 and metrics["extra", "chorale", "accuracy"] == 0

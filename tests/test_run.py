@@ -284,6 +284,30 @@ def test_a_second_runner_on_a_profile_is_refused(project, fake_kernel):
     assert go(project, fake_kernel) == ["00", "10", "20"]
 
 
+def test_files_that_the_user_brings_are_watched_and_not_named(project, fake_kernel, monkeypatch, tmp_path):
+    brought = tmp_path / "music"
+    (brought / "sub").mkdir(parents=True)
+    (brought / "sub" / "a.wav").write_bytes(b"one")
+    said = []
+    monkeypatch.setattr(pipeline, "_run_one", lambda *a, one=pipeline._run_one: (said.append(os.environ[paths.CHANGED]), one(*a)))
+    options = {"overrides": [("name", str(brought))]}
+    assert go(project, fake_kernel, **options) == ["00", "10", "20"]
+    assert said[0] == "name = 'music'" and str(tmp_path) not in " ".join(said)
+    assert go(project, fake_kernel, **options) == []
+    (brought / "sub" / "b.wav").write_bytes(b"two")
+    assert go(project, fake_kernel, **options)[0] == "00"
+    assert parameters.local_paths({"name": "a", "device": "cpu", "steps": 3, "gone": "no/where"}, project.root) == {}
+
+
+def test_a_data_root_is_a_parameter_like_any_other(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(pipeline, "run", lambda project, profile, **options: asked.append(options["overrides"]))
+    monkeypatch.setattr(cli.warmup, "compile_librosa", lambda: None)
+    monkeypatch.chdir(tmp_path)
+    cli.main(["--data-root", "music", "--offline", "-p", "seconds", "3"])
+    assert asked == [[("seconds", "3"), ("data_root", str(tmp_path / "music")), ("offline", "true")]]
+
+
 # Real kernels
 
 def test_a_notebook_runs_and_its_copy_is_tidy(project, capsys):
@@ -293,8 +317,11 @@ from keymyna_lib.progress import bar
 for _ in bar(range(steps), desc="work"):
     time.sleep(0.6)
 display(Audio([0.0] * 100, rate=8000, normalize=False))
-print(os.getcwd(), os.getcwd() + "/data.csv", sys.executable)""", PUBLISH.format("00_first"))
-    pipeline.run(project, "mini", only=["00"], overrides=[("steps", "2")])
+print(os.getcwd(), os.getcwd() + "/data.csv", sys.executable)
+print(name + "/a.wav")""", PUBLISH.format("00_first"))
+    brought = project.root.parent / "my music"
+    brought.mkdir()
+    pipeline.run(project, "mini", only=["00"], overrides=[("steps", "2"), ("name", str(brought))])
     text = project.executed("mini", "00_first").read_text()
     node = nbformat.reads(text, as_version=4)
     nbformat.validate(node)
@@ -302,9 +329,9 @@ print(os.getcwd(), os.getcwd() + "/data.csv", sys.executable)""", PUBLISH.format
     assert [output.output_type for output in outputs] == ["stream", "display_data", "stream"]
     assert "2/2" in outputs[0].text and outputs[0].text.count("work") == 1
     assert outputs[1].data == {"text/plain": execute.AUDIO_NOTE}
-    assert outputs[2].text.startswith(". data.csv ")
-    assert str(project.root) not in text and "audio/wav" not in text and "start_time" not in text
-    assert node.cells[1].source == '# Parameters\nprofile = "mini"\nsteps = 2\n'
+    assert outputs[2].text.startswith(". data.csv ") and outputs[2].text.endswith("\n<name>/a.wav\n")
+    assert str(project.root) not in text and str(brought) not in text and "audio/wav" not in text and "start_time" not in text
+    assert node.cells[1].source == '# Parameters\nprofile = "mini"\nsteps = 2\nname = "<name>"\n'
     assert not project.partial("mini", "00_first").exists()
     assert (project.root / "results/mini/made_00_first.txt").read_text() == "2"
     said = capsys.readouterr().out.splitlines()
@@ -417,6 +444,7 @@ def test_notebooks_need_what_they_read(path):
     code = "\n".join(cell["source"] for cell in parameters.read_cells(path) if cell["cell_type"] == "code")
     reads = set(re.findall(r'"(\d\d_\w+)"', code)) - {path.stem}
     reads |= {"00_data"} if "corpus_of(" in code else set()
+    reads |= {"00_data", "05_recordings"} if re.search(r"(?<!rendered_)corpus_of\(|task_of\(", code) else set()
     reads |= {"10_pretrain"} if re.search(r"(encoders_of|pretrain_run)\(", code) else set()
     assert set(pipeline.load_notebooks(Project())[path.stem].needs) == reads
 

@@ -11,8 +11,8 @@ from keymyna_lib.evaluate import mirex_scores
 REFERENCE = np.arange(24)
 
 
-def store(features, head, estimates, budget=None, seed=0):
-    config = {"features": features, "head": head} | ({} if budget is None else {"budget": budget})
+def store(features, head, estimates, budget=None, seed=0, task="giantsteps"):
+    config = {"task": task, "features": features, "head": head} | ({} if budget is None else {"budget": budget})
     with results.Run("x", profile="smoke", notebook="n", config=config, seed=seed, inputs={"corpus": "c"}) as run:
         run.predictions(pd.DataFrame({
             "track_id": [f"t{i}" for i in range(24)], "source": ["chorale"] * 12 + ["tune"] * 12,
@@ -20,7 +20,11 @@ def store(features, head, estimates, budget=None, seed=0):
             "reference": REFERENCE, "estimate": estimates,
             "score": mirex_scores(REFERENCE, estimates, fifths="both"),
             "score_ascending": mirex_scores(REFERENCE, estimates, fifths="ascending")}))
-        run.metric("all", "test", "accuracy", 0, 24)
+        if budget is not None:
+            run.metric("all", "train", "labelled_tracks", budget or 90, 90)
+        for source, part in (("tune", slice(12, 24)), ("gtzan", slice(0, 6))):
+            score = mirex_scores(REFERENCE[part], estimates[part], fifths="both").mean()
+            run.metric(source, "test" if source == "tune" else "extra", "weighted_both", score, 12)
     return run.run_id
 
 
@@ -32,6 +36,7 @@ def runs(home):
     ids += [store("untrained", "linear", np.where(rng.random(24) < 0.3, REFERENCE, 3), budget, seed)
             for budget in (48, 0) for seed in (0, 1)]
     ids.append(store("template", "shaath", (REFERENCE + 7) % 12 + 12 * (REFERENCE // 12)))
+    ids.append(store("outside", "ConvKey", REFERENCE, task="giantsteps"))
     results.publish("smoke", "n", runs=ids)
     return results.load_runs("smoke", ["n"])
 
@@ -39,13 +44,16 @@ def runs(home):
 def test_cells_are_the_mean_of_the_predictions(runs):
     table = tables.systems("smoke", runs)
     tables.expect_complete(runs)
-    assert len(table) == 5
+    assert len(table) == 6
     for row in table.to_dict("records"):
         frames = [results.load_predictions("smoke", run) for run in row["run_ids"]]
         by_hand = np.mean([[1 if r == e else 0 for r, e in zip(f["reference"], f["estimate"])] for f in frames])
         assert row["accuracy"] == pytest.approx(by_hand)
         assert row["weighted_both"] == pytest.approx(np.mean([f["score"].mean() for f in frames]))
         assert row["low"] <= row["weighted_both"] <= row["high"] and row["n_seeds"] == len(frames)
+        assert row["weighted, tune"] == pytest.approx(np.mean([f["score"][12:].mean() for f in frames]), abs=1e-6)
+        assert row["weighted, gtzan"] == pytest.approx(np.mean([f["score"][:6].mean() for f in frames]), abs=1e-6)
+        assert row["n_train"] == 90 or row["features"] in ("template", "outside")
     template = table[table["features"] == "template"].iloc[0]
     assert template["weighted_both"] == 0.5 and template["share_fifth"] == 1.0  # a fifth above, everywhere
 
@@ -88,8 +96,31 @@ def test_every_measured_cell_of_the_detail_table_is_traced(runs):
             assert f"{row['features']}, {row['head']}, {row['labels']} / {column}" in trace
 
 
-def test_published_numbers_name_their_source_and_are_not_ours():
-    table = tables.published_table()
+def test_a_task_that_lacks_a_run_is_named(runs):
+    other = runs.dropna(subset="budget").assign(task="billboard")
+    tables.expect_complete(pd.concat([runs, other]))
+    with pytest.raises(KeyMynaError, match="billboard, KeyMyna, linear: 0 runs"):
+        tables.expect_complete(pd.concat([runs, other.iloc[1:]]))
+
+
+def test_published_numbers_name_their_source_and_are_not_ours(home):
+    results.publish("smoke", "n", runs=[store("pre-trained", "wide MLP", REFERENCE, 0, task="rendered")])
+    table, trace = tables.published_table(tables.systems("smoke", results.load_runs("smoke", ["n"])))
     assert (table["measured here"] == tables.NOT_RUN).all() and (table["citation"] != "").all() and (table["place"] != "").all()
+    assert not trace  # whatever was run on rendered scores
     keymyna = table[(table["system"] == "KeyMyna") & (table["dataset"] == "GiantSteps")]
     assert list(keymyna["value"]) == ["75.91", "72.02"]
+
+
+def test_what_was_measured_stands_beside_what_was_published(home):
+    fifth_below = (REFERENCE + 5) % 12 + 12 * (REFERENCE // 12)
+    ours = [store("pre-trained", "wide MLP", REFERENCE, 48), store("pre-trained", "wide MLP", fifth_below, 0)]
+    results.publish("smoke", "n", runs=[*ours, store("outside", "ConvKey", REFERENCE)])
+    table, trace = tables.published_table(tables.systems("smoke", results.load_runs("smoke", ["n"])))
+    here = table.set_index(["system", "dataset", "metric"])["measured here"]
+    assert here["KeyMyna", "GiantSteps", "weighted score"] == "0.0 ascending only, 50.0 both"  # that of all labels
+    assert here["KeyMyna", "GiantSteps", "accuracy"] == "0.0"
+    assert here["ConvKey", "GiantSteps", "weighted score"] == "100.0 ascending only, 100.0 both"
+    assert here["KeyMyna", "Billboard", "weighted score"] == tables.NOT_RUN
+    assert trace["KeyMyna, GiantSteps, accuracy / measured here"] == ours[1:]
+    assert len(trace) == 3

@@ -7,6 +7,7 @@ import errno
 import os
 import signal
 import sys
+from pathlib import Path
 
 from keymyna_lib import paths
 from keymyna_lib.errors import KeyMynaError
@@ -19,6 +20,7 @@ examples:
   ./run_all.sh --list                    notebooks, parameters and their values
   ./run_all.sh --only 20 -p seeds 5,6    notebook 20 and what it needs, with other seeds
   ./run_all.sh --from 20 --force         20 and all later ones, even if nothing has changed
+  ./run_all.sh --profile paper --data-root ~/music   the paper's data sets, as far as they are in that folder
   ./run_all.sh --tests -k keys           the tests, or those that match; the rest of the line goes to pytest
 
 A notebook whose parameters, code and inputs are those of its last success is skipped.
@@ -35,6 +37,9 @@ def parser() -> argparse.ArgumentParser:
                     "results/<profile>/ and figures/<profile>/.")
     made.add_argument("--profile", choices=paths.PROFILES, default="mini",
                       help="size of it all: toy, small (the default), or the paper's")
+    made.add_argument("--data-root", metavar="DIR", help="folder with data sets of recordings, see notebook 05; without "
+                      "it, rendered scores are used")
+    made.add_argument("--offline", action="store_true", help="never touch the network; what is missing stays missing")
     which = made.add_mutually_exclusive_group()
     which.add_argument("--only", metavar="N", action="append", default=[],
                        help="run notebook number N and, where not up to date, what it needs (repeatable)")
@@ -61,6 +66,11 @@ def run_tests(arguments: list[str]) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; status 0, or 1 for a failure, 2 for a wrong option, 130 for Ctrl-C."""
     options = parser().parse_args(arguments)
+    overrides = [tuple(pair) for pair in options.overrides]
+    if options.data_root:
+        overrides.append(("data_root", str(Path(options.data_root).expanduser().resolve())))
+    if options.offline:
+        overrides.append(("offline", "true"))
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill is a Ctrl-C: kernels are shut down
     try:
         if options.tests is not None:
@@ -72,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
             os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
             warmup.compile_librosa()
             pipeline.run(pipeline.Project(), options.profile, only=options.only, start=options.start,
-                         force=options.force, overrides=[tuple(pair) for pair in options.overrides])
+                         force=options.force, overrides=overrides)
     except KeyMynaError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -21,6 +21,7 @@ from traitlets import Float
 
 from keymyna_lib import files, paths
 from keymyna_lib.errors import KeyMynaError
+from keymyna_lib.run.parameters import local_paths
 from keymyna_lib.run.pipeline import Project
 
 PLAIN_INTERVAL = 30.0  # s between the lines of a progress bar where there is no terminal
@@ -107,7 +108,8 @@ def execute(project: Project, profile: str, notebook: str, values: dict[str, Any
         bars.close()
     if failure:
         raise KeyMynaError(f"{notebook} failed {failure}\nThe partly executed copy: {project.show(partial)}")
-    node = tidy(nbformat.read(partial, as_version=4), project, profile, notebook)
+    node = tidy(nbformat.read(partial, as_version=4), project, profile, notebook,
+                {path: f"<{name}>" for name, path in local_paths(values, project.root).items()})
     with files.atomic_path(project.executed(profile, notebook)) as temporary:
         nbformat.write(node, temporary)
     partial.unlink()
@@ -133,8 +135,11 @@ def _last_started(partial: Path) -> str:
     return cells[-1].source if cells else ""
 
 
-def tidy(node: nbformat.NotebookNode, project: Project, profile: str, notebook: str) -> nbformat.NotebookNode:
+def tidy(node: nbformat.NotebookNode, project: Project, profile: str, notebook: str,
+         brought: dict[Path, str]) -> nbformat.NotebookNode:
     """Make an executed notebook fit to be committed; changes it in place and returns it.
+
+    `brought` says how paths that the user gave are to be shown.
 
     Bars keep their last state, audio players become a note, paths of this machine and times of day go; the
     durations of cells stay.
@@ -143,8 +148,9 @@ def tidy(node: nbformat.NotebookNode, project: Project, profile: str, notebook: 
         "input_path": project.show(project.source(notebook)),
         "output_path": project.show(project.executed(profile, notebook)),
         "duration": round(node.metadata.papermill.duration, 1),
-        "parameters": node.metadata.papermill.parameters}
+        "parameters": _scrub(dict(node.metadata.papermill.parameters), project, brought)}
     for cell in node.cells:
+        cell.source = _hidden(cell.source, brought)
         timing = cell.metadata.pop("papermill", {})
         cell.metadata.pop("execution", None)
         if "injected-parameters" in cell.metadata.get("tags", []):
@@ -153,7 +159,7 @@ def tidy(node: nbformat.NotebookNode, project: Project, profile: str, notebook: 
             continue
         if timing.get("duration") is not None:
             cell.metadata["papermill"] = {"duration": round(timing["duration"], 1)}
-        cell.outputs = [_scrub(output, project) for output in _merge_streams(cell.outputs)]
+        cell.outputs = [_scrub(output, project, brought) for output in _merge_streams(cell.outputs)]
     return node
 
 
@@ -188,15 +194,22 @@ def _merge_streams(outputs: list[nbformat.NotebookNode]) -> list[nbformat.Notebo
     return [output for output in merged if output.output_type != "stream" or output.text.strip()]
 
 
-def _scrub(value: Any, project: Project) -> Any:
+def _hidden(text: str, brought: dict[Path, str]) -> str:
+    for path, shown in brought.items():
+        text = re.sub(re.escape(str(path)) + r"(?![\w.-])", shown, text)
+    return text
+
+
+def _scrub(value: Any, project: Project, brought: dict[Path, str]) -> Any:
     """Replace this machine's folders in all texts of an output."""
     if isinstance(value, dict):
         for key in value:
             if not key.startswith("image/") or key == "image/svg+xml":
-                value[key] = _scrub(value[key], project)
+                value[key] = _scrub(value[key], project, brought)
     elif isinstance(value, list):
-        value = [_scrub(item, project) for item in value]
+        value = [_scrub(item, project, brought) for item in value]
     elif isinstance(value, str):
+        value = _hidden(value, brought)
         value = re.sub(r"/\S*/ipykernel_\d+/\d+\.py", "<cell>", value)
         for folder, name in ((project.cache, ".cache"), (project.root, "."), (Path.home(), "~")):
             value = value.replace(f"{folder}/", f"{name}/" if name != "." else "")

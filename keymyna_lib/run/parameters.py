@@ -173,6 +173,12 @@ def resolve(declarations: dict[str, dict[str, Parameter]], profile: str,
     return values
 
 
+def local_paths(values: dict[str, Value], root: Path) -> dict[str, Path]:
+    """Those values that name a file or folder of this machine, absolute or below `root`; a path has a slash in it."""
+    return {name: root / value for name, value in values.items()
+            if isinstance(value, str) and "/" in value and (root / value).exists()}
+
+
 def describe_names(declarations: dict[str, dict[str, Parameter]]) -> str:
     """The declared parameters, one line a notebook."""
     return "\n".join(f"  {notebook}: " + ", ".join(f"{p.name} ({p.type_name})" for p in parameters.values()

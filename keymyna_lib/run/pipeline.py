@@ -139,7 +139,7 @@ def select(notebooks: dict[str, Notebook], only: list[str], start: str | None) -
 
 
 def fingerprint(project: Project, notebook: Notebook, values: dict[str, parameters.Value]) -> dict[str, Any]:
-    """Hashes of all that a notebook's results depend on: parameters, notebook, code and what it reads.
+    """Hashes of all that a notebook's results depend on: parameters, notebook, code, what it reads, what users bring.
 
     The runner itself is left out: it acts on results only through the parameters.
     """
@@ -147,10 +147,12 @@ def fingerprint(project: Project, notebook: Notebook, values: dict[str, paramete
              for cell in parameters.read_cells(project.source(notebook.name))]
     code = [p for p in project.library.iterdir() if p.name not in {"run", "__pycache__"}]
     inputs = {need: project.index(values["profile"], need) for need in notebook.needs}
+    brought = parameters.local_paths(values, project.root)
     return {"parameters": files.sha256_json(values), "notebook": files.sha256_json(cells),
             "code": files.source_hash(*sorted(code), project.root / paths.LOCK.name),
             "inputs": {need: files.sha256_file(path) if path.exists() else None
-                       for need, path in inputs.items()}}
+                       for need, path in inputs.items()},
+            "files brought": {name: files.listing_hash(path) for name, path in brought.items()}}
 
 
 def outdated(project: Project, notebook: Notebook,
@@ -247,8 +249,9 @@ def run(project: Project, profile: str, *, only: list[str] | None = None, start:
         began = time.monotonic()
         for position, name in enumerate(order, 1):
             head = f"[{position}/{len(order)}] {name}"
-            os.environ[paths.CHANGED] = ", ".join(f"{key} = {value!r}" for key, value in values[name].items()
-                                                    if value != plain[name][key])
+            here = parameters.local_paths(values[name], project.root)  # committed tables hold no path of a machine
+            os.environ[paths.CHANGED] = ", ".join(f"{key} = {here[key].name if key in here else value!r}"
+                                                  for key, value in values[name].items() if value != plain[name][key])
             _run_one(project, notebooks[name], values[name], force and name in asked, head, began, say)
         say(f"All done in {duration(time.monotonic() - began)}. Executed notebooks, tables and runs: "
             f"results/{profile}/; figures: figures/{profile}/")
