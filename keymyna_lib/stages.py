@@ -89,7 +89,18 @@ def encoders_of(profile: str, device: str = "cpu") -> dict[str, Encoder]:
 
 def inputs_of(profile: str) -> dict[str, str]:
     """Hashes of the corpus and of the pre-trained encoder: what a run on frozen features has as its inputs."""
-    return {"corpus": results.published(profile, _maker(profile))["outputs"]["corpus"], "pretrain": results.published(profile, "10_pretrain")["outputs"]["encoder"]}
+    return {"corpus": results.published(profile, _maker(profile))["outputs"]["corpus"],
+            "pretrain": results.published(profile, "10_pretrain")["outputs"]["encoder"]}
+
+
+def describe_encoder(profile: str) -> str:
+    """What notebook 10's encoder is, for captions: its size, and its pre-training or the weights that were given."""
+    run_id, = results.published(profile, "10_pretrain")["runs"]
+    config = results.config_of(profile, run_id)
+    preset = config["encoder"]["preset"]
+    if "weights" in config:
+        return f"{preset} with the weights of {config['weights']['source']}"
+    return f"{preset} after {config['steps']} pre-training steps of batch {config['batch_size']}"
 
 
 def feature_sets(corpus: Corpus, encoders: Mapping[str, Encoder], frozen: str = "", device: str = "cpu", *,
