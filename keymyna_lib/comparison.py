@@ -20,7 +20,8 @@ from keymyna_lib.embed import WINDOW, extract
 from keymyna_lib.errors import KeyMynaError
 from keymyna_lib.evaluate import summary
 from keymyna_lib.model import Encoder, build_encoder, load_encoder, save_encoder
-from keymyna_lib.pretrain import PretrainConfig, counted_flops, generator_for, pick_device, pretrain_once
+from keymyna_lib.pretrain import (PretrainConfig, counted_flops, generator_for, pick_device, pretrain_once,
+                                  training_tracks)
 from keymyna_lib.protocol import budget_tracks
 
 MASKED, UNTRAINED = "masked contrastive", "untrained"
@@ -95,7 +96,7 @@ def record(name: str, config: PretrainConfig | None, base: PretrainConfig, corpu
     The run's id. Its files: encoder.safetensors (cache); history.csv; predictions.csv, of the first budget and draw;
     estimates.csv, a row a test track and a column a budget and draw (see `estimates_of`); choices.csv.
     """
-    train, valid = corpus.pretraining_tracks(), corpus.tracks(split="valid")
+    train, valid = training_tracks(config or base, corpus), corpus.tracks(split="valid")
     shown = _shown(config) if config else {"encoder": asdict(base.encoder), "steps": 0, "seed": base.seed}
     with results.Run(experiment, profile=profile, notebook=notebook, seed=base.seed, inputs={"corpus": corpus.hash},
                      config={**shown, "name": name, "window_frames": window_frames(config or base),
@@ -172,7 +173,7 @@ def tune(name: str, config: PretrainConfig, lrs: Sequence[float], steps: int, co
             for lr in lrs:
                 pilot = replace(config, lr=lr, steps=steps, seed=0,
                                 warmup_steps=round(config.warmup_steps * steps / config.steps))
-                encoder, _ = pretrain_once(pilot, corpus, corpus.pretraining_tracks(), valid,
+                encoder, _ = pretrain_once(pilot, corpus, training_tracks(pilot, corpus), valid,
                                            desc=f"{name}, lr {lr:g}")
                 features = extract(corpus, name, encoder.to(pick_device(config.device)), frames=window_frames(config),
                                    track_ids=seen)

@@ -27,8 +27,6 @@ COLOURS = {"pre-trained": "#D55E00", "untrained": "#0072B2", "mean mel": "#009E7
            "template": "#999999", "chance": "#555555", "outside": "#E69F00",
            "masked contrastive": "#D55E00", "augmented contrastive": "#56B4E9", "bare contrastive": "#CC79A7",
            "augmented contrastive, pitch-shifted": "#004D7A", "masked reconstruction": "#E69F00", "supervised": "#333333"}
-
-
 _SPLIT_COLOURS = {"train": "#0072B2", "valid": "#56B4E9", "test": "#D55E00", "extra": "#E69F00"}
 
 
@@ -73,12 +71,13 @@ def source_histograms(counts: pd.DataFrame) -> Figure:
     figure, axes = plt.subplots(len(sources), 1, figsize=(10, 1.9 * len(sources)), sharex=True, squeeze=False)
     for axis, source in zip(axes[:, 0], sources):
         bottom = np.zeros(N_KEYS)
-        for split, part in counts[counts["source"] == source].groupby("split"):
-            sizes = part.set_index("key")["size"].reindex(CIRCLE_OF_FIFTHS, fill_value=0).to_numpy()
+        of_split = dict(tuple(counts[counts["source"] == source].groupby("split")))
+        for split in (split for split in _SPLIT_COLOURS if split in of_split):
+            sizes = of_split[split].set_index("key")["size"].reindex(CIRCLE_OF_FIFTHS, fill_value=0).to_numpy()
             axis.bar(range(N_KEYS), sizes, bottom=bottom, label=split, color=_SPLIT_COLOURS[split])
             bottom += sizes
         axis.set(title=source, ylabel="tracks")
-        axis.legend(ncols=4, fontsize=8)
+        axis.legend(ncols=4, fontsize=8, loc="lower right", bbox_to_anchor=(1, 1), borderpad=0)  # above the bars
     axes[-1, 0].set_xticks(range(N_KEYS), [KEY_NAMES[key] for key in CIRCLE_OF_FIFTHS], rotation=90)
     return figure
 

@@ -182,6 +182,11 @@ def build_objective(config: PretrainConfig, encoder: Encoder, n_tracks: int, gen
                        projection_dim=config.projection_dim, generator=generator)
 
 
+def training_tracks(config: PretrainConfig, corpus: Corpus) -> list[str]:
+    """What a run learns from: all that pre-training may see, or the labelled training tracks where it needs labels."""
+    return corpus.tracks("train") if config.objective == "supervised" else corpus.pretraining_tracks()
+
+
 class Pretraining:
     """Encoder, objective and optimizer of one run, and how they are saved and restored.
 

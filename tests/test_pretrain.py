@@ -10,8 +10,9 @@ import torch
 from keymyna_lib import paths
 from keymyna_lib.errors import KeyMynaError
 from keymyna_lib.model import EncoderConfig
+from keymyna_lib.objectives import MEASURES
 from keymyna_lib.pretrain import (CropSampler, PretrainConfig, Pretraining, counted_flops, learning_rate, pick_device,
-                                  pretrain, pretrain_once)
+                                  pretrain, pretrain_once, training_tracks)
 
 
 def config(**changes):
@@ -136,6 +137,14 @@ def test_the_other_objectives_learn_too(corpus, tmp_path, changes, better):
     _, curve = pretrain(config(steps=60, lr=3e-3, **changes), corpus, TRAIN, VALID, tmp_path / "f.safetensors", show=False)
     before, after = curve["measure"][:5].mean(), curve["measure"][-10:].mean()
     assert after < 0.8 * before if better == "lower" else after > before + 0.2
+
+
+def test_only_what_needs_labels_is_kept_from_unlabelled_tracks():
+    corpus = SimpleNamespace(tracks=lambda split: ["labelled"] if split == "train" else [],
+                             pretraining_tracks=lambda: ["unlabelled"])
+    for objective in MEASURES:
+        expected = ["labelled"] if objective == "supervised" else ["unlabelled"]
+        assert training_tracks(config(objective=objective), corpus) == expected
 
 
 def test_schedule():
