@@ -21,7 +21,7 @@ from keymyna_lib.errors import KeyMynaError
 from keymyna_lib.spectrogram import HOP, SAMPLE_RATE, WINDOW, window_starts
 
 CHROMA_COLUMNS: tuple[str, ...] = tuple(f"chroma_{pitch_class}" for pitch_class in range(12))
-_MEANS = {"tuning": "cents", "snr": "snr", "tempo": "tempo", "level": "level"}  # column -> a section's entry
+_MEANS = {"tuning": "cents", "snr": "snr", "tempo": "tempo"}  # column -> a section's entry
 _FAMILY_OF_PROGRAMME = {programme: name for name, family in FAMILIES.items() for programme in family}
 
 
@@ -39,7 +39,7 @@ def window_properties(corpus: Corpus, track_ids: Sequence[str]) -> pd.DataFrame:
         track_id; track (its position in `track_ids`); split; source; composition; start [s]; key (0..23), tonic (0..11) and
         mode ("major" or "minor") of the track, as it sounds.
         Means over the window, sections weighted by the time they take of it: tuning [cents]; snr [dB]; tempo [beats
-        per minute]; level [dB, among the sections of a piece, before the whole is brought to a common peak].
+        per minute].
         register [MIDI number]: mean pitch of the notes weighted by their time in the window, with transposition and
         the section's octave, without tuning; missing where no note sounds.
         family (of `arrange.FAMILIES`, the instrument of part 0: melody or soprano) and drums (bool) of the section

@@ -65,7 +65,7 @@ def transfer(x, table: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
     Raises
     ------
     KeyMynaError
-        When features and windows differ in number.
+        When features and windows differ in number, or a condition lacks tracks.
     """
     x = np.asarray(x, dtype=np.float64)
     if len(x) != len(table):
@@ -78,6 +78,8 @@ def transfer(x, table: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
         sets = {(head, split): _track_means(x, table, rows & (table["split"] == split).to_numpy())
                 for head, rows in (("elsewhere", condition.train), ("control", condition.control))
                 for split in ("train", "valid")}
+        if not len(test) or not all(len(ids) for _, ids in sets.values()):
+            raise KeyMynaError(f"{condition.name}: some split has no such track; take more tracks (n_tracks, 0 for all).")
         # A head that was given more labels would be better for that alone.
         sizes = {split: min(len(sets[head, split][1]) for head in ("elsewhere", "control")) for split in ("train", "valid")}
         for head in ("elsewhere", "control"):

@@ -63,6 +63,9 @@ def test_each_condition_scores_the_same_test_tracks_twice(table):
 def test_rows_must_fit(table):
     with pytest.raises(KeyMynaError, match="windows"):
         transfer(np.zeros((3, 2)), table, np.random.default_rng(0))
+    no_chorale = table[(table["source"] == "tune") | (table["split"] != "test")]
+    with pytest.raises(KeyMynaError, match="tunes to chorales.*n_tracks"):
+        transfer(np.zeros((len(no_chorale), 2)), no_chorale, np.random.default_rng(0))
 
 
 def test_a_window_in_which_a_family_plays_any_part_is_not_trained_on(table):
