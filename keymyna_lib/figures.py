@@ -190,8 +190,9 @@ def head_curves(systems: pd.DataFrame) -> Figure:
             axis.fill_between(line["labels"], 100 * line["low"], 100 * line["high"], color=colour, alpha=0.13, linewidth=0)
         axis.axhline(100 * best["weighted_both"], color=COLOURS["template"], linestyle="--", linewidth=1)
         axis.annotate(f"best of {len(others)} without training, by test: {best['features']} {best['head']}",
-                      (group["labels"].min(), 100 * best["weighted_both"]), xytext=(0, 26), textcoords="offset points",
-                      fontsize=8, color="0.35")
+                      (group["labels"].min(), 100 * best["weighted_both"]),
+                      xytext=(0, 26 if best["weighted_both"] < 0.9 else -12), textcoords="offset points", fontsize=8,
+                      color="0.35")
         axis.axhline(100 * chance_scores([0], fifths="both").mean(), color=COLOURS["chance"], linestyle=":", linewidth=1)
         ticks = sorted(set(group["labels"].astype(int)))
         axis.set(xscale="log", title=head, xlabel="labelled training tracks", ylim=(0, 100))

@@ -239,7 +239,7 @@ def changed_parameters(profile: str, notebook: str) -> list[str]:
     index = (paths.results_dir(profile) / "index").glob("*.json")
     # An index that an earlier version left behind, until its notebook runs again, has no such entry.
     texts = [read_json(path).get("changed", "") for path in sorted(index) if path.stem != notebook]
-    return list(dict.fromkeys(text for text in (*texts, os.environ.get(paths.CHANGED, "")) if text))
+    return list(dict.fromkeys(line for text in (*texts, os.environ.get(paths.CHANGED, "")) for line in text.splitlines()))
 
 
 def _portable(path: Path) -> str:

@@ -98,13 +98,15 @@ def test_a_table_says_which_parameters_were_set_by_hand(home, monkeypatch):
     run_id, table = make(), pd.DataFrame({"system": ["ours"], "score": ["12.3"]})
     save = lambda: results.save_table("t", table, {"ours / score": [run_id]}, profile="smoke", notebook="90_tables",
                                       caption="A caption.")
-    monkeypatch.setenv(paths.CHANGED, "steps = 5")
-    results.publish("smoke", "20_x", runs=[run_id])
+    monkeypatch.setenv(paths.CHANGED, "steps = 5\nlr = 0.1")
+    for notebook in ("20_x", "30_y"):
+        results.publish("smoke", notebook, runs=[run_id])
     monkeypatch.setenv(paths.CHANGED, "")
     save()
     text = home / "results/smoke/tables/t.md"
-    assert text.read_text().startswith("A caption. Not the profile's own values: steps = 5.\n")
-    results.publish("smoke", "20_x", runs=[run_id])
+    assert text.read_text().startswith("A caption. Not the profile's own values: steps = 5; lr = 0.1.\n")
+    for notebook in ("20_x", "30_y"):
+        results.publish("smoke", notebook, runs=[run_id])
     files.write_json(home / "results/smoke/index/15_old.json", {"runs": []})  # of an earlier version
     save()
     assert text.read_text().startswith("A caption.\n")
