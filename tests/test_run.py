@@ -319,7 +319,7 @@ for _ in bar(range(steps), desc="work"):
 display(Audio([0.0] * 100, rate=8000, normalize=False))
 print(os.getcwd(), os.getcwd() + "/data.csv", sys.executable)
 print(name + "/a.wav")""", PUBLISH.format("00_first"))
-    brought = project.root.parent / "my music"
+    brought = project.root.parent / 'my "Müsic"'
     brought.mkdir()
     pipeline.run(project, "mini", only=["00"], overrides=[("steps", "2"), ("name", str(brought))])
     text = project.executed("mini", "00_first").read_text()

@@ -101,13 +101,15 @@ def download(sets: Sequence[Dataset], root: Path | str, *, offline: bool, mirror
 
 def examine_all(sets: Sequence[Dataset], root: Path | str, *,
                 show: bool = True) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
-    """`base.examine` of those data sets whose annotations are there; and why the others cannot be used, by name."""
+    """`base.examine` of those data sets whose annotations are there; and why the others cannot be used, by name.
+
+    The reasons go into committed tables, and name no folder of this machine."""
     examined, absent = {}, {}
     for one in sets:
         try:
             examined[one.name] = examine(one, root, show=show)
         except KeyMynaError as error:
-            absent[one.name] = str(error)
+            absent[one.name] = str(error).replace(str(root), "<data root>")
     return examined, absent
 
 

@@ -196,7 +196,9 @@ def _merge_streams(outputs: list[nbformat.NotebookNode]) -> list[nbformat.Notebo
 
 def _hidden(text: str, brought: dict[Path, str]) -> str:
     for path, shown in brought.items():
-        text = re.sub(re.escape(str(path)) + r"(?![\w.-])", shown, text)
+        # As it is, and as papermill writes it into a cell.
+        for written in {str(path), str(path).encode("unicode_escape").decode().replace('"', r'\"')}:
+            text = re.sub(re.escape(written) + r"(?![\w.-])", lambda _: shown, text)
     return text
 
 
