@@ -95,13 +95,18 @@ def source_hash(*paths: Path | str) -> str:
 
 def listing_hash(path: Path | str) -> str:
     """SHA-256 over names, sizes and times of change of a file, or of all files below a folder: cheap, and enough to see
-    that something was added, removed or replaced."""
-    path = Path(path)
-    found = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    that something was added, removed or replaced. Linked folders are entered, once each; hidden files do not count."""
+    path, found, entered = Path(path), [], set()
+    for place, folders, names in os.walk(path, followlinks=True):
+        entered.add(os.path.realpath(place))
+        folders[:] = sorted(name for name in folders if not name.startswith(".")
+                            and os.path.realpath(os.path.join(place, name)) not in entered)
+        found += [Path(place, name) for name in names if not name.startswith(".")]
     digest = hashlib.sha256()
-    for file in found:
-        stat = file.stat()
-        digest.update(f"{file.relative_to(path)}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
+    for file in sorted(found) or [path]:
+        if file.is_file():
+            stat = file.stat()
+            digest.update(os.fsencode(f"{file.relative_to(path)}\0{stat.st_size}\0{stat.st_mtime_ns}\0"))
     return digest.hexdigest()
 
 

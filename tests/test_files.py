@@ -67,3 +67,18 @@ def test_a_listing_notices_what_was_added_removed_or_replaced(tmp_path):
     (tmp_path / "a.wav").write_bytes(b"12345")
     seen.append(files.listing_hash(tmp_path))
     assert len(set(seen)) == 5
+
+
+def test_a_listing_enters_links_once_and_reads_any_name(tmp_path):
+    root, disk = tmp_path / "root", tmp_path / "disk"
+    root.mkdir(), disk.mkdir()
+    (root / "set").symlink_to(disk)
+    (disk / "back").symlink_to(root)  # a loop
+    seen = [files.listing_hash(root)]
+    (disk / "a.wav").write_bytes(b"1234")
+    seen.append(files.listing_hash(root))
+    (root / os.fsdecode(b"\xff.wav")).write_bytes(b"")
+    seen.append(files.listing_hash(root))
+    assert len(set(seen)) == 3
+    (disk / ".fetch.lock").write_bytes(b"")  # what a download leaves behind
+    assert files.listing_hash(root) == seen[-1]
