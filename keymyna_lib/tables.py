@@ -178,8 +178,8 @@ def mean_confusion(profile: str, run_ids: Sequence[str]) -> np.ndarray:
     return np.mean([confusion(t["reference"].to_numpy(), t["estimate"].to_numpy()) for t in tables], axis=0)
 
 
-# What stands here for a published system: features and head, all labels.
-_HERE = {"KeyMyna": ("pre-trained", "wide MLP"), "MERT-95M": ("MERT-95M", "wide MLP")}
+# What stands here for a published system: features (an encoder of the hub goes by its repository), head, all labels.
+_HERE = {"KeyMyna": ("pre-trained", "wide MLP"), "MERT-95M": ("MERT-v1-95M", "wide MLP")}
 _TASK_OF = {"GiantSteps": "giantsteps", "Billboard": "billboard"}
 
 
@@ -201,8 +201,9 @@ def published_table(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, list[s
             measured.append(NOT_RUN)
             continue
         cell, = found.to_dict("records")
-        measured.append(f"{100 * cell['accuracy']:.1f}" if row["metric"] == "accuracy" else
-                        f"{100 * cell['weighted_ascending']:.1f} ascending only, {100 * cell['weighted_both']:.1f} both")
+        score = (f"{100 * cell['accuracy']:.1f}" if row["metric"] == "accuracy" else
+                 f"{100 * cell['weighted_ascending']:.1f} ascending only, {100 * cell['weighted_both']:.1f} both")
+        measured.append(f"{score} ({cell['n_tracks']} tracks)")
         trace[f"{row['system']}, {row['dataset']}, {row['metric']} / measured here"] = cell["run_ids"]
     return published.assign(**{"measured here": measured}), trace
 

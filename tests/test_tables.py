@@ -1,5 +1,7 @@
 """Tables are functions of stored runs: recomputed here by hand from the same predictions."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -118,9 +120,20 @@ def test_what_was_measured_stands_beside_what_was_published(home):
     results.publish("smoke", "n", runs=[*ours, store("outside", "ConvKey", REFERENCE)])
     table, trace = tables.published_table(tables.systems("smoke", results.load_runs("smoke", ["n"])))
     here = table.set_index(["system", "dataset", "metric"])["measured here"]
-    assert here["KeyMyna", "GiantSteps", "weighted score"] == "0.0 ascending only, 50.0 both"  # that of all labels
-    assert here["KeyMyna", "GiantSteps", "accuracy"] == "0.0"
-    assert here["ConvKey", "GiantSteps", "weighted score"] == "100.0 ascending only, 100.0 both"
+    assert here["KeyMyna", "GiantSteps", "weighted score"] == f"0.0 ascending only, 50.0 both ({len(REFERENCE)} tracks)"
+    # that of all labels, and on how many of the 604 tracks
+    assert here["KeyMyna", "GiantSteps", "accuracy"] == f"0.0 ({len(REFERENCE)} tracks)"
+    assert here["ConvKey", "GiantSteps", "weighted score"].startswith("100.0 ascending only, 100.0 both (")
     assert here["KeyMyna", "Billboard", "weighted score"] == tables.NOT_RUN
     assert trace["KeyMyna, GiantSteps, accuracy / measured here"] == ours[1:]
     assert len(trace) == 3
+
+
+def test_mert_is_found_under_the_name_of_its_repository(home):
+    from keymyna_lib import frozen
+
+    repository = re.search(r'"(\S+)@[0-9a-f]{40}"', frozen.frozen_encoder.__doc__)[1]
+    results.publish("smoke", "n", runs=[store(repository.split("/")[-1], "wide MLP", REFERENCE, 0)])
+    table, _ = tables.published_table(tables.systems("smoke", results.load_runs("smoke", ["n"])))
+    here = table.set_index(["system", "dataset"])["measured here"]
+    assert here["MERT-95M", "GiantSteps"].startswith("100.0 ") and here["MERT-95M", "Billboard"] == tables.NOT_RUN
