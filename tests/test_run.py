@@ -304,8 +304,22 @@ def test_a_data_root_is_a_parameter_like_any_other(monkeypatch, tmp_path):
     monkeypatch.setattr(pipeline, "run", lambda project, profile, **options: asked.append(options["overrides"]))
     monkeypatch.setattr(cli.warmup, "compile_librosa", lambda: None)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    (tmp_path / "music").mkdir()
+    cli.main(["--data-root", "music", "-p", "seconds", "2"])
+    assert os.environ["HF_HUB_OFFLINE"] == "0"
     cli.main(["--data-root", "music", "--offline", "-p", "seconds", "3"])
-    assert asked == [[("seconds", "3"), ("data_root", str(tmp_path / "music")), ("offline", "true")]]
+    assert os.environ["HF_HUB_OFFLINE"] == "1"  # weights and other encoders come from the hub
+    root = ("data_root", str(tmp_path / "music"))
+    assert asked == [[("seconds", "2"), root], [("seconds", "3"), root, ("offline", "true")]]
+
+
+@pytest.mark.parametrize("wrong", ["musik", ""])
+def test_a_data_root_that_is_not_there_is_refused_before_anything_runs(monkeypatch, capsys, tmp_path, wrong):
+    monkeypatch.setattr(pipeline, "run", lambda *a, **k: pytest.fail("it ran"))
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["--data-root", wrong]) == 1
+    assert f"--data-root {wrong!r} is not a folder" in capsys.readouterr().err
 
 
 # Real kernels

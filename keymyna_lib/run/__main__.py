@@ -67,12 +67,15 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; status 0, or 1 for a failure, 2 for a wrong option, 130 for Ctrl-C."""
     options = parser().parse_args(arguments)
     overrides = [tuple(pair) for pair in options.overrides]
-    if options.data_root:
+    if options.data_root is not None:
         overrides.append(("data_root", str(Path(options.data_root).expanduser().resolve())))
     if options.offline:
         overrides.append(("offline", "true"))
+        os.environ["HF_HUB_OFFLINE"] = "1"  # the model hub's own switch, for weights and other encoders
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill is a Ctrl-C: kernels are shut down
     try:
+        if options.data_root is not None and not (options.data_root and Path(options.data_root).expanduser().is_dir()):
+            raise KeyMynaError(f"--data-root {options.data_root!r} is not a folder.")
         if options.tests is not None:
             run_tests(options.tests)
         elif options.list:
