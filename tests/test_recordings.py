@@ -310,3 +310,12 @@ def test_opening_notices_truncation_and_change(built, tracks, tmp_path, here):
         with pytest.raises(KeyMynaError, match=name):
             open_corpus(corpus.path)
         assert build(tracks, tmp_path)[0].hash == built.hash
+
+
+def test_pretraining_leaves_out_copies_of_what_is_scored(tracks, tmp_path, here):
+    copies = tracks.loc[["a/3", "x/1", "b/2, live"]].assign(task="", split="pretrain", key=-1, source="u")
+    copies.index = ["u/test", "u/extra", "u/train"]
+    corpus, _ = build(pd.concat([tracks, copies]), tmp_path)
+    assert corpus.pretraining_tracks() == ["u/1", "u/train"]
+    only_copies, _ = build(pd.concat([tracks.drop("u/1"), copies.drop("u/train")]), tmp_path)
+    assert only_copies.pretraining_tracks() == only_copies.tracks("train")

@@ -131,8 +131,14 @@ class Corpus:
                        offsets=self.offsets[keep])
 
     def pretraining_tracks(self) -> list[str]:
-        """What pre-training sees: the tracks of split "pretrain", or, where there are none, the training tracks."""
-        return self.tracks("pretrain") or self.tracks("train")
+        """What pre-training sees: the tracks of split "pretrain", or, where there are none, the training tracks.
+
+        Left out of the former is what has the very samples of a track that is scored: an unlabelled folder may well hold
+        the files of a test set. Other copies of the same music (another coding, another excerpt) cannot be told like this.
+        """
+        scored = self.manifest.loc[self.manifest["split"].isin(["valid", "test", "extra"]), "sha256"]
+        copies = set(self.manifest.index[self.manifest["sha256"].isin(scored)])
+        return [track for track in self.tracks("pretrain") if track not in copies] or self.tracks("train")
 
     def audio(self, track_id: str) -> np.ndarray:
         """(sample,) float32 in [-1, 1], 16 kHz."""
