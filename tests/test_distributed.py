@@ -1,10 +1,10 @@
 """Two processes against one: the same losses, gradients and states, and checkpoints that fit either."""
 
+import contextlib
+import io
 import json
 import multiprocessing
 import os
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,46 +21,42 @@ from keymyna_lib.losses import InfoNCE, SogCLR, top1
 from keymyna_lib.model import EncoderConfig, kept_tokens
 from keymyna_lib.pretrain import CropSampler, PretrainConfig, Pretraining, pretrain
 from keymyna_lib.run import parameters, pipeline
-from keymyna_lib.run.pretrain import config_of
+from keymyna_lib.run import pretrain as command
+from keymyna_lib.run.pipeline import Project
 
-WORLD, FRAMES, LOOPBACK = 2, 20, {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+WORLD, FRAMES = 2, 20
 
 
-def serve(rank, port, pipe):
-    """A worker: does what it is told."""
+def serve(rank, pipe):
+    """A worker: calls what it is told to, in the environment that torchrun would give it."""
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(WORLD), "MASTER_ADDR": "127.0.0.1",
-                   "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
-    with joined("cpu"):
-        for function, arguments in iter(pipe.recv, None):
-            pipe.send(function(*arguments))
+                   "TORCHELASTIC_USE_AGENT_STORE": "True", "GLOO_SOCKET_IFNAME": "lo"}
+    for port, function, arguments in iter(pipe.recv, None):
+        os.environ["MASTER_PORT"] = str(port)
+        pipe.send(function(*arguments))
 
 
 @pytest.fixture(scope="module")
 def on_two():
-    """Calls a function of this module in both processes, and returns what each of them returned."""
-    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # as torchrun keeps one; a port of its own
+    """Calls a function of this module in two processes, and returns what each of them returned."""
     context, workers = multiprocessing.get_context("spawn"), []
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in LOOPBACK.items():
-            patch.setenv(name, value)
-        for rank in range(WORLD):
-            here, there = context.Pipe()
-            workers.append((context.Process(target=serve, args=(rank, store.port, there), daemon=True), here))
-            workers[-1][0].start()
-            there.close()  # so that the end of the worker is the end of the pipe
+    for rank in range(WORLD):
+        here, there = context.Pipe()
+        workers.append((context.Process(target=serve, args=(rank, there), daemon=True), here))
+        workers[-1][0].start()
+        there.close()  # so that the end of the worker is the end of the pipe
 
     def call(function, *arguments):
+        # As torchrun does, the parent keeps the store by which the processes find each other, on a port that is free.
+        store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         for _, pipe in workers:
-            pipe.send((function, arguments))
-        assert all(pipe.poll(60) for _, pipe in workers), "the workers wait for each other"
+            pipe.send((store.port, function, arguments))
+        assert all(pipe.poll(200) for _, pipe in workers), "the workers wait for each other"
         return [pipe.recv() for _, pipe in workers]
 
     yield call
-    for _, pipe in workers:
-        pipe.send(None)
     for process, _ in workers:
-        process.join(10)
         process.kill()
 
 
@@ -98,13 +94,14 @@ def test_an_incomplete_environment_and_a_missing_gpu_are_said(monkeypatch):
 
 
 def weigh_everyone():
-    rank = distributed.rank()
-    rows = (torch.arange(6.0).reshape(2, 3) + 10 * rank).requires_grad_()
-    everyone = gather(rows)
-    (everyone * (rank + 1) * torch.arange(12.0).reshape(4, 3)).sum().backward()
-    with distributed.alone():
-        alone = gather(rows) is rows and distributed.world() == 1
-    return rank, everyone.tolist(), rows.grad.tolist(), alone, distributed.world()
+    with joined("cpu"):
+        rank = distributed.rank()
+        rows = (torch.arange(6.0).reshape(2, 3) + 10 * rank).requires_grad_()
+        everyone = gather(rows)
+        (everyone * (rank + 1) * torch.arange(12.0).reshape(4, 3)).sum().backward()
+        with distributed.alone():
+            alone = gather(rows) is rows and distributed.world() == 1
+        return rank, everyone.tolist(), rows.grad.tolist(), alone, distributed.world()
 
 
 def test_gathered_rows_and_their_gradient(on_two):
@@ -140,7 +137,8 @@ def steps_of(name, rank, world):
 
 
 def share_of_steps(name):
-    return steps_of(name, distributed.rank(), WORLD)
+    with joined("cpu"):
+        return steps_of(name, distributed.rank(), WORLD)
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -198,7 +196,7 @@ def trained(settings, checkpoint, killed_at=None):
         real(run)
         gradients.append({name: p.grad.clone().numpy() for name, p in run.modules.named_parameters()})
 
-    with pytest.MonkeyPatch.context() as patch:
+    with joined("cpu"), pytest.MonkeyPatch.context() as patch:
         patch.setattr(Pretraining, "take_step", watched)
         patch.setattr(model, "random_keep", keep_without_chance)
         # The decoder is shown half of the patches, the same ones of each track.
@@ -253,7 +251,7 @@ def test_a_checkpoint_is_resumed_on_any_number_of_processes(on_two, one_thread, 
 
 
 def find_own(checkpoints):
-    return trained(config(steps=6), checkpoints[distributed.rank()])
+    return trained(config(steps=6), checkpoints[int(os.environ["RANK"])])
 
 
 def test_what_cannot_be_shared_is_said(on_two, tmp_path):
@@ -286,14 +284,17 @@ def test_processes_draw_from_tracks_of_their_own():
 
 # The command
 
-COMMAND = """
-import sys
-from test_distributed import stand_in
-from keymyna_lib.run import pretrain
-pretrain.corpus_of = lambda profile: stand_in()
-sys.exit(pretrain.main(sys.argv[1:]))
-"""
 CHANGED = [("crop_frames", str(FRAMES)), ("batch_size", "6"), ("steps", "5"), ("seed", "3"), ("device", "cpu")]
+
+
+def commanded(cache):
+    """What the command returns and prints, on the stand-in for a corpus, with its cache in a folder."""
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
+        patch.setattr(command, "corpus_of", lambda profile: stand_in())
+        patch.setattr(paths, "CACHE", cache)
+        patch.setattr(pipeline, "Project", lambda: Project(cache=cache))
+        status = command.main(["--profile", "smoke", *(word for pair in CHANGED for word in ("-p", *pair))])
+    return status, printed.getvalue()
 
 
 def cells():
@@ -306,16 +307,9 @@ def values_of(profile, overrides):
     return pipeline.resolve(project, pipeline.load_notebooks(project), profile, overrides)[stages.PRETRAINED]
 
 
-def test_the_command_trains_what_the_notebook_then_only_records(tmp_path, monkeypatch):
-    (tmp_path / "command.py").write_text(COMMAND)
-    environment = {**os.environ, **LOOPBACK, "PYTHONPATH": f"{paths.ROOT}:{paths.ROOT / 'tests'}",
-                   "KEYMYNA_CACHE": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-                           tmp_path / "command.py", "--profile", "smoke", *(word for pair in CHANGED
-                                                                            for word in ("-p", *pair))],
-                          env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0 and done.stdout.count("Trained") == 1, done.stdout + done.stderr
-
+def test_the_command_trains_what_the_notebook_then_only_records(on_two, tmp_path, monkeypatch):
+    (status, printed), other = on_two(commanded, tmp_path)
+    assert status == 0 and printed.startswith("Trained.") and other == (0, "")
     monkeypatch.setattr(paths, "CACHE", tmp_path)
     monkeypatch.setattr(paths, "ROOT", tmp_path)
     monkeypatch.setattr(stages, "corpus_of", lambda profile: stand_in())
@@ -331,4 +325,4 @@ def test_the_command_trains_what_the_notebook_then_only_records(tmp_path, monkey
 
 def test_official_weights_are_not_trained():
     with pytest.raises(KeyMynaError, match="weights 'some.ckpt'"):
-        config_of(values_of("mini", [("weights", "some.ckpt")]))
+        command.config_of(values_of("mini", [("weights", "some.ckpt")]))
