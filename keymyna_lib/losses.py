@@ -2,13 +2,20 @@
 
 Projections are (batch, dim), row i of both views from the same track; they are normalised here, so similarities
 are cosines. Two rows of one track are never negatives of each other.
+
+On several processes (see `distributed`) each takes the mean loss of its own rows, against those of all: the mean over
+the processes, and its gradient, are those of one process that has all rows.
 """
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from keymyna_lib.distributed import gather, rank, world
 
 
 class InfoNCE(nn.Module):
@@ -25,10 +32,17 @@ class InfoNCE(nn.Module):
 
     def forward(self, first: Tensor, second: Tensor, tracks: Tensor) -> Tensor:
         """Mean loss over both directions; `tracks` (batch,) int64 tells which rows share a track."""
-        logits = F.normalize(first, dim=1) @ F.normalize(second, dim=1).T / self.temperature
-        logits = logits.masked_fill(_other_row_of_same_track(tracks), float("-inf"))
-        target = torch.arange(len(logits), device=logits.device)
-        return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+        first, second = F.normalize(first, dim=1), F.normalize(second, dim=1)
+        target = rank() * len(first) + torch.arange(len(first), device=first.device)
+        there = self._logits(first, second, tracks, target)
+        # On one process the same products lead back.
+        back = there.T if world() == 1 else self._logits(second, first, tracks, target)
+        return (F.cross_entropy(there, target) + F.cross_entropy(back, target)) / 2
+
+    def _logits(self, anchors: Tensor, others: Tensor, tracks: Tensor, target: Tensor) -> Tensor:
+        """(batch, rank x batch); -inf where another row than the anchor's own, of place `target`, is of its track."""
+        excluded = (tracks[:, None] == gather(tracks)[None, :]).scatter(1, target[:, None], False)
+        return (anchors @ gather(others).T / self.temperature).masked_fill(excluded, float("-inf"))
 
 
 class SogCLR(nn.Module):
@@ -39,9 +53,12 @@ class SogCLR(nn.Module):
     u <- (1 - gamma) u + gamma (batch mean), and the gradient weighs each pair by exp(.) / (u_i + eps). Negatives
     are the rows of other tracks in both views. The returned value is the surrogate whose gradient that is.
 
+    On several processes each keeps the state of its own tracks, those of positions rank, rank + world, ...; a state
+    dictionary has that of all tracks, so that it can be loaded on any number of processes. All must ask for it.
+
     Parameters
     ----------
-    n_tracks : tracks of the training set, the length of the state.
+    n_tracks : tracks of the training set.
     temperature : tau.
     gamma : weight of the newest batch; a track's first batch is taken whole.
     eps : keeps the division finite.
@@ -49,36 +66,46 @@ class SogCLR(nn.Module):
 
     def __init__(self, n_tracks: int, temperature: float = 0.1, gamma: float = 0.9, eps: float = 1e-8):
         super().__init__()
-        self.temperature, self.gamma, self.eps = temperature, gamma, eps
-        self.register_buffer("u", torch.zeros(2, n_tracks))
+        self.temperature, self.gamma, self.eps, self.n_tracks = temperature, gamma, eps, n_tracks
+        self.register_buffer("u", torch.zeros(2, math.ceil(n_tracks / world())))
+        self.register_state_dict_post_hook(_state_of_all)
+        self.register_load_state_dict_pre_hook(_own_state)
 
     def forward(self, first: Tensor, second: Tensor, tracks: Tensor) -> Tensor:
-        """Surrogate loss; `tracks` (batch,) int64 indexes the state, which is updated."""
+        """Surrogate loss; `tracks` (batch,) int64, positions among the training tracks, whose state is updated."""
         views = F.normalize(first, dim=1).float(), F.normalize(second, dim=1).float()
+        everyone = [gather(view) for view in views]
+        place = tracks // world()
         positive = (views[0] * views[1]).sum(dim=1, keepdim=True)
-        negative = (tracks[:, None] != tracks[None, :]).repeat(1, 2)
+        negative = (tracks[:, None] != gather(tracks)[None, :]).repeat(1, 2)
         n_negatives = negative.sum(dim=1, keepdim=True).clamp(min=1)
         total = 0.0
         for view, anchors in enumerate(views):
-            difference = anchors @ torch.cat(views).T - positive  # (batch, 2 batch)
+            difference = anchors @ torch.cat(everyone).T - positive  # (batch, 2 x rank x batch)
             with torch.no_grad():
                 weight = (difference / self.temperature).exp() * negative / n_negatives
                 inner = weight.sum(dim=1)
-                old = self.u[view, tracks]
+                old = self.u[view, place]
                 new = torch.where(old == 0, inner, (1 - self.gamma) * old + self.gamma * inner)
-                self.u[view, tracks] = new
+                self.u[view, place] = new
                 weight = weight / (new[:, None] + self.eps)
             total = total + (weight * difference).sum(dim=1).mean()
         return total / 2
 
 
-def _other_row_of_same_track(tracks: Tensor) -> Tensor:
-    same = tracks[:, None] == tracks[None, :]
-    return same & ~torch.eye(len(tracks), dtype=torch.bool, device=tracks.device)
+def _state_of_all(loss: SogCLR, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    """Put every track's u into a state dictionary: (view, track), in the order of the training tracks."""
+    state[f"{prefix}u"] = gather(loss.u[None]).permute(1, 2, 0).flatten(1)[:, :loss.n_tracks]
+
+
+def _own_state(loss: SogCLR, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    """Leave this process's share of every track's u in a state dictionary that is about to be loaded."""
+    whole = F.pad(state[f"{prefix}u"], (0, loss.u.shape[1] * world() - loss.n_tracks))
+    state[f"{prefix}u"] = whole.unflatten(1, (-1, world()))[:, :, rank()]
 
 
 @torch.no_grad()
 def top1(first: Tensor, second: Tensor, tracks: Tensor) -> float:
     """Share of rows of the first view whose nearest row of the second, by cosine, is of the same track."""
-    similarity = F.normalize(first, dim=1) @ F.normalize(second, dim=1).T
-    return (tracks[similarity.argmax(dim=1)] == tracks).float().mean().item()
+    similarity = F.normalize(first, dim=1) @ F.normalize(gather(second), dim=1).T
+    return (gather(tracks)[similarity.argmax(dim=1)] == tracks).float().mean().item()

@@ -2,6 +2,9 @@
 
 Every draw of step t (which tracks, where the crops start, which tokens are masked) comes from a generator seeded
 by (seed, t), so that a run resumed from a checkpoint takes exactly the steps an unbroken one would have taken.
+
+On several processes (see `distributed`) each draws its share of a batch from its own share of the training tracks and
+reads no others; losses and gradients are those of the joint batch.
 """
 
 from __future__ import annotations
@@ -20,8 +23,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.parallel import DistributedDataParallel
 
-from keymyna_lib import paths
+from keymyna_lib import distributed, paths
 from keymyna_lib.data.corpus import Corpus
 from keymyna_lib.errors import KeyMynaError
 from keymyna_lib.files import atomic_path, sha256_json, source_hash
@@ -48,7 +52,7 @@ class PretrainConfig:
     temperature : of the contrastive loss.
     gamma : SogCLR's weight of the newest batch.
     projection_dim : outputs of the contrastive projection head; 0 for none.
-    steps, batch_size : optimizer steps, tracks a step.
+    steps, batch_size : optimizer steps, tracks a step (of all processes together).
     optimizer : "adam" (L2 weight decay, the public code's) or "adamw" (decoupled).
     lr, weight_decay : peak learning rate and weight decay.
     warmup_steps : linear warm-up, then a cosine to zero.
@@ -112,7 +116,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def generator_for(seed: int, *words: int) -> torch.Generator:
-    """A CPU generator for one purpose of one seed, independent of all others."""
+    """A CPU generator for one purpose of one seed, independent of all others; trailing zeros change nothing."""
     state = np.random.SeedSequence([seed, *words]).generate_state(2, np.uint32)
     return torch.Generator().manual_seed(int(state[0]) << 31 ^ int(state[1]))
 
@@ -134,26 +138,30 @@ class CropSampler:
     track_ids : the tracks to draw from.
     crop_frames : frames a crop; tracks that are shorter are padded with silence at the end.
     crop_distance : greatest distance of a track's further crops from its first, frames; 0 for any.
+    rank, world : of the processes that share the tracks; drawn from are those of positions rank, rank + world, ...
     """
 
-    def __init__(self, corpus: Corpus, track_ids: Sequence[str], crop_frames: int, crop_distance: int = 0):
+    def __init__(self, corpus: Corpus, track_ids: Sequence[str], crop_frames: int, crop_distance: int = 0, *,
+                 rank: int = 0, world: int = 1):
+        own = list(track_ids)[rank::world]
         self.frames = corpus.frames
-        self.spans = corpus.offsets.loc[list(track_ids), ["first_frame", "n_frames"]].to_numpy()
-        self.keys = torch.tensor(corpus.manifest.loc[list(track_ids), "key"].tolist())
+        self.spans = corpus.offsets.loc[own, ["first_frame", "n_frames"]].to_numpy()
+        self.keys = torch.tensor(corpus.manifest.loc[own, "key"].tolist())
         self.crop_frames, self.crop_distance = crop_frames, crop_distance
+        self.rank, self.world = rank, world
 
     def __len__(self) -> int:
         return len(self.spans)
 
     def tracks_of_step(self, step: int, batch_size: int, seed: int) -> Tensor:
-        """(batch,) int64: the tracks of a step, each track once an epoch (epochs run on across steps)."""
+        """(batch,) int64: which of the own tracks a step takes, each track once an epoch (epochs run on across steps)."""
         positions = np.arange(step * batch_size, (step + 1) * batch_size)
-        orders = {epoch: torch.randperm(len(self), generator=generator_for(seed, 1, int(epoch)))
+        orders = {epoch: torch.randperm(len(self), generator=generator_for(seed, 1, int(epoch), self.rank))
                   for epoch in np.unique(positions // len(self))}
         return torch.stack([orders[p // len(self)][p % len(self)] for p in positions])
 
     def batch(self, tracks: Tensor, views: int, generator: torch.Generator) -> Batch:
-        """So many crops of each track: the first one's start is uniform, the others' within `crop_distance` of it."""
+        """So many crops of each own track: the first one's start is uniform, the others' within `crop_distance` of it."""
         crops = np.zeros((views, len(tracks), self.crop_frames, self.frames.shape[1]), np.float16)
         first, length = self.spans[tracks.numpy()].T
         room = np.maximum(length - self.crop_frames, 0)
@@ -167,7 +175,7 @@ class CropSampler:
             for row, start in enumerate(here):
                 size = min(self.crop_frames, length[row])
                 crops[view, row, :size] = self.frames[first[row] + start:first[row] + start + size]
-        return Batch(torch.from_numpy(crops).transpose(2, 3), tracks, self.keys[tracks])
+        return Batch(torch.from_numpy(crops).transpose(2, 3), tracks * self.world + self.rank, self.keys[tracks])
 
 
 def build_objective(config: PretrainConfig, encoder: Encoder, n_tracks: int, generator: torch.Generator) -> Objective:
@@ -187,6 +195,13 @@ def training_tracks(config: PretrainConfig, corpus: Corpus) -> list[str]:
     return corpus.tracks("train") if config.objective == "supervised" else corpus.pretraining_tracks()
 
 
+class _Modules(torch.nn.ModuleDict):
+    """Encoder and objective, called as one."""
+
+    def forward(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        return self["objective"](self["encoder"], batch, generator)
+
+
 class Pretraining:
     """Encoder, objective and optimizer of one run, and how they are saved and restored.
 
@@ -200,12 +215,17 @@ class Pretraining:
     def __init__(self, config: PretrainConfig, corpus: Corpus, train: Sequence[str], valid: Sequence[str]):
         self.config = config
         self.device = pick_device(config.device)
-        self.train_sampler, self.valid_sampler = (
-            CropSampler(corpus, tracks, config.crop_frames, config.crop_distance) for tracks in (train, valid))
+        self.train_sampler = CropSampler(corpus, train, config.crop_frames, config.crop_distance,
+                                         rank=distributed.rank(), world=distributed.world())
+        self.valid_sampler = CropSampler(corpus, valid, config.crop_frames, config.crop_distance)
         self.fingerprint = sha256_json({"config": asdict(config), "corpus": corpus.hash, "tracks": list(train)})
         encoder = build_encoder(config.encoder, generator_for(config.seed, 0))
         objective = build_objective(config, encoder, len(train), generator_for(config.seed, 3))
-        self.modules = torch.nn.ModuleDict({"encoder": encoder, "objective": objective}).to(self.device)
+        self.modules = _Modules({"encoder": encoder, "objective": objective}).to(self.device)
+        # DistributedDataParallel averages gradients while the backward pass is still going on; buffers are SogCLR's
+        # state, which each process has for itself.
+        self._forward = (DistributedDataParallel(self.modules, broadcast_buffers=False) if distributed.world() > 1
+                         else self.modules)
         optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
         self.optimizer = optimizer(self.modules.parameters(), lr=config.lr, weight_decay=config.weight_decay)
         self.step = 0
@@ -224,33 +244,44 @@ class Pretraining:
         batch = sampler.batch(tracks, self.objective.views, generator)
         batch = Batch(batch.crops.to(self.device), batch.tracks.to(self.device), batch.keys.to(self.device))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
-            return self.objective(self.encoder, batch, generator), batch
+            return self._forward(batch, generator), batch
 
     def take_step(self) -> None:
-        """One optimizer step; appends loss, measure, learning rate and seconds to the history."""
+        """One optimizer step; appends loss, measure (of the joint batch), learning rate and seconds to the history."""
         started, config = time.perf_counter(), self.config
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, config)
-        tracks = self.train_sampler.tracks_of_step(self.step, config.batch_size, config.seed)
-        outputs, batch = self._outputs(self.train_sampler, tracks, generator_for(config.seed, 2, self.step))
+        tracks = self.train_sampler.tracks_of_step(self.step, config.batch_size // distributed.world(), config.seed)
+        outputs, batch = self._outputs(self.train_sampler, tracks,
+                                       generator_for(config.seed, 2, self.step, distributed.rank()))
         loss = self.objective.loss(outputs, batch)
         self.optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.modules.parameters(), config.clip_norm)
         self.optimizer.step()
-        self.history.append({"step": self.step, "loss": loss.item(), "measure": self.objective.measure(outputs, batch),
-                             "lr": group["lr"], "seconds": time.perf_counter() - started})
+        own = torch.tensor([[loss.item(), self.objective.measure(outputs, batch)]], dtype=torch.float64,
+                           device=self.device)
+        joint_loss, measure = distributed.gather(own).mean(dim=0).tolist()
+        self.history.append({"step": self.step, "loss": joint_loss, "measure": measure, "lr": group["lr"],
+                             "seconds": time.perf_counter() - started})
         self.step += 1
 
     @torch.no_grad()
     def validate(self) -> float:
-        """The objective's measure on the first `batch_size` validation tracks, with the same crops each time."""
+        """The objective's measure on the first `batch_size` validation tracks, with the same crops each time.
+
+        Every process takes it for itself, on all of them.
+        """
         tracks = torch.arange(min(len(self.valid_sampler), self.config.batch_size))
-        return self.objective.measure(*self._outputs(self.valid_sampler, tracks, generator_for(self.config.seed, 4)))
+        with distributed.alone():
+            return self.objective.measure(*self._outputs(self.valid_sampler, tracks,
+                                                         generator_for(self.config.seed, 4)))
 
     def save(self, path: Path) -> None:
-        """Write everything that the next step depends on, as safetensors."""
+        """Write everything that the next step depends on, as safetensors; all processes call it, the first writes."""
         tensors = {f"modules.{name}": value for name, value in self.modules.state_dict().items()}
+        if distributed.rank():
+            return
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
         metadata = {"fingerprint": self.fingerprint, "step": str(self.step), "history": json.dumps(self.history)}
@@ -260,13 +291,14 @@ class Pretraining:
     def restore(self, path: Path) -> bool:
         """Take up a checkpoint of this very run; False (and nothing changed) when there is none that fits."""
         try:
-            with safe_open(path, framework="pt", device=str(self.device)) as file:
+            with safe_open(path, framework="pt") as file:
                 metadata = file.metadata()
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
         except FileNotFoundError:
             return False
         except Exception as error:
-            print(f"checkpoint {path.name} is damaged ({error}): starting from step 0.")
+            if not distributed.rank():
+                print(f"checkpoint {path.name} is damaged ({error}): starting from step 0.")
             return False
         if metadata["fingerprint"] != self.fingerprint:
             return False
@@ -276,8 +308,7 @@ class Pretraining:
         for name, value in tensors.items():
             if name.startswith("optimizer."):
                 _, index, key = name.split(".")
-                # Adam keeps its step count on the CPU.
-                state.setdefault(int(index), {})[key] = value.cpu() if key == "step" else value
+                state.setdefault(int(index), {})[key] = value
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
         self.step, self.history = int(metadata["step"]), json.loads(metadata["history"])
         return True
@@ -303,15 +334,24 @@ def pretrain(config: PretrainConfig, corpus: Corpus, train: Sequence[str], valid
     Raises
     ------
     KeyMynaError
-        When there is nothing to train on, the device is absent, or the loss is no longer finite.
+        When there is nothing to train on, the device is absent, a batch cannot be shared out evenly, the processes do
+        not see the same checkpoint, or the loss is no longer finite.
     """
     if not train or not valid:
         raise KeyMynaError("pre-training needs training and validation tracks; the corpus has none. Raise n_tunes.")
     if config.batch_size > len(train):
         raise KeyMynaError(f"batch_size {config.batch_size}: there are only {len(train)} training tracks, and a batch "
                            "holds a track once; lower it.")
+    if config.batch_size % distributed.world():
+        raise KeyMynaError(f"batch_size {config.batch_size}: it is shared out evenly among {distributed.world()} "
+                           "processes; make it a multiple of their number.")
+    show = show and not distributed.rank()
     run = Pretraining(config, corpus, train, valid)
-    if run.restore(checkpoint) and show and run.step < config.steps:
+    resumed = run.restore(checkpoint)
+    if len(distributed.gather(torch.tensor([run.step], device=run.device)).unique()) > 1:
+        raise KeyMynaError(f"the processes do not see the same {checkpoint}. All machines need the clone, or "
+                           "KEYMYNA_CACHE, in a folder that they share.")
+    if resumed and show and run.step < config.steps:
         print(f"resumed at step {run.step} of {config.steps}.")
     run.modules.train()
     with bar(desc=desc, total=config.steps, unit="step", show=show) as progress:
@@ -337,7 +377,8 @@ def pretrain_once(config: PretrainConfig, corpus: Corpus, train: Sequence[str], 
 
     Many notebooks compare the same encoder with others; it is trained once.
     """
-    code = source_hash(*(paths.LIBRARY / f"{name}.py" for name in ("pretrain", "objectives", "views", "losses", "model")))
+    code = source_hash(*(paths.LIBRARY / f"{name}.py" for name in ("pretrain", "distributed", "objectives", "views",
+                                                                   "losses", "model")))
     name = sha256_json([asdict(config), corpus.hash, list(train), code])[:16]
     return pretrain(config, corpus, train, valid, paths.CACHE / "pretraining" / f"{name}.safetensors", desc=desc)
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
 
 from keymyna_lib import paths, results
 from keymyna_lib.data.corpus import Corpus, open_corpus
@@ -11,10 +14,11 @@ from keymyna_lib.embed import CHROMA, MEAN_MEL, Features, add_shifted, extract
 from keymyna_lib.errors import KeyMynaError
 from keymyna_lib.frozen import extract_audio, frozen_encoder
 from keymyna_lib.model import Encoder, load_encoder
-from keymyna_lib.pretrain import pick_device
+from keymyna_lib.pretrain import PretrainConfig, pick_device, pretrain, training_tracks
 
 TRAINED, UNTRAINED = "pre-trained", "untrained"
 RENDERED, RECORDED = "00_data", "05_recordings"  # the notebooks that make a corpus
+PRETRAINED = "10_pretrain"
 
 
 def _maker(profile: str) -> str:
@@ -70,6 +74,21 @@ def task_of(profile: str, task: str) -> Corpus:
     return corpus.of_task(task or corpus.tasks()[0])
 
 
+def pretraining_of(profile: str, corpus: Corpus, settings: Mapping[str, Any]) -> results.Run:
+    """The run of notebook 10 with these settings, those of a `PretrainConfig` where it trains."""
+    return results.Run("pretrain", profile=profile, notebook=PRETRAINED, config=settings, seed=settings["seed"],
+                       inputs={"corpus": corpus.hash})
+
+
+def train_encoder(run: results.Run, corpus: Corpus, config: PretrainConfig) -> tuple[Encoder, pd.DataFrame]:
+    """Pre-train the encoder of a run, going on from where any earlier attempt stopped; see `pretrain.pretrain`.
+
+    Notebook 10 and `run.pretrain` both do it like this, so what one has trained the other need not.
+    """
+    return pretrain(config, corpus, training_tracks(config, corpus), corpus.tracks(split="valid"),
+                    run.resumable_path("checkpoint.safetensors"))
+
+
 def encoders_of(profile: str, device: str = "cpu") -> dict[str, Encoder]:
     """The pre-trained encoder of notebook 10 and the untrained one that it started as, on a device.
 
@@ -78,7 +97,7 @@ def encoders_of(profile: str, device: str = "cpu") -> dict[str, Encoder]:
     KeyMynaError
         When notebook 10 has not run, or ran on another corpus.
     """
-    made = results.published(profile, "10_pretrain")
+    made = results.published(profile, PRETRAINED)
     if made["outputs"]["corpus"] != results.published(profile, _maker(profile))["outputs"]["corpus"]:
         raise KeyMynaError("the encoder was pre-trained on another corpus; pre-train again: "
                            f"./run_all.sh --profile {profile} --only 10 --force")
@@ -90,12 +109,12 @@ def encoders_of(profile: str, device: str = "cpu") -> dict[str, Encoder]:
 def inputs_of(profile: str) -> dict[str, str]:
     """Hashes of the corpus and of the pre-trained encoder: what a run on frozen features has as its inputs."""
     return {"corpus": results.published(profile, _maker(profile))["outputs"]["corpus"],
-            "pretrain": results.published(profile, "10_pretrain")["outputs"]["encoder"]}
+            "pretrain": results.published(profile, PRETRAINED)["outputs"]["encoder"]}
 
 
 def describe_encoder(profile: str) -> str:
     """What notebook 10's encoder is, for captions: its size, and its pre-training or the weights that were given."""
-    run_id, = results.published(profile, "10_pretrain")["runs"]
+    run_id, = results.published(profile, PRETRAINED)["runs"]
     config = results.config_of(profile, run_id)
     preset = config["encoder"]["preset"]
     if "weights" in config:

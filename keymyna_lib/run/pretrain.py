@@ -1,0 +1,80 @@
+"""Notebook 10's training alone, on as many processes as torchrun starts; the notebook then only records it.
+
+    torchrun --nproc-per-node 8 -m keymyna_lib.run.pretrain --profile paper -p batch_size 4096
+    ./run_all.sh --profile paper -p batch_size 4096
+
+Parameters are those of the notebook for the profile, and a checkpoint goes where the notebook looks for one. So
+either goes on where the other stopped, on any number of processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from typing import Any
+
+from keymyna_lib import distributed, paths
+from keymyna_lib.errors import KeyMynaError
+from keymyna_lib.model import EncoderConfig
+from keymyna_lib.pretrain import PretrainConfig, pick_device
+from keymyna_lib.run import pipeline
+from keymyna_lib.stages import PRETRAINED, corpus_of, pretraining_of, train_encoder
+
+
+def config_of(values: Mapping[str, Any]) -> PretrainConfig:
+    """The run that parameters of notebook 10 stand for.
+
+    Raises
+    ------
+    KeyMynaError
+        When they name official weights, which are not trained, or a value is out of range.
+    """
+    if values["weights"]:
+        raise KeyMynaError(f"weights {values['weights']!r}: with official weights nothing is trained.")
+    encoder = EncoderConfig(values["preset"], values["patch"], values["scale"])
+    return PretrainConfig(encoder, **{field.name: values[field.name] for field in fields(PretrainConfig)[1:]})
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    made = argparse.ArgumentParser(prog="torchrun ... -m keymyna_lib.run.pretrain", allow_abbrev=False,
+                                   description="Pre-train as notebook 10 would, on several processes.")
+    made.add_argument("--profile", choices=paths.PROFILES, default="mini", help="whose parameters and corpus to take")
+    made.add_argument("-p", nargs=2, metavar=("NAME", "VALUE"), action="append", default=[], dest="overrides",
+                      help="set a parameter, as for ./run_all.sh (repeatable)")
+    return made
+
+
+def train(profile: str, overrides: list[tuple[str, str]]) -> None:
+    """Train to the end, or fail with a KeyMynaError; the corpus of the profile must be there."""
+    project = pipeline.Project()
+    config = config_of(pipeline.resolve(project, pipeline.load_notebooks(project), profile, overrides)[PRETRAINED])
+    with distributed.joined(pick_device(config.device).type):
+        first = not distributed.rank()
+        with pipeline.locked(project, profile) if first else contextlib.nullcontext():
+            corpus = corpus_of(profile)
+            train_encoder(pretraining_of(profile, corpus, asdict(config)), corpus, config)
+        if first:
+            print("Trained. Notebook 10 finds it done, and records it, if it runs with the same parameters.")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; status 0, or 1 for a failure, 2 for a wrong option, 130 for Ctrl-C."""
+    options = parser().parse_args(arguments)
+    try:
+        train(options.profile, [tuple(pair) for pair in options.overrides])
+    except KeyMynaError as error:
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # once on each machine
+            print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
