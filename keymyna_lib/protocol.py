@@ -145,11 +145,12 @@ def outside_predictions(folder: Path | str, task: str, corpus: Corpus) -> dict[s
     Raises
     ------
     KeyMynaError
-        When a file lacks a column or a test track, names a track twice, or has a key that cannot be read.
+        When a file lacks a column or a test track, names a track twice or so that it may be either of two, or has a key
+        that cannot be read.
     """
     found = {}
     for path in sorted((Path(folder) / task).glob("*.csv")):
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")  # as spreadsheets save it
         if missing := {"track", "key"} - set(table.columns):
             raise KeyMynaError(f"{path}: no column {missing.pop()!r}; it needs the columns track and key.")
         if (twice := table["track"].duplicated()).any():
@@ -157,6 +158,10 @@ def outside_predictions(folder: Path | str, task: str, corpus: Corpus) -> dict[s
         given = table.set_index("track")["key"]
         names = {track: next((name for name in (track, track.rsplit("/", 1)[-1]) if name in given.index), None)
                  for track in scored_tracks(corpus)}
+        meant: dict[str, str] = {}
+        for track, name in names.items():
+            if name is not None and (other := meant.setdefault(name, track)) != track:
+                raise KeyMynaError(f"{path}: track {name!r} may be {other!r} or {track!r}; write all of the id.")
         if absent := [track for track in corpus.tracks(split="test") if names[track] is None]:
             raise KeyMynaError(f"{path}: no estimate for track {absent[0]!r} ({len(absent)} missing). A system is scored on "
                                "every test track.")

@@ -204,6 +204,21 @@ def test_outside_predictions_are_scored_like_the_rest(outside, corpus):
     assert len(more) == 72 and more["score"][48:].sum() == pytest.approx(24 / 24 * (1 + 2 * 0.5 + 0.3 + 0.2))
 
 
+def test_an_outside_track_that_may_be_either_of_two_is_refused(tmp_path):
+    """Numbers of one data set are numbers of another as well."""
+    tracks = {"test": ["billboard/1000"], "extra": ["fma_keys/1000"]}
+    manifest = pd.DataFrame({"source": ["billboard", "fma_keys"], "composition": "c", "key": [0, 5]},
+                            index=["billboard/1000", "fma_keys/1000"])
+    corpus = SimpleNamespace(manifest=manifest, tracks=lambda split: tracks[split])
+    path = tmp_path / "toy" / "a.csv"
+    path.parent.mkdir()
+    path.write_text("track,key\n1000,C major\n")
+    with pytest.raises(KeyMynaError, match="'1000' may be 'billboard/1000' or 'fma_keys/1000'"):
+        protocol.outside_predictions(tmp_path, "toy", corpus)
+    path.write_text("\ufefftrack,key\nbillboard/1000,C major\n", encoding="utf-8")
+    assert list(protocol.outside_predictions(tmp_path, "toy", corpus)["a"]["track_id"]) == ["billboard/1000"]
+
+
 @pytest.mark.parametrize("change, message", [
     (lambda t: t.rename(columns={"key": "estimate"}), "MadKey.csv: no column 'key'"),
     (lambda t: t.drop(index=5), "no estimate for track 'test5' .1 missing"),
