@@ -8,8 +8,10 @@ these tasks to another worker, and a run that is started again goes on from the 
 from __future__ import annotations
 
 import contextlib
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
 from keymyna_lib.errors import KeyMynaError
 from keymyna_lib.files import read_json
@@ -50,16 +52,11 @@ def connect(where: str) -> Iterator[Client | None]:
             target = stack.enter_context(_local(int(rest or 0)))
         elif kind == "slurm" and rest:
             target = stack.enter_context(_slurm(rest))
-        elif kind in ("tcp", "tls", "ucx"):
-            target = where
+        elif kind in ("tcp", "tls"):
+            target = _answering(where)
         else:
             raise KeyMynaError(f"scheduler {where!r}: {_FORMS}.")
-        try:
-            client = stack.enter_context(Client(target))
-        except (OSError, ValueError) as error:
-            raise KeyMynaError(f"scheduler {where!r} does not answer ({error}). Start one with `dask scheduler`, and "
-                               "workers with `dask worker ADDRESS --nthreads 1`.") from None
-        yield client
+        yield stack.enter_context(Client(target))
 
 
 def _local(processes: int) -> contextlib.AbstractContextManager:
@@ -69,6 +66,17 @@ def _local(processes: int) -> contextlib.AbstractContextManager:
 
     # One thread each: tasks keep a core busy. No dashboard: its packages are not among the requirements.
     return LocalCluster(processes or worker_count(0, 2**31), threads_per_worker=1, dashboard_address=None)
+
+
+def _answering(address: str) -> str:
+    """An address at which something listens. A Client that finds nothing leaves a thread behind, which may block the next."""
+    try:
+        parts = urlsplit(address)
+        socket.create_connection((parts.hostname or "", parts.port or 0), timeout=20).close()
+    except (OSError, ValueError) as error:
+        raise KeyMynaError(f"scheduler {address!r} does not answer ({error}). Start one with `dask scheduler`, and "
+                           "workers with `dask worker ADDRESS --nthreads 1`.") from None
+    return address
 
 
 def _slurm(file: str) -> contextlib.AbstractContextManager:
@@ -113,7 +121,8 @@ def over(client: Client, function: Callable[..., Result], tasks: Sequence[tuple]
     position = {future.key: i for i, future in enumerate(futures)}
     try:
         with bar(desc=desc, total=sum(sizes), unit=unit, show=show) as progress:
-            for future, result in as_completed(futures, with_results=True):
+            for future in as_completed(futures):
+                result = future.result()
                 future.release()
                 progress.update(sizes[position[future.key]])
                 yield position[future.key], result
