@@ -1,5 +1,6 @@
 """Work on a cluster of two processes gives what it gives in this one, though one of them be killed."""
 
+import functools
 import os
 import signal
 import sys
@@ -13,13 +14,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import tones
+import torch
 from distributed import Future
 
-from keymyna_lib import cluster, files
+from keymyna_lib import cluster, embed, files, paths
 from keymyna_lib.data import store
 from keymyna_lib.datasets import decode
 from keymyna_lib.datasets.recordings import build_recordings
+from keymyna_lib.embed import CHROMA, MEAN_MEL
 from keymyna_lib.errors import KeyMynaError
+from keymyna_lib.frozen import extract_audio
+from keymyna_lib.model import EncoderConfig, build_encoder
+from keymyna_lib.parallel import one_thread
 
 
 @pytest.fixture(scope="module")
@@ -205,20 +211,89 @@ def test_damage_is_mended_on_a_cluster(serial, client, tmp_path, capsys):
     assert filling.made() == {8: 1} and "1 damaged track" in capsys.readouterr().out
 
 
-def test_recordings_are_the_same_from_a_cluster(client, tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "SHARD", 2)
-    rows = {}
-    for key in range(5):
-        path = tmp_path / f"{key}.wav"
-        tones.write(path, key, 1.0, 22050, 1)
-        rows[f"t{key}"] = {"file": str(path), "n_samples": decode.audio_length(path), "source": "tones", "task": "tones",
-                           "split": "train", "composition": str(key), "key": key, "label": "", "artist": "", "title": "",
-                           "content": files.sha256_file(path)}
-    tracks = pd.DataFrame.from_dict(rows, orient="index").rename_axis("track_id")
-    (tmp_path / "3.wav").write_bytes(b"nothing")
-    built = {name: build_recordings(tracks, seconds=0, cache=tmp_path / name, progress=False, workers=1, client=on)
-             for name, on in (("serial", None), ("cluster", client))}
-    (one, problems), (other, same) = built.values()
-    assert one.hash == other.hash and problems.equals(same) and problems["track_id"].tolist() == ["t3"]
-    for path in one.path.rglob("*.*"):
-        assert path.read_bytes() == (other.path / path.relative_to(one.path)).read_bytes()
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory):
+    """Twenty tones of 0.6 s, of which the fourth cannot be read: folder, and their table."""
+    folder, rows = tmp_path_factory.mktemp("recordings"), {}
+    for key in range(20):
+        path = folder / f"{key}.wav"
+        tones.write(path, key, 0.6, 16000, 1)
+        rows[f"t{key:02d}"] = {"file": str(path), "n_samples": decode.audio_length(path), "source": "tones",
+                               "task": "tones", "split": "train", "composition": str(key), "key": key, "label": "",
+                               "artist": "", "title": "", "content": files.sha256_file(path)}
+    (folder / "3.wav").write_bytes(b"nothing")
+    return folder, pd.DataFrame.from_dict(rows, orient="index").rename_axis("track_id")
+
+
+@pytest.fixture(scope="module")
+def corpus(recordings):
+    """What one process of this machine makes of them, in shards of eight."""
+    folder, tracks = recordings
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "SHARD", 8)
+        corpus, problems = build_recordings(tracks, seconds=0, cache=folder, progress=False, workers=1)
+    assert problems["track_id"].tolist() == ["t03"]
+    return corpus
+
+
+def test_recordings_are_the_same_from_a_cluster(client, corpus, recordings, tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "SHARD", 8)
+    other, problems = build_recordings(recordings[1], seconds=0, cache=tmp_path, progress=False, client=client)
+    assert other.hash == corpus.hash and problems["track_id"].tolist() == ["t03"]
+    found = {path.relative_to(corpus.path) for path in corpus.path.rglob("*.*")}
+    assert len(found) == 3 + 3 * 3 + 1 and found == {path.relative_to(other.path) for path in other.path.rglob("*.*")}
+    for name in found:
+        assert (corpus.path / name).read_bytes() == (other.path / name).read_bytes()
+
+
+class Ear:
+    """A frozen encoder that says how loud a window is."""
+
+    name, sample_rate, dim, identity = "ear", 16000, 1, "ear"
+
+    def embed_audio(self, audio):
+        return audio.square().mean(dim=1, keepdim=True)
+
+
+@pytest.mark.parametrize("name", ["toy", MEAN_MEL, CHROMA, "ear"])
+def test_features_are_the_same_from_a_cluster(client, corpus, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(embed, "PART", 16)  # two parts
+    encoder = build_encoder(EncoderConfig("vit-toy", "vertical", "log1p"), torch.Generator().manual_seed(0)).eval()
+    made = []
+    for folder, on in (("serial", None), ("cluster", client)):
+        monkeypatch.setattr(paths, "CACHE", tmp_path / folder)
+        with one_thread():
+            made.append(extract_audio(corpus, Ear(), show=False, client=on) if name == "ear" else
+                        embed.extract(corpus, name, encoder if name == "toy" else None, show=False, client=on))
+    assert made[0].track_ids == made[1].track_ids == tuple(corpus.tracks()) and len(made[0].x) == 19
+    for part in ("x", "track", "shift"):
+        assert torch.equal(getattr(made[0], part), getattr(made[1], part))
+    one, other = (list((tmp_path / folder).rglob("*.safetensors")) for folder in ("serial", "cluster"))
+    assert len(one) == 1 and [path.parts[-2:] for path in one] == [path.parts[-2:] for path in other]  # no part is left
+
+
+def lengths(corpus, track_ids, *, log, gone):
+    """Features of a part, which fail for a track while a file is there; writes the part's first track into a log."""
+    with open(log, "a") as file:
+        file.write(track_ids[0] + "\n")
+    if "t18" in track_ids and gone.exists():
+        raise KeyMynaError("t18 cannot be read.")
+    return embed.of_tracks([torch.tensor([[float(len(corpus.audio(track)))]]) for track in track_ids], track_ids)
+
+
+def test_parts_that_are_there_are_not_computed_again(client, corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(embed, "PART", 7)
+    monkeypatch.setattr(paths, "CACHE", tmp_path)
+    log, gone = tmp_path / "log", tmp_path / "gone"
+    gone.touch()
+    work = functools.partial(lengths, log=log, gone=gone)
+    arguments = (client, work, corpus, corpus.tracks(), "identity")
+    with pytest.raises(KeyMynaError, match="t18"):
+        embed.in_parts(*arguments, desc="", show=False)
+    while len(kept := list(tmp_path.rglob("part-*.safetensors"))) < 2:
+        time.sleep(0.01)
+    gone.unlink()
+    kept[0].write_bytes(b"damaged")
+    features = embed.in_parts(*arguments, desc="", show=False)
+    assert features.x[:, 0].tolist() == corpus.manifest["n_samples"].tolist()
+    assert sorted(Counter(log.read_text().split()).values()) == [1, 2, 2]
