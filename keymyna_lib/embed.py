@@ -6,10 +6,13 @@ end to end, the last aligned to the end; a shorter recording is padded with sile
 
 from __future__ import annotations
 
+import functools
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,17 +21,22 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from keymyna_lib import paths
+from keymyna_lib.cluster import over
 from keymyna_lib.controls import mean_chroma
-from keymyna_lib.data.corpus import Corpus
+from keymyna_lib.data.corpus import Corpus, open_corpus
 from keymyna_lib.errors import KeyMynaError
 from keymyna_lib.files import atomic_path, sha256_bytes, sha256_json, source_hash
 from keymyna_lib.keys import transpose
-from keymyna_lib.model import Encoder
+from keymyna_lib.model import Encoder, load_encoder, save_encoder
 from keymyna_lib.parallel import over_tracks
 from keymyna_lib.progress import bar
 from keymyna_lib.spectrogram import HOP, N_FFT, WINDOW, compress, mel_power, n_frames, window_starts
 
+if TYPE_CHECKING:
+    from distributed import Client
+
 MEAN_MEL, CHROMA = "mean mel", "chroma"
+PART = 256  # tracks of a task on a cluster; a multiple of what is embedded together
 
 
 @dataclass(frozen=True)
@@ -107,7 +115,8 @@ def _of_windows(windows: Tensor, encoder: Encoder | None) -> Tensor:
 
 
 def extract(corpus: Corpus, name: str, encoder: Encoder | None = None, *, frames: int = WINDOW,
-            track_ids: Sequence[str] | None = None, show: bool = True) -> Features:
+            track_ids: Sequence[str] | None = None, show: bool = True,
+            client: Client | None = None) -> Features:
     """One feature set of the tracks of a corpus, all windows, unshifted; kept in the cache.
 
     Parameters
@@ -118,26 +127,95 @@ def extract(corpus: Corpus, name: str, encoder: Encoder | None = None, *, frames
     frames : length of a window; an encoder that was pre-trained on shorter crops wants shorter windows.
     track_ids : the tracks; None for all that have a label.
     show : draw a progress bar.
+    client : a cluster to work on instead of this machine, see `in_parts`.
     """
     if encoder is None and name not in (MEAN_MEL, CHROMA):
         raise KeyMynaError(f"features {name!r} need an encoder; without one there are {MEAN_MEL!r} and {CHROMA!r}.")
     request = [frames, None if track_ids is None else list(track_ids)]
     track_ids = list(corpus.manifest.index[corpus.manifest["key"] >= 0] if track_ids is None else track_ids)
 
-    def compute() -> dict[str, Features]:
-        if name == CHROMA:
-            rows = [torch.from_numpy(r) for r in over_tracks(_window_chroma, corpus, track_ids, desc=name, progress=show)]
-        else:
-            rows = []
-            with bar(desc=f"features: {name}", total=len(track_ids), unit="track", show=show) as progress:
-                for group in _groups(track_ids):
-                    windows = [_all_windows(corpus, track, frames) for track in group]
-                    rows += _of_windows(torch.cat(windows), encoder).split([len(w) for w in windows])
-                    progress.update(len(group))
-        track = torch.repeat_interleave(torch.tensor([len(r) for r in rows]))
-        return {name: Features(torch.cat(rows), track, torch.zeros_like(track), tuple(track_ids))}
+    identity = _identity(corpus, {name: encoder}, request)
 
-    return cached([name], _identity(corpus, {name: encoder}, request), compute)[name]
+    def compute() -> dict[str, Features]:
+        if client is None:
+            return {name: _extract(corpus, track_ids, name, encoder, frames, show=show)}
+        weights = device = None
+        if encoder is not None:
+            weights, device = _parts(identity) / "encoder.safetensors", next(encoder.parameters()).device.type
+            save_encoder(encoder, weights)
+        work = functools.partial(_extract_part, name=name, weights=weights, device=device, frames=frames)
+        return {name: in_parts(client, work, corpus, track_ids, identity, desc=f"features: {name}", show=show)}
+
+    return cached([name], identity, compute)[name]
+
+
+def _extract(corpus: Corpus, track_ids: Sequence[str], name: str, encoder: Encoder | None, frames: int, *,
+             workers: int = 0, show: bool) -> Features:
+    if name == CHROMA:
+        chroma = over_tracks(_window_chroma, corpus, track_ids, desc=name, workers=workers, progress=show)
+        return of_tracks([torch.from_numpy(rows) for rows in chroma], track_ids)
+    rows: list[Tensor] = []
+    with bar(desc=f"features: {name}", total=len(track_ids), unit="track", show=show) as progress:
+        for group in _groups(track_ids):
+            windows = [_all_windows(corpus, track, frames) for track in group]
+            rows += _of_windows(torch.cat(windows), encoder).split([len(w) for w in windows])
+            progress.update(len(group))
+    return of_tracks(rows, track_ids)
+
+
+def _extract_part(corpus: Corpus, track_ids: Sequence[str], *, name: str, weights: Path | None, device: str | None,
+                  frames: int) -> Features:
+    """In a worker of a cluster: `_extract` with an encoder from a file."""
+    encoder = None if weights is None else _encoder_of(weights, device)
+    return _extract(corpus, track_ids, name, encoder, frames, workers=1, show=False)
+
+
+@functools.lru_cache(maxsize=1)
+def _encoder_of(weights: Path, device: str) -> Encoder:
+    return load_encoder(weights).to(device)
+
+
+def of_tracks(rows: Sequence[Tensor], track_ids: Sequence[str]) -> Features:
+    """Unshifted features from each track's rows, (window, dim)."""
+    track = torch.repeat_interleave(torch.tensor([len(r) for r in rows]))
+    return Features(torch.cat(list(rows)), track, torch.zeros_like(track), tuple(track_ids))
+
+
+def in_parts(client: Client, work: Callable[[Corpus, Sequence[str]], Features], corpus: Corpus, track_ids: Sequence[str],
+             identity: str, *, desc: str, show: bool) -> Features:
+    """Unshifted features computed on a cluster in parts of PART tracks, which are kept until `cached` has the whole.
+
+    Parameters
+    ----------
+    work : a `functools.partial` of a function of a module, small when sent; gives the features of some tracks.
+    corpus : its workers open it by its path.
+    identity : names the folder, as for `cached`; parts that are there already are not computed again.
+    """
+    parts = [track_ids[i:i + PART] for i in range(0, len(track_ids), PART)]
+    files = [_parts(identity) / f"part-{i:05d}.safetensors" for i in range(len(parts))]
+    tasks = [(work, corpus.path, part, file) for part, file in zip(parts, files)]
+    for _ in over(client, _make_part, tasks, desc=desc, unit="track", sizes=[len(part) for part in parts], show=show):
+        pass
+    made = [load_features(file) for file in files]
+    return of_tracks([rows for one in made for rows in one.x.split(one.track.bincount().tolist())], track_ids)
+
+
+def _make_part(work: Callable[[Corpus, Sequence[str]], Features], path: Path, track_ids: Sequence[str], file: Path) -> None:
+    try:
+        load_features(file)
+    except KeyMynaError:
+        corpus = _corpus_at(path)
+        save_features(work(corpus, track_ids), file)
+        corpus.close()
+
+
+@functools.lru_cache(maxsize=1)
+def _corpus_at(path: Path) -> Corpus:
+    return open_corpus(path)
+
+
+def _parts(identity: str) -> Path:
+    return paths.CACHE / "features" / identity / "parts"
 
 
 @torch.inference_mode()
@@ -239,6 +317,7 @@ def cached(names: Sequence[str], identity: str, compute: Callable[[], dict[str, 
         made = compute()
     for name, features in made.items():
         save_features(features, folder / f"{name}.safetensors")
+    shutil.rmtree(_parts(identity), ignore_errors=True)
     return made
 
 

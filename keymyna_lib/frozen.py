@@ -7,9 +7,10 @@ and its tensors are those of HuBERT, name by name.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -18,13 +19,16 @@ from torch import Tensor
 
 from keymyna_lib import paths
 from keymyna_lib.data.corpus import Corpus
-from keymyna_lib.embed import Features, cached
+from keymyna_lib.embed import Features, cached, in_parts, of_tracks
 from keymyna_lib.errors import KeyMynaError
 from keymyna_lib.files import read_json, sha256_file, sha256_json, source_hash
 from keymyna_lib.pretrain import pick_device
 from keymyna_lib.progress import bar
 from keymyna_lib.spectrogram import HOP, SAMPLE_RATE, WINDOW, n_frames, window_starts
 from keymyna_lib.weights import HubFile, read_tensors, without_prefix
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 # model_type of a config.json -> the class of transformers that reads it.
 _MODELS = {"hubert": "Hubert", "wav2vec2": "Wav2Vec2", "mert_model": "Hubert"}
@@ -135,7 +139,12 @@ class HuggingFaceEncoder:
         self.name = name if layer == "mean" else f"{name}, layer {layer}"
         self.sample_rate, self.dim = self._prepare.sampling_rate, model.config.hidden_size
         files = [sha256_file(path) for path in (folder / _CONFIG, folder / _PREPROCESSOR, weights)]
+        self._made_of = folder.resolve(), device, layer, name
         self.identity = sha256_json([files, layer, transformers.__version__])
+
+    def __reduce__(self) -> tuple:
+        """Another process is sent where the model lies, and reads it once."""
+        return _read_once, self._made_of
 
     @torch.inference_mode()
     def embed_audio(self, audio: Tensor) -> Tensor:
@@ -147,6 +156,11 @@ class HuggingFaceEncoder:
             means = torch.stack([state.mean(dim=1) for state in states])  # (layer, window, dim)
             rows.append((means.mean(dim=0) if self._layer == "mean" else means[self._layer]).float().cpu())
         return torch.cat(rows)
+
+
+@functools.lru_cache(maxsize=1)
+def _read_once(folder: Path, device: str, layer: int | str, name: str) -> HuggingFaceEncoder:
+    return HuggingFaceEncoder(folder, device, layer, name=name)
 
 
 def _load(model: torch.nn.Module, path: Path) -> list[str]:
@@ -168,7 +182,7 @@ def _load(model: torch.nn.Module, path: Path) -> list[str]:
 
 
 def extract_audio(corpus: Corpus, frozen: FrozenEncoder, *, frames: int = WINDOW,
-                  track_ids: Sequence[str] | None = None, show: bool = True) -> Features:
+                  track_ids: Sequence[str] | None = None, show: bool = True, client: Client | None = None) -> Features:
     """Embeddings of some tracks, all windows, unshifted: row for row the windows of `embed.extract`, and cached alike.
 
     Parameters
@@ -176,18 +190,26 @@ def extract_audio(corpus: Corpus, frozen: FrozenEncoder, *, frames: int = WINDOW
     frames : length of a window, spectrogram frames of 32 ms.
     track_ids : the tracks; None for all that have a label.
     show : draw a progress bar.
+    client : a cluster to work on instead of this machine, see `embed.in_parts`; the encoder is sent to it.
     """
     track_ids = list(corpus.manifest.index[corpus.manifest["key"] >= 0] if track_ids is None else track_ids)
 
     def compute() -> dict[str, Features]:
-        rows = [frozen.embed_audio(_windows(corpus.audio(track), frames, frozen.sample_rate))
-                for track in bar(track_ids, desc=f"features: {frozen.name}", unit="track", show=show)]
-        track = torch.repeat_interleave(torch.tensor([len(r) for r in rows]))
-        return {frozen.name: Features(torch.cat(rows), track, torch.zeros_like(track), tuple(track_ids))}
+        work = functools.partial(_extract, frozen=frozen, frames=frames)
+        if client is None:
+            return {frozen.name: work(corpus, track_ids, show=show)}
+        return {frozen.name: in_parts(client, work, corpus, track_ids, identity, desc=f"features: {frozen.name}", show=show)}
 
     code = source_hash(*(paths.LIBRARY / f"{name}.py" for name in ("frozen", "embed", "spectrogram")))
     identity = sha256_json([corpus.hash, frozen.identity, frozen.sample_rate, frames, track_ids, code])[:16]
     return cached([frozen.name], identity, compute)[frozen.name]
+
+
+def _extract(corpus: Corpus, track_ids: Sequence[str], *, frozen: FrozenEncoder, frames: int,
+             show: bool = False) -> Features:
+    rows = [frozen.embed_audio(_windows(corpus.audio(track), frames, frozen.sample_rate))
+            for track in bar(track_ids, desc=f"features: {frozen.name}", unit="track", show=show)]
+    return of_tracks(rows, track_ids)
 
 
 def _windows(audio: np.ndarray, frames: int, rate: int) -> Tensor:

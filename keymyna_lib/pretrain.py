@@ -34,6 +34,7 @@ from keymyna_lib.model import Encoder, EncoderConfig, build_encoder
 from keymyna_lib.objectives import (AUGMENTATIONS, MEASURES, Batch, Contrastive, Objective, Reconstruction,
                                     Supervised)
 from keymyna_lib.progress import bar
+from keymyna_lib.spectrogram import N_MELS
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ class CropSampler:
                  rank: int = 0, world: int = 1):
         own = list(track_ids)[rank::world]
         self.frames = corpus.frames
-        self.spans = corpus.offsets.loc[own, ["first_frame", "n_frames"]].to_numpy()
+        self.spans = corpus.offsets.loc[own, ["shard", "first_frame", "n_frames"]].to_numpy()
         self.keys = torch.tensor(corpus.manifest.loc[own, "key"].tolist())
         self.crop_frames, self.crop_distance = crop_frames, crop_distance
         self.rank, self.world = rank, world
@@ -162,8 +163,8 @@ class CropSampler:
 
     def batch(self, tracks: Tensor, views: int, generator: torch.Generator) -> Batch:
         """So many crops of each own track: the first one's start is uniform, the others' within `crop_distance` of it."""
-        crops = np.zeros((views, len(tracks), self.crop_frames, self.frames.shape[1]), np.float16)
-        first, length = self.spans[tracks.numpy()].T
+        crops = np.zeros((views, len(tracks), self.crop_frames, N_MELS), np.float16)
+        shard, first, length = self.spans[tracks.numpy()].T
         room = np.maximum(length - self.crop_frames, 0)
         draws = torch.rand(views, len(tracks), generator=generator).numpy()
         for view in range(views):
@@ -174,7 +175,7 @@ class CropSampler:
             starts = here if view == 0 else starts
             for row, start in enumerate(here):
                 size = min(self.crop_frames, length[row])
-                crops[view, row, :size] = self.frames[first[row] + start:first[row] + start + size]
+                crops[view, row, :size] = self.frames[shard[row]][first[row] + start:first[row] + start + size]
         return Batch(torch.from_numpy(crops).transpose(2, 3), tracks * self.world + self.rank, self.keys[tracks])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -15,6 +15,9 @@ from keymyna_lib.errors import KeyMynaError
 from keymyna_lib.frozen import extract_audio, frozen_encoder
 from keymyna_lib.model import Encoder, load_encoder
 from keymyna_lib.pretrain import PretrainConfig, pick_device, pretrain, training_tracks
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 TRAINED, UNTRAINED = "pre-trained", "untrained"
 RENDERED, RECORDED = "00_data", "05_recordings"  # the notebooks that make a corpus
@@ -123,7 +126,8 @@ def describe_encoder(profile: str) -> str:
 
 
 def feature_sets(corpus: Corpus, encoders: Mapping[str, Encoder], frozen: str = "", device: str = "cpu", *,
-                 shifts: Mapping[str, Sequence[int]] | None = None, windows: int = 1) -> dict[str, Features]:
+                 shifts: Mapping[str, Sequence[int]] | None = None, windows: int = 1,
+                 client: Client | None = None) -> dict[str, Features]:
     """The feature sets that heads are compared on, by name: each encoder's, then the controls, then another encoder's.
 
     Parameters
@@ -133,13 +137,14 @@ def feature_sets(corpus: Corpus, encoders: Mapping[str, Encoder], frozen: str = 
     frozen : an encoder of audio, see `frozen.frozen_encoder`; none when empty. It gets no shifted views: these are made
         on the spectrogram, which it does not read.
     shifts, windows : shifted views to add, see `embed.add_shifted`.
+    client : a cluster to work on, but for shifted views, see `cluster.connect`.
     """
-    sets = {name: extract(corpus, name, encoders.get(name)) for name in (*encoders, MEAN_MEL, CHROMA)}
+    sets = {name: extract(corpus, name, encoders.get(name), client=client) for name in (*encoders, MEAN_MEL, CHROMA)}
     if shifts:
         sets = add_shifted(corpus, encoders, sets, shifts, windows=windows)
     if frozen:
         other = frozen_encoder(frozen, device)
-        sets[other.name] = extract_audio(corpus, other)
+        sets[other.name] = extract_audio(corpus, other, client=client)
     return sets
 
 

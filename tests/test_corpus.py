@@ -3,11 +3,13 @@ from __future__ import annotations
 import dataclasses
 import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from keymyna_lib import files, keys, spectrogram
 from keymyna_lib.data import corpus as module
@@ -16,6 +18,7 @@ from keymyna_lib.data.compositions import SPLITS
 from keymyna_lib.data.corpus import COLUMNS, CorpusConfig, build_corpus, open_corpus, plan_corpus
 from keymyna_lib.data.scores import load_scores
 from keymyna_lib.errors import KeyMynaError
+from keymyna_lib.pretrain import CropSampler
 
 CONFIG = CorpusConfig(n_chorales=4, n_tunes=8, seconds=7.0, scope="section", drum_probability=0.5,
                       detune_cents=30.0, snr_db=(5.0, 30.0), seed=0)
@@ -23,6 +26,14 @@ CONFIG = CorpusConfig(n_chorales=4, n_tunes=8, seconds=7.0, scope="section", dru
 
 def build(cache: Path, config: CorpusConfig = CONFIG, **options):
     return build_corpus(config, progress=False, cache=cache, **options)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_shards():
+    """Twelve tracks in three shards."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "SHARD", 5)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -95,13 +106,43 @@ def test_audio_and_spectrograms_belong_together(built):
         assert files.sha256_bytes(np.ascontiguousarray(stored).data) == row.spectrogram_sha256
         power = spectrogram.mel_power(audio)[0].numpy().T
         np.testing.assert_allclose(stored.astype(np.float32), np.log1p(power), rtol=1e-3, atol=1e-5)
-    assert built.frames.shape == (built.manifest.n_frames.sum(), spectrogram.N_MELS)
+    for shard in range(3):
+        frames = built.manifest.n_frames[5 * shard:5 * shard + 5].sum()
+        assert built.frames[shard].shape == (frames, spectrogram.N_MELS)
 
 
-def test_the_number_of_processes_does_not_matter(built, tmp_path):
-    other = build(tmp_path, workers=1)
-    assert other.hash == built.hash
-    assert (other.path / "audio.i16").read_bytes() == (built.path / "audio.i16").read_bytes()
+def contents(corpus, name):
+    """A file's bytes, shard after shard."""
+    return b"".join(path.read_bytes() for path in sorted(corpus.path.glob(f"*/{name}")))
+
+
+def test_neither_processes_nor_the_size_of_shards_matter(built, tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "SHARD", 1024)
+    whole = build(tmp_path, workers=1)
+    assert whole.hash == built.hash and whole.offsets.shard.eq(0).all() and built.offsets.shard.max() == 2
+    for name in ("audio.i16", "spectrograms.f16"):
+        assert contents(whole, name) == contents(built, name)
+    for track in built.tracks():
+        np.testing.assert_array_equal(built.audio(track), whole.audio(track))
+        np.testing.assert_array_equal(built.spectrogram(track), whole.spectrogram(track))
+    one, other = (CropSampler(corpus, built.tracks(), 150).batch(torch.arange(12), 2, torch.Generator().manual_seed(0))
+                  for corpus in (built, whole))
+    assert torch.equal(one.crops, other.crops) and one.crops.count_nonzero() > one.crops.numel() / 2
+
+
+def test_maps_are_opened_when_read_and_keep_no_file_open(built):
+    def mapped():
+        return Path("/proc/self/maps").read_text().count(str(built.path))
+
+    built.close()
+    open_files = len(os.listdir("/proc/self/fd"))
+    first, last = (built.spectrogram(built.tracks()[i]) for i in (0, -1))
+    assert mapped() == 2 and len(os.listdir("/proc/self/fd")) == open_files
+    with pytest.raises(ValueError, match="read-only"):
+        first[0, 0] = 1
+    del first, last
+    built.close()
+    assert mapped() == 0 and built.spectrogram(built.tracks()[0]).any()
 
 
 def test_a_second_build_renders_nothing(copy, built, monkeypatch, capsys):
@@ -110,7 +151,7 @@ def test_a_second_build_renders_nothing(copy, built, monkeypatch, capsys):
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("name", ["audio.i16", "spectrograms.f16"])
+@pytest.mark.parametrize("name", ["shard-00001/audio.i16", "shard-00001/spectrograms.f16"])
 def test_damaged_track_alone_is_rendered_again(copy, built, monkeypatch, capsys, name):
     cache, folder = copy
     rendered = []
@@ -119,11 +160,11 @@ def test_damaged_track_alone_is_rendered_again(copy, built, monkeypatch, capsys,
                                                                       original(f, make, jobs, w))[1])
     flip(folder / name, 100)
     assert build(cache).hash == built.hash
-    assert rendered == built.tracks()[:1] and "1 damaged track" in capsys.readouterr().out
+    assert rendered == built.tracks()[5:6] and "1 damaged track" in capsys.readouterr().out
     assert (folder / name).read_bytes() == (built.path / name).read_bytes()
 
 
-@pytest.mark.parametrize("name", ["audio.i16", "spectrograms.f16", "manifest.csv", "corpus.json"])
+@pytest.mark.parametrize("name", ["shard-00002/audio.i16", "shard-00000/spectrograms.f16", "manifest.csv", "places.csv", "corpus.json"])
 def test_truncation_is_noticed_and_mended(copy, built, name):
     cache, folder = copy
     with open(folder / name, "r+b") as file:
@@ -150,7 +191,7 @@ def test_a_killed_build_goes_on(tmp_path, built, monkeypatch):
     def killed(folder, make, jobs, workers):
         for n, row in enumerate(original(folder, make, jobs, workers)):
             if n == 5:
-                with open(folder / "hashes.csv", "a") as journal:
+                with open(folder / "shard-00001" / "hashes.csv", "a") as journal:
                     journal.write(",".join(row)[:50])
                 raise KeyboardInterrupt
             yield row

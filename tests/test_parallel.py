@@ -20,10 +20,11 @@ def corpus(tmp_path):
     manifest = pd.DataFrame({"n_samples": n_samples, "n_frames": 1 + n_samples // 512},
                             index=pd.Index([f"t{i}" for i in range(5)], name="track_id"))
     manifest = manifest.reindex(columns=storage.COLUMNS, fill_value="")
-    np.repeat(np.arange(5), n_samples).astype(np.int16).tofile(tmp_path / store.AUDIO)
-    np.zeros((manifest["n_frames"].sum(), 128), np.float16).tofile(tmp_path / store.FRAMES)
-    config = storage.CorpusConfig(1, 1, 1.0, "section", 0.0, 0.0, (10.0, 20.0), 0)
-    storage._finish(tmp_path, config, manifest)
+    shard = store.shard_folder(tmp_path, 0)
+    shard.mkdir()
+    np.repeat(np.arange(5), n_samples).astype(np.int16).tofile(shard / store.AUDIO)
+    np.zeros((manifest["n_frames"].sum(), 128), np.float16).tofile(shard / store.FRAMES)
+    storage.finish(tmp_path, {}, {}, manifest, store.offsets(manifest))
     return storage.open_corpus(tmp_path)
 
 

@@ -28,12 +28,12 @@ def corpus():
     """Twelve tracks, each with a faint spectrum of its own under loud noise; a stand-in for the spectrogram store."""
     rng = np.random.default_rng(0)
     lengths = rng.integers(15, 60, 12)
-    frames = np.concatenate([0.4 * rng.random(128) + 4 * rng.random((n, 128)) for n in lengths]).astype(np.float16)
-    firsts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
-    return SimpleNamespace(frames=frames, hash="stand-in",
-                           manifest=pd.DataFrame({"key": np.arange(12) % 3}, index=[f"t{i}" for i in range(12)]),
-                           offsets=pd.DataFrame({"first_frame": firsts, "n_frames": lengths},
-                                                index=[f"t{i}" for i in range(12)]))
+    tracks = [(0.4 * rng.random(128) + 4 * rng.random((n, 128))).astype(np.float16) for n in lengths]
+    places = pd.DataFrame({"shard": np.arange(12) // 5, "n_frames": lengths}, index=[f"t{i}" for i in range(12)])
+    places["first_frame"] = places.groupby("shard")["n_frames"].cumsum() - lengths
+    return SimpleNamespace(frames=[np.concatenate(tracks[5 * shard:5 * shard + 5]) for shard in range(3)],
+                           hash="stand-in", manifest=pd.DataFrame({"key": np.arange(12) % 3}, index=places.index),
+                           offsets=places)
 
 
 TRAIN, VALID = [f"t{i}" for i in range(9)], ["t9", "t10", "t11"]
@@ -100,22 +100,24 @@ def test_crops_lie_inside_their_track_and_short_tracks_are_padded(corpus):
     for seed in range(50):
         crops = sampler.batch(torch.arange(9), 2, torch.Generator().manual_seed(seed)).crops
         assert crops.shape == (2, 9, 128, 20)
-        for row, (first, length) in enumerate(corpus.offsets.loc[TRAIN].to_numpy()):
-            track = torch.from_numpy(corpus.frames[first:first + length]).T
+        for row, place in enumerate(corpus.offsets.loc[TRAIN].itertuples()):
+            length = place.n_frames
+            track = torch.from_numpy(corpus.frames[place.shard][place.first_frame:place.first_frame + length]).T
             for view in range(2):
                 size = min(20, length)
                 found = [s for s in range(length - size + 1) if torch.equal(track[:, s:s + size], crops[view, row, :, :size])]
                 assert len(found) == 1 and (crops[view, row, :, size:] == 0).all()
-                if row == int(np.argmax(sampler.spans[:, 1])):
+                if row == int(np.argmax(sampler.spans[:, 2])):
                     seen.add(found[0])
-    longest = sampler.spans[:, 1].max()
+    longest = sampler.spans[:, 2].max()
     assert min(seen) < 4 and max(seen) > longest - 20 - 4  # both ends are reached
 
 
 def test_second_crops_begin_near_the_first(corpus):
     near, far = CropSampler(corpus, TRAIN, 10, crop_distance=3), CropSampler(corpus, TRAIN, 10)
-    track = int(np.argmax(near.spans[:, 1]))
-    frames = torch.from_numpy(corpus.frames[slice(*(near.spans[track].cumsum()))]).T
+    track = int(np.argmax(near.spans[:, 2]))
+    shard, first, length = near.spans[track]
+    frames = torch.from_numpy(corpus.frames[shard][first:first + length]).T
 
     def starts(sampler, seed):
         crops = sampler.batch(torch.tensor([track]), 2, torch.Generator().manual_seed(seed)).crops[:, 0]

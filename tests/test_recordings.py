@@ -51,6 +51,14 @@ def tracks(audio):
     return table(audio)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def small_shards():
+    """Seven tracks in three shards."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "SHARD", 3)
+        yield
+
+
 def build(tracks, cache, **options):
     return build_recordings(tracks, **{"seconds": SECONDS, "cache": cache, "progress": False, "workers": 2, **options})
 
@@ -82,7 +90,8 @@ def here(monkeypatch):
 
 
 def contents(corpus):
-    return {name: (corpus.path / name).read_bytes() for name in (store.AUDIO, store.FRAMES, "manifest.csv")}
+    return {path.relative_to(corpus.path): path.read_bytes() for path in corpus.path.rglob("*.*")
+            if path.name in (store.AUDIO, store.FRAMES, "manifest.csv", "places.csv")}
 
 
 def test_manifest(built, tracks):
@@ -135,7 +144,7 @@ def test_a_killed_build_goes_on(built, tracks, tmp_path, here, monkeypatch):
     def killed(folder, make, jobs, workers):
         for n, row in enumerate(original(folder, make, jobs, workers)):
             if n == 3:
-                with open(folder / store.HASHES, "a") as journal:
+                with open(store.shard_folder(folder, 1) / store.HASHES, "a") as journal:
                     journal.write(",".join(row)[:50])
                 raise KeyboardInterrupt
             yield row
@@ -154,8 +163,9 @@ def test_a_killed_build_goes_on(built, tracks, tmp_path, here, monkeypatch):
 def test_a_damaged_track_alone_is_decoded_again(built, tracks, tmp_path, here, capsys):
     corpus, _ = build(tracks, tmp_path)
     here.clear()
-    with open(corpus.path / store.AUDIO, "r+b") as file:
-        file.seek(2 * int(corpus.offsets.first_sample["a/3"]) + 7)
+    place = corpus.offsets.loc["a/3"]
+    with open(store.shard_folder(corpus.path, place.shard) / store.AUDIO, "r+b") as file:
+        file.seek(2 * int(place.first_sample) + 7)
         file.write(b"\x55")
     again, _ = build(tracks, tmp_path)
     assert here == ["a3.wav"] and "1 damaged track" in capsys.readouterr().out
@@ -205,7 +215,7 @@ def test_broken_files_are_not_tried_again(tracks, tmp_path, here, monkeypatch):
         build(tracks, tmp_path / "cache")
     monkeypatch.setattr(store, "_make_all", original)
     folder, = (tmp_path / "cache" / "corpus").iterdir()
-    with open(folder / store.PROBLEMS, "a") as file:
+    with open(store.shard_folder(folder, 0) / store.PROBLEMS, "a") as file:
         file.write('["a/2", "cut short by a kill [now]')
     here.clear()
     corpus, problems = build(tracks, tmp_path / "cache")
@@ -304,7 +314,7 @@ def test_views(built):
 
 def test_opening_notices_truncation_and_change(built, tracks, tmp_path, here):
     corpus, _ = build(tracks, tmp_path)
-    for name in (store.AUDIO, store.FRAMES, "manifest.csv"):
+    for name in ("shard-00000/audio.i16", "shard-00002/spectrograms.f16", "manifest.csv", "places.csv"):
         with open(corpus.path / name, "r+b") as file:
             file.truncate((corpus.path / name).stat().st_size - 10)
         with pytest.raises(KeyMynaError, match=name):

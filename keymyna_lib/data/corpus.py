@@ -2,10 +2,11 @@
 
 A corpus lives in CACHE/corpus/<key>, the key being a hash of its configuration, of the code that makes it and
 of the libraries' versions; another version of either is another corpus, and nothing is ever removed. Beside
-the files of `store` it holds
+the shards of `store` it holds
 
     manifest.csv   one row a track
-    corpus.json    configuration, versions, sizes, sha256 of the manifest; written last
+    places.csv     where each track lies, see `store.offsets`
+    corpus.json    configuration, versions, sha256 of manifest and places; written last
 
 `datasets.recordings` makes corpora of recordings, which are opened like the rendered one.
 """
@@ -17,7 +18,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -27,13 +28,15 @@ from keymyna_lib.data import arrange, compositions, render, store
 from keymyna_lib.data.scores import Score, ScoreSet, load_scores
 from keymyna_lib.errors import KeyMynaError
 
+if TYPE_CHECKING:
+    from distributed import Client
+
 COLUMNS = ("piece_id", "source", "collection", "title", "composition", "split", "analysed", "key", "key_name",
            "key_written", "transposition", "tempo", "duration", "n_samples", "n_frames", "sha256",
            "spectrogram_sha256", "arrangement")
 SPLITS = (*compositions.SPLITS, "extra", "pretrain")  # scored besides; without labels
 RENDERED = "rendered"  # the one task of a rendered corpus
-_MANIFEST, INDEX = "manifest.csv", "corpus.json"
-_PLACES = ("first_sample", "first_frame")  # in the manifest of a corpus whose tracks do not lie end to end
+_MANIFEST, _PLACES, INDEX = "manifest.csv", "places.csv", "corpus.json"
 _TEXTS = ("track_id", "piece_id", "source", "task", "title", "artist", "composition", "split", "label")
 _LIBRARIES = ("music21", "symusic", "tinysoundfont", "pretty_midi", "numpy", "scipy", "torch", "librosa")
 
@@ -85,18 +88,18 @@ class Corpus:
     manifest : one row a track, indexed by track_id; columns `COLUMNS` and task, or those of recordings (see
         `recordings.build_recordings`). key is after transposition, key_written before; duration in s; arrangement is
         JSON (see `arrange.arrange`).
-    frames : (frame, mel) float16 memory map of all spectrograms end to end.
-    offsets : first_frame, n_frames, first_sample, n_samples by track_id.
-    samples : (sample,) int16 memory map of all audio end to end.
+    frames : by shard, (frame, mel) float16 memory map of its spectrograms end to end.
+    offsets : shard, first_frame, n_frames, first_sample, n_samples by track_id.
+    samples : by shard, (sample,) int16 memory map of its audio end to end.
     """
 
     config: Mapping[str, Any]
     path: Path
     hash: str
     manifest: pd.DataFrame
-    frames: np.memmap
+    frames: store.Shards
     offsets: pd.DataFrame
-    samples: np.memmap
+    samples: store.Shards
 
     def tracks(self, split: str | None = None, source: str | None = None) -> list[str]:
         """Track ids in the manifest's order, of one split (see `SPLITS`), one source (of the manifest's), or all."""
@@ -143,12 +146,17 @@ class Corpus:
     def audio(self, track_id: str) -> np.ndarray:
         """(sample,) float32 in [-1, 1], 16 kHz."""
         place = self._place(track_id)
-        return store.to_float(self.samples[place.first_sample:place.first_sample + place.n_samples])
+        return store.to_float(self.samples[place.shard][place.first_sample:place.first_sample + place.n_samples])
 
     def spectrogram(self, track_id: str) -> np.ndarray:
         """(frame, mel) float16 log(1 + power), a view into the memory map."""
         place = self._place(track_id)
-        return self.frames[place.first_frame:place.first_frame + place.n_frames]
+        return self.frames[place.shard][place.first_frame:place.first_frame + place.n_frames]
+
+    def close(self) -> None:
+        """Let go of the memory maps, whose pages count as this process's memory; what is read later is mapped again."""
+        self.frames.close()
+        self.samples.close()
 
     def _place(self, track_id: str) -> pd.Series:
         try:
@@ -157,8 +165,8 @@ class Corpus:
             raise KeyMynaError(f"no track {track_id!r} in {self.path}.") from None
 
 
-def build_corpus(config: CorpusConfig, *, progress: bool = True, cache: Path | None = None,
-                 workers: int = 0) -> Corpus:
+def build_corpus(config: CorpusConfig, *, progress: bool = True, cache: Path | None = None, workers: int = 0,
+                 client: Client | None = None) -> Corpus:
     """Build a corpus, or what of it is missing or damaged; a finished one is verified and opened in seconds.
 
     Parameters
@@ -167,6 +175,7 @@ def build_corpus(config: CorpusConfig, *, progress: bool = True, cache: Path | N
     progress : show a bar.
     cache : folder to build in; `paths.CACHE` by default.
     workers : processes; 0 is one for each core. The result does not depend on it.
+    client : a cluster to render on instead, see `cluster.connect`; nor does the result depend on this.
 
     Raises
     ------
@@ -180,10 +189,11 @@ def build_corpus(config: CorpusConfig, *, progress: bool = True, cache: Path | N
     def arguments(track_id: str) -> tuple[np.ndarray, str]:
         return playable_score(scores, plan.piece_id[track_id]).notes, plan.arrangement[track_id]
 
-    hashes, _ = store.fill(folder, store.offsets(plan), _render, arguments, folder / INDEX, doing="rendering",
-                           progress=progress, workers=workers)
+    places = store.offsets(plan)
+    hashes, _ = store.fill(folder, places, _render, arguments, folder / INDEX, doing="rendering", progress=progress,
+                           workers=workers, client=client)
     plan["sha256"], plan["spectrogram_sha256"] = zip(*(hashes[t] for t in plan.index))
-    _finish(folder, config, plan[list(COLUMNS)])
+    finish(folder, asdict(config), _versions(), plan[list(COLUMNS)], places)
     return open_corpus(folder)
 
 
@@ -200,21 +210,20 @@ def open_corpus(path: Path | str) -> Corpus:
     if not (path / INDEX).exists():
         raise KeyMynaError(f"{path} holds no finished corpus. {mend}")
     index = files.read_json(path / INDEX)
-    for name, size in index["sizes"].items():
-        if not (path / name).exists() or (path / name).stat().st_size != size:
-            raise KeyMynaError(f"{path / name} is missing or truncated. {mend}")
-    if files.sha256_file(path / _MANIFEST) != index["hash"]:
-        raise KeyMynaError(f"{path / _MANIFEST} was changed. {mend}")
-    manifest = pd.read_csv(path / _MANIFEST, index_col="track_id", keep_default_na=False,
-                           dtype=dict.fromkeys(_TEXTS, str))
-    if _PLACES[0] in manifest:
-        places = manifest[[*_PLACES, "n_samples", "n_frames"]]
-        manifest = manifest.drop(columns=list(_PLACES))
-    else:
-        places, manifest = store.offsets(manifest), manifest.assign(task=RENDERED)
-    frames = np.memmap(path / store.FRAMES, np.float16, "r").reshape(-1, spectrogram.N_MELS)
-    return Corpus(index["config"], path, index["hash"], manifest, frames, places,
-                  np.memmap(path / store.AUDIO, np.int16, "r"))
+    for name, sha256 in ((_MANIFEST, index["hash"]), (_PLACES, index.get("places"))):
+        if not (path / name).exists() or files.sha256_file(path / name) != sha256:
+            raise KeyMynaError(f"{path / name} is missing or was changed. {mend}")
+    manifest, places = (pd.read_csv(path / name, index_col="track_id", keep_default_na=False,
+                                    dtype=dict.fromkeys(_TEXTS, str)) for name in (_MANIFEST, _PLACES))
+    for shard, sizes in store.sizes(places):
+        for name, size in sizes.items():
+            file = store.shard_folder(path, shard) / name
+            if not file.exists() or file.stat().st_size != size:
+                raise KeyMynaError(f"{file} is missing or truncated. {mend}")
+    if "task" not in manifest:
+        manifest["task"] = RENDERED
+    return Corpus(index["config"], path, index["hash"], manifest, store.Shards(path, store.FRAMES),
+                  places.loc[manifest.index], store.Shards(path, store.AUDIO))
 
 
 def corpus_key(config: CorpusConfig) -> str:
@@ -260,14 +269,13 @@ def _render(notes: np.ndarray, arrangement: str) -> np.ndarray:
     return render.render(notes, json.loads(arrangement))
 
 
-def _finish(folder: Path, config: CorpusConfig, manifest: pd.DataFrame) -> None:
-    finish(folder, asdict(config), _versions(), manifest)
-
-
-def finish(folder: Path, config: Mapping[str, Any], versions: Mapping[str, str], manifest: pd.DataFrame) -> None:
-    """Write manifest.csv, then corpus.json, which makes the corpus whole."""
-    text = manifest.to_csv()
-    files.write_text(folder / _MANIFEST, text)
-    sizes = {name: (folder / name).stat().st_size for name in (store.AUDIO, store.FRAMES, _MANIFEST)}
-    files.write_json(folder / INDEX, {"config": dict(config), "versions": dict(versions), "sizes": sizes,
-                                      "hash": files.sha256_bytes(text.encode())})
+def finish(folder: Path, config: Mapping[str, Any], versions: Mapping[str, str], manifest: pd.DataFrame,
+           places: pd.DataFrame) -> None:
+    """Write manifest.csv and places.csv, then corpus.json, which makes the corpus whole."""
+    hashes = {}
+    for name, table in ((_MANIFEST, manifest), (_PLACES, places)):
+        text = table.to_csv()
+        files.write_text(folder / name, text)
+        hashes[name] = files.sha256_bytes(text.encode())
+    files.write_json(folder / INDEX, {"config": dict(config), "versions": dict(versions), "hash": hashes[_MANIFEST],
+                                      "places": hashes[_PLACES]})

@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -25,16 +26,18 @@ from keymyna_lib.data.render import PEAK
 from keymyna_lib.datasets import decode
 from keymyna_lib.errors import KeyMynaError
 
+if TYPE_CHECKING:
+    from distributed import Client
+
 COLUMNS = ("source", "task", "title", "artist", "composition", "split", "key", "key_name", "label", "duration",
            "n_samples", "n_frames", "sha256", "spectrogram_sha256")
 _GIVEN = ("file", "n_samples", "source", "task", "split", "composition", "key", "label", "artist", "title", "content")
-_PLACES = ["first_sample", "first_frame"]
 _LIBRARIES = ("soundfile", "soxr", "numpy", "torch", "librosa")
 _SILENCE = 1e-6  # peak below which there is nothing to scale
 
 
 def build_recordings(tracks: pd.DataFrame, *, seconds: float, cache: Path | None = None, progress: bool = True,
-                     workers: int = 0) -> tuple[corpora.Corpus, pd.DataFrame]:
+                     workers: int = 0, client: Client | None = None) -> tuple[corpora.Corpus, pd.DataFrame]:
     """Decode recordings into a corpus, or what of it is missing or damaged; a finished one is verified and opened.
 
     A file that cannot be decoded is left out, reported, and not tried again. One that is not there at all stops the
@@ -49,6 +52,8 @@ def build_recordings(tracks: pd.DataFrame, *, seconds: float, cache: Path | None
     cache : folder to build in; `paths.CACHE` by default.
     progress : show bars.
     workers : processes; 0 is one for each core. The result does not depend on it, nor on the order of `tracks`.
+    client : a cluster to decode on instead, see `cluster.connect`; nor does the result depend on this. Its workers see
+        the recordings under the same paths.
 
     Returns
     -------
@@ -67,13 +72,13 @@ def build_recordings(tracks: pd.DataFrame, *, seconds: float, cache: Path | None
     places = store.offsets(plan)
     hashes, problems = store.fill(folder, places, functools.partial(_samples, seconds=seconds),
                                   lambda track_id: (plan.file[track_id],), folder / corpora.INDEX, doing="decoding",
-                                  progress=progress, workers=workers)
-    manifest = plan.drop(index=[track_id for track_id in plan.index if track_id in problems]).join(places[_PLACES])
+                                  progress=progress, workers=workers, client=client)
+    manifest = plan.drop(index=[track_id for track_id in plan.index if track_id in problems])
     if manifest.empty:
         track_id, problem = next(iter(problems.items()))
         raise KeyMynaError(f"none of the {len(plan)} recordings can be decoded; {track_id}: {problem}")
     manifest["sha256"], manifest["spectrogram_sha256"] = zip(*(hashes[t] for t in manifest.index))
-    corpora.finish(folder, recipe, _versions(), manifest[[*COLUMNS, *_PLACES]])
+    corpora.finish(folder, recipe, _versions(), manifest[list(COLUMNS)], places)
     return corpora.open_corpus(folder), pd.DataFrame(sorted(problems.items()), columns=["track_id", "problem"])
 
 

@@ -1,0 +1,299 @@
+"""Work on a cluster of two processes gives what it gives in this one, though one of them be killed."""
+
+import functools
+import os
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import tones
+import torch
+from distributed import Future
+
+from keymyna_lib import cluster, embed, files, paths
+from keymyna_lib.data import store
+from keymyna_lib.datasets import decode
+from keymyna_lib.datasets.recordings import build_recordings
+from keymyna_lib.embed import CHROMA, MEAN_MEL
+from keymyna_lib.errors import KeyMynaError
+from keymyna_lib.frozen import extract_audio
+from keymyna_lib.model import EncoderConfig, build_encoder
+from keymyna_lib.parallel import one_thread
+
+
+@pytest.fixture(scope="module")
+def client():
+    with cluster.connect("local:2") as client:
+        yield client
+
+
+def product(a, b):
+    if b == 0:
+        raise KeyMynaError("b=0: expected another number.")
+    return a * b
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_no_scheduler_is_no_client():
+    with cluster.connect("") as client:
+        assert client is None
+
+
+@pytest.mark.parametrize("where, problem", [
+    ("local:0", "scheduler 'local:0': expected"), ("local:two", "scheduler 'local:two': expected"),
+    ("localhost", "scheduler 'localhost': expected"), ("slurm:", "scheduler 'slurm:': expected"),
+    ("tcp://127.0.0.1:port", "does not answer"), ("tcp://", "'tcp://' does not answer"), ("tcp://127.0.0.1:1", "'tcp://127.0.0.1:1' does not answer")])
+def test_bad_addresses(where, problem):
+    with pytest.raises(KeyMynaError, match=problem), cluster.connect(where):
+        pass
+
+
+def test_slurm_jobs_are_those_of_the_file(client, monkeypatch, tmp_path):
+    asked = {}
+
+    class SLURMCluster:
+        def __init__(self, cores):
+            asked["cores"] = cores
+
+        def scale(self, jobs):
+            asked["jobs"] = jobs
+
+        scheduler_address = client.scheduler.address
+        __enter__, __exit__ = lambda self: self.scheduler_address, lambda *_: asked.update(ended=True)
+
+    path = tmp_path / "slurm.json"
+    monkeypatch.setitem(sys.modules, "dask_jobqueue", SimpleNamespace(SLURMCluster=SLURMCluster))
+    files.write_json(path, {"jobs": 3, "cores": 8})
+    with cluster.connect(f"slurm:{path}") as connected:
+        assert list(cluster.over(connected, product, [(2, 3)], desc="", show=False)) == [(0, 6)]
+        assert asked == {"jobs": 3, "cores": 8}
+    assert asked["ended"]
+    for content, problem in (({"cores": 8}, '"jobs"'), ({"jobs": 0}, '"jobs"'), ([3], '"jobs"'),
+                             ({"jobs": 1, "core": 1}, "SLURMCluster does not take.*core")):
+        files.write_json(path, content)
+        with pytest.raises(KeyMynaError, match=f"slurm.json: .*{problem}"), cluster.connect(f"slurm:{path}"):
+            pass
+    monkeypatch.setitem(sys.modules, "dask_jobqueue", None)
+    with pytest.raises(KeyMynaError, match="pip install.*dask-jobqueue"), cluster.connect(f"slurm:{path}"):
+        pass
+
+
+def test_results_come_with_their_tasks_numbers(client):
+    results = dict(cluster.over(client, product, [(i, 7) for i in range(20)], desc="", show=False))
+    assert results == {i: 7 * i for i in range(20)}
+
+
+def test_what_a_task_raises_is_raised(client):
+    with pytest.raises(KeyMynaError, match="b=0"):
+        list(cluster.over(client, product, [(1, 2), (1, 0)], desc="", show=False))
+
+
+def test_a_task_that_kills_its_workers_is_given_up(client, monkeypatch):
+    monkeypatch.setattr(client.cluster.scheduler, "allowed_failures", 0)
+    with pytest.raises(KeyMynaError, match="working: .* killed 1 times"):
+        list(cluster.over(client, die, [()], desc="working", show=False))
+
+
+def test_lost_tasks_are_an_error_and_not_waited_for(client):
+    results = cluster.over(client, time.sleep, [(0.0,), *[(1.0,)] * 5], desc="working", show=False)
+    next(results)
+    client.cancel([Future(key, client) for key in client.futures])
+    with pytest.raises(KeyMynaError, match="working: the scheduler is gone"):
+        list(results)
+
+
+def noise(number, n_samples, log, gone):
+    """Samples of a track; writes its number and this process's into a log first, and fails while a file is there."""
+    with open(log, "a") as file:
+        file.write(f"{number} {os.getpid()}\n")
+    time.sleep(0.1)
+    if number == 5:
+        raise store.BadTrack("it is broken")
+    if number == 8 and Path(gone).exists():
+        raise KeyMynaError("track 8 cannot be read.")
+    return np.random.default_rng(number).integers(-9999, 9999, n_samples).astype(np.int16)
+
+
+class Filling:
+    """Twelve tracks in four shards, filled into a folder; and what was made, track by track."""
+
+    def __init__(self, folder, client=None):
+        self.folder, self.client, self.log, self.gone = folder / "corpus", client, folder / "log", folder / "gone"
+        lengths = 3000 + 300 * np.arange(12)
+        places = pd.DataFrame({"n_samples": lengths, "n_frames": 1 + lengths // 512},
+                              index=pd.Index([f"t{i}" for i in range(12)], name="track_id"))
+        self.places = store.offsets(places)
+
+    def fill(self):
+        return store.fill(self.folder, self.places, noise, self.arguments, self.folder / "finished", doing="working",
+                          progress=False, workers=1, client=self.client)
+
+    def arguments(self, track_id):
+        return int(track_id[1:]), int(self.places.n_samples[track_id]), str(self.log), str(self.gone)
+
+    def made(self):
+        """Track -> how many times it was begun."""
+        return Counter(int(line.split()[0]) for line in self.lines())
+
+    def lines(self):
+        return self.log.read_text().splitlines() if self.log.exists() else []
+
+    def contents(self):
+        return {path.relative_to(self.folder): path.read_bytes() for path in self.folder.glob("*/*.?16")}
+
+    def settle(self):
+        """Wait until nothing is made any more, and forget what was made."""
+        before = None
+        while before != (before := self.lines()):
+            time.sleep(0.5)
+        return Counter(int(line.split()[0]) for line in before)
+
+
+@pytest.fixture(scope="module")
+def serial(tmp_path_factory):
+    """What is to come out: filled by one process of this machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "SHARD", 3)
+        filling = Filling(tmp_path_factory.mktemp("serial"))
+        result = filling.fill()
+        assert result[1] == {"t5": "it is broken"} and len(result[0]) == 11 and len(filling.contents()) == 8
+        yield filling, result
+
+
+def test_a_worker_killed_amid_its_shard_costs_one_track(serial, client, tmp_path):
+    filling = Filling(tmp_path, client)
+
+    def kill():
+        while len(filling.lines()) < 4:
+            time.sleep(0.01)
+        os.kill(int(filling.lines()[-1].split()[1]), signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    result = filling.fill()
+    killer.join()
+    assert result == serial[1] and filling.contents() == serial[0].contents()
+    counts = filling.made()
+    assert set(counts) == set(range(12)) and sorted(counts.values())[-2:] == [1, 2]
+    filling.log.unlink()
+    assert filling.fill() == serial[1] and not filling.made()
+
+
+def test_a_failed_run_goes_on_when_started_again(serial, client, tmp_path):
+    filling = Filling(tmp_path, client)
+    filling.gone.touch()
+    with pytest.raises(KeyMynaError, match="track 8 cannot be read"):
+        filling.fill()
+    before = filling.settle()
+    filling.gone.unlink()
+    assert filling.fill() == serial[1] and filling.contents() == serial[0].contents()
+    assert filling.made() == before | Counter(range(12)) + Counter([8])
+
+
+def test_damage_is_mended_on_a_cluster(serial, client, tmp_path, capsys):
+    filling = Filling(tmp_path, client)
+    filling.fill()
+    filling.log.unlink()
+    path = store.shard_folder(filling.folder, 2) / store.FRAMES
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 255]))
+    assert filling.fill() == serial[1] and filling.contents() == serial[0].contents()
+    assert filling.made() == {8: 1} and "1 damaged track" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory):
+    """Twenty tones of 0.6 s, of which the fourth cannot be read: folder, and their table."""
+    folder, rows = tmp_path_factory.mktemp("recordings"), {}
+    for key in range(20):
+        path = folder / f"{key}.wav"
+        tones.write(path, key, 0.6, 16000, 1)
+        rows[f"t{key:02d}"] = {"file": str(path), "n_samples": decode.audio_length(path), "source": "tones",
+                               "task": "tones", "split": "train", "composition": str(key), "key": key, "label": "",
+                               "artist": "", "title": "", "content": files.sha256_file(path)}
+    (folder / "3.wav").write_bytes(b"nothing")
+    return folder, pd.DataFrame.from_dict(rows, orient="index").rename_axis("track_id")
+
+
+@pytest.fixture(scope="module")
+def corpus(recordings):
+    """What one process of this machine makes of them, in shards of eight."""
+    folder, tracks = recordings
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "SHARD", 8)
+        corpus, problems = build_recordings(tracks, seconds=0, cache=folder, progress=False, workers=1)
+    assert problems["track_id"].tolist() == ["t03"]
+    return corpus
+
+
+def test_recordings_are_the_same_from_a_cluster(client, corpus, recordings, tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "SHARD", 8)
+    other, problems = build_recordings(recordings[1], seconds=0, cache=tmp_path, progress=False, client=client)
+    assert other.hash == corpus.hash and problems["track_id"].tolist() == ["t03"]
+    found = {path.relative_to(corpus.path) for path in corpus.path.rglob("*.*")}
+    assert len(found) == 3 + 3 * 3 + 1 and found == {path.relative_to(other.path) for path in other.path.rglob("*.*")}
+    for name in found:
+        assert (corpus.path / name).read_bytes() == (other.path / name).read_bytes()
+
+
+class Ear:
+    """A frozen encoder that says how loud a window is."""
+
+    name, sample_rate, dim, identity = "ear", 16000, 1, "ear"
+
+    def embed_audio(self, audio):
+        return audio.square().mean(dim=1, keepdim=True)
+
+
+@pytest.mark.parametrize("name", ["toy", MEAN_MEL, CHROMA, "ear"])
+def test_features_are_the_same_from_a_cluster(client, corpus, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(embed, "PART", 16)  # two parts
+    encoder = build_encoder(EncoderConfig("vit-toy", "vertical", "log1p"), torch.Generator().manual_seed(0)).eval()
+    made = []
+    for folder, on in (("serial", None), ("cluster", client)):
+        monkeypatch.setattr(paths, "CACHE", tmp_path / folder)
+        with one_thread():
+            made.append(extract_audio(corpus, Ear(), show=False, client=on) if name == "ear" else
+                        embed.extract(corpus, name, encoder if name == "toy" else None, show=False, client=on))
+    assert made[0].track_ids == made[1].track_ids == tuple(corpus.tracks()) and len(made[0].x) == 19
+    for part in ("x", "track", "shift"):
+        assert torch.equal(getattr(made[0], part), getattr(made[1], part))
+    one, other = (list((tmp_path / folder).rglob("*.safetensors")) for folder in ("serial", "cluster"))
+    assert len(one) == 1 and [path.parts[-2:] for path in one] == [path.parts[-2:] for path in other]  # no part is left
+
+
+def lengths(corpus, track_ids, *, log, gone):
+    """Features of a part, which fail for a track while a file is there; writes the part's first track into a log."""
+    with open(log, "a") as file:
+        file.write(track_ids[0] + "\n")
+    if "t18" in track_ids and gone.exists():
+        raise KeyMynaError("t18 cannot be read.")
+    return embed.of_tracks([torch.tensor([[float(len(corpus.audio(track)))]]) for track in track_ids], track_ids)
+
+
+def test_parts_that_are_there_are_not_computed_again(client, corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(embed, "PART", 7)
+    monkeypatch.setattr(paths, "CACHE", tmp_path)
+    log, gone = tmp_path / "log", tmp_path / "gone"
+    gone.touch()
+    work = functools.partial(lengths, log=log, gone=gone)
+    arguments = (client, work, corpus, corpus.tracks(), "identity")
+    with pytest.raises(KeyMynaError, match="t18"):
+        embed.in_parts(*arguments, desc="", show=False)
+    while len(kept := list(tmp_path.rglob("part-*.safetensors"))) < 2:
+        time.sleep(0.01)
+    gone.unlink()
+    kept[0].write_bytes(b"damaged")
+    features = embed.in_parts(*arguments, desc="", show=False)
+    assert features.x[:, 0].tolist() == corpus.manifest["n_samples"].tolist()
+    assert sorted(Counter(log.read_text().split()).values()) == [1, 2, 2]
