@@ -24,8 +24,7 @@ if [ -z "$python" ]; then
         rm -rf .venv
         if command -v uv >/dev/null; then
             uv venv --quiet --python '>=3.11,<3.13' .venv || uv venv --quiet --python 3.13 .venv
-            # Compiled once: uncompiled, every kernel and worker imports for ten seconds longer where Python may not write.
-            install=(uv pip install --quiet --compile-bytecode --python "$python")
+            install=(uv pip install --quiet --compile-bytecode --python "$python")  # a first import can take 10 s longer
         else
             fits='import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))'
             for base in python3.12 python3.11 python3.13 python3 ""; do "$base" -c "$fits" &>/dev/null && break; done
