@@ -14,9 +14,10 @@ its neighbours.
 
 from __future__ import annotations
 
-import contextlib
 import json
+import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from itertools import groupby, product
 from pathlib import Path
@@ -25,19 +26,19 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch.optim.adam import adam
 
 from keymyna_lib import files
 from keymyna_lib.errors import KeyMynaError
 from keymyna_lib.evaluate import mirex_scores, track_predictions
 from keymyna_lib.keys import N_KEYS
-from keymyna_lib.parallel import one_thread
+from keymyna_lib.parallel import one_thread, reuse_memory
 from keymyna_lib.progress import bar
 
-SMALL_STACK = 1 << 21   # parameters; smaller stacks train faster on one thread
-STACK_BYTES = 1 << 30  # parameters, gradients and Adam's moments of one stack
-ACTIVATIONS = 1 << 24  # hidden units held at once in a validation check
-ADAM = dict(amsgrad=False, beta1=0.9, beta2=0.999, eps=1e-8, maximize=False, fused=True)
+# Heads of a stack, and bytes of their parameters, gradients and Adam's moments. On a CPU a stack stays in its cache
+# from step to step, and the cores train one each; a GPU wants few large ones.
+STACK_LIMITS = {"cpu": (32, 1 << 24), "cuda": (1024, 1 << 30)}
+ACTIVATIONS = 1 << 21  # hidden units held at once in a validation check
+ADAM = dict(amsgrad=False, beta1=0.9, beta2=0.999, eps=1e-8, maximize=False)
 
 
 @dataclass(frozen=True)
@@ -231,7 +232,7 @@ class _Stack:
 
     def __init__(self, heads: list[TrainedHead], sizes: Sequence[int], seed: int, device: str,
                  dtype: torch.dtype) -> None:
-        self.heads, self.steps = heads, 0
+        self.heads, self.steps, self.count = heads, 0, torch.zeros((), device=device)
         self.mean = torch.stack([head.mean for head in heads]).to(device, dtype)
         self.std = torch.stack([head.std for head in heads]).to(device, dtype)
         tensors = [torch.from_numpy(t).to(device, dtype) for layer in _initial(seed, sizes) for t in layer]
@@ -249,7 +250,6 @@ class _Stack:
         """Find which heads share their input, and which Adam's scalars; set aside the gradients."""
         specs = [head.spec for head in self.heads]
         self.linear = not specs[0].hidden
-        self.dropout = torch.tensor([s.dropout for s in specs], device=self.mean.device)[:, None]
         self.scale = self.mean.new_tensor([1 / (1 - s.dropout) for s in specs])[:, None]
         self.gradients = [torch.empty_like(t) for t in self.parameters]
 
@@ -258,14 +258,15 @@ class _Stack:
                 run = list(run)
                 yield value, slice(run[0], run[-1] + 1)
 
-        self.inputs = [run for _, run in runs(lambda s: (s.standardize, s.dropout if self.linear else None))]
+        self.inputs = list(runs(lambda s: (s.standardize, s.dropout if self.linear else 0.0)))
+        self.dropped = list(runs(lambda s: s.dropout))
         self.groups = {}
         for value, run in runs(lambda s: (s.lr, s.weight_decay)):
-            group = self.groups.setdefault(value, [[], [], [], [], [], []])  # arguments of `adam`
+            group = self.groups.setdefault(value, [[], [], [], [], [], []])  # arguments of Adam
             for tensors in zip(self.parameters, self.gradients, self.first, self.second):
                 for argument, tensor in zip(group, tensors):
                     argument.append(tensor[run])
-                group[5].append(torch.tensor(float(self.steps), device=self.mean.device))
+                group[5].append(self.count)
 
     def keep(self, indices: list[int]) -> None:
         """Go on with these heads only, so that stopped ones cost nothing."""
@@ -281,24 +282,30 @@ class _Stack:
     def forward(self, x: torch.Tensor, noise: torch.Tensor | None = None) -> tuple[list, torch.Tensor]:
         """Each layer's input (the first's a list, one for each of `inputs`), and logits (row, head, key)."""
         weight, bias = self.parameters[:2]
-        first = []
+        # Multiplying by a mask is many times faster than filling by it, which branches at every unit.
+        kept = {} if noise is None else {p: noise >= p for p, _ in self.dropped}
+        first, scaled = [], {}
         z = x.new_empty(len(x), weight.shape[0] * weight.shape[1])
-        for run in self.inputs:
-            a = (x - self.mean[run.start]) / self.std[run.start]
-            if self.linear and noise is not None:
-                a *= (noise >= self.dropout[run.start]) * self.scale[run.start]
-            first.append(a)
+        for (standardize, p), run in self.inputs:
+            if standardize not in scaled:
+                scaled[standardize] = (x - self.mean[run.start]) / self.std[run.start] if standardize else x
+            a, scale = scaled[standardize], 1.0
+            if self.linear and kept:
+                a, scale = a * kept[p], 1 / (1 - p)
+            first.append((a, scale))
             columns = slice(run.start * weight.shape[1], run.stop * weight.shape[1])
-            torch.addmm(bias[run].flatten(), a, weight[run].flatten(0, 1).T, out=z[:, columns])
+            torch.addmm(bias[run].flatten(), a, weight[run].flatten(0, 1).T, alpha=scale, out=z[:, columns])
         z = z.view(len(x), *weight.shape[:2])
         inputs = [first]
         for layer, (weight, bias) in enumerate(zip(self.parameters[2::2], self.parameters[3::2])):
-            dropped = noise is not None and layer == 0
-            a = (z.masked_fill_(noise[:, None] < self.dropout, 0) if dropped else z).relu_()
+            a = z.relu_()
+            if kept and layer == 0:
+                for p, run in self.dropped:
+                    a[:, run].mul_(kept[p][:, None])
             inputs.append(a)
             z = torch.bmm(a.transpose(0, 1), weight.mT).transpose(0, 1)
             # Dropout's 1 / (1 - p) is due to `a`; the layer's outputs are fewer.
-            z = torch.addcmul(bias, z, self.scale) if dropped else z + bias
+            z = torch.addcmul(bias, z, self.scale) if kept and layer == 0 else z + bias
         return inputs, z
 
     def step(self, x: torch.Tensor, target: torch.Tensor, noise: torch.Tensor) -> None:
@@ -311,12 +318,15 @@ class _Stack:
             g = g * self.scale if layer == 1 else g
             torch.bmm(g.permute(1, 2, 0), a.transpose(0, 1), out=self.gradients[2 * layer])
             g = torch.bmm(g.transpose(0, 1), weight, out=torch.empty_like(a).transpose(0, 1)).transpose(0, 1)
-            g.masked_fill_(a == 0, 0)
+            torch.ops.aten.threshold_backward.grad_input(g, a, 0, grad_input=g)  # nothing through units at 0
         torch.sum(g, 0, out=self.gradients[1])
-        for run, a in zip(self.inputs, inputs[0]):
-            torch.mm(g[:, run].flatten(1).T, a, out=self.gradients[0][run].flatten(0, 1))
-        for (lr, weight_decay), group in self.groups.items():
-            adam(*group, lr=lr, weight_decay=weight_decay, **ADAM)
+        for (_, run), (a, scale) in zip(self.inputs, inputs[0]):
+            gradient = self.gradients[0][run].flatten(0, 1)
+            torch.addmm(gradient, g[:, run].flatten(1).T, a, beta=0, alpha=scale, out=gradient)
+        self.count += 1
+        for (lr, weight_decay), (parameters, gradients, first, second, _, counts) in self.groups.items():
+            # The kernel behind torch.optim.Adam(fused=True), without its bookkeeping, which would cost more.
+            torch._fused_adam_(parameters, gradients, first, second, [], counts, lr=lr, weight_decay=weight_decay, **ADAM)
         self.steps += 1
 
     def check(self, x: torch.Tensor, y: torch.Tensor, track: torch.Tensor, labels: torch.Tensor,
@@ -338,18 +348,20 @@ class _Stack:
                                    for j, tensor in enumerate(self.parameters)}
 
 
-def _stacks(specs: Sequence[HeadSpec], dim: int, itemsize: int) -> Iterator[list[int]]:
-    """Indices of the specs of each stack, those with a common input side by side, within STACK_BYTES."""
+def _stacks(specs: Sequence[HeadSpec], dim: int, itemsize: int, device: str) -> Iterator[list[int]]:
+    """Indices of the specs of each stack, those with a common input side by side, within STACK_LIMITS, evenly."""
     def shape(i):
         return specs[i].hidden, specs[i].batch_size, specs[i].mixup
 
+    most, most_bytes = STACK_LIMITS[torch.device(device).type]
     order = sorted(range(len(specs)), key=lambda i: (
         shape(i), specs[i].standardize, specs[i].dropout, specs[i].lr, specs[i].weight_decay))
     for (hidden, _, _), members in groupby(order, shape):
         members = list(members)
         sizes = [dim, *hidden, N_KEYS]
         bytes_each = 4 * itemsize * sum((a + 1) * b for a, b in zip(sizes, sizes[1:]))
-        n = max(1, STACK_BYTES // bytes_each)
+        n = max(1, min(most, most_bytes // bytes_each))
+        n = -(-len(members) // -(-len(members) // n))
         yield from (members[i:i + n] for i in range(0, len(members), n))
 
 
@@ -398,21 +410,32 @@ def train_heads(specs: Sequence[HeadSpec], train: Rows, valid: Rows, *, max_step
     std[std == 0] = 1  # a constant feature has nothing to scale
     scalers = {True: (mean, std), False: (torch.zeros_like(mean), torch.ones_like(std))}
     trained = [TrainedHead(spec, {}, *(t.to(dtype) for t in scalers[spec.standardize])) for spec in specs]
-    stacks = list(_stacks(specs, dim, dtype.itemsize))
-    with bar(desc=f"{len(specs)} heads", total=max_steps * len(stacks), unit="step", show=progress) as shown:
-        for number, members in enumerate(stacks, 1):
-            spec = specs[members[0]]
-            stack = _Stack([trained[i] for i in members], [dim, *spec.hidden, N_KEYS], seed, device, dtype)
-            batches, noise = _batches(train, spec, seed, dtype), _noise(seed, spec, dim, device)
-            with one_thread() if stack.size < SMALL_STACK else contextlib.nullcontext():
-                while stack.heads:
-                    stack.step(*(t.to(device) for t in next(batches)), next(noise))
-                    if stack.steps % eval_every == 0 or stack.steps == max_steps:
-                        stack.check(*checked)
-                        stack.keep([i for i, head in enumerate(stack.heads) if stack.steps < max_steps
-                                    and stack.steps - head.best_step < patience * eval_every])
-                        shown.update((number - 1) * max_steps + stack.steps - shown.n)
-            shown.update(number * max_steps - shown.n)
+    reuse_memory()
+    stacks = list(_stacks(specs, dim, dtype.itemsize, device))
+
+    def train_stack(members: list[int]) -> None:
+        spec = specs[members[0]]
+        stack = _Stack([trained[i] for i in members], [dim, *spec.hidden, N_KEYS], seed, device, dtype)
+        batches, noise = _batches(train, spec, seed, dtype), _noise(seed, spec, dim, device)
+        while stack.heads and not stopped.is_set():
+            stack.step(*(t.to(device) for t in next(batches)), next(noise))
+            if stack.steps % eval_every == 0 or stack.steps == max_steps:
+                stack.check(*checked)
+                stack.keep([i for i, head in enumerate(stack.heads) if stack.steps < max_steps
+                            and stack.steps - head.best_step < patience * eval_every])
+                shown.update((stack.steps - 1) % eval_every + 1)
+        shown.update(max_steps - stack.steps)
+
+    # Products of this size cost more to share out among cores than to do: each core has a stack of its own.
+    workers = torch.get_num_threads() if device == "cpu" else 1
+    stopped = threading.Event()
+    with (bar(desc=f"{len(specs)} heads", total=max_steps * len(stacks), unit="step", show=progress) as shown,
+          one_thread(), ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool):
+        try:
+            for _ in pool.map(train_stack, stacks[::-1]):  # the widest ones, which take longest, come first
+                pass
+        finally:
+            stopped.set()
     for head in trained:
         head.parameters = {name: tensor.cpu() for name, tensor in head.parameters.items()}
     return trained

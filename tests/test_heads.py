@@ -121,7 +121,7 @@ def test_a_head_does_not_depend_on_its_neighbours_or_on_the_size_of_stacks(monke
     specs = [HeadSpec(hidden, p, lr, 1e-4, batch, True) for hidden in [(), (8,)] for p in (0.25, 0.75)
              for lr in (1e-3, 1e-1) for batch in (16, 40)]
     together = train_heads(specs, TRAIN, VALID, **BUDGET)
-    monkeypatch.setattr(heads, "STACK_BYTES", 1)
+    monkeypatch.setattr(heads, "STACK_LIMITS", {"cpu": (1, 1)})
     apart = train_heads(specs[::-1], TRAIN, VALID, **BUDGET)[::-1]
     monkeypatch.setattr(heads, "ACTIVATIONS", 1)
     alone = [train_heads([spec], TRAIN, VALID, **BUDGET)[0] for spec in specs[:3]]
