@@ -220,7 +220,7 @@ def publish(profile: str, notebook: str, *, runs: Sequence[str] = (), outputs: M
     """Say that a notebook is done: what later notebooks need to know of it.
 
     All runs, tables and figures written by this process are named with their sizes; the runner runs the notebook again
-    when one is missing or cut short.
+    when one is missing or cut short. Tables and figures that it made before and makes no longer are removed.
 
     Parameters
     ----------
@@ -229,7 +229,12 @@ def publish(profile: str, notebook: str, *, runs: Sequence[str] = (), outputs: M
     files : further files that others rely on.
     """
     sizes = {_portable(path): path.stat().st_size for path in sorted({*files, *_written}, key=str)}
-    write_json(paths.results_dir(profile) / "index" / f"{notebook}.json", {
+    index = paths.results_dir(profile) / "index" / f"{notebook}.json"
+    shown = [_portable(folder) + "/" for folder in (paths.results_dir(profile) / "tables", paths.figures_dir(profile))]
+    for name in (read_json(index)["files"] if index.exists() else {}):
+        if name not in sizes and name.startswith(tuple(shown)):
+            (paths.ROOT / name).unlink(missing_ok=True)
+    write_json(index, {
         "notebook": notebook, "runs": list(runs), "outputs": dict(outputs or {}), "files": sizes,
         "code_hash": code_hash(), "changed": os.environ.get(paths.CHANGED, "")})
 

@@ -62,7 +62,12 @@ def corpus_of(profile: str) -> Corpus:
 
 def tasks_of(corpus: Corpus) -> dict[str, Corpus]:
     """A corpus task by task: each has labelled tracks for training, validation and test of its own."""
-    return {name: corpus.of_task(name) for name in corpus.tasks()}
+    return {name: corpus.of_task(name) for name in _in_order(corpus)}
+
+
+def _in_order(corpus: Corpus) -> list[str]:
+    """The tasks of a corpus, the paper's first."""
+    return sorted(corpus.tasks(), key=lambda name: list(TASKS).index(name) if name in TASKS else len(TASKS))
 
 
 def task_of(profile: str, task: str) -> Corpus:
@@ -74,7 +79,7 @@ def task_of(profile: str, task: str) -> Corpus:
         When there is no such task, or as `corpus_of`.
     """
     corpus = corpus_of(profile)
-    return corpus.of_task(task or corpus.tasks()[0])
+    return corpus.of_task(task or _in_order(corpus)[0])
 
 
 def pretraining_of(profile: str, corpus: Corpus, settings: Mapping[str, Any]) -> results.Run:
@@ -109,10 +114,12 @@ def encoders_of(profile: str, device: str = "cpu") -> dict[str, Encoder]:
             for name, file in ((TRAINED, "encoder.safetensors"), (UNTRAINED, "untrained.safetensors"))}
 
 
-def inputs_of(profile: str) -> dict[str, str]:
-    """Hashes of the corpus and of the pre-trained encoder: what a run on frozen features has as its inputs."""
-    return {"corpus": results.published(profile, _maker(profile))["outputs"]["corpus"],
-            "pretrain": results.published(profile, PRETRAINED)["outputs"]["encoder"]}
+def inputs_of(profile: str, frozen: str = "") -> dict[str, str]:
+    """Hashes of the corpus and of the pre-trained encoder, and of another one where there is one (see
+    `frozen.frozen_encoder`): what a run on frozen features has as its inputs."""
+    inputs = {"corpus": results.published(profile, _maker(profile))["outputs"]["corpus"],
+              "pretrain": results.published(profile, PRETRAINED)["outputs"]["encoder"]}
+    return inputs | ({"frozen": frozen_encoder(frozen, "cpu").identity} if frozen else {})
 
 
 def describe_encoder(profile: str) -> str:

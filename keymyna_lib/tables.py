@@ -151,6 +151,9 @@ def detail_table(table: pd.DataFrame, n_train: int) -> tuple[pd.DataFrame, dict[
         label = budget_label(cell["budget"], n_train)
         row = {"features": cell["features"], "head": cell["head"], "labels": label}
         for metric, name in metrics.items():
+            if np.isnan(cell[metric]):
+                row[name] = NOT_RUN
+                continue
             row[name] = f"{100 * cell[metric]:.1f}"
             trace[f"{cell['features']}, {cell['head']}, {label} / {name}"] = cell["run_ids"]
         row["interval"] = f"[{100 * cell['low']:.1f}, {100 * cell['high']:.1f}]"

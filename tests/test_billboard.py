@@ -123,3 +123,13 @@ def test_the_published_songs(tmp_path):
         name: songs[name].to_dict() for name in ("artist", "title")}
     counts, shares = table["split"].value_counts(), {"train": 0.625, "valid": 0.125, "test": 0.25}
     assert all(abs(counts[name] - share * 617) < 2 for name, share in shares.items())
+
+
+def test_endings_in_capitals_are_found(written):
+    root, _ = written
+    before = examine(Billboard(), root, show=False)
+    for path in (root / "billboard" / "audio").iterdir():
+        path.rename(path.with_suffix(path.suffix.upper()))
+    after = examine(Billboard(), root, show=False)
+    assert after["state"].equals(before["state"])
+    assert after.loc[after["state"] == "found", "path"].str.contains(r"\.(?:MP3|WAV|FLAC)$").all()

@@ -94,6 +94,21 @@ def test_a_saved_table_names_run_commit_and_notebook_of_each_cell(home):
     assert "| ours | 12.3 |" in (folder / "t.md").read_text() and pd.read_csv(folder / "t.csv").shape == (1, 2)
 
 
+def test_what_a_notebook_makes_no_longer_is_removed(home):
+    run_id, table = make(), pd.DataFrame({"system": ["ours"], "score": ["12.3"]})
+
+    def publish(notebook, name):
+        results._written.clear()  # a new kernel
+        results.save_table(name, table, {"ours / score": [run_id]}, profile="smoke", notebook=notebook, caption="A caption.")
+        results.publish("smoke", notebook, runs=[run_id])
+
+    publish("80_x", "other")
+    publish("90_x", "table1")
+    publish("90_x", "table1_billboard")
+    left = {path.stem.split(".")[0] for path in (home / "results/smoke/tables").iterdir()}
+    assert left == {"other", "table1_billboard"} and results.load_runs("smoke", ["90_x"])["run_id"].tolist() == [run_id]
+
+
 def test_a_table_says_which_parameters_were_set_by_hand(home, monkeypatch):
     run_id, table = make(), pd.DataFrame({"system": ["ours"], "score": ["12.3"]})
     save = lambda: results.save_table("t", table, {"ours / score": [run_id]}, profile="smoke", notebook="90_tables",

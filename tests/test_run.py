@@ -31,7 +31,7 @@ made.parent.mkdir(parents=True, exist_ok=True)
 made.write_text(f"{{steps}}")
 index = made.parent / "index" / "{0}.json"
 index.parent.mkdir(exist_ok=True)
-index.write_text(json.dumps({{"steps": steps, "files": {{str(made): made.stat().st_size}}}}))"""
+index.write_text(json.dumps({{"runs": [], "outputs": {{"steps": steps}}, "files": {{str(made): made.stat().st_size}}}}))"""
 
 
 def write_notebook(project: Project, name: str, cell: str, *sources: str) -> None:
@@ -69,7 +69,8 @@ def fake_kernel(project, monkeypatch):
         files.write_text(made, str(values.get("steps")))
         files.write_text(project.executed(profile, notebook), "{}")
         files.write_json(project.index(profile, notebook),
-                         {"steps": values.get("steps"), "files": {project.show(made): made.stat().st_size}})
+                         {"runs": [], "outputs": {"steps": values.get("steps"), "folder": values.get("data_root", "")},
+                          "files": {project.show(made): made.stat().st_size}})
         ran.append((notebook, values))
 
     monkeypatch.setattr(execute, "execute", fake)
@@ -222,9 +223,10 @@ def test_changes_rerun_what_depends_on_them_and_no_more(project, fake_kernel):
     (project.root / "requirements.lock").write_text("numpy==2.0\n")
     assert go(project, fake_kernel, only=["10"]) == ["00", "10"]
     assert go(project, fake_kernel) == ["20"]
-    files.write_json(project.index("mini", "00_first"), {"steps": 5, "files": {}})
+    files.write_json(project.index("mini", "00_first"), {"runs": [], "outputs": {"steps": 5}, "files": {}})
     assert go(project, fake_kernel) == ["10"]
-    assert go(project, fake_kernel) == []
+    files.write_json(project.index("mini", "00_first"), {"runs": [], "outputs": {"steps": 5}, "files": {}, "changed": "x"})
+    assert go(project, fake_kernel) == []  # it came to the same end
 
 
 def test_the_runner_and_its_tables_do_not_count_as_code(project, fake_kernel):
@@ -320,6 +322,21 @@ def test_a_data_root_that_is_not_there_is_refused_before_anything_runs(monkeypat
     monkeypatch.chdir(tmp_path)
     assert cli.main(["--data-root", wrong]) == 1
     assert f"--data-root {wrong!r} is not a folder" in capsys.readouterr().err
+
+
+def test_going_back_from_recordings_to_rendered_scores_is_said_not_guessed(monkeypatch, capsys, tmp_path):
+    project = pipeline.Project(tmp_path, tmp_path / "cache")
+    monkeypatch.setattr(pipeline, "Project", lambda: project)
+    asked = []
+    monkeypatch.setattr(pipeline, "run", lambda project, profile, **options: asked.append(options["overrides"]))
+    monkeypatch.setattr(cli.warmup, "compile_librosa", lambda: None)
+    assert cli.main([]) == 0
+    files.write_json(project.index("mini", "05_recordings"), {"outputs": {"folder": ""}})
+    assert cli.main([]) == 0
+    files.write_json(project.index("mini", "05_recordings"), {"outputs": {"folder": "corpus/1"}})
+    assert cli.main([]) == 1 and "--data-root none" in capsys.readouterr().err
+    assert cli.main(["--profile", "smoke"]) == cli.main(["--data-root", "none"]) == 0
+    assert asked == [[], [], [], []]
 
 
 # Real kernels

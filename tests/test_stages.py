@@ -48,13 +48,15 @@ def test_a_corpus_that_is_not_the_published_one_says_what_to_run(corpora):
         stages.corpus_of("smoke")
 
 
-def test_encoders_are_those_made_on_this_corpus(corpora):
+def test_encoders_are_those_made_on_this_corpus(corpora, monkeypatch):
     pretrained("content of rendered", {"encoder": {"preset": "vit-toy"}, "steps": 30, "batch_size": 8})
     encoders = stages.encoders_of("smoke")
     assert list(encoders) == [stages.TRAINED, stages.UNTRAINED] and not any(e.training for e in encoders.values())
     first, second = (next(e.parameters()).detach() for e in encoders.values())
     assert first.shape == second.shape
     assert stages.inputs_of("smoke") == {"corpus": "content of rendered", "pretrain": "e"}
+    monkeypatch.setattr(stages, "frozen_encoder", lambda name, device: SimpleNamespace(identity=f"content of {name}"))
+    assert stages.inputs_of("smoke", "mert")["frozen"] == "content of mert"
     assert stages.describe_encoder("smoke") == "vit-toy after 30 pre-training steps of batch 8"
     publish("05_recordings", corpus="content of recorded", folder="corpus/recorded")
     with pytest.raises(KeyMynaError, match="--only 10 --force"):
@@ -64,6 +66,12 @@ def test_encoders_are_those_made_on_this_corpus(corpora):
 def test_given_weights_are_named(corpora):
     pretrained("content of rendered", {"encoder": {"preset": "vit-s"}, "weights": {"source": "owner/name/file"}})
     assert stages.describe_encoder("smoke") == "vit-s with the weights of owner/name/file"
+
+
+def test_the_papers_tasks_come_first():
+    corpus = SimpleNamespace(tasks=lambda: ["billboard", "folder:a", "giantsteps"], of_task=lambda name: f"view of {name}")
+    assert list(stages.tasks_of(corpus).items()) == [(name, f"view of {name}") for name in
+                                                     ("giantsteps", "billboard", "folder:a")]
 
 
 @pytest.mark.parametrize("task, expected", [("giantsteps", "GiantSteps Key (604)"), ("rendered", "rendered scores"),

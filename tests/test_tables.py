@@ -98,6 +98,15 @@ def test_every_measured_cell_of_the_detail_table_is_traced(runs):
             assert f"{row['features']}, {row['head']}, {row['labels']} / {column}" in trace
 
 
+def test_a_system_without_the_extra_set_was_not_run_on_it(runs):
+    systems = tables.systems("smoke", runs)
+    systems.loc[systems["features"] == "outside", "weighted, gtzan"] = np.nan
+    table, trace = tables.detail_table(systems, 90)
+    outside = table.set_index("features").loc["outside"]
+    assert outside["weighted, gtzan"] == tables.NOT_RUN and outside["accuracy"] == "100.0"
+    assert "outside, ConvKey, none / weighted, gtzan" not in trace and "outside, ConvKey, none / accuracy" in trace
+
+
 def test_a_task_that_lacks_a_run_is_named(runs):
     other = runs.dropna(subset="budget").assign(task="billboard")
     tables.expect_complete(pd.concat([runs, other]))

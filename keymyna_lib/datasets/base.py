@@ -77,7 +77,7 @@ def labelled(label: str) -> dict[str, Any]:
 
 def audio_path(folder: Path, stem: str, suffixes: Sequence[str]) -> str:
     """Path of a recording that may be in one of several formats: that of the file there is, else the first."""
-    names = [f"{stem}{suffix}" for suffix in suffixes]
+    names = [f"{stem}{spelt}" for suffix in suffixes for spelt in (suffix, suffix.upper())]
     return next((name for name in names if (folder / name).is_file()), names[0])
 
 

@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--profile", choices=paths.PROFILES, default="mini",
                       help="size of it all: toy, small (the default), or the paper's")
     made.add_argument("--data-root", metavar="DIR", help="folder with data sets of recordings, see notebook 05; without "
-                      "it, rendered scores are used")
+                      "it, or with none, rendered scores are used")
     made.add_argument("--offline", action="store_true", help="never touch the network; what is missing stays missing")
     which = made.add_mutually_exclusive_group()
     which.add_argument("--only", metavar="N", action="append", default=[],
@@ -67,14 +67,15 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; status 0, or 1 for a failure, 2 for a wrong option, 130 for Ctrl-C."""
     options = parser().parse_args(arguments)
     overrides = [tuple(pair) for pair in options.overrides]
-    if options.data_root is not None:
+    with_recordings = options.data_root not in (None, "none")
+    if with_recordings:
         overrides.append(("data_root", str(Path(options.data_root).expanduser().resolve())))
     if options.offline:
         overrides.append(("offline", "true"))
         os.environ["HF_HUB_OFFLINE"] = "1"  # the model hub's own switch, for weights and other encoders
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill is a Ctrl-C: kernels are shut down
     try:
-        if options.data_root is not None and not (options.data_root and Path(options.data_root).expanduser().is_dir()):
+        if with_recordings and not (options.data_root and Path(options.data_root).expanduser().is_dir()):
             raise KeyMynaError(f"--data-root {options.data_root!r} is not a folder.")
         if options.tests is not None:
             run_tests(options.tests)
@@ -83,6 +84,9 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             # Threads that spin while they wait make two busy programs on few cores crawl; alone it costs nothing.
             os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+            if options.data_root is None and pipeline.on_recordings(pipeline.Project(), options.profile):
+                raise KeyMynaError(f"the results of profile {options.profile} are those of recordings. Give --data-root DIR "
+                                   "again, or --data-root none to train on rendered scores in their place.")
             warmup.compile_librosa()
             pipeline.run(pipeline.Project(), options.profile, only=options.only, start=options.start,
                          force=options.force, overrides=overrides)

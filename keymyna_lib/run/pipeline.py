@@ -16,6 +16,8 @@ from keymyna_lib import files, paths
 from keymyna_lib.errors import KeyMynaError
 from keymyna_lib.run import parameters
 
+RECORDINGS = "05_recordings"  # the notebook that takes a data root
+
 
 @dataclass(frozen=True)
 class Project:
@@ -141,18 +143,25 @@ def select(notebooks: dict[str, Notebook], only: list[str], start: str | None) -
 def fingerprint(project: Project, notebook: Notebook, values: dict[str, parameters.Value]) -> dict[str, Any]:
     """Hashes of all that a notebook's results depend on: parameters, notebook, code, what it reads, what users bring.
 
-    The runner itself is left out: it acts on results only through the parameters.
+    The runner itself is left out: it acts on results only through the parameters. Of what an earlier notebook published
+    its runs and outputs count, so that one which ran again and came to the same end costs nothing after it.
     """
     cells = [(cell["cell_type"], cell["source"], cell.get("metadata", {}).get("tags", []))
              for cell in parameters.read_cells(project.source(notebook.name))]
     code = [p for p in project.library.iterdir() if p.name not in {"run", "__pycache__"}]
-    inputs = {need: project.index(values["profile"], need) for need in notebook.needs}
+    indices = {need: project.index(values["profile"], need) for need in notebook.needs}
+    read = {need: files.read_json(path) if path.exists() else {} for need, path in indices.items()}
     brought = parameters.local_paths(values, project.root)
     return {"parameters": files.sha256_json(values), "notebook": files.sha256_json(cells),
             "code": files.source_hash(*sorted(code), project.root / paths.LOCK.name),
-            "inputs": {need: files.sha256_file(path) if path.exists() else None
-                       for need, path in inputs.items()},
+            "inputs": {need: files.sha256_json([index.get("runs"), index.get("outputs")]) for need, index in read.items()},
             "files brought": {name: files.listing_hash(path) for name, path in brought.items()}}
+
+
+def on_recordings(project: Project, profile: str) -> bool:
+    """Whether a profile's results are those of recordings, from a data root that was given."""
+    index = project.index(profile, RECORDINGS)
+    return index.exists() and bool(files.read_json(index)["outputs"]["folder"])
 
 
 def outdated(project: Project, notebook: Notebook,
