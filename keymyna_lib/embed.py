@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,8 +19,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from keymyna_lib import paths
-from keymyna_lib.controls import mean_chroma
-from keymyna_lib.data.corpus import Corpus
 from keymyna_lib.errors import KeyMynaError
 from keymyna_lib.files import atomic_path, sha256_bytes, sha256_json, source_hash
 from keymyna_lib.keys import transpose
@@ -27,6 +26,9 @@ from keymyna_lib.model import Encoder
 from keymyna_lib.parallel import over_tracks
 from keymyna_lib.progress import bar
 from keymyna_lib.spectrogram import HOP, N_FFT, WINDOW, compress, mel_power, n_frames, window_starts
+
+if TYPE_CHECKING:  # a corpus is handed in; what builds one takes longer to import than one song to embed
+    from keymyna_lib.data.corpus import Corpus
 
 MEAN_MEL, CHROMA = "mean mel", "chroma"
 
@@ -96,6 +98,8 @@ def embed(encoder: Encoder, windows: Tensor, *, batch_size: int = 64) -> Tensor:
 
 def _window_chroma(corpus: Corpus, track_id: str) -> np.ndarray:
     """Mean chroma of each window of a track, (window, pitch class)."""
+    from keymyna_lib.controls import mean_chroma  # here, because it brings pandas along
+
     audio = corpus.audio(track_id)
     starts = window_starts(n_frames(len(audio)))
     return np.stack([mean_chroma(audio[HOP * start:HOP * (start + WINDOW)]) for start in starts]).astype(np.float32)
