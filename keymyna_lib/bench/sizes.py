@@ -27,7 +27,8 @@ class Size:
         `public_steps` of each head, as its rate does not depend on how many.
     song_seconds : length of the song whose key is found.
     growth_batches, growth_frames, growth_tracks, growth_heads, growth_seconds : sizes on each growth axis.
-    cap_mb : memory cap of the process that draws crops from a corpus of ten times as much.
+    cap_mb : memory cap of the process that draws crops; 0 for none.
+    store_mb : sizes of the stores that it draws from; the largest should be ten times the cap.
     """
 
     steps: tuple[tuple[str, int, float], ...]
@@ -58,6 +59,7 @@ class Size:
     growth_heads: tuple[int, ...]
     growth_seconds: tuple[float, ...]
     cap_mb: int
+    store_mb: tuple[int, ...]
 
 
 SIZES = {
@@ -66,7 +68,8 @@ SIZES = {
         masking_batch=4, tracks=20, seconds=8.0, loader_workers=0, product=128, gpu_product=256, copy_mb=4,
         audio_seconds=2.0, formats=("wav",), embed_tracks=2, head_dim=16, head_rows=256, wide_widths=(32, 64),
         linear_steps=4, hidden_steps=2, wide_steps=2, public_steps=1, song_seconds=8.0, growth_batches=(4, 8),
-        growth_frames=(98, 196), growth_tracks=(1, 2), growth_heads=(1, 4), growth_seconds=(4.0, 8.0), cap_mb=0),
+        growth_frames=(98, 196), growth_tracks=(1, 2), growth_heads=(1, 4), growth_seconds=(4.0, 8.0), cap_mb=0,
+        store_mb=(2, 8)),
     "full": Size(
         steps=(*(("vit-s", batch, 0.9) for batch in (32, 64, 128)), *(("vit-xxs", batch, 0.9) for batch in (64, 512, 128))),
         gpu_steps=(("vit-s", 1024, 0.0), *(("vit-s", batch, 0.9) for batch in (256, 1024, 4096))),
@@ -75,5 +78,5 @@ SIZES = {
         embed_tracks=16, head_dim=384, head_rows=8192, wide_widths=(1024, 2048, 4096, 8192), linear_steps=200,
         hidden_steps=40, wide_steps=10, public_steps=5, song_seconds=120.0, growth_batches=(16, 32, 64, 128, 256, 512),
         growth_frames=(98, 196, 392, 784, 1568), growth_tracks=(1, 2, 4, 8, 16), growth_heads=(1, 4, 16, 64, 256),
-        growth_seconds=(15.0, 30.0, 60.0, 120.0, 240.0), cap_mb=1024),
+        growth_seconds=(15.0, 30.0, 60.0, 120.0, 240.0), cap_mb=1024, store_mb=(1024, 3200, 10240)),
 }
