@@ -49,7 +49,7 @@ def measure_all(subjects: Sequence[str] = SUBJECTS, *, size: str = "full", budge
             raise KeyMynaError(f"{name!r}: choose of {', '.join(known)}.")
     if not budget > 0:
         raise KeyMynaError(f"budget {budget}: expected seconds, more than 0.")
-    date, began, rows = results.now(), time.perf_counter(), []
+    date, here, began, rows = results.now(), machine(), time.perf_counter(), []
     paths.CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=paths.CACHE, prefix="bench-") as folder:
         modules = [importlib.import_module(f"keymyna_lib.bench.{subject}") for subject in subjects]
@@ -66,7 +66,7 @@ def measure_all(subjects: Sequence[str] = SUBJECTS, *, size: str = "full", budge
                 left -= case.weight
                 progress.update()
     environment = results.environment()
-    return {"machine": machine(), "date": date, "commit": environment["commit"], "dirty": environment["dirty"],
+    return {"machine": here, "date": date, "commit": environment["commit"], "dirty": environment["dirty"],
             "size": size, "budget": budget, "seconds": round(time.perf_counter() - began, 1),
             "measurements": [asdict(row) for row in rows]}
 
@@ -97,5 +97,7 @@ def readable(rows: pd.DataFrame) -> pd.DataFrame:
         spread = f" [{row.low:.3g}, {row.high:.3g}]" if row.n > 1 else ""
         return f"{row.median:.3g} {row.unit}".strip() + to + spread + (f" ({row.note})" if row.note else "")
 
-    made = rows[["subject", "case", "system", "quantity"]].assign(value=[value(row) for row in rows.itertuples()])
+    made = rows[["subject", "case", "system", "quantity"]].assign(
+        case=[row.case if pd.isna(row.size) else f"{row.case}: {row.size:g}" for row in rows.itertuples()],
+        value=[value(row) for row in rows.itertuples()])
     return made.assign(rounds=rows["n"])
