@@ -330,6 +330,9 @@ def growth_lines(rows: pd.DataFrame) -> Figure:
         middle = np.exp(np.log(points[["size", "median"]]).mean())
         axis.plot(points["size"], middle["median"] * (points["size"] / middle["size"]) ** fitted["median"], color="0.5",
                   linewidth=1)
-        axis.set(xscale="log", yscale="log", ylabel=points["unit"].iloc[0])
-        axis.set_title(f"{case}: exponent {fitted['median']:.2f}", fontsize=8)
+        centre, half = middle["median"], max(points["high"].max() / middle["median"], middle["median"] / points["low"].min(), 3)
+        axis.set(xscale="log", yscale="log", ylabel=points["unit"].iloc[0], ylim=(centre / half / 1.3, 1.3 * centre * half))
+        axis.set_xticks(points["size"], [f"{value:g}" for value in points["size"]])
+        axis.xaxis.minorticks_off()
+        axis.set_title(f"{case}\nexponent {fitted['median']:.2f}", fontsize=8)
     return figure

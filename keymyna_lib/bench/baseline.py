@@ -170,21 +170,25 @@ def step(encoder: PublicEncoder, loss: PublicSogCLR, optimizer: torch.optim.Opti
 
 
 class _RowByRow(Dataset):
-    def __init__(self, rows: Rows, standardize: bool):
-        std, mean = torch.std_mean(rows.x, 0, correction=0)
-        self.x = (rows.x - mean) / std if standardize else rows.x
+    def __init__(self, rows: Rows):
         self.rows = rows
 
     def __len__(self) -> int:
-        return len(self.x)
+        return len(self.rows.x)
 
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor, Tensor]:
-        return self.rows.track[i], self.x[i], self.rows.y[i]
+        return self.rows.track[i], self.rows.x[i], self.rows.y[i]
+
+
+def prepared(rows: Rows, standardize: bool) -> Rows:
+    """The rows with their features z-scored, or as they are; done once for all heads."""
+    std, mean = torch.std_mean(rows.x, 0, correction=0)
+    return Rows((rows.x - mean) / std, rows.y, rows.track) if standardize else rows
 
 
 def head_loader(rows: Rows, spec: HeadSpec, seed: int) -> DataLoader:
     """Shuffled batches of rows: track (row,), features (row, dim), keys (row,)."""
-    return DataLoader(_RowByRow(rows, spec.standardize), spec.batch_size, shuffle=True,
+    return DataLoader(_RowByRow(rows), spec.batch_size, shuffle=True,
                       generator=torch.Generator().manual_seed(seed))
 
 

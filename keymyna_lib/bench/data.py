@@ -32,7 +32,8 @@ def store_to_batch(folder: Path, size: Size, settings: PretrainConfig, seconds: 
         run.train_sampler.batch(tracks, run.objective.views, generator)
 
     times = alternate({OURS: draw, PUBLIC: lambda: next(batches), "step": run.take_step}, seconds)
-    rows = times.rows(SUBJECT, case, "examples", "1/s", dict.fromkeys((OURS, PUBLIC), settings.batch_size), ratio_to=PUBLIC)
+    rows = times.rows(SUBJECT, case, "examples", "1/s", dict.fromkeys((OURS, PUBLIC), settings.batch_size),
+                      ratios=[(OURS, PUBLIC)])
     share = [drawing / step for drawing, step in zip(times.seconds[OURS], times.seconds["step"])]
     return [*rows, summary(SUBJECT, case, OURS, "share of the step that draws its batch", "", share)]
 
@@ -47,19 +48,14 @@ def audio_to_spectrogram(folder: Path, size: Size, ending: str, seconds: float) 
     decoded = stereo.mean(axis=1)
     resampled = soxr.resample(decoded, rate, SAMPLE_RATE, quality="HQ")
     actions = {"whole": lambda: compress(mel_power(read_audio(path))[0]),
-               "decode": lambda: soundfile.read(path, dtype="float32")[0].mean(axis=1),
-               "resample": lambda: soxr.resample(decoded, rate, SAMPLE_RATE, quality="HQ"),
-               "mel": lambda: compress(mel_power(resampled)[0])}
+               "decode alone": lambda: soundfile.read(path, dtype="float32")[0].mean(axis=1),
+               "resample alone": lambda: soxr.resample(decoded, rate, SAMPLE_RATE, quality="HQ"),
+               "mel alone": lambda: compress(mel_power(resampled)[0])}
     with one_thread():
         times = alternate(actions, seconds)
     case = f"{ending}, 44.1 kHz stereo, one core"
-    return [row for part in actions for row in _renamed(times.rows(
-        SUBJECT, case, part if part == "whole" else f"{part} alone", "h/min", {part: _MINUTES * size.audio_seconds}))]
-
-
-def _renamed(rows: list[Measurement]) -> list[Measurement]:
-    from dataclasses import replace
-    return [replace(row, system=OURS) for row in rows]
+    return [summary(SUBJECT, case, OURS, part, "h/min", _MINUTES * size.audio_seconds / np.array(taken))
+            for part, taken in times.seconds.items()]
 
 
 def mel(folder: Path, size: Size, seconds: float) -> list[Measurement]:
@@ -69,9 +65,8 @@ def mel(folder: Path, size: Size, seconds: float) -> list[Measurement]:
     try:
         from nnAudio.features import MelSpectrogram
 
-        transform, tensor = MelSpectrogram(sr=SAMPLE_RATE, n_fft=N_FFT, n_mels=N_MELS, hop_length=HOP, verbose=False), \
-            torch.from_numpy(audio)
-        actions["nnAudio"] = lambda: transform(tensor)
+        transform = MelSpectrogram(sr=SAMPLE_RATE, n_fft=N_FFT, n_mels=N_MELS, hop_length=HOP, verbose=False)
+        actions["nnAudio"] = lambda: transform(torch.from_numpy(audio))
     except ImportError:
         rows.append(not_run(SUBJECT, case, "nnAudio", "audio", "h/min", "nnAudio is not installed"))
     import librosa
@@ -80,12 +75,8 @@ def mel(folder: Path, size: Size, seconds: float) -> list[Measurement]:
                                                                 n_mels=N_MELS)
     with one_thread(), torch.no_grad():
         times = alternate(actions, seconds)
-    rows += times.rows(SUBJECT, case, "audio", "h/min", dict.fromkeys(actions, _MINUTES * size.audio_seconds))
-    for other in actions:
-        if other != OURS:
-            ratio = np.array(times.seconds[other]) / times.seconds[OURS]
-            rows.append(summary(SUBJECT, case, OURS, "audio", "x", ratio, ratio_to=other))
-    return rows
+    return rows + times.rows(SUBJECT, case, "audio", "h/min", dict.fromkeys(actions, _MINUTES * size.audio_seconds),
+                             ratios=[(OURS, other) for other in actions if other != OURS])
 
 
 def cases(size: Size, folder: Path) -> list[Case]:

@@ -58,7 +58,7 @@ def compare(folder: Path, size: Size, preset: str, device: str, seconds: float) 
     n_windows = len(tracks) * len(window_starts(len(corpus.spectrogram(tracks[0]))))
     stored = (OURS, PUBLIC)
     case = f"{preset}{where}"
-    return [*times.rows(SUBJECT, case, "windows", "1/s", dict.fromkeys(stored, n_windows), ratio_to=PUBLIC),
+    return [*times.rows(SUBJECT, case, "windows", "1/s", dict.fromkeys(stored, n_windows), ratios=[(OURS, PUBLIC)]),
             *times.rows(SUBJECT, case, f"tracks of {size.seconds:g} s", "1/s", dict.fromkeys(actions, len(tracks)))]
 
 

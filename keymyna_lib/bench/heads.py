@@ -29,9 +29,10 @@ def train_ours(grid: Sequence[HeadSpec], train: Rows, valid: Rows, steps: int, d
 
 def train_public(grid: Sequence[HeadSpec], train: Rows, valid: Rows, steps: int) -> None:
     """The same, one head after another, from a loader of rows."""
+    scaled = {spec.standardize: baseline.prepared(train, spec.standardize) for spec in grid}
     for spec in grid:
         module = baseline.head(spec, train.x.shape[1])
-        baseline.train_head(module, spec, baseline.head_loader(train, spec, 0), steps)
+        baseline.train_head(module, spec, baseline.head_loader(scaled[spec.standardize], spec, 0), steps)
         with torch.no_grad():
             module.eval()(valid.x).softmax(dim=1)
 
@@ -51,18 +52,18 @@ def floor_seconds(grid: Sequence[HeadSpec], dim: int, flops_per_second: float, b
     return total
 
 
-def compare(size: Size, name: str, grid: Sequence[HeadSpec], steps: int, roofline: bool,
+def compare(size: Size, name: str, grid: Sequence[HeadSpec], steps: int, public_steps: int, roofline: bool,
             seconds: float) -> list[Measurement]:
     """Head steps a second of both ways, and of the library's the share of the roofline where that is the limit."""
     train, valid = (material.rows(n // WINDOWS, WINDOWS, size.head_dim, seed=seed)
                     for seed, n in enumerate((size.head_rows, size.head_rows // 8)))
     actions = {OURS: lambda: train_ours(grid, train, valid, steps),
-               PUBLIC: lambda: train_public(grid, train, valid, size.public_steps)}
+               PUBLIC: lambda: train_public(grid, train, valid, public_steps)}
     product, flops = product_action(torch.device("cpu"), torch.float32, size.product)
     copy, traffic = copy_action(torch.device("cpu"), size.copy_mb << 20)
     times = alternate({**actions, "matrix product": product, "copy": copy} if roofline else actions, seconds)
-    rows = times.rows(SUBJECT, name, "head steps", "1/s", {OURS: len(grid) * steps, PUBLIC: len(grid) * size.public_steps},
-                      ratio_to=PUBLIC)
+    rows = times.rows(SUBJECT, name, "head steps", "1/s", {OURS: len(grid) * steps, PUBLIC: len(grid) * public_steps},
+                      ratios=[(OURS, PUBLIC)])
     if roofline:
         share = [floor_seconds(grid, size.head_dim, flops / best, traffic / moved) * steps / mine for mine, best, moved in
                  zip(times.seconds[OURS], times.seconds["matrix product"], times.seconds["copy"])]
@@ -81,8 +82,8 @@ def on_gpu(size: Size, name: str, grid: Sequence[HeadSpec], steps: int, seconds:
                                                    {OURS: len(grid) * steps})
 
 
-def grids(size: Size) -> dict[str, tuple[list[HeadSpec], int]]:
-    """The grids by name, with the library's steps of one timing."""
+def grids(size: Size) -> dict[str, tuple[list[HeadSpec], tuple[int, int]]]:
+    """The grids by name, with the steps of one timing, the library's and the public way's."""
     return {"probe grid, linear half": (linear_probe_grid(hidden=[()]), size.linear_steps),
             "probe grid, hidden half": (linear_probe_grid(hidden=[(512,)]), size.hidden_steps),
             "grid B (wide MLP)": (wide_mlp_grid(widths=size.wide_widths, widest_pair=max(size.wide_widths) // 2),
@@ -92,8 +93,9 @@ def grids(size: Size) -> dict[str, tuple[list[HeadSpec], int]]:
 def cases(size: Size, folder: Path) -> list[Case]:
     """All cases of the heads."""
     made = []
-    for name, (grid, steps) in grids(size).items():
-        made.append(Case(SUBJECT, name, functools.partial(compare, size, name, grid, steps, grid[0].hidden != ())))
+    for name, (grid, (steps, public_steps)) in grids(size).items():
+        made.append(Case(SUBJECT, name, functools.partial(compare, size, name, grid, steps, public_steps,
+                                                          grid[0].hidden != ())))
         if torch.cuda.is_available():
             made.append(Case(SUBJECT, f"{name}, GPU", functools.partial(on_gpu, size, name, grid, steps), 0.3))
         else:

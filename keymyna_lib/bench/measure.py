@@ -86,14 +86,11 @@ class Timings:
     seconds: dict[str, list[float]] = field(default_factory=dict)
 
     def rows(self, subject: str, case: str, quantity: str, unit: str, amounts: Mapping[str, float], *,
-             ratio_to: str = "", size: float | None = None) -> list[Measurement]:
-        """Rates `amount / seconds` of the systems in `amounts`, and their ratios to one of them."""
+             ratios: Sequence[tuple[str, str]] = ()) -> list[Measurement]:
+        """Rates `amount / seconds` of the systems in `amounts`, and the ratios of some pairs of them, round by round."""
         rates = {name: amount / np.array(self.seconds[name]) for name, amount in amounts.items()}
-        rows = [summary(subject, case, name, quantity, unit, values, size=size) for name, values in rates.items()]
-        if ratio_to:
-            rows += [summary(subject, case, name, quantity, "x", values / rates[ratio_to], ratio_to=ratio_to, size=size)
-                     for name, values in rates.items() if name != ratio_to]
-        return rows
+        return [*(summary(subject, case, name, quantity, unit, values) for name, values in rates.items()),
+                *(summary(subject, case, name, quantity, "x", rates[name] / rates[to], ratio_to=to) for name, to in ratios)]
 
 
 def summary(subject: str, case: str, system: str, quantity: str, unit: str, values: Sequence[float] | np.ndarray,
@@ -136,7 +133,7 @@ def alternate(actions: Mapping[str, Action], seconds: float, *, clock: Callable[
     try:
         while rounds < least_rounds or clock() - began < seconds:
             for name, action in actions.items():
-                gc.collect()
+                gc.collect(1)
                 gc.disable()
                 started = clock()
                 for _ in range(repeats[name]):
@@ -230,7 +227,7 @@ def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
         kind, value = "error", "the process was killed"
     process.join()
     if kind == "error":
-        raise KeyMynaError(f"{function.__module__}.{function.__qualname__}{arguments}: {value}.")
+        raise KeyMynaError(f"{function.__qualname__}, in a process of its own: {value}.")
     return value
 
 

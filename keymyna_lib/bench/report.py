@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from keymyna_lib import paths, results
-from keymyna_lib.bench.measure import Case, machine, not_run
+from keymyna_lib.bench.measure import Case, Measurement, machine, not_run
 from keymyna_lib.bench.sizes import SIZES
 from keymyna_lib.errors import KeyMynaError
 from keymyna_lib.files import write_json
@@ -64,6 +65,7 @@ def measure_all(subjects: Sequence[str] = SUBJECTS, *, size: str = "full", budge
                 except Exception as error:  # one case that cannot be run here must not cost the hour of the others
                     rows.append(not_run(case.subject, case.name, "ours", "all", "", f"{type(error).__name__}: {error}"))
                 left -= case.weight
+                gc.collect()  # what a case held must not weigh on the next
                 progress.update()
     environment = results.environment()
     return {"machine": here, "date": date, "commit": environment["commit"], "dirty": environment["dirty"],
@@ -78,7 +80,7 @@ def write(found: dict[str, Any], path: Path) -> None:
 
 def frame(found: dict[str, Any]) -> pd.DataFrame:
     """The rows of what `measure_all` returned, or of its JSON; a column a field of `measure.Measurement`."""
-    return pd.DataFrame(found["measurements"])
+    return pd.DataFrame(found["measurements"], columns=[field.name for field in fields(Measurement)])
 
 
 def text(found: dict[str, Any]) -> str:

@@ -51,7 +51,7 @@ def warm(folder: Path, size: Size, preset: str, seconds: float) -> list[Measurem
     times = alternate({OURS: lambda: finder.key(path),
                        ESSENTIA: lambda: extractor(essentia.standard.MonoLoader(filename=str(path))())}, seconds)
     case = f"{preset}, warm, an mp3 of {size.song_seconds:g} s"
-    rows = times.rows(SUBJECT, case, "songs", "1/s", {OURS: 1.0, ESSENTIA: 1.0}, ratio_to=ESSENTIA)
+    rows = times.rows(SUBJECT, case, "songs", "1/s", {OURS: 1.0, ESSENTIA: 1.0}, ratios=[(OURS, ESSENTIA)])
     return rows + [summary(SUBJECT, case, name, "time", "s", taken) for name, taken in times.seconds.items()]
 
 
@@ -62,7 +62,7 @@ def cold(folder: Path, size: Size, preset: str, seconds: float) -> list[Measurem
     times = alternate({OURS: process("-m", "keymyna_lib.song", "--encoder", encoder, "--head", head, path),
                        ESSENTIA: process("-c", _ESSENTIA, path), "importing torch": process("-c", "import torch")}, seconds)
     case = f"{preset}, cold, an mp3 of {size.song_seconds:g} s"
-    rows = times.rows(SUBJECT, case, "songs", "1/s", {OURS: 1.0, ESSENTIA: 1.0}, ratio_to=ESSENTIA)
+    rows = times.rows(SUBJECT, case, "songs", "1/s", {OURS: 1.0, ESSENTIA: 1.0}, ratios=[(OURS, ESSENTIA)])
     rows += [summary(SUBJECT, case, name, "time", "s", taken) for name, taken in times.seconds.items()]
     share = [alone / whole for alone, whole in zip(times.seconds["importing torch"], times.seconds[OURS])]
     return [*rows, summary(SUBJECT, case, OURS, "share of importing torch", "", share)]

@@ -128,7 +128,8 @@ def compare(folder: Path, size: Size, settings: PretrainConfig, seconds: float) 
         torch.device(settings.device), torch.bfloat16 if settings.precision == "bf16" else torch.float32,
         size.gpu_product if gpu else size.product)
     times = alternate(actions, seconds)
-    rows = times.rows(SUBJECT, case, "examples", "1/s", dict.fromkeys(MAKERS, settings.batch_size), ratio_to=PUBLIC)
+    rows = times.rows(SUBJECT, case, "examples", "1/s", dict.fromkeys(MAKERS, settings.batch_size),
+                      ratios=[(OURS, PUBLIC)])
     rows += times.rows(SUBJECT, case, "arithmetic", "GFLOP/s", {name: value / 1e9 for name, value in flops.items()})
     for name in MAKERS if settings.precision == "fp32" else [OURS]:  # the public way knows float32 only
         share = [flops[name] / mine / (flops[CEILING] / best)
@@ -155,11 +156,12 @@ def peak(folder: Path, size: Size, settings: PretrainConfig, seconds: float) -> 
 
 def masking(folder: Path, size: Size, preset: str, batch_size: int, masks: tuple[float, ...],
             seconds: float) -> list[Measurement]:
-    """The library's step at several mask ratios, and how many times its unmasked step's rate that is."""
+    """The library's step at several mask ratios, the first of them 0, and how many times the unmasked rate that is."""
     path = corpus_in(folder, size, batch_size)
     actions = {f"{OURS}, mask {mask:g}": our_bare_step(path, config(preset, batch_size, mask)) for mask in masks}
+    bare, *masked = actions
     return alternate(actions, seconds).rows(SUBJECT, f"{preset}, batch {batch_size}, masking", "examples", "1/s",
-                                            dict.fromkeys(actions, batch_size), ratio_to=f"{OURS}, mask 0")
+                                            dict.fromkeys(actions, batch_size), ratios=[(name, bare) for name in masked])
 
 
 def end_to_end(folder: Path, size: Size, settings: PretrainConfig, seconds: float) -> list[Measurement]:
@@ -169,11 +171,8 @@ def end_to_end(folder: Path, size: Size, settings: PretrainConfig, seconds: floa
     public, batches = PublicRun(run), public_batches(public_files(path), settings, size.loader_workers)
     actions = {OURS: synchronised(run.take_step, run.device), BARE: bare,
                PUBLIC: synchronised(lambda: public.step(next(batches)), run.device)}
-    times = alternate(actions, seconds)
-    amounts = dict.fromkeys(actions, settings.batch_size)
-    rows = times.rows(SUBJECT, case, "examples", "1/s", amounts, ratio_to=PUBLIC)
-    ratio = [bare / whole for whole, bare in zip(times.seconds[OURS], times.seconds[BARE])]
-    return [*rows, summary(SUBJECT, case, OURS, "examples", "x", ratio, ratio_to=BARE)]
+    return alternate(actions, seconds).rows(SUBJECT, case, "examples", "1/s", dict.fromkeys(actions, settings.batch_size),
+                                            ratios=[(OURS, PUBLIC), (OURS, BARE)])
 
 
 def public_files(path: Path) -> list[Path]:
@@ -189,9 +188,10 @@ def largest_batch(folder: Path, size: Size, preset: str, seconds: float) -> list
     """The largest power of two that fits on the GPU as a batch, and its rate."""
     rows, batch = [], 256
     while True:
-        settings = config(preset, batch, 0.9, device="cuda", precision="bf16")
+        settings, path = config(preset, batch, 0.9, device="cuda", precision="bf16"), folder / f"corpus-of-crops-{batch}"
+        material.write_corpus(path, 2 * batch, WINDOW)
         try:
-            times = alternate({OURS: our_bare_step(corpus_in(folder, size, batch), settings)}, 0.0, least_rounds=1)
+            times = alternate({OURS: our_bare_step(path, settings)}, 0.0, least_rounds=1)
         except torch.cuda.OutOfMemoryError:
             return rows
         rows = [summary(SUBJECT, f"{preset}, largest batch on the GPU", OURS, "batch", "examples", [batch]),
