@@ -22,8 +22,6 @@ from torch import Tensor
 
 from keymyna_lib import paths
 from keymyna_lib.cluster import over
-from keymyna_lib.controls import mean_chroma
-from keymyna_lib.data.corpus import Corpus, open_corpus
 from keymyna_lib.errors import KeyMynaError
 from keymyna_lib.files import atomic_path, sha256_bytes, sha256_json, source_hash
 from keymyna_lib.keys import transpose
@@ -32,8 +30,10 @@ from keymyna_lib.parallel import over_tracks
 from keymyna_lib.progress import bar
 from keymyna_lib.spectrogram import HOP, N_FFT, WINDOW, compress, mel_power, n_frames, window_starts
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a corpus is handed in; what builds one takes longer to import than one song to embed
     from distributed import Client
+
+    from keymyna_lib.data.corpus import Corpus
 
 MEAN_MEL, CHROMA = "mean mel", "chroma"
 PART = 256  # tracks of a task on a cluster; a multiple of what is embedded together
@@ -104,6 +104,8 @@ def embed(encoder: Encoder, windows: Tensor, *, batch_size: int = 64) -> Tensor:
 
 def _window_chroma(corpus: Corpus, track_id: str) -> np.ndarray:
     """Mean chroma of each window of a track, (window, pitch class)."""
+    from keymyna_lib.controls import mean_chroma  # here, because it brings pandas along
+
     audio = corpus.audio(track_id)
     starts = window_starts(n_frames(len(audio)))
     return np.stack([mean_chroma(audio[HOP * start:HOP * (start + WINDOW)]) for start in starts]).astype(np.float32)
@@ -211,6 +213,8 @@ def _make_part(work: Callable[[Corpus, Sequence[str]], Features], path: Path, tr
 
 @functools.lru_cache(maxsize=1)
 def _corpus_at(path: Path) -> Corpus:
+    from keymyna_lib.data.corpus import open_corpus
+
     return open_corpus(path)
 
 

@@ -282,3 +282,57 @@ def verdicts(axis: Axes, concluded: pd.DataFrame) -> None:
                 fontsize=7, loc="lower center", bbox_to_anchor=(0.4, 1.0))
     for side in axis.spines.values():
         side.set_visible(False)
+
+
+def speed_ratios(rows: pd.DataFrame, notes: Sequence[str]) -> Figure:
+    """Ratios of the benchmark with their quartiles, a panel a subject, on a logarithmic axis; 1 is no difference.
+
+    Parameters
+    ----------
+    rows : those with a `ratio_to`, columns as `bench.measure.Measurement`.
+    notes : what was not run, written below.
+    """
+    groups = list(rows.groupby("subject", sort=False))
+    figure, axes = plt.subplots(len(groups), 1, figsize=(9, 0.9 * len(groups) + 0.27 * len(rows)), sharex=True, squeeze=False,
+                                height_ratios=[len(group) + 1 for _, group in groups])
+    for axis, (subject, group) in zip(axes[:, 0], groups):
+        y = np.arange(len(group))[::-1]
+        spread = np.abs(group[["low", "high"]].to_numpy().T - group["median"].to_numpy())
+        axis.errorbar(group["median"], y, xerr=spread, fmt="o", markersize=4, color=COLOURS["pre-trained"])
+        for place, row in zip(y, group.itertuples()):
+            axis.annotate(f"{row.median:.2g} x", (row.high, place), xytext=(5, -3), textcoords="offset points", fontsize=7)
+        axis.axvline(1, color="0.3", linewidth=0.8)
+        axis.set_yticks(y, [f"{row.case}: {row.system} / {row.ratio_to}" for row in group.itertuples()], fontsize=7)
+        axis.set(xscale="log", title=subject, ylim=(-0.7, len(group) - 0.3))
+    axes[-1, 0].set_xlabel("times as fast (median and quartiles of rounds)")
+    if notes:
+        figure.supxlabel("\n".join(notes), fontsize=6, x=0.01, ha="left")
+    return figure
+
+
+def growth_lines(rows: pd.DataFrame) -> Figure:
+    """What grows against its size on logarithmic axes, a panel a case, with the fitted exponent in its title.
+
+    Parameters
+    ----------
+    rows : of subject "growth", columns as `bench.measure.Measurement`.
+    """
+    groups = list(rows.groupby("case", sort=False))
+    columns = min(4, len(groups))
+    figure, axes = plt.subplots(-(-len(groups) // columns), columns, squeeze=False,
+                                figsize=(3.3 * columns, 2.9 * -(-len(groups) // columns)))
+    for axis in axes.flat[len(groups):]:
+        axis.set_visible(False)
+    for axis, (case, group) in zip(axes.flat, groups):
+        fitted, points = group[group["quantity"] == "exponent"].iloc[0], group.dropna(subset="size")
+        spread = np.abs(points[["low", "high"]].to_numpy().T - points["median"].to_numpy())
+        axis.errorbar(points["size"], points["median"], yerr=spread, fmt="o", markersize=4, color=COLOURS["untrained"])
+        middle = np.exp(np.log(points[["size", "median"]]).mean())
+        axis.plot(points["size"], middle["median"] * (points["size"] / middle["size"]) ** fitted["median"], color="0.5",
+                  linewidth=1)
+        centre, half = middle["median"], max(points["high"].max() / middle["median"], middle["median"] / points["low"].min(), 3)
+        axis.set(xscale="log", yscale="log", ylabel=points["unit"].iloc[0], ylim=(centre / half / 1.3, 1.3 * centre * half))
+        axis.set_xticks(points["size"], [f"{value:g}" for value in points["size"]])
+        axis.xaxis.minorticks_off()
+        axis.set_title(f"{case}\nexponent {fitted['median']:.2f}", fontsize=8)
+    return figure

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from keymyna_lib import paths, results
+from keymyna_lib.bench.report import readable
 from keymyna_lib.comparison import estimates_of
 from keymyna_lib.errors import KeyMynaError
 from keymyna_lib.evaluate import (bootstrap_interval, confusion, holm, mirex_scores, paired_difference,
@@ -475,3 +476,9 @@ def optimism_table(profile: str, run_ids: Sequence[str], n_train: int) -> tuple[
         rows.append({**row, **values, "seeds": len(ids)})
         trace |= {f"{', '.join(names)} / {column}": ids for column in values}
     return pd.DataFrame(rows), trace
+
+
+def speed_table(rows: pd.DataFrame, run_id: str) -> tuple[pd.DataFrame, dict[str, list[str]]]:
+    """Rows of the benchmark (columns as `bench.measure.Measurement`) for people, and their trace to the run."""
+    table = readable(rows)
+    return table, {f"{', '.join(row[:4])} / value": [run_id] for row in table.itertuples(index=False)}

@@ -252,6 +252,16 @@ def test_force_runs_what_is_asked_for_only(project, fake_kernel):
     assert go(project, fake_kernel, start="10", force=True) == ["10", "20"]
 
 
+def test_what_is_there_on_request_runs_only_when_named(project, fake_kernel):
+    described = project.library / "run" / "pipeline.toml"
+    described.write_text(described.read_text().replace('title = "Step 10"', 'title = "Step 10"\non_request = true')
+                         .replace('needs = ["10_second"]', 'needs = ["00_first"]'))
+    assert go(project, fake_kernel) == ["00", "20"]
+    assert go(project, fake_kernel, start="10", force=True) == ["20"]
+    assert go(project, fake_kernel, only=["10"]) == ["10"]
+    assert "10_second  Step 10 (needs 00; about 2 min; only when named by --only)" in pipeline.describe(project, "mini")
+
+
 def test_profiles_do_not_touch_each_other(project, fake_kernel):
     go(project, fake_kernel)
     assert go(project, fake_kernel, profile="smoke") == ["00", "10", "20"]

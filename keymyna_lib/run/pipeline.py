@@ -65,6 +65,7 @@ class Notebook:
     needs: tuple[str, ...]                        # notebooks whose published results it reads
     minutes: dict[str, float]                     # profile -> expected time
     parameters: dict[str, parameters.Parameter]
+    on_request: bool                              # runs only when it is named
 
     @property
     def number(self) -> int:
@@ -97,7 +98,7 @@ def load_notebooks(project: Project) -> dict[str, Notebook]:
         if absent:
             raise KeyMynaError(f"{path.stem} needs {', '.join(absent)}: no such notebook before it.")
         found[path.stem] = Notebook(path.stem, entry["title"], tuple(entry["needs"]), entry["minutes"],
-                                    parameters.declared(path))
+                                    parameters.declared(path), entry.get("on_request", False))
     if not found:
         raise KeyMynaError(f"there are no notebooks in {project.root / 'notebooks'}.")
     return found
@@ -119,7 +120,7 @@ def select(notebooks: dict[str, Notebook], only: list[str], start: str | None) -
 
     Parameters
     ----------
-    only, start : numbers ("20", "0") or whole names; neither means all.
+    only, start : numbers ("20", "0") or whole names; neither means all but those that run on request only.
     """
     def find(text: str) -> Notebook:
         for notebook in notebooks.values():
@@ -132,7 +133,7 @@ def select(notebooks: dict[str, Notebook], only: list[str], start: str | None) -
         asked = {find(text).name for text in only}
     else:
         first = find(start).number if start is not None else 0
-        asked = {n.name for n in notebooks.values() if n.number >= first}
+        asked = {n.name for n in notebooks.values() if n.number >= first and not n.on_request}
     wanted = set(asked)
     for notebook in reversed(notebooks.values()):
         if notebook.name in wanted:
@@ -310,6 +311,7 @@ def describe(project: Project, profile: str) -> str:
     for notebook in notebooks.values():
         facts = [f"needs {', '.join(need[:2] for need in notebook.needs)}"] if notebook.needs else []
         facts += [f"about {notebook.minutes[profile]:g} min"] if profile in notebook.minutes else []
+        facts += ["only when named by --only"] if notebook.on_request else []
         lines += ["", f"{notebook.name}  {notebook.title}" + (f" ({'; '.join(facts)})" if facts else "")]
         rows = []
         for parameter in notebook.parameters.values():

@@ -1,0 +1,265 @@
+"""The pre-training step beside the public way: rate, share of the ceiling, memory, from files on disk, and by part."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from keymyna_lib.bench import baseline, material
+from keymyna_lib.bench.measure import (NO_GPU, Action, Case, Measurement, alternate, counted_flops, in_fresh_process,
+                                       not_run, peak_of, product_action, summary, synchronised)
+from keymyna_lib.bench.sizes import Size
+from keymyna_lib.data.corpus import open_corpus
+from keymyna_lib.model import EncoderConfig
+from keymyna_lib.objectives import Batch
+from keymyna_lib.pretrain import PretrainConfig, Pretraining, generator_for
+from keymyna_lib.spectrogram import SAMPLE_RATE, WINDOW, n_frames
+
+SUBJECT = "step"
+OURS, BARE, PUBLIC, CEILING = "ours", "ours, bare", "public way", "matrix product"
+
+
+def config(preset: str, batch_size: int, mask_ratio: float, *, device: str = "cpu", precision: str = "fp32",
+           crop_frames: int = WINDOW) -> PretrainConfig:
+    """The paper's step: SogCLR on linear mel power, no projection head."""
+    return PretrainConfig(
+        encoder=EncoderConfig(preset, "vertical", "linear"), objective="contrastive", mask_ratio=mask_ratio,
+        augmentation="none", crop_frames=crop_frames, crop_distance=0, loss="sogclr", temperature=0.1, gamma=0.9,
+        projection_dim=0, steps=1_000_000, batch_size=batch_size, optimizer="adam", lr=3e-4, weight_decay=1e-5,
+        warmup_steps=10, clip_norm=1.0, precision=precision, device=device, checkpoint_every=1_000_000,
+        validate_every=1_000_000, seed=0)
+
+
+class Resident:
+    """A sampler whose one batch is drawn already and on the device: with it, a step is bare of its data."""
+
+    def __init__(self, run: Pretraining):
+        sampler, settings = run.train_sampler, run.config
+        self.tracks = sampler.tracks_of_step(0, settings.batch_size, settings.seed)
+        drawn = sampler.batch(self.tracks, run.objective.views, generator_for(settings.seed, 2, 0))
+        self.drawn = Batch(*(t.to(run.device) for t in (drawn.crops, drawn.tracks, drawn.keys)))
+
+    def tracks_of_step(self, step: int, batch_size: int, seed: int) -> Tensor:
+        """The tracks of the one batch."""
+        return self.tracks
+
+    def batch(self, tracks: Tensor, views: int, generator: torch.Generator) -> Batch:
+        """The one batch."""
+        return self.drawn
+
+
+def corpus_in(folder: Path, size: Size, batch_size: int = 0) -> Path:
+    """The corpus of noise in a folder, made when it is not there, with a batch's worth of training tracks at least."""
+    n_tracks = max(size.tracks, -(-batch_size * 10 // 9) + 1)
+    path = Path(folder) / f"corpus-{n_tracks}"
+    if not path.exists():
+        material.write_corpus(path, n_tracks, n_frames(round(size.seconds * SAMPLE_RATE)))
+    return path
+
+
+def our_run(path: Path, settings: PretrainConfig) -> Pretraining:
+    """The library's run on the corpus in `path`."""
+    corpus = open_corpus(path)
+    run = Pretraining(settings, corpus, corpus.tracks(split="train"), corpus.tracks(split="valid"))
+    run.modules.train()
+    return run
+
+
+def our_bare_step(path: Path, settings: PretrainConfig) -> Action:
+    """The library's whole step, on a batch that is at hand."""
+    run = our_run(path, settings)
+    run.train_sampler = Resident(run)
+    return synchronised(run.take_step, run.device)
+
+
+class PublicRun:
+    """Encoder, loss and optimizer of the public way, with the weights of a run of the library's; always float32."""
+
+    def __init__(self, run: Pretraining):
+        settings = run.config
+        self.mask_ratio, self.device = settings.mask_ratio, run.device
+        self.encoder = baseline.PublicEncoder(settings.encoder.preset).to(run.device)
+        self.encoder.load_state_dict(run.encoder.state_dict())
+        self.loss = baseline.PublicSogCLR(len(run.train_sampler), settings.temperature, settings.gamma)
+        self.optimizer = torch.optim.Adam(self.encoder.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+
+    def step(self, batch: tuple[Tensor, list[Tensor]]) -> float:
+        """One step on a batch of the public loader; the loss."""
+        return baseline.step(self.encoder, self.loss, self.optimizer, batch, self.mask_ratio)
+
+
+def public_bare_step(path: Path, settings: PretrainConfig) -> Action:
+    """The public way's step, on a batch that is at hand, in memory."""
+    run = our_run(path, settings)
+    public, drawn = PublicRun(run), Resident(run).drawn
+    batch = drawn.tracks.cpu(), list(drawn.crops.float().expm1()[:, :, None])
+    return synchronised(lambda: public.step(batch), run.device)
+
+
+MAKERS = {OURS: our_bare_step, PUBLIC: public_bare_step}
+
+
+def public_batches(files: list[Path], settings: PretrainConfig, workers: int) -> Iterator[tuple[Tensor, list[Tensor]]]:
+    """Endless batches of the public loader."""
+    made = baseline.loader(files, settings.crop_frames, settings.batch_size, workers=workers, seed=0)
+    while True:
+        yield from made
+
+
+def name_of(settings: PretrainConfig) -> str:
+    """What a step is called."""
+    name = f"{settings.encoder.preset}, batch {settings.batch_size}, mask {settings.mask_ratio:g}"
+    gpu = settings.device.startswith("cuda")
+    return name + (", GPU" if gpu else "") + (", bf16" if settings.precision == "bf16" else "")
+
+
+def compare(folder: Path, size: Size, settings: PretrainConfig, seconds: float) -> list[Measurement]:
+    """Rates of the bare step, its ratio to the public way's, and the share of the ceiling."""
+    path, gpu, case = corpus_in(folder, size, settings.batch_size), settings.device.startswith("cuda"), name_of(settings)
+    actions = {name: make(path, settings) for name, make in MAKERS.items()}
+    flops = {name: counted_flops(action) for name, action in actions.items()}
+    actions[CEILING], flops[CEILING] = product_action(
+        torch.device(settings.device), torch.bfloat16 if settings.precision == "bf16" else torch.float32,
+        size.gpu_product if gpu else size.product)
+    times = alternate(actions, seconds)
+    rows = times.rows(SUBJECT, case, "examples", "1/s", dict.fromkeys(MAKERS, settings.batch_size),
+                      ratios=[(OURS, PUBLIC)])
+    rows += times.rows(SUBJECT, case, "arithmetic", "GFLOP/s", {name: value / 1e9 for name, value in flops.items()})
+    for name in MAKERS if settings.precision == "fp32" else [OURS]:  # the public way knows float32 only
+        share = [flops[name] / mine / (flops[CEILING] / best)
+                 for mine, best in zip(times.seconds[name], times.seconds[CEILING])]
+        rows.append(summary(SUBJECT, case, name, "share of the ceiling", "", share))
+    return rows
+
+
+def peak(folder: Path, size: Size, settings: PretrainConfig, seconds: float) -> list[Measurement]:
+    """Peak memory of the bare step: of a fresh process, or on the GPU."""
+    path, rows = corpus_in(folder, size, settings.batch_size), []
+    for name, make in MAKERS.items():
+        if settings.device.startswith("cuda"):
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+            make(path, settings)()
+            peaks = {"peak": float(torch.cuda.max_memory_allocated())}
+        else:
+            peaks = in_fresh_process(peak_of, make, path, settings)
+        rows += [summary(SUBJECT, name_of(settings), name, f"memory, {what}", "MB", [value / 1e6])
+                 for what, value in peaks.items()]
+    return rows
+
+
+def masking(folder: Path, size: Size, preset: str, batch_size: int, masks: tuple[float, ...],
+            seconds: float) -> list[Measurement]:
+    """The library's step at several mask ratios, the first of them 0, and how many times the unmasked rate that is."""
+    path = corpus_in(folder, size, batch_size)
+    actions = {f"{OURS}, mask {mask:g}": our_bare_step(path, config(preset, batch_size, mask)) for mask in masks}
+    bare, *masked = actions
+    return alternate(actions, seconds).rows(SUBJECT, f"{preset}, batch {batch_size}, masking", "examples", "1/s",
+                                            dict.fromkeys(actions, batch_size), ratios=[(name, bare) for name in masked])
+
+
+def end_to_end(folder: Path, size: Size, settings: PretrainConfig, seconds: float) -> list[Measurement]:
+    """Rates from files on disk, and how much of the bare step's rate that is."""
+    path, case = corpus_in(folder, size, settings.batch_size), f"{name_of(settings)}, from files"
+    run, bare = our_run(path, settings), our_bare_step(path, settings)
+    public, batches = PublicRun(run), public_batches(public_files(path), settings, size.loader_workers)
+    actions = {OURS: synchronised(run.take_step, run.device), BARE: bare,
+               PUBLIC: synchronised(lambda: public.step(next(batches)), run.device)}
+    return alternate(actions, seconds).rows(SUBJECT, case, "examples", "1/s", dict.fromkeys(actions, settings.batch_size),
+                                            ratios=[(OURS, PUBLIC), (OURS, BARE)])
+
+
+def public_files(path: Path) -> list[Path]:
+    """The training tracks of the corpus in `path` as the public code keeps them, made when they are not there."""
+    folder = path.with_name(f"{path.name}-public")
+    if not folder.exists():
+        corpus = open_corpus(path)
+        material.write_public_files(folder, corpus, corpus.tracks(split="train"))
+    return sorted(folder.glob("*.npy"))
+
+
+def largest_batch(folder: Path, size: Size, preset: str, seconds: float) -> list[Measurement]:
+    """The largest power of two that fits on the GPU as a batch, and its rate."""
+    rows, batch = [], 256
+    while True:
+        settings, path = config(preset, batch, 0.9, device="cuda", precision="bf16"), folder / f"corpus-of-crops-{batch}"
+        material.write_corpus(path, 2 * batch, WINDOW)
+        try:
+            times = alternate({OURS: our_bare_step(path, settings)}, 0.0, least_rounds=1)
+        except torch.cuda.OutOfMemoryError:
+            return rows
+        rows = [summary(SUBJECT, f"{preset}, largest batch on the GPU", OURS, "batch", "examples", [batch]),
+                *times.rows(SUBJECT, f"{preset}, largest batch on the GPU", "examples", "1/s", {OURS: batch})]
+        batch *= 2
+
+
+# Parts of a step by the names of torch's operators, forward and backward; the first that fits.
+PARTS = {"attention": ("scaled_dot_product",), "optimizer": ("adam", "foreach", "Optimizer"),
+         "matrix products": ("mm", "linear"), "LayerNorm": ("layer_norm",), "GELU": ("gelu",),
+         "patches and copies": ("index", "gather", "copy", "expm1", "cat", "clone"), "other operators": ("",)}
+
+
+def profile(folder: Path, size: Size, settings: PretrainConfig, seconds: float) -> list[Measurement]:
+    """Where the time of the library's whole step goes: shares by operator, of drawing the batch, and of the rest."""
+    run, case = our_run(corpus_in(folder, size, settings.batch_size), settings), f"{name_of(settings)}, profile"
+    run.take_step()
+    shares: dict[str, list[float]] = {part: [] for part in (*PARTS, "drawing the batch", "Python and the rest")}
+    began, drawing = time.perf_counter(), 0.0
+    draw = run.train_sampler.batch
+
+    def timed(*arguments) -> Batch:
+        nonlocal drawing
+        started = time.perf_counter()
+        with torch.autograd.profiler.record_function("drawing"):
+            drawn = draw(*arguments)
+        drawing += time.perf_counter() - started
+        return drawn
+
+    run.train_sampler.batch = timed
+    while len(shares["attention"]) < 3 or time.perf_counter() - began < seconds:
+        with torch.autograd.profiler.profile(use_device=None) as profiler:
+            started, drawing = time.perf_counter(), 0.0
+            run.take_step()
+            total = (time.perf_counter() - started) * 1e6
+        found = dict.fromkeys(PARTS, 0.0)
+        for event in profiler.key_averages():
+            if event.key != "drawing":
+                found[next(p for p, names in PARTS.items() if any(n in event.key for n in names))] += event.self_cpu_time_total
+        for part, value in {**found, "drawing the batch": drawing * 1e6}.items():
+            shares[part].append(value / total)
+        shares["Python and the rest"].append(1 - (sum(found.values()) + drawing * 1e6) / total)
+    return [summary(SUBJECT, case, OURS, f"share: {part}", "", values) for part, values in shares.items()]
+
+
+def cases(size: Size, folder: Path) -> list[Case]:
+    """All cases of the step."""
+    def case(function, *arguments: object, weight: float = 1.0) -> Case:
+        settings = next((a for a in arguments if isinstance(a, PretrainConfig)), None)
+        name = f"{function.__name__}: {name_of(settings) if settings else arguments[0]}"
+        return Case(SUBJECT, name, functools.partial(function, folder, size, *arguments), weight)
+
+    steps = [config(*step) for step in size.steps]
+    whole = [steps[max(i for i, s in enumerate(steps) if s.encoder.preset == preset)] for preset in size.presets]
+    made = [case(compare, settings) for settings in steps]
+    made += [case(peak, settings, weight=0.0) for settings in steps]
+    made += [case(compare, replace(settings, precision="bf16")) for settings in whole]
+    made += [case(masking, preset, size.masking_batch, size.masks) for preset in size.presets]
+    made += [case(end_to_end, settings) for settings in whole]
+    made += [case(profile, settings, weight=0.3) for settings in whole]
+    on_gpu = [config(*step, device="cuda", precision="bf16") for step in size.gpu_steps]
+    if torch.cuda.is_available():
+        made += [case(function, settings) for settings in on_gpu for function in (compare, peak)]
+        made += [case(end_to_end, on_gpu[-1]), case(largest_batch, on_gpu[-1].encoder.preset)]
+    else:
+        made.append(Case(SUBJECT, "GPU", lambda seconds: [
+            *(not_run(SUBJECT, name_of(settings), OURS, "examples", "1/s", NO_GPU) for settings in on_gpu),
+            not_run(SUBJECT, f"{name_of(on_gpu[-1])}, from files", OURS, "examples", "1/s", NO_GPU),
+            not_run(SUBJECT, f"{on_gpu[-1].encoder.preset}, largest batch on the GPU", OURS, "batch", "examples", NO_GPU)],
+            weight=0.0))
+    return made

@@ -1,0 +1,280 @@
+"""The benchmark: its harness on a clock of our own, the public way against the library, and every promised row."""
+
+import dataclasses
+import functools
+
+import numpy as np
+import pytest
+import torch
+
+from keymyna_lib import heads, paths
+from keymyna_lib.bench import __main__ as cli
+from keymyna_lib.bench import baseline, growth, material, measure, report, step
+from keymyna_lib.bench.sizes import SIZES
+from keymyna_lib.data.corpus import open_corpus
+from keymyna_lib.errors import KeyMynaError
+from keymyna_lib.files import read_json
+from keymyna_lib.heads import HeadSpec
+from keymyna_lib.losses import SogCLR
+from keymyna_lib.model import EncoderConfig, build_encoder, random_keep
+from keymyna_lib.pretrain import generator_for
+from keymyna_lib.spectrogram import N_MELS
+
+
+class Clock:
+    """Time that passes only when something is done, and a little more slowly each round."""
+
+    def __init__(self):
+        self.now, self.log = 0.0, []
+
+    def __call__(self):
+        return self.now
+
+    def action(self, name, *seconds):
+        left = list(seconds)
+
+        def run():
+            self.log.append(name)
+            self.now += left.pop(0) if len(left) > 1 else left[0]
+        return run
+
+
+def test_systems_take_turns_and_ratios_are_of_one_round():
+    clock = Clock()
+    # The machine becomes ten times slower in the second round: the ratio does not notice.
+    a, b = clock.action("a", 9, 2, 1, 10, 1), clock.action("b", 9, 2, 4, 40, 4)
+    found = measure.alternate({"a": a, "b": b}, 0.0, clock=clock, least_rounds=3)
+    assert clock.log == ["a", "a", "b", "b", *"ab" * 3]
+    assert found.seconds == {"a": [1, 10, 1], "b": [4, 40, 4]}
+    rates = found.rows("step", "case", "work", "1/s", {"a": 8.0, "b": 16.0}, ratios=[("a", "b")])
+    assert [(r.system, r.unit, r.median, r.n, r.ratio_to) for r in rates] == [
+        ("a", "1/s", 8.0, 3, ""), ("b", "1/s", 4.0, 3, ""), ("a", "x", 2.0, 3, "b")]
+    assert rates[2].low == rates[2].high == 2.0 and rates[0].low == pytest.approx(4.4)
+
+
+def test_rounds_go_on_until_the_time_is_up_and_short_actions_are_repeated():
+    clock = Clock()
+    found = measure.alternate({"a": clock.action("a", 0.5), "b": clock.action("b", 0.01)}, 11.0, clock=clock,
+                              least_seconds=0.05)
+    assert clock.log[4:10] == ["a", *"bbbbb"] and len(found.seconds["a"]) == 19  # 1.02 s to warm up, 0.55 s a round
+    assert found.seconds["b"] == pytest.approx([0.01] * 19)
+
+
+@pytest.mark.parametrize("power", [0.0, 1.0, 1.7, -0.5])
+def test_exponents_of_power_laws_are_exact(power):
+    sizes = [1, 2, 5, 40]
+    assert measure.exponent(sizes, [3 * s**power for s in sizes]) == pytest.approx((power, 3.0))
+
+
+def test_exponents_need_two_sizes_and_positive_values():
+    for sizes, values in (([2, 2], [1, 1]), ([1, 2], [1, 0]), ([1], [1])):
+        with pytest.raises(KeyMynaError, match="power law"):
+            measure.exponent(sizes, values)
+
+
+def test_counted_operations_are_those_of_the_closed_form():
+    x, tokens = torch.randn(7, 30, requires_grad=True), torch.randn(3, 2, 11, 64)
+    layer = torch.nn.Linear(30, 50)
+    assert measure.counted_flops(lambda: layer(x).sum().backward()) == 3 * 2 * 7 * 30 * 50
+    attention = torch.nn.functional.scaled_dot_product_attention
+    assert measure.counted_flops(lambda: attention(tokens, tokens, tokens)) == 2 * 2 * 3 * 2 * 11 * 11 * 64
+
+
+def test_memory_is_that_of_a_fresh_process():
+    ballast = np.ones(60_000_000)  # 480 MB here, which a child must not count
+    held = measure.in_fresh_process(measure.peak_of, functools.partial, np.ones, 25_000_000)
+    assert held["above imports"] == pytest.approx(200e6, rel=0.15)
+    assert held["above imports"] < held["peak"] < measure.memory("VmHWM") and len(ballast)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return material.write_corpus(tmp_path_factory.mktemp("bench") / "corpus", 10, 300)
+
+
+def test_the_public_step_is_ours_in_loss_and_gradients():
+    encoder = build_encoder(EncoderConfig("vit-toy", "vertical", "linear"), generator_for(0))
+    public = baseline.PublicEncoder("vit-toy")
+    public.load_state_dict(encoder.state_dict())
+    stored = 3 * torch.rand(2, 6, N_MELS, 40, generator=generator_for(1))
+    tracks = torch.tensor([4, 0, 7, 2, 5, 1])
+    ours, theirs = SogCLR(9, 0.1, 0.9), baseline.PublicSogCLR(9, 0.1, 0.9)
+    optimizer = torch.optim.SGD(public.parameters(), lr=0.0)
+    for seed in (2, 3):  # the second time on the state that the first one left
+        generator = generator_for(seed)
+        encoder.zero_grad()
+        loss = ours(*encoder(stored.flatten(0, 1), 0.75, generator).unflatten(0, (2, -1)), tracks)
+        loss.backward()
+        keeps = random_keep(12, 20, 0.75, generator_for(seed)).split(6)
+        value = baseline.step(public, theirs, optimizer, (tracks, list(stored.expm1()[:, :, None])), 0.75, keeps)
+        assert value == pytest.approx(loss.item(), rel=1e-4)
+        torch.testing.assert_close(theirs.u, ours.u, rtol=1e-4, atol=1e-6)
+        gradients = dict(public.named_parameters())
+        for name, parameter in encoder.named_parameters():
+            scale = parameter.grad.abs().max()
+            torch.testing.assert_close(gradients[name].grad / scale, parameter.grad / scale, rtol=0, atol=1e-4, msg=name)
+
+
+def test_the_public_masks_keep_as_many_tokens_and_are_drawn_one_by_one(monkeypatch):
+    public, seen = baseline.PublicEncoder("vit-toy"), []
+    public.transformer.norm.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape))
+    draws, randperm = [], torch.randperm
+    monkeypatch.setattr(torch, "randperm", lambda n: draws.append(n) or randperm(n))
+    public(torch.rand(3, 1, N_MELS, 196), 0.9)
+    assert seen == [(3, 10, 64)] and draws == [98, 98, 98]
+
+
+def test_public_files_hold_the_same_crops(corpus, tmp_path):
+    tracks = corpus.tracks(split="train")
+    files = material.write_public_files(tmp_path / "public", corpus, tracks)
+    (numbers, views), = list(baseline.loader(files, 50, len(files), workers=0, seed=0))
+    assert sorted(numbers.tolist()) == list(range(9)) and [v.shape for v in views] == [(9, 1, N_MELS, 50)] * 2
+    for number, crop in zip(numbers, views[1]):
+        whole = np.expm1(corpus.spectrogram(tracks[number]).astype(np.float32)).T
+        assert any(np.array_equal(crop[0], whole[:, start:start + 50]) for start in range(251))
+
+
+@pytest.mark.parametrize("hidden", [(), (7,), (6, 6)])
+def test_public_heads_are_ours_one_at_a_time(hidden):
+    train, valid = material.rows(12, 3, 5, seed=0), material.rows(4, 3, 5, seed=1)
+    train.x, valid.x = train.x.double(), valid.x.double()
+    spec = HeadSpec(hidden, 0.0, 1e-2, 1e-3, 8)
+    ours, _ = heads.train_heads([spec, dataclasses.replace(spec, lr=1e-3)], train, valid, max_steps=9, eval_every=9,
+                                patience=1, seed=3, dtype=torch.float64)
+    module = baseline.head(spec, 5).double()
+    linear = [layer for layer in module if isinstance(layer, torch.nn.Linear)]
+    with torch.no_grad():
+        for layer, (weight, bias) in zip(linear, heads._initial(3, [5, *hidden, 24])):
+            layer.weight.copy_(torch.from_numpy(weight))
+            layer.bias.copy_(torch.from_numpy(bias))
+    rows, drawn = baseline.prepared(train, True), heads._batches(baseline.prepared(train, True), spec, 3, torch.float64)
+    batches = ((torch.zeros(8), x, target.argmax(1)) for x, target in drawn)
+    baseline.train_head(module, spec, batches, 9)
+    assert rows.x.std(0, correction=0) == pytest.approx(np.ones(5))
+    for i, layer in enumerate(linear):
+        torch.testing.assert_close(layer.weight.detach(), ours.parameters[f"weight.{i}"], rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(layer.bias.detach(), ours.parameters[f"bias.{i}"], rtol=1e-9, atol=1e-12)
+
+
+def test_a_bare_step_is_the_libraries_step_on_one_batch(corpus):
+    settings = step.config("vit-toy", 4, 0.0)  # masks would be drawn after the crops
+    bare, whole = step.our_run(corpus.path, settings), step.our_run(corpus.path, settings)
+    bare.train_sampler = step.Resident(bare)
+    bare.take_step()
+    whole.take_step()
+    assert bare.history[0]["loss"] == whole.history[0]["loss"]
+    bare.take_step()
+    assert torch.equal(bare.train_sampler.tracks_of_step(1, 4, 0), whole.train_sampler.tracks_of_step(0, 4, 0))
+
+
+def test_drawing_stops_at_the_cap(corpus):
+    """Without the cap the same draw is made: it is the cap that stops it."""
+    assert growth.draw_capped(corpus.path, 4, 0) > 0
+    with pytest.raises(KeyMynaError, match="draw_capped, in a process of its own: .*([Mm]emory|killed)"):
+        measure.in_fresh_process(growth.draw_capped, corpus.path, 4, 50_000_000)
+
+
+def test_a_written_corpus_opens_like_any_other(corpus):
+    assert open_corpus(corpus.path).hash == corpus.hash
+    assert len(corpus.tracks(split="train")) == 9 and len(corpus.tracks(split="valid")) == 1
+    assert corpus.spectrogram("noise-000009").shape == (300, N_MELS)
+    assert np.isfinite(corpus.frames[0]).all() and corpus.frames[0][:100].astype(np.float32).std() > 1
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """The whole benchmark at tiny size, its processes of their own replaced by this one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(paths, "CACHE", tmp_path_factory.mktemp("cache"))
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        patch.setattr("keymyna_lib.bench.song.process", lambda *arguments: lambda: None)
+        for module in ("step", "growth"):
+            patch.setattr(f"keymyna_lib.bench.{module}.in_fresh_process", lambda function, *arguments: function(*arguments))
+        out = tmp_path_factory.mktemp("out") / "bench.json"
+        assert cli.main(["--size", "tiny", "--budget", "0.1", "--out", str(out)]) == 0
+        assert not list(paths.CACHE.iterdir())
+        return read_json(out)
+
+
+def test_every_promised_row_is_there(tiny):
+    rows = report.frame(tiny)
+    assert list(rows) == [field.name for field in dataclasses.fields(measure.Measurement)]
+    assert set(tiny["machine"]) >= {"cpu", "cores", "threads", "torch", "gpu"} and tiny["date"] and tiny["size"] == "tiny"
+    of = {(r.subject, r.system, r.quantity, r.ratio_to) for r in rows.itertuples()}
+    assert of >= {
+        ("step", "ours", "examples", "public way"), ("step", "ours", "share of the ceiling", ""),
+        ("step", "public way", "share of the ceiling", ""), ("step", "matrix product", "arithmetic", ""),
+        ("step", "ours", "memory, peak", ""), ("step", "public way", "memory, above imports", ""),
+        ("step", "ours, mask 0.9", "examples", "ours, mask 0"), ("step", "ours", "examples", "ours, bare"),
+        ("step", "ours", "share: attention", ""), ("step", "ours", "share: drawing the batch", ""),
+        ("data", "ours", "examples", "public way"), ("data", "ours", "share of the step that draws its batch", ""),
+        *(("data", "ours", part, "") for part in ("whole", "decode alone", "resample alone", "mel alone")),
+        ("data", "ours", "audio", "nnAudio"), ("data", "ours", "audio", "librosa"),
+        ("embedding", "ours", "windows", "public way"), ("embedding", "ours, from mp3", "tracks of 8 s", ""),
+        ("heads", "ours", "head steps", "public way"), ("heads", "ours", "share of the roofline", ""),
+        ("song", "ours", "songs", "essentia"), ("song", "ours", "share of importing torch", "")}
+    assert {row.case for row in rows[rows["subject"] == "heads"].itertuples() if row.ratio_to} == {
+        "probe grid, linear half", "probe grid, hidden half", "grid B (wide MLP)"}
+    grown = rows[(rows["subject"] == "growth") & (rows["quantity"] == "exponent")]
+    assert sorted(grown["case"]) == ["embedding by tracks", "linear heads by their number", "memory by batch",
+                                     "memory by corpus", "song by seconds", "step by batch", "unmasked step by tokens"]
+
+
+def test_what_needs_a_gpu_says_that_it_was_not_run(tiny):
+    rows = report.frame(tiny)
+    without = rows[rows["n"] == 0]
+    assert set(without["note"]) == {f"not run: {measure.NO_GPU}"} and without["median"].isna().all()
+    assert set(without["subject"]) == {"step", "embedding", "heads"} and without["case"].str.contains("GPU").all()
+    text = report.text(tiny)
+    assert text.count("not run: no GPU here") == len(without) and tiny["machine"]["cpu"] in text
+
+
+def test_rows_are_in_order_and_parts_are_parts(tiny):
+    rows = report.frame(tiny).query("n > 0")
+    assert (rows["low"] <= rows["median"]).all() and (rows["median"] <= rows["high"]).all()
+    parts = rows[rows["quantity"].str.startswith("share: ")].set_index("quantity")["median"]
+    assert parts.drop("share: Python and the rest").between(0.0001, 1).all() and len(parts) == len(step.PARTS) + 2
+    assert rows.loc[~rows["quantity"].isin(["exponent", "share: Python and the rest"]), "low"].min() > 0
+
+
+def test_one_case_that_fails_costs_only_itself(monkeypatch, tmp_path):
+    def fails(seconds):
+        raise MemoryError("too large")
+    monkeypatch.setattr(paths, "CACHE", tmp_path)
+    row = measure.summary("song", "b", "ours", "songs", "1/s", [1.0])
+    monkeypatch.setattr("keymyna_lib.bench.song.cases", lambda size, folder: [
+        measure.Case("song", "a", fails), measure.Case("song", "b", lambda seconds: [row])])
+    found = report.frame(report.measure_all(["song"], size="tiny", budget=1.0, show=False))
+    assert list(found["note"]) == ["not run: MemoryError: too large", ""] and list(found["case"]) == ["a", "b"]
+
+
+def test_what_a_case_leaves_over_is_shared_out(monkeypatch, tmp_path):
+    given = []
+    monkeypatch.setattr(paths, "CACHE", tmp_path)
+    monkeypatch.setattr("keymyna_lib.bench.song.cases", lambda size, folder: [
+        measure.Case("song", str(weight), lambda seconds: given.append(seconds) or [], weight) for weight in (1, 0, 3)])
+    report.measure_all(["song"], size="tiny", budget=100.0, show=False)
+    assert given == pytest.approx([25, 0, 100], abs=15)
+
+
+@pytest.mark.parametrize("subjects, changes", [(["steps"], {}), (["step"], {"size": "huge"}), (["step"], {"budget": 0.0})])
+def test_bad_requests_are_refused(subjects, changes):
+    with pytest.raises(KeyMynaError, match="choose of|budget"):
+        report.measure_all(subjects, **changes)
+
+
+def test_the_least_time_of_a_head_counts_its_optimizer():
+    from keymyna_lib.bench.heads import floor_seconds
+
+    grid = [HeadSpec((1000,), batch_size=10)]
+    weights, parameters = 500 * 1000 + 1000 * 24, 501 * 1000 + 1001 * 24
+    arithmetic = 2 * 10 * (2 * 500 * 1000 + 3 * 1000 * 24)
+    assert floor_seconds(grid, 500, 1e9, 1e30) == pytest.approx(arithmetic / 1e9)
+    moved = 4 * (2 * (500 * 1000 + 10 * 1500) + 3 * (1000 * 24 + 10 * 1024)) + 28 * parameters
+    assert floor_seconds(grid, 500, 1e30, 1e9) == pytest.approx(moved / 1e9) and weights < parameters
+
+
+def test_sizes_are_alike_in_kind():
+    assert SIZES["full"].store_mb[-1] == 10 * SIZES["full"].cap_mb and 0.0 == SIZES["full"].masks[0]
+    for size in SIZES.values():
+        assert {preset for preset, _, _ in size.steps} == set(size.presets)
