@@ -5,6 +5,7 @@ import io
 import json
 import multiprocessing
 import os
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -120,7 +121,7 @@ STEPS = ([0, 1, 2, 5, 6, 3], [4, 1, 6, 3, 4, 5])
 
 
 def steps_of(name, rank, world):
-    """Loss, top-1 and gradient of a linear layer for each step, on the rows of one process, and the state at the end."""
+    """Loss, top-1 and gradient of a linear layer for each step, on the rows of one process; the state at the end."""
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(len(STEPS), 2, 6, 5, generator=generator, dtype=torch.float64)
     weight = torch.randn(5, 4, generator=generator, dtype=torch.float64).requires_grad_()
@@ -174,9 +175,9 @@ def stand_in():
     """Eleven tracks of one crop each, eight of them for training; a stand-in for the spectrogram store."""
     frames = np.random.default_rng(0).gamma(0.7, 2, (11 * FRAMES, 128)).astype(np.float16)
     names = tracks_of() + tracks_of("valid")
+    places = pd.DataFrame({"first_frame": FRAMES * np.arange(11), "n_frames": FRAMES}, index=names)
     return SimpleNamespace(frames=frames, hash="stand-in", tracks=tracks_of, pretraining_tracks=tracks_of,
-                           manifest=pd.DataFrame({"key": np.arange(11) % 3}, index=names),
-                           offsets=pd.DataFrame({"first_frame": FRAMES * np.arange(11), "n_frames": FRAMES}, index=names))
+                           manifest=pd.DataFrame({"key": np.arange(11) % 3}, index=names), offsets=places)
 
 
 def keep_without_chance(batch, n_tokens, mask_ratio, generator):
@@ -226,7 +227,8 @@ def test_training_is_that_of_one_process(on_two, one_thread, tmp_path, changes):
     expected = trained(settings, tmp_path / "one.safetensors")
     assert max(np.abs(value).max() for value in expected[1][0].values()) > 1e-3
     first, second = on_two(trained, settings, tmp_path / "two.safetensors")
-    assert first[0].equals(second[0]) and all(np.array_equal(value, second[2][name]) for name, value in first[2].items())
+    assert first[0].equals(second[0])
+    assert all(np.array_equal(value, second[2][name]) for name, value in first[2].items())
     assert_alike(first, expected)
 
 
@@ -293,6 +295,7 @@ def commanded(cache):
         patch.setattr(command, "corpus_of", lambda profile: stand_in())
         patch.setattr(paths, "CACHE", cache)
         patch.setattr(pipeline, "Project", lambda: Project(cache=cache))
+        patch.setattr(pipeline, "outdated", lambda *_: ("", {}))
         status = command.main(["--profile", "smoke", *(word for pair in CHANGED for word in ("-p", *pair))])
     return status, printed.getvalue()
 
@@ -321,6 +324,12 @@ def test_the_command_trains_what_the_notebook_then_only_records(on_two, tmp_path
     assert pd.read_csv(run / "history.csv")["step"].tolist() == [0, 1, 2, 3, 4]
     assert json.loads((run / "config.json").read_text())["batch_size"] == 6
     assert results.artifact("smoke", space["run"].run_id, "encoder.safetensors").exists()
+
+
+def test_the_command_wants_the_corpus_that_the_notebook_will_find(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(pipeline, "Project", lambda: Project(cache=tmp_path))
+    assert command.main(["--profile", "smoke"]) == 1
+    assert re.search(r"notebook 00_data is not up to date \(no earlier success\).*--only 00", capsys.readouterr().err)
 
 
 def test_official_weights_are_not_trained():

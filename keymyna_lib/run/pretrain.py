@@ -1,7 +1,8 @@
 """Notebook 10's training alone, on as many processes as torchrun starts; the notebook then only records it.
 
-    torchrun --nproc-per-node 8 -m keymyna_lib.run.pretrain --profile paper -p batch_size 4096
-    ./run_all.sh --profile paper -p batch_size 4096
+    ./run_all.sh --profile paper --only 00 --only 05 -p steps 200000
+    torchrun --nproc-per-node 8 -m keymyna_lib.run.pretrain --profile paper -p steps 200000
+    ./run_all.sh --profile paper -p steps 200000
 
 Parameters are those of the notebook for the profile, and a checkpoint goes where the notebook looks for one. So
 either goes on where the other stopped, on any number of processes.
@@ -50,9 +51,23 @@ def parser() -> argparse.ArgumentParser:
 
 
 def train(profile: str, overrides: list[tuple[str, str]]) -> None:
-    """Train to the end, or fail with a KeyMynaError; the corpus of the profile must be there."""
+    """Train to the end.
+
+    Raises
+    ------
+    KeyMynaError
+        For bad input, or when the notebooks that make the corpus would run again before notebook 10; or as
+        `pretrain.pretrain` does.
+    """
     project = pipeline.Project()
-    config = config_of(pipeline.resolve(project, pipeline.load_notebooks(project), profile, overrides)[PRETRAINED])
+    notebooks = pipeline.load_notebooks(project)
+    values = pipeline.resolve(project, notebooks, profile, overrides)
+    config = config_of(values[PRETRAINED])
+    for need in notebooks[PRETRAINED].needs:
+        if reason := pipeline.outdated(project, notebooks[need], values[need])[0]:
+            raise KeyMynaError(f"notebook {need} is not up to date ({reason}), so that the corpus may change before "
+                               f"notebook 10 runs. First: ./run_all.sh --profile {profile} --only {need[:2]}, with the "
+                               "same -p.")
     with distributed.joined(pick_device(config.device).type):
         first = not distributed.rank()
         with pipeline.locked(project, profile) if first else contextlib.nullcontext():
