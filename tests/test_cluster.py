@@ -76,6 +76,10 @@ def test_slurm_jobs_are_those_of_the_file(client, monkeypatch, tmp_path):
     path = tmp_path / "slurm.json"
     monkeypatch.setitem(sys.modules, "dask_jobqueue", SimpleNamespace(SLURMCluster=SLURMCluster))
     files.write_json(path, {"jobs": 3, "cores": 8})
+    monkeypatch.setattr(cluster.shutil, "which", {"sbatch": None}.get)
+    with pytest.raises(KeyMynaError, match="no sbatch"), cluster.connect(f"slurm:{path}"):
+        pass
+    monkeypatch.setattr(cluster.shutil, "which", {"sbatch": "/usr/bin/sbatch"}.get)
     with cluster.connect(f"slurm:{path}") as connected:
         assert list(cluster.over(connected, product, [(2, 3)], desc="", show=False)) == [(0, 6)]
         assert asked == {"jobs": 3, "cores": 8}
