@@ -8,6 +8,7 @@ these tasks to another worker, and a run that is started again goes on from the 
 from __future__ import annotations
 
 import contextlib
+import shutil
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -39,7 +40,7 @@ def connect(where: str) -> Iterator[Client | None]:
     Raises
     ------
     KeyMynaError
-        When it is none of these, no scheduler answers, or the file is not as above.
+        When it is none of these, no scheduler answers, SLURM is not there, or the file is not as above.
     """
     if not where:
         yield None
@@ -88,6 +89,8 @@ def _slurm(file: str) -> contextlib.AbstractContextManager:
     arguments = read_json(file)
     if not isinstance(arguments, dict) or not isinstance(jobs := arguments.pop("jobs", None), int) or jobs < 1:
         raise KeyMynaError(f"{file}: expected the arguments of SLURMCluster by name, and \"jobs\", how many to ask for.")
+    if shutil.which("sbatch") is None:
+        raise KeyMynaError("scheduler 'slurm:...': there is no sbatch here; run on a machine that submits to SLURM.")
     try:
         cluster = SLURMCluster(**arguments)
     except (TypeError, ValueError) as error:

@@ -308,7 +308,7 @@ def _all_windows(corpus: Corpus, track_id: str, frames: int = WINDOW) -> Tensor:
 
 def _identity(corpus: Corpus, encoders: Mapping[str, Encoder | None], request: object = None) -> str:
     code = source_hash(*(paths.LIBRARY / f"{name}.py" for name in ("embed", "model", "spectrogram", "controls")))
-    weights = {name: encoder and _content_hash(encoder.state_dict()) for name, encoder in encoders.items()}
+    weights = {name: encoder and content_hash(encoder.state_dict()) for name, encoder in encoders.items()}
     return sha256_json([corpus.hash, weights, request, code])[:16]
 
 
@@ -328,7 +328,7 @@ def cached(names: Sequence[str], identity: str, compute: Callable[[], dict[str, 
 def save_features(features: Features, path: Path) -> None:
     """Write one feature set as safetensors, its tracks in the metadata."""
     tensors = {"x": features.x.contiguous(), "track": features.track, "shift": features.shift}
-    metadata = {"track_ids": json.dumps(features.track_ids), "sha256": _content_hash(tensors)}
+    metadata = {"track_ids": json.dumps(features.track_ids), "sha256": content_hash(tensors)}
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata=metadata)
 
@@ -339,14 +339,14 @@ def load_features(path: Path) -> Features:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in ("x", "track", "shift")}
             metadata = file.metadata()
-        if _content_hash(tensors) != metadata["sha256"]:
+        if content_hash(tensors) != metadata["sha256"]:
             raise ValueError("its content has changed")
         return Features(**tensors, track_ids=tuple(json.loads(metadata["track_ids"])))
     except Exception as error:
         raise KeyMynaError(f"{path} is not a readable feature file ({error}). Delete it and run again.") from None
 
 
-def _content_hash(tensors: Mapping[str, Tensor]) -> str:
+def content_hash(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 over tensors, in the order of their names."""
     return sha256_json([[name, sha256_bytes(value.cpu().contiguous().numpy().tobytes())]
                         for name, value in sorted(tensors.items())])

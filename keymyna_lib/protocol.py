@@ -6,23 +6,30 @@ that they differ in nothing but the features and the grid.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from keymyna_lib import paths
+from keymyna_lib.cluster import over
 from keymyna_lib.data.compositions import label_budget
-from keymyna_lib.data.corpus import Corpus
-from keymyna_lib.embed import Features
+from keymyna_lib.data.corpus import Corpus, open_corpus
+from keymyna_lib.embed import Features, content_hash, load_features, save_features
 from keymyna_lib.errors import KeyMynaError
 from keymyna_lib.evaluate import mirex_scores, summary
+from keymyna_lib.files import sha256_json, source_hash
 from keymyna_lib.heads import HeadSpec, Rows, TrainedHead, select, train_heads
 from keymyna_lib.keys import parse_key
 from keymyna_lib.pretrain import pick_device
+from keymyna_lib.progress import bar
 from keymyna_lib.results import Run
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 
 @dataclass(frozen=True)
@@ -106,6 +113,57 @@ def train(study: HeadStudy, grid: Sequence[HeadSpec], features: Features, corpus
           device: str = "cpu") -> list[TrainedHead]:
     """Train a grid of heads on a budget of labels, watching validation; test tracks are not touched."""
     return _train(study, grid, features, corpus, device, "valid")
+
+
+def sweep(studies: Sequence[HeadStudy], grid: Sequence[HeadSpec], features: Mapping[str, Features], corpus: Corpus,
+          device: str = "cpu", *, client: Client | None = None, show: bool = True) -> Iterator[list[TrainedHead]]:
+    """`train` for many studies, yielded in their order.
+
+    On a cluster a study is a task; its heads are kept in the cache, so that a sweep that is started again goes on.
+
+    Parameters
+    ----------
+    features : by the name of a study's features.
+    client : see `cluster.connect`; the workers open the corpus by its path. None trains here, one after another.
+    """
+    if client is None:
+        for study in bar(studies, desc="training heads", unit="grid", show=show):
+            yield train(study, grid, features[study.features], corpus, device)
+        return
+    folder, stored = paths.CACHE / "sweeps", {}
+    code = source_hash(*(paths.LIBRARY / f"{name}.py" for name in ("protocol", "heads", "evaluate", "keys")))
+    for name in {study.features for study in studies}:
+        one = features[name]
+        content = [content_hash({"x": one.x, "track": one.track, "shift": one.shift}), list(one.track_ids)]
+        stored[name] = folder / f"features-{sha256_json(content)[:16]}.safetensors"
+        if not stored[name].exists():
+            save_features(one, stored[name])
+    tasks = [(study, grid, stored[study.features], corpus.path, corpus.tasks(), device, folder / sha256_json(
+        [configuration(study, grid), stored[study.features].name, corpus.hash, code])[:16]) for study in studies]
+    done, first = set(), 0
+    for i, _ in over(client, _train_into, tasks, desc="training heads", unit="grid", show=show):
+        done.add(i)
+        while first in done:
+            yield [TrainedHead.load(path) for path in _head_files(tasks[first][-1], grid)]
+            first += 1
+
+
+def _head_files(folder: Path, grid: Sequence[HeadSpec]) -> list[Path]:
+    return [folder / f"head-{i:03d}.safetensors" for i in range(len(grid))]
+
+
+def _train_into(study: HeadStudy, grid: Sequence[HeadSpec], features: Path, path: Path, tasks: Sequence[str],
+                device: str, folder: Path) -> None:
+    """In a worker of a cluster: `train`, unless its heads are there already."""
+    files = _head_files(folder, grid)
+    try:
+        for file in files:
+            TrainedHead.load(file)
+    except KeyMynaError:
+        corpus = open_corpus(path)
+        corpus = corpus.of_task(*tasks) if len(tasks) == 1 else corpus
+        for head, file in zip(train(study, grid, load_features(features), corpus, device), files):
+            head.save(file)
 
 
 def predict(head: TrainedHead, features: Features, corpus: Corpus, tracks: Sequence[str]) -> np.ndarray:

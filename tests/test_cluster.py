@@ -24,8 +24,10 @@ from keymyna_lib.datasets.recordings import build_recordings
 from keymyna_lib.embed import CHROMA, MEAN_MEL
 from keymyna_lib.errors import KeyMynaError
 from keymyna_lib.frozen import extract_audio
+from keymyna_lib.heads import HeadSpec
 from keymyna_lib.model import EncoderConfig, build_encoder
 from keymyna_lib.parallel import one_thread
+from keymyna_lib.protocol import HeadStudy, sweep
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +76,10 @@ def test_slurm_jobs_are_those_of_the_file(client, monkeypatch, tmp_path):
     path = tmp_path / "slurm.json"
     monkeypatch.setitem(sys.modules, "dask_jobqueue", SimpleNamespace(SLURMCluster=SLURMCluster))
     files.write_json(path, {"jobs": 3, "cores": 8})
+    monkeypatch.setattr(cluster.shutil, "which", {"sbatch": None}.get)
+    with pytest.raises(KeyMynaError, match="no sbatch"), cluster.connect(f"slurm:{path}"):
+        pass
+    monkeypatch.setattr(cluster.shutil, "which", {"sbatch": "/usr/bin/sbatch"}.get)
     with cluster.connect(f"slurm:{path}") as connected:
         assert list(cluster.over(connected, product, [(2, 3)], desc="", show=False)) == [(0, 6)]
         assert asked == {"jobs": 3, "cores": 8}
@@ -124,6 +130,11 @@ def noise(number, n_samples, log, gone):
     return np.random.default_rng(number).integers(-9999, 9999, n_samples).astype(np.int16)
 
 
+def here(folder, make, jobs, workers):
+    """Makes tracks in this process, which spares its start."""
+    return (store._make_track(folder, make, job) for job in jobs)
+
+
 class Filling:
     """Twelve tracks in four shards, filled into a folder; and what was made, track by track."""
 
@@ -161,9 +172,10 @@ class Filling:
 
 @pytest.fixture(scope="module")
 def serial(tmp_path_factory):
-    """What is to come out: filled by one process of this machine."""
+    """What is to come out, filled in this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(store, "SHARD", 3)
+        patch.setattr(store, "_make_all", here)
         filling = Filling(tmp_path_factory.mktemp("serial"))
         result = filling.fill()
         assert result[1] == {"t5": "it is broken"} and len(result[0]) == 11 and len(filling.contents()) == 8
@@ -219,7 +231,7 @@ def recordings(tmp_path_factory):
         path = folder / f"{key}.wav"
         tones.write(path, key, 0.6, 16000, 1)
         rows[f"t{key:02d}"] = {"file": str(path), "n_samples": decode.audio_length(path), "source": "tones",
-                               "task": "tones", "split": "train", "composition": str(key), "key": key, "label": "",
+                               "task": "tones", "split": ("train", "valid")[key % 2], "composition": str(key), "key": key, "label": "",
                                "artist": "", "title": "", "content": files.sha256_file(path)}
     (folder / "3.wav").write_bytes(b"nothing")
     return folder, pd.DataFrame.from_dict(rows, orient="index").rename_axis("track_id")
@@ -227,10 +239,11 @@ def recordings(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def corpus(recordings):
-    """What one process of this machine makes of them, in shards of eight."""
+    """What this process makes of them, in shards of eight."""
     folder, tracks = recordings
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(store, "SHARD", 8)
+        patch.setattr(store, "_make_all", here)
         corpus, problems = build_recordings(tracks, seconds=0, cache=folder, progress=False, workers=1)
     assert problems["track_id"].tolist() == ["t03"]
     return corpus
@@ -297,3 +310,23 @@ def test_parts_that_are_there_are_not_computed_again(client, corpus, tmp_path, m
     features = embed.in_parts(*arguments, desc="", show=False)
     assert features.x[:, 0].tolist() == corpus.manifest["n_samples"].tolist()
     assert sorted(Counter(log.read_text().split()).values()) == [1, 2, 2]
+
+
+def test_heads_are_the_same_from_a_cluster(client, corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "CACHE", tmp_path)
+    features = {MEAN_MEL: embed.extract(corpus, MEAN_MEL, show=False)}
+    grid = [HeadSpec(lr=lr) for lr in (1e-4, 1e-2)]
+    studies = [HeadStudy(MEAN_MEL, "linear probe", 0, (0,), max_steps=steps, eval_every=10, patience=2, seed=seed)
+               for seed, steps in ((0, 100), (1, 10), (2, 10))]
+    with one_thread():
+        here = list(sweep(studies, grid, features, corpus, show=False))
+    written = []
+    for _ in range(2):  # the second time nothing is trained
+        there = list(sweep(studies, grid, features, corpus, client=client, show=False))
+        assert [[head.valid_curve for head in heads] for heads in there] == [
+            [head.valid_curve for head in heads] for heads in here]
+        for one, other in zip(sum(here, []), sum(there, [])):
+            assert one.spec == other.spec and one.best_step == other.best_step
+            assert all(torch.equal(one.parameters[name], other.parameters[name]) for name in one.parameters)
+        written.append({path: path.stat().st_mtime_ns for path in tmp_path.rglob("head-*")})
+    assert written[0] == written[1] and len(written[0]) == 6

@@ -1,6 +1,7 @@
 """Other frozen encoders: the windows they hear, and HuBERT, wav2vec 2.0 and MERT against transformers itself."""
 
 import json
+import pickle
 import sys
 from types import SimpleNamespace
 
@@ -145,6 +146,15 @@ def test_embeddings_are_the_mean_hidden_states(models, kind, layer):
     torch.testing.assert_close(found, by_hand(model, audio, layer), atol=1e-4, rtol=1e-4)
     assert found.shape == (11, encoder.dim) and encoder.sample_rate == 24_000 and encoder.extras == []
     assert encoder.name == (folder.name if layer == "mean" else f"{folder.name}, layer {layer}")
+
+
+def test_another_process_is_sent_where_the_model_lies(models):
+    encoder = frozen_encoder(str(models["hubert"][0]), "cpu", 2)
+    sent = pickle.dumps(encoder)
+    twin, audio = pickle.loads(sent), noise(2, 24_000)
+    assert len(sent) < 1000 and pickle.loads(sent) is twin  # read once
+    assert (twin.name, twin.identity) == (encoder.name, encoder.identity)
+    assert torch.equal(twin.embed_audio(audio), encoder.embed_audio(audio))
 
 
 def test_audio_is_left_alone_where_the_preprocessor_says_so(models, tmp_path):
