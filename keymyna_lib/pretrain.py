@@ -29,6 +29,7 @@ from keymyna_lib.losses import InfoNCE, SogCLR
 from keymyna_lib.model import Encoder, EncoderConfig, build_encoder
 from keymyna_lib.objectives import (AUGMENTATIONS, MEASURES, Batch, Contrastive, Objective, Reconstruction,
                                     Supervised)
+from keymyna_lib.parallel import reuse_memory
 from keymyna_lib.progress import bar
 
 
@@ -137,7 +138,7 @@ class CropSampler:
     """
 
     def __init__(self, corpus: Corpus, track_ids: Sequence[str], crop_frames: int, crop_distance: int = 0):
-        self.frames = corpus.frames
+        self.frames = np.asarray(corpus.frames)  # still mapped, but cut without a memmap's bookkeeping
         self.spans = corpus.offsets.loc[list(track_ids), ["first_frame", "n_frames"]].to_numpy()
         self.keys = torch.tensor(corpus.manifest.loc[list(track_ids), "key"].tolist())
         self.crop_frames, self.crop_distance = crop_frames, crop_distance
@@ -147,14 +148,13 @@ class CropSampler:
 
     def tracks_of_step(self, step: int, batch_size: int, seed: int) -> Tensor:
         """(batch,) int64: the tracks of a step, each track once an epoch (epochs run on across steps)."""
-        positions = np.arange(step * batch_size, (step + 1) * batch_size)
-        orders = {epoch: torch.randperm(len(self), generator=generator_for(seed, 1, int(epoch)))
-                  for epoch in np.unique(positions // len(self))}
-        return torch.stack([orders[p // len(self)][p % len(self)] for p in positions])
+        epochs, places = np.divmod(np.arange(step * batch_size, (step + 1) * batch_size), len(self))
+        return torch.cat([torch.randperm(len(self), generator=generator_for(seed, 1, int(epoch)))[places[epochs == epoch]]
+                          for epoch in np.unique(epochs)])
 
     def batch(self, tracks: Tensor, views: int, generator: torch.Generator) -> Batch:
         """So many crops of each track: the first one's start is uniform, the others' within `crop_distance` of it."""
-        crops = np.zeros((views, len(tracks), self.crop_frames, self.frames.shape[1]), np.float16)
+        crops = np.empty((views, len(tracks), self.crop_frames, self.frames.shape[1]), np.float16)
         first, length = self.spans[tracks.numpy()].T
         room = np.maximum(length - self.crop_frames, 0)
         draws = torch.rand(views, len(tracks), generator=generator).numpy()
@@ -164,9 +164,8 @@ class CropSampler:
                 low, high = np.maximum(starts - self.crop_distance, 0), np.minimum(starts + self.crop_distance, room)
             here = np.minimum(low + (draws[view] * (high - low + 1)).astype(int), high)
             starts = here if view == 0 else starts
-            for row, start in enumerate(here):
-                size = min(self.crop_frames, length[row])
-                crops[view, row, :size] = self.frames[first[row] + start:first[row] + start + size]
+            for crop, start, size in zip(crops[view], first + here, np.minimum(self.crop_frames, length)):
+                crop[:size], crop[size:] = self.frames[start:start + size], 0
         return Batch(torch.from_numpy(crops).transpose(2, 3), tracks, self.keys[tracks])
 
 
@@ -202,7 +201,8 @@ class Pretraining:
         objective = build_objective(config, encoder, len(train), generator_for(config.seed, 3))
         self.modules = torch.nn.ModuleDict({"encoder": encoder, "objective": objective}).to(self.device)
         optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
-        self.optimizer = optimizer(self.modules.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+        self.optimizer = optimizer(self.modules.parameters(), lr=config.lr, weight_decay=config.weight_decay,
+                                   fused=True)
         self.step = 0
         self.history: list[dict[str, float]] = []
 
@@ -271,8 +271,7 @@ class Pretraining:
         for name, value in tensors.items():
             if name.startswith("optimizer."):
                 _, index, key = name.split(".")
-                # Adam keeps its step count on the CPU.
-                state.setdefault(int(index), {})[key] = value.cpu() if key == "step" else value
+                state.setdefault(int(index), {})[key] = value
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
         self.step, self.history = int(metadata["step"]), json.loads(metadata["history"])
         return True
@@ -305,6 +304,7 @@ def pretrain(config: PretrainConfig, corpus: Corpus, train: Sequence[str], valid
     if config.batch_size > len(train):
         raise KeyMynaError(f"batch_size {config.batch_size}: there are only {len(train)} training tracks, and a batch "
                            "holds a track once; lower it.")
+    reuse_memory()
     run = Pretraining(config, corpus, train, valid)
     if run.restore(checkpoint) and show and run.step < config.steps:
         print(f"resumed at step {run.step} of {config.steps}.")
