@@ -33,6 +33,7 @@ from keymyna_lib.losses import InfoNCE, SogCLR
 from keymyna_lib.model import Encoder, EncoderConfig, build_encoder
 from keymyna_lib.objectives import (AUGMENTATIONS, MEASURES, Batch, Contrastive, Objective, Reconstruction,
                                     Supervised)
+from keymyna_lib.parallel import reuse_memory
 from keymyna_lib.progress import bar
 from keymyna_lib.spectrogram import N_MELS
 
@@ -156,14 +157,14 @@ class CropSampler:
 
     def tracks_of_step(self, step: int, batch_size: int, seed: int) -> Tensor:
         """(batch,) int64: which of the own tracks a step takes, each track once an epoch (epochs run on across steps)."""
-        positions = np.arange(step * batch_size, (step + 1) * batch_size)
+        epochs, places = np.divmod(np.arange(step * batch_size, (step + 1) * batch_size), len(self))
         orders = {epoch: torch.randperm(len(self), generator=generator_for(seed, 1, int(epoch), self.rank))
-                  for epoch in np.unique(positions // len(self))}
-        return torch.stack([orders[p // len(self)][p % len(self)] for p in positions])
+                  for epoch in np.unique(epochs)}
+        return torch.cat([order[places[epochs == epoch]] for epoch, order in orders.items()])
 
     def batch(self, tracks: Tensor, views: int, generator: torch.Generator) -> Batch:
         """So many crops of each own track: the first one's start is uniform, the others' within `crop_distance` of it."""
-        crops = np.zeros((views, len(tracks), self.crop_frames, N_MELS), np.float16)
+        crops = np.empty((views, len(tracks), self.crop_frames, N_MELS), np.float16)
         shard, first, length = self.spans[tracks.numpy()].T
         room = np.maximum(length - self.crop_frames, 0)
         draws = torch.rand(views, len(tracks), generator=generator).numpy()
@@ -173,9 +174,8 @@ class CropSampler:
                 low, high = np.maximum(starts - self.crop_distance, 0), np.minimum(starts + self.crop_distance, room)
             here = np.minimum(low + (draws[view] * (high - low + 1)).astype(int), high)
             starts = here if view == 0 else starts
-            for row, start in enumerate(here):
-                size = min(self.crop_frames, length[row])
-                crops[view, row, :size] = self.frames[shard[row]][first[row] + start:first[row] + start + size]
+            for crop, part, start, size in zip(crops[view], shard, first + here, np.minimum(self.crop_frames, length)):
+                crop[:size], crop[size:] = self.frames[part][start:start + size], 0
         return Batch(torch.from_numpy(crops).transpose(2, 3), tracks * self.world + self.rank, self.keys[tracks])
 
 
@@ -228,7 +228,8 @@ class Pretraining:
         self._forward = (DistributedDataParallel(self.modules, broadcast_buffers=False) if distributed.world() > 1
                          else self.modules)
         optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
-        self.optimizer = optimizer(self.modules.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+        self.optimizer = optimizer(self.modules.parameters(), lr=config.lr, weight_decay=config.weight_decay,
+                                   fused=True)
         self.step = 0
         self.history: list[dict[str, float]] = []
 
@@ -347,6 +348,7 @@ def pretrain(config: PretrainConfig, corpus: Corpus, train: Sequence[str], valid
         raise KeyMynaError(f"batch_size {config.batch_size}: it is shared out evenly among {distributed.world()} "
                            "processes; make it a multiple of their number.")
     show = show and not distributed.rank()
+    reuse_memory()
     run = Pretraining(config, corpus, train, valid)
     resumed = run.restore(checkpoint)
     if len(distributed.gather(torch.tensor([run.step], device=run.device)).unique()) > 1:
