@@ -175,8 +175,8 @@ def stand_in():
     """Eleven tracks of one crop each, eight of them for training; a stand-in for the spectrogram store."""
     frames = np.random.default_rng(0).gamma(0.7, 2, (11 * FRAMES, 128)).astype(np.float16)
     names = tracks_of() + tracks_of("valid")
-    places = pd.DataFrame({"first_frame": FRAMES * np.arange(11), "n_frames": FRAMES}, index=names)
-    return SimpleNamespace(frames=frames, hash="stand-in", tracks=tracks_of, pretraining_tracks=tracks_of,
+    places = pd.DataFrame({"shard": 0, "first_frame": FRAMES * np.arange(11), "n_frames": FRAMES}, index=names)
+    return SimpleNamespace(frames=[frames], hash="stand-in", tracks=tracks_of, pretraining_tracks=tracks_of,
                            manifest=pd.DataFrame({"key": np.arange(11) % 3}, index=names), offsets=places)
 
 
@@ -273,7 +273,7 @@ def test_processes_draw_from_tracks_of_their_own():
         epoch = sampler.tracks_of_step(0, len(sampler), seed=5)
         batch = sampler.batch(epoch, 1, torch.Generator())
         for crop, track, key in zip(batch.crops[0], batch.tracks, batch.keys):
-            assert np.array_equal(crop.T.numpy(), corpus.frames[track * FRAMES:(track + 1) * FRAMES])
+            assert np.array_equal(crop.T.numpy(), corpus.frames[0][track * FRAMES:(track + 1) * FRAMES])
             assert key == corpus.manifest["key"].iloc[int(track)]
         seen += batch.tracks.tolist()
     assert sorted(seen) == list(range(11))
