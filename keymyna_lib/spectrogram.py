@@ -19,6 +19,8 @@ SAMPLE_RATE = 16_000  # Hz
 N_FFT = 2048          # samples
 HOP = 512             # samples
 N_MELS = 128
+_CHUNK = 256          # frames transformed at once; their spectra stay in a core's cache
+_BLOCK = 16           # bands weighed at once
 WINDOW = 196          # frames in one embedding window: 100,000 samples, 6.25 s, 98 vertical tokens
 
 
@@ -55,6 +57,19 @@ def mel_filterbank(shift: float = 0.0) -> torch.Tensor:
     return torch.from_numpy(bank)
 
 
+@functools.lru_cache(maxsize=64)
+def _filter_blocks(shift: float) -> list[tuple[slice, slice, torch.Tensor]]:
+    """`mel_filterbank` without most of its zeros: some bands, the bins that any of them hears, weights (bin, band)."""
+    bank, blocks = mel_filterbank(shift), []
+    for first in range(0, N_MELS, _BLOCK):
+        bands = slice(first, first + _BLOCK)
+        heard = bank[bands].any(dim=0).nonzero()[:, 0].tolist()
+        if heard:
+            bins = slice(heard[0], heard[-1] + 1)
+            blocks.append((bands, bins, bank[bands, bins].T.contiguous()))
+    return blocks
+
+
 def mel_power(audio: np.ndarray | torch.Tensor, shifts: Sequence[float] = (0.0,)) -> torch.Tensor:
     """Mel power spectrograms of one recording, one for each pitch shift.
 
@@ -76,9 +91,17 @@ def mel_power(audio: np.ndarray | torch.Tensor, shifts: Sequence[float] = (0.0,)
     if audio.ndim != 1 or len(audio) <= N_FFT // 2:
         raise KeyMynaError(f"audio of shape {tuple(audio.shape)}: expected one channel of more than {N_FFT // 2} "
                            f"samples ({N_FFT / 2 / SAMPLE_RATE:.2f} s at {SAMPLE_RATE} Hz).")
-    power = torch.stft(audio, N_FFT, HOP, window=torch.hann_window(N_FFT), center=True, pad_mode="reflect",
-                       return_complex=True).abs().square()
-    return torch.stack([mel_filterbank(float(shift)) @ power for shift in shifts])
+    padded = torch.nn.functional.pad(audio[None], (N_FFT // 2, N_FFT // 2), mode="reflect")[0]
+    frames, window = padded.unfold(0, N_FFT, HOP), torch.hann_window(N_FFT)
+    mels = torch.zeros(len(shifts), len(frames), N_MELS)
+    for first in range(0, len(frames), _CHUNK):
+        chunk = slice(first, first + _CHUNK)
+        spectrum = torch.fft.rfft(frames[chunk] * window)
+        power = spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag)
+        for mel, shift in zip(mels, shifts):
+            for bands, bins, weights in _filter_blocks(float(shift)):
+                torch.mm(power[:, bins], weights, out=mel[chunk, bands])
+    return mels.mT
 
 
 def compress(power: torch.Tensor) -> torch.Tensor:

@@ -14,9 +14,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-import scipy.sparse
-from scipy.sparse.csgraph import connected_components
-from sklearn.feature_extraction.text import CountVectorizer
 
 from keymyna_lib import files, keys
 from keymyna_lib.data.scores import ScoreSet
@@ -72,6 +69,10 @@ def melodic_shingles(notes: np.ndarray, source: str) -> list[str]:
 
 def composition_ids(scores: ScoreSet) -> pd.Series:
     """Composition of each kept piece: the name of the component's first piece, indexed by piece_id."""
+    import scipy.sparse  # here, with what follows, because they cost a second to import
+    from scipy.sparse.csgraph import connected_components
+    from sklearn.feature_extraction.text import CountVectorizer
+
     table = scores.table
     shingles = [melodic_shingles(scores.notes(i), s) for i, s in table.source.items()]
     counts = CountVectorizer(analyzer=list, binary=True, dtype=np.int32).fit_transform(shingles)

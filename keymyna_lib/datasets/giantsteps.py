@@ -18,8 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.sparse.csgraph import connected_components
-from sklearn.feature_extraction.text import CountVectorizer
 
 from keymyna_lib import keys
 from keymyna_lib.datasets.base import Dataset, table_of
@@ -201,6 +199,9 @@ class GiantStepsMTG(_Repository):
 
 def _artist_groups(table: pd.DataFrame) -> pd.Series:
     """The first track of those that share an artist or the very recording, directly or through others."""
+    from scipy.sparse.csgraph import connected_components  # here, because they cost a second to import
+    from sklearn.feature_extraction.text import CountVectorizer
+
     shared = [[track_id, *{name.strip().casefold() for name in artist.split(",")} - {""}, *[md5] * bool(md5)]
               for track_id, artist, md5 in zip(table.index, table["artist"], table["md5"])]
     counts = CountVectorizer(analyzer=list, binary=True, dtype=np.int32).fit_transform(shared)
