@@ -127,8 +127,13 @@ def sweep(studies: Sequence[HeadStudy], grid: Sequence[HeadSpec], features: Mapp
     client : see `cluster.connect`; the workers open the corpus by its path. None trains here, one after another.
     """
     if client is None:
-        for study in bar(studies, desc="training heads", unit="grid", show=show):
-            yield train(study, grid, features[study.features], corpus, device)
+        progress = bar(desc="training heads", total=len(studies), unit="grid", show=show)
+        for study in studies:
+            heads = train(study, grid, features[study.features], corpus, device)
+            progress.update()
+            if study is studies[-1]:  # the caller may not come back after the last one
+                progress.close()
+            yield heads
         return
     folder, stored = paths.CACHE / "sweeps", {}
     code = source_hash(*(paths.LIBRARY / f"{name}.py" for name in ("protocol", "heads", "evaluate", "keys")))
