@@ -37,8 +37,12 @@ def stored(request):
     return {"mini": MINI, "mini-full": FULL}[request.param]
 
 
+ON_REQUEST = {"70_speed"}  # it measures the machine, whenever it is asked to
+
+
 def published_runs(stored):
-    return [run for path in (stored / "index").glob("*.json") for run in files.read_json(path)["runs"]]
+    return [run for path in (stored / "index").glob("*.json") if path.stem not in ON_REQUEST
+            for run in files.read_json(path)["runs"]]
 
 
 def predictions(run):

@@ -122,4 +122,4 @@ def test_readme_and_runner_tell_the_same_times():
     pipeline = tomllib.loads((paths.LIBRARY / "run" / "pipeline.toml").read_text())
     rows = re.findall(r"^\| `(\d\d_\w+)` \|.*\| ([\d.]+) \|$", (paths.ROOT / "README.md").read_text(), flags=re.M)
     assert {name: float(minutes) for name, minutes in rows} == {
-        name: entry["minutes"]["mini"] for name, entry in pipeline.items()}
+        name: entry["minutes"]["mini"] for name, entry in pipeline.items() if not entry.get("on_request")}
