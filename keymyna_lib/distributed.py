@@ -6,6 +6,7 @@ Each process has a rank, 0 to world - 1; "own" means this process's. Rows are al
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 from collections.abc import Iterator
 
@@ -58,7 +59,10 @@ def joined(device: str) -> Iterator[None]:
     else:
         dist.init_process_group("gloo")
     yield
-    dist.destroy_process_group()  # not after an error: it could wait for ever, and torchrun stops the others
+    # Not after an error: it could wait for ever, and torchrun stops the others. What holds the group goes first: as the
+    # last to hold it, DistributedDataParallel could wait for ever too, for a thread of the group that waits for Python.
+    gc.collect()
+    dist.destroy_process_group()
 
 
 @contextlib.contextmanager

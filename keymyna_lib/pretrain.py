@@ -118,7 +118,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def generator_for(seed: int, *words: int) -> torch.Generator:
-    """A CPU generator for one purpose of one seed, independent of all others; trailing zeros change nothing."""
+    """A CPU generator for one purpose of one seed, independent of all others; a third word of 0 is as good as none."""
     state = np.random.SeedSequence([seed, *words]).generate_state(2, np.uint32)
     return torch.Generator().manual_seed(int(state[0]) << 31 ^ int(state[1]))
 
@@ -156,14 +156,14 @@ class CropSampler:
         return len(self.spans)
 
     def tracks_of_step(self, step: int, batch_size: int, seed: int) -> Tensor:
-        """(batch,) int64: which of the own tracks a step takes, each track once an epoch (epochs run on across steps)."""
+        """(batch,) int64: which own tracks a step takes, each track once an epoch (epochs run on across steps)."""
         epochs, places = np.divmod(np.arange(step * batch_size, (step + 1) * batch_size), len(self))
         orders = {epoch: torch.randperm(len(self), generator=generator_for(seed, 1, int(epoch), self.rank))
                   for epoch in np.unique(epochs)}
         return torch.cat([order[places[epochs == epoch]] for epoch, order in orders.items()])
 
     def batch(self, tracks: Tensor, views: int, generator: torch.Generator) -> Batch:
-        """So many crops of each own track: the first one's start is uniform, the others' within `crop_distance` of it."""
+        """So many crops of own tracks: the first one's start is uniform, the others' within `crop_distance` of it."""
         crops = np.empty((views, len(tracks), self.crop_frames, N_MELS), np.float16)
         shard, first, length = self.spans[tracks.numpy()].T
         room = np.maximum(length - self.crop_frames, 0)

@@ -205,7 +205,7 @@ def trained(settings, checkpoint, killed_at=None):
         try:
             encoder, curve = pretrain(settings, stand_in(), tracks_of(), tracks_of("valid"), checkpoint, show=False)
         except (InterruptedError, KeyMynaError) as error:
-            return error
+            return error.with_traceback(None)  # what its frames hold would outlive the group
     return (curve.drop(columns="seconds"), gradients,
             {name: value.numpy() for name, value in encoder.state_dict().items()})
 
