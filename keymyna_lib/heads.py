@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from itertools import groupby, product
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -204,7 +205,7 @@ def _batches(train: Rows, spec: HeadSpec, seed: int,
         while len(waiting) < spec.batch_size:
             waiting = np.concatenate([waiting, shuffle.permutation(len(train.x))])
         rows, waiting = torch.from_numpy(waiting[:spec.batch_size]), waiting[spec.batch_size:]
-        x, target = train.x[rows].to(dtype), one_hot[train.y[rows]]
+        x, target = train.x.index_select(0, rows).to(dtype), one_hot[train.y[rows]]
         if spec.mixup:
             share = torch.from_numpy(mix.beta(spec.mixup, spec.mixup, size=(len(rows), 1))).to(x.dtype)
             other = torch.from_numpy(mix.permutation(len(rows)))
@@ -225,6 +226,31 @@ def _noise(seed: int, spec: HeadSpec, dim: int, device: str) -> Iterator[torch.T
     generator = torch.Generator(device).manual_seed(int(stream.integers(2**63)))
     while True:
         yield torch.rand(spec.batch_size, (spec.hidden or (dim,))[0], generator=generator, device=device)
+
+
+class _Input(NamedTuple):
+    """Consecutive heads of a stack with the same input of the first layer, and views of what that layer holds of them.
+
+    scaler : mean and deviation (dim,), or None. dropout : of the input. units : rows of head x unit.
+    weight, gradient : (head x unit, dim). bias : (head x unit, 1).
+    """
+
+    scaler: tuple[torch.Tensor, torch.Tensor] | None
+    dropout: float
+    units: slice
+    weight: torch.Tensor
+    bias: torch.Tensor
+    gradient: torch.Tensor
+
+
+def _zero_where_at_most(x: torch.Tensor, y: torch.Tensor, threshold: float, out: torch.Tensor) -> torch.Tensor:
+    """x where y > threshold, else 0, all of one shape. The one kernel for it that does not branch at each number."""
+    return torch.ops.aten.threshold_backward.grad_input(x, y, threshold, grad_input=out)
+
+
+def _drop(x: torch.Tensor, noise: torch.Tensor, p: float, out: torch.Tensor) -> torch.Tensor:
+    """x where the draw is p or more, else 0, not scaled."""
+    return _zero_where_at_most(x, noise, float(np.nextafter(np.float32(p), np.float32(-1))), out)
 
 
 class _Stack:
@@ -250,7 +276,7 @@ class _Stack:
         """Find which heads share their input, and which Adam's scalars; set aside the gradients."""
         specs = [head.spec for head in self.heads]
         self.linear = not specs[0].hidden
-        self.scale = self.mean.new_tensor([1 / (1 - s.dropout) for s in specs])[:, None]
+        self.scale = self.mean.new_tensor([1 / (1 - s.dropout) for s in specs])[:, None, None]
         self.gradients = [torch.empty_like(t) for t in self.parameters]
 
         def runs(key):
@@ -258,8 +284,14 @@ class _Stack:
                 run = list(run)
                 yield value, slice(run[0], run[-1] + 1)
 
-        self.inputs = list(runs(lambda s: (s.standardize, s.dropout if self.linear else 0.0)))
         self.dropped = list(runs(lambda s: s.dropout))
+        self.inputs = []
+        weight, bias, gradient = (t.flatten(0, 1) for t in (*self.parameters[:2], self.gradients[0]))
+        width = self.parameters[0].shape[1]
+        for (standardize, p), run in runs(lambda s: (s.standardize, s.dropout if self.linear else 0.0)):
+            scaler = (self.mean[run.start], self.std[run.start]) if standardize else None
+            units = slice(run.start * width, run.stop * width)
+            self.inputs.append(_Input(scaler, p, units, weight[units], bias[units, None], gradient[units]))
         self.groups = {}
         for value, run in runs(lambda s: (s.lr, s.weight_decay)):
             group = self.groups.setdefault(value, [[], [], [], [], [], []])  # arguments of Adam
@@ -280,49 +312,50 @@ class _Stack:
             self._arrange()
 
     def forward(self, x: torch.Tensor, noise: torch.Tensor | None = None) -> tuple[list, torch.Tensor]:
-        """Each layer's input (the first's a list, one for each of `inputs`), and logits (row, head, key)."""
-        weight, bias = self.parameters[:2]
-        # Multiplying by a mask is many times faster than filling by it, which branches at every unit.
-        kept = {} if noise is None else {p: noise >= p for p, _ in self.dropped}
-        first, scaled = [], {}
-        z = x.new_empty(len(x), weight.shape[0] * weight.shape[1])
-        for (standardize, p), run in self.inputs:
-            if standardize not in scaled:
-                scaled[standardize] = (x - self.mean[run.start]) / self.std[run.start] if standardize else x
-            a, scale = scaled[standardize], 1.0
-            if self.linear and kept:
-                a, scale = a * kept[p], 1 / (1 - p)
+        """Each layer's input and logits (head, key, row); x (row, dim), noise (row, unit) while training.
+
+        The input of the first layer is a list of (row, dim) and a factor for each of `inputs`, that of the others
+        (head, unit, row).
+        """
+        weight = self.parameters[0]
+        z, first, scaled = x.new_empty(weight.shape[0] * weight.shape[1], len(x)), [], None
+        for part in self.inputs:
+            if part.scaler is None:
+                a = x
+            else:
+                a = scaled = (x - part.scaler[0]) / part.scaler[1] if scaled is None else scaled
+            scale = 1.0
+            if self.linear and noise is not None:
+                a, scale = _drop(a, noise, part.dropout, torch.empty_like(a)), 1 / (1 - part.dropout)
             first.append((a, scale))
-            columns = slice(run.start * weight.shape[1], run.stop * weight.shape[1])
-            torch.addmm(bias[run].flatten(), a, weight[run].flatten(0, 1).T, alpha=scale, out=z[:, columns])
-        z = z.view(len(x), *weight.shape[:2])
-        inputs = [first]
+            torch.addmm(part.bias, part.weight, a.T, alpha=scale, out=z[part.units])
+        z, inputs = z.view(*weight.shape[:2], len(x)), [first]
         for layer, (weight, bias) in enumerate(zip(self.parameters[2::2], self.parameters[3::2])):
-            a = z.relu_()
-            if kept and layer == 0:
+            a, dropped = z.relu_(), layer == 0 and noise is not None
+            if dropped:
+                draws = noise.T.contiguous()
                 for p, run in self.dropped:
-                    a[:, run].mul_(kept[p][:, None])
+                    _drop(a[run], draws.expand_as(a[run]), p, a[run])
             inputs.append(a)
-            z = torch.bmm(a.transpose(0, 1), weight.mT).transpose(0, 1)
             # Dropout's 1 / (1 - p) is due to `a`; the layer's outputs are fewer.
-            z = torch.addcmul(bias, z, self.scale) if kept and layer == 0 else z + bias
+            z = (torch.addcmul(bias[..., None], torch.bmm(weight, a), self.scale) if dropped else
+                 torch.baddbmm(bias[..., None], weight, a))
         return inputs, z
 
     def step(self, x: torch.Tensor, target: torch.Tensor, noise: torch.Tensor) -> None:
         """A step of Adam on the cross-entropy: x (row, dim), target (row, 24), noise (row, unit)."""
         inputs, logits = self.forward(x, noise)
-        g = logits.softmax(-1).sub_(target[:, None]).div_(len(x))  # of the loss by the outputs of the layer
+        g = logits.softmax(1).sub_(target.T.contiguous()).div_(len(x))  # of the loss by the outputs of the layer
         for layer in range(len(inputs) - 1, 0, -1):
             a, weight = inputs[layer], self.parameters[2 * layer]
-            torch.sum(g, 0, out=self.gradients[2 * layer + 1])
+            torch.sum(g, 2, out=self.gradients[2 * layer + 1])
             g = g * self.scale if layer == 1 else g
-            torch.bmm(g.permute(1, 2, 0), a.transpose(0, 1), out=self.gradients[2 * layer])
-            g = torch.bmm(g.transpose(0, 1), weight, out=torch.empty_like(a).transpose(0, 1)).transpose(0, 1)
-            torch.ops.aten.threshold_backward.grad_input(g, a, 0, grad_input=g)  # nothing through units at 0
-        torch.sum(g, 0, out=self.gradients[1])
-        for (_, run), (a, scale) in zip(self.inputs, inputs[0]):
-            gradient = self.gradients[0][run].flatten(0, 1)
-            torch.addmm(gradient, g[:, run].flatten(1).T, a, beta=0, alpha=scale, out=gradient)
+            torch.bmm(g, a.mT, out=self.gradients[2 * layer])
+            g = torch.bmm(weight.mT, g)
+            _zero_where_at_most(g, a, 0, g)  # nothing through units at 0
+        torch.sum(g, 2, out=self.gradients[1])
+        for part, (a, scale) in zip(self.inputs, inputs[0]):
+            torch.addmm(part.gradient, g.flatten(0, 1)[part.units], a, beta=0, alpha=scale, out=part.gradient)
         self.count += 1
         for (lr, weight_decay), (parameters, gradients, first, second, _, counts) in self.groups.items():
             # The kernel behind torch.optim.Adam(fused=True), without its bookkeeping, which would cost more.
@@ -335,9 +368,9 @@ class _Stack:
         total, loss = x.new_zeros(len(labels), len(self.heads), N_KEYS), x.new_zeros(len(self.heads))
         n_units = len(self.heads) * max(t.shape[1] for t in self.parameters)
         for rows in torch.arange(len(x), device=x.device).split(max(1, ACTIVATIONS // n_units)):
-            log_probability = self.forward(x[rows])[1].log_softmax(-1)
-            loss -= log_probability[torch.arange(len(rows), device=x.device), :, y[rows]].sum(0)
-            total.index_add_(0, track[rows], log_probability.exp())
+            log_probability = self.forward(x[rows])[1].log_softmax(1)
+            loss -= log_probability[:, y[rows], torch.arange(len(rows), device=x.device)].sum(1)
+            total.index_add_(0, track[rows], log_probability.permute(2, 0, 1).exp())
         scores = credit[labels[:, None], total.argmax(-1)].mean(0).tolist()
         losses = (loss / len(x)).nan_to_num(nan=float("inf")).tolist()
         for i, (head, score, value) in enumerate(zip(self.heads, scores, losses)):
