@@ -140,7 +140,7 @@ def over(client: Client, function: Callable[..., Result], tasks: Sequence[tuple]
 
 def _one_thread(function: Callable[..., Result], *arguments: Any) -> Result:
     """In a worker: as many workers as cores are expected, and results not to depend on the number of threads."""
-    import torch
+    from keymyna_lib.parallel import one_thread
 
-    torch.set_num_threads(1)
-    return function(*arguments)
+    with one_thread():
+        return function(*arguments)

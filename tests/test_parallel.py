@@ -40,6 +40,16 @@ def test_order_and_results(corpus, workers):
     assert [round(value * 32768) for _, value in results] == pytest.approx([3, 0, 4, 1])
 
 
+def threads(corpus, track_id):
+    return [torch.get_num_threads(), *(pool["num_threads"] for pool in threadpool_info())]
+
+
+def test_a_worker_has_one_thread(corpus, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    found = list(parallel.over_tracks(threads, corpus, ["t0", "t1"], desc="", workers=2, progress=False))
+    assert all(len(counts) > 1 and set(counts) == {1} for counts in found)
+
+
 def test_an_error_in_a_worker_reaches_the_caller(corpus):
     with pytest.raises(KeyMynaError, match="no track 'absent'"):
         list(parallel.over_tracks(level, corpus, ["t0", "absent"], desc="", workers=2, progress=False))
