@@ -9,7 +9,7 @@ import torch
 
 from keymyna_lib import heads, paths
 from keymyna_lib.bench import __main__ as cli
-from keymyna_lib.bench import baseline, growth, material, measure, report, step
+from keymyna_lib.bench import baseline, data, growth, material, measure, report, step
 from keymyna_lib.bench.sizes import SIZES
 from keymyna_lib.data.corpus import open_corpus
 from keymyna_lib.errors import KeyMynaError
@@ -189,6 +189,25 @@ def test_a_written_corpus_opens_like_any_other(corpus):
     assert len(corpus.tracks(split="train")) == 9 and len(corpus.tracks(split="valid")) == 1
     assert corpus.spectrogram("noise-000009").shape == (300, N_MELS)
     assert np.isfinite(corpus.frames[0]).all() and corpus.frames[0][:100].astype(np.float32).std() > 1
+
+
+def test_a_ratio_of_two_precisions_says_so(tmp_path):
+    settings, small = step.config("vit-toy", 4, 0.5), dataclasses.replace(SIZES["tiny"], tracks=8)
+    for precision, note in (("fp32", ""), ("bf16", "public way in fp32")):
+        rows = step.compare(tmp_path, small, dataclasses.replace(settings, precision=precision), 0.0)
+        assert {row.note for row in rows if "public way" in (row.system, row.ratio_to)} == {note}
+        assert {row.note for row in rows if "public way" not in (row.system, row.ratio_to)} == {""}
+
+
+def test_both_ways_draw_their_batches_in_this_process(tmp_path):
+    """A loader's own processes would fetch batches while the library has its turn."""
+    size = dataclasses.replace(SIZES["tiny"], tracks=8, loader_workers=2)
+    started = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "public_batches", lambda files, settings, workers: started.append(workers) or
+                      step.public_batches(files, settings, workers))
+        rows = data.store_to_batch(tmp_path, size, step.config("vit-toy", 4, 0.5), 0.0)
+    assert started == [0] and {row.system for row in rows} == {"ours", "public way"}
 
 
 @pytest.fixture(scope="module")
