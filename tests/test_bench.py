@@ -156,6 +156,14 @@ def test_public_heads_are_ours_one_at_a_time(hidden):
         torch.testing.assert_close(layer.bias.detach(), ours.parameters[f"bias.{i}"], rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("steps, epochs", [(2, 0), (4, 1), (7, 2)])
+def test_only_whole_epochs_pay_for_their_estimates(monkeypatch, steps, epochs):
+    rows, spec, means = material.rows(4, 3, 5), HeadSpec(batch_size=4), []
+    monkeypatch.setattr(baseline.np, "mean", lambda outputs, axis: means.append(len(outputs)) or np.zeros(24))
+    baseline.train_head(baseline.head(spec, 5), spec, baseline.head_loader(rows, spec, 0), steps)
+    assert means == [3] * 4 * epochs  # three windows of each of four tracks, three steps an epoch
+
+
 def test_a_bare_step_is_the_libraries_step_on_one_batch(corpus):
     settings = step.config("vit-toy", 4, 0.0)  # masks would be drawn after the crops
     bare, whole = step.our_run(corpus.path, settings), step.our_run(corpus.path, settings)
