@@ -16,7 +16,7 @@ from torch import Tensor
 
 from keymyna_lib.errors import KeyMynaError
 
-_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _alone = False
 
 
@@ -51,8 +51,9 @@ def joined(device: str) -> Iterator[None]:
                            "torchrun, which sets all of it; for one process unset RANK and WORLD_SIZE.")
     if device == "cuda":
         local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
-        if local >= gpus:
-            raise KeyMynaError(f"process {local} of this machine has no GPU, there are only {gpus}: lower torchrun's "
+        # All of the machine's processes raise it, as only the first one speaks.
+        if (processes := int(os.environ["LOCAL_WORLD_SIZE"])) > gpus:
+            raise KeyMynaError(f"{processes} processes on this machine, which has only {gpus} GPU(s): lower torchrun's "
                                "--nproc-per-node.")
         torch.cuda.set_device(local)
         dist.init_process_group("nccl", device_id=torch.device("cuda", local))

@@ -9,7 +9,7 @@ import torch
 
 from keymyna_lib import heads, paths
 from keymyna_lib.bench import __main__ as cli
-from keymyna_lib.bench import baseline, growth, material, measure, report, step
+from keymyna_lib.bench import baseline, data, growth, material, measure, report, step
 from keymyna_lib.bench.sizes import SIZES
 from keymyna_lib.data.corpus import open_corpus
 from keymyna_lib.errors import KeyMynaError
@@ -156,6 +156,14 @@ def test_public_heads_are_ours_one_at_a_time(hidden):
         torch.testing.assert_close(layer.bias.detach(), ours.parameters[f"bias.{i}"], rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("steps, epochs", [(2, 0), (4, 1), (7, 2)])
+def test_only_whole_epochs_pay_for_their_estimates(monkeypatch, steps, epochs):
+    rows, spec, means = material.rows(4, 3, 5), HeadSpec(batch_size=4), []
+    monkeypatch.setattr(baseline.np, "mean", lambda outputs, axis: means.append(len(outputs)) or np.zeros(24))
+    baseline.train_head(baseline.head(spec, 5), spec, baseline.head_loader(rows, spec, 0), steps)
+    assert means == [3] * 4 * epochs  # three windows of each of four tracks, three steps an epoch
+
+
 def test_a_bare_step_is_the_libraries_step_on_one_batch(corpus):
     settings = step.config("vit-toy", 4, 0.0)  # masks would be drawn after the crops
     bare, whole = step.our_run(corpus.path, settings), step.our_run(corpus.path, settings)
@@ -174,11 +182,40 @@ def test_drawing_stops_at_the_cap(corpus):
         measure.in_fresh_process(growth.draw_capped, corpus.path, 4, 50_000_000)
 
 
+def draw_with_room(path, room):
+    return growth.draw_capped(path, 4, measure.memory("VmData") + room)
+
+
+def test_the_cap_is_not_on_what_is_mapped(tmp_path):
+    """A store of 128 MB is drawn from by a process that may have 60 MB more than it starts with."""
+    corpus = material.write_corpus(tmp_path / "corpus", 500, 1000)
+    assert measure.in_fresh_process(draw_with_room, corpus.path, 60_000_000) > 0
+
+
 def test_a_written_corpus_opens_like_any_other(corpus):
     assert open_corpus(corpus.path).hash == corpus.hash
     assert len(corpus.tracks(split="train")) == 9 and len(corpus.tracks(split="valid")) == 1
     assert corpus.spectrogram("noise-000009").shape == (300, N_MELS)
     assert np.isfinite(corpus.frames[0]).all() and corpus.frames[0][:100].astype(np.float32).std() > 1
+
+
+def test_a_ratio_of_two_precisions_says_so(tmp_path):
+    settings, small = step.config("vit-toy", 4, 0.5), dataclasses.replace(SIZES["tiny"], tracks=8)
+    for precision, note in (("fp32", ""), ("bf16", "public way in fp32")):
+        rows = step.compare(tmp_path, small, dataclasses.replace(settings, precision=precision), 0.0)
+        assert {row.note for row in rows if "public way" in (row.system, row.ratio_to)} == {note}
+        assert {row.note for row in rows if "public way" not in (row.system, row.ratio_to)} == {""}
+
+
+def test_both_ways_draw_their_batches_in_this_process(tmp_path):
+    """A loader's own processes would fetch batches while the library has its turn."""
+    size = dataclasses.replace(SIZES["tiny"], tracks=8, loader_workers=2)
+    started = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "public_batches", lambda files, settings, workers: started.append(workers) or
+                      step.public_batches(files, settings, workers))
+        rows = data.store_to_batch(tmp_path, size, step.config("vit-toy", 4, 0.5), 0.0)
+    assert started == [0] and {row.system for row in rows} == {"ours", "public way"}
 
 
 @pytest.fixture(scope="module")

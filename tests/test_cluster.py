@@ -190,7 +190,7 @@ def test_a_worker_killed_amid_its_shard_costs_one_track(serial, client, tmp_path
             time.sleep(0.01)
         os.kill(int(filling.lines()[-1].split()[1]), signal.SIGKILL)
 
-    killer = threading.Thread(target=kill)
+    killer = threading.Thread(target=kill, daemon=True)  # it would wait for ever for what a failed run does not log
     killer.start()
     result = filling.fill()
     killer.join()
@@ -303,7 +303,9 @@ def test_parts_that_are_there_are_not_computed_again(client, corpus, tmp_path, m
     arguments = (client, work, corpus, corpus.tracks(), "identity")
     with pytest.raises(KeyMynaError, match="t18"):
         embed.in_parts(*arguments, desc="", show=False)
+    until = time.monotonic() + 60
     while len(kept := list(tmp_path.rglob("part-*.safetensors"))) < 2:
+        assert time.monotonic() < until, "the other parts were not finished"
         time.sleep(0.01)
     gone.unlink()
     kept[0].write_bytes(b"damaged")

@@ -31,8 +31,8 @@ WORLD, FRAMES = 2, 20
 def serve(rank, pipe):
     """A worker: calls what it is told to, in the environment that torchrun would give it."""
     torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(WORLD), "MASTER_ADDR": "127.0.0.1",
-                   "TORCHELASTIC_USE_AGENT_STORE": "True", "GLOO_SOCKET_IFNAME": "lo"}
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(WORLD), "LOCAL_WORLD_SIZE": str(WORLD),
+                   "MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_USE_AGENT_STORE": "True", "GLOO_SOCKET_IFNAME": "lo"}
     for port, function, arguments in iter(pipe.recv, None):
         os.environ["MASTER_PORT"] = str(port)
         pipe.send(function(*arguments))
@@ -81,16 +81,17 @@ def test_without_torchrun_there_is_one_process(monkeypatch):
 
 
 def test_an_incomplete_environment_and_a_missing_gpu_are_said(monkeypatch):
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "0")  # the process that has a GPU says it, for the others are silent
     with pytest.raises(KeyMynaError, match="RANK, MASTER_ADDR, MASTER_PORT is missing.*torchrun"), joined("cpu"):
         pass
     for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.setenv(name, "1")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(KeyMynaError, match="only 1: lower torchrun's --nproc-per-node"), joined("cuda"):
+    with pytest.raises(KeyMynaError, match="2 processes .* only 1 .*: lower torchrun's --nproc-per-node"), joined("cuda"):
         pass
 
 

@@ -220,4 +220,5 @@ def train_head(module: nn.Module, spec: HeadSpec, batches: Iterable[tuple[Tensor
             done += 1
             if done == steps:
                 break
-        np.array([np.mean(outputs_of[track], axis=0) for track in outputs_of])  # the epoch's estimates
+        else:  # the estimates of an epoch, a whole one: else a short timing would pay for too many of them
+            np.array([np.mean(outputs_of[track], axis=0) for track in outputs_of])

@@ -22,9 +22,13 @@ _MINUTES = 60.0 / 3600.0  # hours of audio a minute, of seconds a second
 
 
 def store_to_batch(folder: Path, size: Size, settings: PretrainConfig, seconds: float) -> list[Measurement]:
-    """Drawing a batch from the store on disk, beside the public loader; and the share of the step that waits for it."""
+    """Drawing a batch from the store on disk, beside the public loader; and the share of the step that waits for it.
+
+    Both draw in this process: batches that a loader's processes have fetched while others had their turn would be had
+    for nothing. With its processes the loader is measured end to end, see `step.end_to_end`.
+    """
     path, case = corpus_in(folder, size, settings.batch_size), f"{name_of(settings)}, store to batch"
-    run, batches = our_run(path, settings), public_batches(public_files(path), settings, size.loader_workers)
+    run, batches = our_run(path, settings), public_batches(public_files(path), settings, 0)
     generator, drawn = generator_for(1), iter(range(1 << 62))
 
     def draw() -> None:

@@ -135,7 +135,13 @@ def compare(folder: Path, size: Size, settings: PretrainConfig, seconds: float) 
         share = [flops[name] / mine / (flops[CEILING] / best)
                  for mine, best in zip(times.seconds[name], times.seconds[CEILING])]
         rows.append(summary(SUBJECT, case, name, "share of the ceiling", "", share))
-    return rows
+    return in_float32(rows, settings)
+
+
+def in_float32(rows: list[Measurement], settings: PretrainConfig) -> list[Measurement]:
+    """The rows, with a note on those of the public way and against it where the library's step has another precision."""
+    return [replace(row, note=f"{PUBLIC} in fp32") if settings.precision != "fp32" and PUBLIC in (row.system, row.ratio_to)
+            else row for row in rows]
 
 
 def peak(folder: Path, size: Size, settings: PretrainConfig, seconds: float) -> list[Measurement]:
@@ -171,8 +177,9 @@ def end_to_end(folder: Path, size: Size, settings: PretrainConfig, seconds: floa
     public, batches = PublicRun(run), public_batches(public_files(path), settings, size.loader_workers)
     actions = {OURS: synchronised(run.take_step, run.device), BARE: bare,
                PUBLIC: synchronised(lambda: public.step(next(batches)), run.device)}
-    return alternate(actions, seconds).rows(SUBJECT, case, "examples", "1/s", dict.fromkeys(actions, settings.batch_size),
+    rows = alternate(actions, seconds).rows(SUBJECT, case, "examples", "1/s", dict.fromkeys(actions, settings.batch_size),
                                             ratios=[(OURS, PUBLIC), (OURS, BARE)])
+    return in_float32(rows, settings)
 
 
 def public_files(path: Path) -> list[Path]:

@@ -70,8 +70,10 @@ class Shards:
     def __getitem__(self, shard: int) -> np.ndarray:
         if shard not in self._maps:
             path, (dtype, shape) = shard_folder(self._folder, shard) / self._name, _LAYOUTS[self._name]
-            # numpy's maps keep their files open, and a process may have no more than some 1,000 of these.
-            array = torch.from_file(str(path), size=path.stat().st_size // dtype.itemsize, dtype=dtype).numpy().reshape(shape)
+            # numpy's maps keep their files open, and a process may have no more than some 1,000 of these. Shared, as a
+            # private map that could be written to would count as this process's own memory (RLIMIT_DATA).
+            size = path.stat().st_size // dtype.itemsize
+            array = torch.from_file(str(path), shared=True, size=size, dtype=dtype).numpy().reshape(shape)
             array.flags.writeable = False
             self._maps[shard] = array
         return self._maps[shard]
