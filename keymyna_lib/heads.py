@@ -32,7 +32,7 @@ from keymyna_lib import files
 from keymyna_lib.errors import KeyMynaError
 from keymyna_lib.evaluate import mirex_scores, track_predictions
 from keymyna_lib.keys import N_KEYS
-from keymyna_lib.parallel import one_thread, reuse_memory
+from keymyna_lib.parallel import one_thread
 from keymyna_lib.progress import bar
 
 # Heads of a stack, and bytes of their parameters, gradients and Adam's moments. On a CPU a stack stays in its cache
@@ -443,7 +443,6 @@ def train_heads(specs: Sequence[HeadSpec], train: Rows, valid: Rows, *, max_step
     std[std == 0] = 1  # a constant feature has nothing to scale
     scalers = {True: (mean, std), False: (torch.zeros_like(mean), torch.ones_like(std))}
     trained = [TrainedHead(spec, {}, *(t.to(dtype) for t in scalers[spec.standardize])) for spec in specs]
-    reuse_memory()
     stacks = list(_stacks(specs, dim, dtype.itemsize, device))
 
     def train_stack(members: list[int]) -> None:

@@ -29,7 +29,6 @@ from keymyna_lib.losses import InfoNCE, SogCLR
 from keymyna_lib.model import Encoder, EncoderConfig, build_encoder
 from keymyna_lib.objectives import (AUGMENTATIONS, MEASURES, Batch, Contrastive, Objective, Reconstruction,
                                     Supervised)
-from keymyna_lib.parallel import reuse_memory
 from keymyna_lib.progress import bar
 
 
@@ -304,7 +303,6 @@ def pretrain(config: PretrainConfig, corpus: Corpus, train: Sequence[str], valid
     if config.batch_size > len(train):
         raise KeyMynaError(f"batch_size {config.batch_size}: there are only {len(train)} training tracks, and a batch "
                            "holds a track once; lower it.")
-    reuse_memory()
     run = Pretraining(config, corpus, train, valid)
     if run.restore(checkpoint) and show and run.step < config.steps:
         print(f"resumed at step {run.step} of {config.steps}.")
