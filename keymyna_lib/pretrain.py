@@ -148,8 +148,8 @@ class CropSampler:
     def tracks_of_step(self, step: int, batch_size: int, seed: int) -> Tensor:
         """(batch,) int64: the tracks of a step, each track once an epoch (epochs run on across steps)."""
         epochs, places = np.divmod(np.arange(step * batch_size, (step + 1) * batch_size), len(self))
-        return torch.cat([torch.randperm(len(self), generator=generator_for(seed, 1, int(epoch)))[places[epochs == epoch]]
-                          for epoch in np.unique(epochs)])
+        orders = {e: torch.randperm(len(self), generator=generator_for(seed, 1, int(e))) for e in np.unique(epochs)}
+        return torch.cat([order[places[epochs == epoch]] for epoch, order in orders.items()])
 
     def batch(self, tracks: Tensor, views: int, generator: torch.Generator) -> Batch:
         """So many crops of each track: the first one's start is uniform, the others' within `crop_distance` of it."""
