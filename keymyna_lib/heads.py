@@ -32,7 +32,7 @@ from keymyna_lib import files
 from keymyna_lib.errors import KeyMynaError
 from keymyna_lib.evaluate import mirex_scores, track_predictions
 from keymyna_lib.keys import N_KEYS
-from keymyna_lib.parallel import one_thread, reuse_memory
+from keymyna_lib.parallel import one_thread
 from keymyna_lib.progress import bar
 
 # Heads of a stack, and bytes of their parameters, gradients and Adam's moments. On a CPU a stack stays in its cache
@@ -267,11 +267,6 @@ class _Stack:
         self.first, self.second = ([torch.zeros_like(t) for t in self.parameters] for _ in range(2))
         self._arrange()
 
-    @property
-    def size(self) -> int:
-        """Parameters of all heads."""
-        return sum(t.numel() for t in self.parameters)
-
     def _arrange(self) -> None:
         """Find which heads share their input, and which Adam's scalars; set aside the gradients."""
         specs = [head.spec for head in self.heads]
@@ -294,7 +289,7 @@ class _Stack:
             self.inputs.append(_Input(scaler, p, units, weight[units], bias[units, None], gradient[units]))
         self.groups = {}
         for value, run in runs(lambda s: (s.lr, s.weight_decay)):
-            group = self.groups.setdefault(value, [[], [], [], [], [], []])  # arguments of Adam
+            group = self.groups.setdefault(value, [[], [], [], [], [], []])  # arguments of Adam; the fifth stays empty
             for tensors in zip(self.parameters, self.gradients, self.first, self.second):
                 for argument, tensor in zip(group, tensors):
                     argument.append(tensor[run])
@@ -357,9 +352,9 @@ class _Stack:
         for part, (a, scale) in zip(self.inputs, inputs[0]):
             torch.addmm(part.gradient, g.flatten(0, 1)[part.units], a, beta=0, alpha=scale, out=part.gradient)
         self.count += 1
-        for (lr, weight_decay), (parameters, gradients, first, second, _, counts) in self.groups.items():
+        for (lr, weight_decay), tensors in self.groups.items():
             # The kernel behind torch.optim.Adam(fused=True), without its bookkeeping, which would cost more.
-            torch._fused_adam_(parameters, gradients, first, second, [], counts, lr=lr, weight_decay=weight_decay, **ADAM)
+            torch._fused_adam_(*tensors, lr=lr, weight_decay=weight_decay, **ADAM)
         self.steps += 1
 
     def check(self, x: torch.Tensor, y: torch.Tensor, track: torch.Tensor, labels: torch.Tensor,
@@ -443,7 +438,6 @@ def train_heads(specs: Sequence[HeadSpec], train: Rows, valid: Rows, *, max_step
     std[std == 0] = 1  # a constant feature has nothing to scale
     scalers = {True: (mean, std), False: (torch.zeros_like(mean), torch.ones_like(std))}
     trained = [TrainedHead(spec, {}, *(t.to(dtype) for t in scalers[spec.standardize])) for spec in specs]
-    reuse_memory()
     stacks = list(_stacks(specs, dim, dtype.itemsize, device))
 
     def train_stack(members: list[int]) -> None:

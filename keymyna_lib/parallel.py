@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import multiprocessing
 import os
 import signal
@@ -18,7 +17,6 @@ from keymyna_lib.progress import bar
 
 Result = TypeVar("Result")
 _IMPORTED_ONCE = ["keymyna_lib.data.corpus", "keymyna_lib.controls", "keymyna_lib.robustness", "librosa"]
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # glibc's malloc.h
 _corpus: Any = None  # in a worker: the corpus it has opened
 
 
@@ -57,18 +55,6 @@ def one_thread() -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(threads)
-
-
-def reuse_memory() -> None:
-    """Let this process keep the memory it frees, for the tensors of the next step (glibc; elsewhere nothing happens).
-
-    Else malloc hands large blocks back, and at every step the kernel maps and zeroes fresh pages for them: a tenth of
-    a masked pre-training step on a CPU, a third of that of small heads.
-    """
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        libc.mallopt(_M_MMAP_MAX, 0)
-        libc.mallopt(_M_TRIM_THRESHOLD, -1)
 
 
 def _die_with_parent() -> None:

@@ -33,7 +33,6 @@ from keymyna_lib.losses import InfoNCE, SogCLR
 from keymyna_lib.model import Encoder, EncoderConfig, build_encoder
 from keymyna_lib.objectives import (AUGMENTATIONS, MEASURES, Batch, Contrastive, Objective, Reconstruction,
                                     Supervised)
-from keymyna_lib.parallel import reuse_memory
 from keymyna_lib.progress import bar
 from keymyna_lib.spectrogram import N_MELS
 
@@ -348,7 +347,6 @@ def pretrain(config: PretrainConfig, corpus: Corpus, train: Sequence[str], valid
         raise KeyMynaError(f"batch_size {config.batch_size}: it is shared out evenly among {distributed.world()} "
                            "processes; make it a multiple of their number.")
     show = show and not distributed.rank()
-    reuse_memory()
     run = Pretraining(config, corpus, train, valid)
     resumed = run.restore(checkpoint)
     if len(distributed.gather(torch.tensor([run.step], device=run.device)).unique()) > 1:

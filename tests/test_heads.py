@@ -133,6 +133,22 @@ def test_a_head_does_not_depend_on_its_neighbours_or_on_the_size_of_stacks(monke
                 torch.testing.assert_close(tensor, other.parameters[name], rtol=1e-8, atol=1e-10)
 
 
+def test_several_threads_change_nothing():
+    specs = [HeadSpec(hidden, p, 1e-2, batch_size=batch) for hidden in [(), (8,), (8, 8)] for p in (0.25, 0.75)
+             for batch in (16, 40)]
+    runs, before = [], torch.get_num_threads()
+    for threads in (1, 3):
+        try:
+            torch.set_num_threads(threads)
+            runs.append(train_heads(specs, TRAIN, VALID, **BUDGET))
+            assert torch.get_num_threads() == threads
+        finally:
+            torch.set_num_threads(before)
+    for a, b in zip(*runs):
+        assert a.valid_curve == b.valid_curve
+        assert all(torch.equal(a.parameters[k], b.parameters[k]) for k in a.parameters)
+
+
 def test_repeats_are_identical_and_seeds_differ():
     specs = [HeadSpec((16,), 0.5, mixup=1.0, batch_size=16), HeadSpec((), 0.5, batch_size=16)]
     budget = BUDGET | {"dtype": torch.float32}
