@@ -135,7 +135,8 @@ def over(client: Client, function: Callable[..., Result], tasks: Sequence[tuple]
     except (FutureCancelledError, CommClosedError) as error:
         raise KeyMynaError(f"{desc}: the scheduler is gone ({error}). Run again; it goes on where it stopped.") from None
     finally:
-        client.cancel(futures)
+        with contextlib.suppress(CommClosedError, OSError, TimeoutError):  # of a scheduler that is gone
+            client.cancel(futures)
 
 
 def _one_thread(function: Callable[..., Result], *arguments: Any) -> Result:

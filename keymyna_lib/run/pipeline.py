@@ -17,6 +17,7 @@ from keymyna_lib.errors import KeyMynaError
 from keymyna_lib.run import parameters
 
 RECORDINGS = "05_recordings"  # the notebook that takes a data root
+WHERE = "scheduler"  # the parameter that says where to work, and not what: no result depends on it
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,8 @@ def fingerprint(project: Project, notebook: Notebook, values: dict[str, paramete
     indices = {need: project.index(values["profile"], need) for need in notebook.needs}
     read = {need: files.read_json(path) if path.exists() else {} for need, path in indices.items()}
     brought = parameters.local_paths(values, project.root)
-    return {"parameters": files.sha256_json(values), "notebook": files.sha256_json(cells),
+    asked = {name: value for name, value in values.items() if name != WHERE}
+    return {"parameters": files.sha256_json(asked), "notebook": files.sha256_json(cells),
             "code": files.source_hash(*sorted(code), project.root / paths.LOCK.name),
             "inputs": {need: files.sha256_json([index.get("runs"), index.get("outputs")]) for need, index in read.items()},
             "files brought": {name: files.listing_hash(path) for name, path in brought.items()}}
@@ -261,7 +263,7 @@ def run(project: Project, profile: str, *, only: list[str] | None = None, start:
             head = f"[{position}/{len(order)}] {name}"
             here = parameters.local_paths(values[name], project.root)  # committed tables hold no path of a machine
             os.environ[paths.CHANGED] = "\n".join(f"{key} = {here[key].name if key in here else value!r}"
-                                                  for key, value in values[name].items() if value != plain[name][key])
+                                                  for key, value in values[name].items() if value != plain[name][key] and key != WHERE)
             _run_one(project, notebooks[name], values[name], force and name in asked, head, began, say)
         say(f"All done in {duration(time.monotonic() - began)}. Executed notebooks, tables and runs: "
             f"results/{profile}/; figures: figures/{profile}/")
