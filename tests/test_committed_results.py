@@ -205,6 +205,8 @@ def test_each_conclusion_follows_from_the_estimates_of_its_runs(stored):
 def test_executed_notebooks_are_those_of_this_clone_and_hold_no_audio():
     for path in (README.parent / "notebooks").glob("*.ipynb"):
         executed = MINI / "notebooks" / path.name
+        if path.stem in ON_REQUEST and not executed.exists():
+            continue
         source = [cell["source"] for cell in files.read_json(path)["cells"]]
         copied = [cell["source"] for cell in files.read_json(executed)["cells"]
                   if "injected-parameters" not in cell["metadata"].get("tags", [])]
