@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -390,12 +390,21 @@ def counted_flops(config: PretrainConfig, corpus: Corpus, tracks: Sequence[str])
     Counted on eight tracks and scaled to the batch, so that the contrastive similarities, which grow with its square
     and are less than a hundredth, are counted short.
     """
-    from torch.utils.flop_counter import FlopCounterMode  # here, because few ask for it
-
     few = list(tracks[:8])
     run = Pretraining(replace(config, batch_size=len(few), device="cpu"), corpus, few, few)
-    # Fused attention has no count on every device; spelled out, it is two batched products.
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+
+    def forward_and_backward() -> None:
         outputs, batch = run._outputs(run.train_sampler, torch.arange(len(few)), generator_for(config.seed, 5))
         run.objective.loss(outputs, batch).backward()
-    return counter.get_total_flops() * config.batch_size / len(few)
+
+    return product_flops(forward_and_backward) * config.batch_size / len(few)
+
+
+def product_flops(action: Callable[[], object]) -> float:
+    """Floating-point operations of the matrix products of one run of an action, as torch counts them."""
+    from torch.utils.flop_counter import FlopCounterMode  # here, because few ask for it
+
+    # Fused attention has no count on every device; spelled out, it is two batched products.
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        action()
+    return float(counter.get_total_flops())

@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from keymyna_lib.errors import KeyMynaError
 
@@ -171,16 +170,6 @@ def copy_action(device: torch.device, n_bytes: int) -> tuple[Action, float]:
     source = torch.ones(n_bytes // 4, device=device)
     target = torch.empty_like(source)
     return synchronised(lambda: target.copy_(source), device), 2.0 * n_bytes
-
-
-def counted_flops(action: Action) -> float:
-    """Floating-point operations of the matrix products of one run of an action, as torch counts them."""
-    from torch.utils.flop_counter import FlopCounterMode  # here, because few ask for it
-
-    # Fused attention has no count on every device; spelled out, it is two batched products.
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        action()
-    return float(counter.get_total_flops())
 
 
 def exponent(sizes: Sequence[float], values: Sequence[float]) -> tuple[float, float]:

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from keymyna_lib.bench import baseline, material
-from keymyna_lib.bench.measure import (NO_GPU, Action, Case, Measurement, alternate, counted_flops, in_fresh_process,
+from keymyna_lib.bench.measure import (NO_GPU, Action, Case, Measurement, alternate, in_fresh_process,
                                        not_run, peak_of, product_action, summary, synchronised)
 from keymyna_lib.bench.sizes import Size
 from keymyna_lib.data.corpus import open_corpus
 from keymyna_lib.model import EncoderConfig
 from keymyna_lib.objectives import Batch
-from keymyna_lib.pretrain import PretrainConfig, Pretraining, generator_for
+from keymyna_lib.pretrain import PretrainConfig, Pretraining, generator_for, product_flops
 from keymyna_lib.spectrogram import SAMPLE_RATE, WINDOW, n_frames
 
 SUBJECT = "step"
@@ -124,7 +124,7 @@ def compare(folder: Path, size: Size, settings: PretrainConfig, seconds: float) 
     """Rates of the bare step, its ratio to the public way's, and the share of the ceiling."""
     path, gpu, case = corpus_in(folder, size, settings.batch_size), settings.device.startswith("cuda"), name_of(settings)
     actions = {name: make(path, settings) for name, make in MAKERS.items()}
-    flops = {name: counted_flops(action) for name, action in actions.items()}
+    flops = {name: product_flops(action) for name, action in actions.items()}
     actions[CEILING], flops[CEILING] = product_action(
         torch.device(settings.device), torch.bfloat16 if settings.precision == "bf16" else torch.float32,
         size.gpu_product if gpu else size.product)

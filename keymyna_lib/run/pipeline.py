@@ -262,8 +262,9 @@ def run(project: Project, profile: str, *, only: list[str] | None = None, start:
         for position, name in enumerate(order, 1):
             head = f"[{position}/{len(order)}] {name}"
             here = parameters.local_paths(values[name], project.root)  # committed tables hold no path of a machine
+            changed = {key: value for key, value in values[name].items() if value != plain[name][key] and key != WHERE}
             os.environ[paths.CHANGED] = "\n".join(f"{key} = {here[key].name if key in here else value!r}"
-                                                  for key, value in values[name].items() if value != plain[name][key] and key != WHERE)
+                                                  for key, value in changed.items())
             _run_one(project, notebooks[name], values[name], force and name in asked, head, began, say)
         say(f"All done in {duration(time.monotonic() - began)}. Executed notebooks, tables and runs: "
             f"results/{profile}/; figures: figures/{profile}/")
