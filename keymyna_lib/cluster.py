@@ -53,7 +53,7 @@ def connect(where: str) -> Iterator[Client | None]:
             target = stack.enter_context(_local(int(rest or 0)))
         elif kind == "slurm" and rest:
             target = stack.enter_context(_slurm(rest))
-        elif kind in ("tcp", "tls"):
+        elif kind == "tcp":
             target = _answering(where)
         else:
             raise KeyMynaError(f"scheduler {where!r}: {_FORMS}.")

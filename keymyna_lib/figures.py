@@ -310,6 +310,28 @@ def speed_ratios(rows: pd.DataFrame, notes: Sequence[str]) -> Figure:
     return figure
 
 
+def step_shares(rows: pd.DataFrame) -> Figure:
+    """Where the time of a pre-training step goes, part by part from left to right, a bar for each case and system.
+
+    Parameters
+    ----------
+    rows : those whose quantity is "share: PART", columns as `bench.measure.Measurement`.
+    """
+    parts = rows["quantity"].str.removeprefix("share: ")
+    table = rows.assign(part=parts).pivot(index=["case", "system"], columns="part", values="median")[parts.unique()]
+    figure, axis = plt.subplots(figsize=(9, 1.2 + 0.45 * len(table)))
+    left = np.zeros(len(table))
+    for part, colour in zip(table, sns.color_palette("colorblind", table.shape[1])):
+        drawn = axis.barh([f"{case}: {system}" for case, system in table.index], table[part], left=left, color=colour, label=part)
+        axis.bar_label(drawn, [f"{share:.0%}" if share > 0.04 else "" for share in table[part]], label_type="center",
+                       fontsize=7)
+        left += table[part].to_numpy()
+    axis.set(xlabel="share of the step (medians)", xlim=(0, 1.02))
+    axis.invert_yaxis()
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=5, fontsize=7)
+    return figure
+
+
 def growth_lines(rows: pd.DataFrame) -> Figure:
     """What grows against its size on logarithmic axes, a panel a case, with the fitted exponent in its title.
 

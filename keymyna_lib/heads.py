@@ -9,7 +9,7 @@ Heads of one shape, batch size and mixup form a stack, parameters (head, out, in
 pass over the stack. All heads of a stack see the same batches, and heads of one shape start from the same
 weights and compare the same uniform draws with their own dropout probability. With such common random numbers
 the points of a grid differ by their hyperparameters and not by luck, and a head's result does not depend on
-its neighbours.
+its neighbours, but for the order in which a product of another size may add.
 """
 
 from __future__ import annotations

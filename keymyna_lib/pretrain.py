@@ -341,8 +341,7 @@ def pretrain(config: PretrainConfig, corpus: Corpus, train: Sequence[str], valid
     if not train or not valid:
         raise KeyMynaError("pre-training needs training and validation tracks; the corpus has none. Raise n_tunes.")
     if config.batch_size > len(train):
-        raise KeyMynaError(f"batch_size {config.batch_size}: there are only {len(train)} training tracks, and a batch "
-                           "holds a track once; lower it.")
+        raise KeyMynaError(f"batch_size {config.batch_size}: there are only {len(train)} training tracks; lower it.")
     if config.batch_size % distributed.world():
         raise KeyMynaError(f"batch_size {config.batch_size}: it is shared out evenly among {distributed.world()} "
                            "processes; make it a multiple of their number.")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import time
 
 import numpy as np
 import pytest
@@ -218,6 +219,20 @@ def test_both_ways_draw_their_batches_in_this_process(tmp_path):
     assert started == [0] and {row.system for row in rows} == {"ours", "public way"}
 
 
+def test_shares_of_a_step_count_what_is_drawn_once():
+    x = torch.randn(300, 300)
+    drawing = step._Timed(lambda: torch.mm(x, x))
+
+    def whole():
+        time.sleep(0.02)
+        drawing()
+        torch.bmm(x[None], x[None])
+
+    found = step.shares_of(whole, drawing)
+    assert sum(found.values()) == pytest.approx(1) and found[step.REST] > 0.5
+    assert found["matrix products"] == 0 < min(found[step.DRAWING], found["attention"])
+
+
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     """The whole benchmark at tiny size, its processes of their own replaced by this one."""
@@ -243,12 +258,14 @@ def test_every_promised_row_is_there(tiny):
         ("step", "public way", "share of the ceiling", ""), ("step", "matrix product", "arithmetic", ""),
         ("step", "ours", "memory, peak", ""), ("step", "public way", "memory, above imports", ""),
         ("step", "ours, mask 0.9", "examples", "ours, mask 0"), ("step", "ours", "examples", "ours, bare"),
-        ("step", "ours", "share: attention", ""), ("step", "ours", "share: drawing the batch", ""),
+        *(("step", system, f"share: {part}", "") for system in ("ours", "public way")
+          for part in ("attention", "drawing the batch")),
         ("data", "ours", "examples", "public way"), ("data", "ours", "share of the step that draws its batch", ""),
         *(("data", "ours", part, "") for part in ("whole", "decode alone", "resample alone", "mel alone")),
-        ("data", "ours", "audio", "nnAudio"), ("data", "ours", "audio", "librosa"),
+        *(("data", "ours", "audio", other) for other in ("nnAudio", "librosa", "torchaudio")),
         ("embedding", "ours", "windows", "public way"), ("embedding", "ours, from mp3", "tracks of 8 s", ""),
-        ("heads", "ours", "head steps", "public way"), ("heads", "ours", "share of the roofline", ""),
+        ("heads", "ours", "head steps", "public way"), ("heads", "ours", "head steps", "public way, one thread"),
+        ("song", "ours, one thread", "songs", "essentia"), ("heads", "ours", "share of the roofline", ""),
         ("song", "ours", "songs", "essentia"), ("song", "ours", "share of importing torch", "")}
     assert {row.case for row in rows[rows["subject"] == "heads"].itertuples() if row.ratio_to} == {
         "probe grid, linear half", "probe grid, hidden half", "grid B (wide MLP)"}
@@ -269,9 +286,11 @@ def test_what_needs_a_gpu_says_that_it_was_not_run(tiny):
 def test_rows_are_in_order_and_parts_are_parts(tiny):
     rows = report.frame(tiny).query("n > 0")
     assert (rows["low"] <= rows["median"]).all() and (rows["median"] <= rows["high"]).all()
-    parts = rows[rows["quantity"].str.startswith("share: ")].set_index("quantity")["median"]
-    assert parts.drop("share: Python and the rest").between(0.0001, 1).all() and len(parts) == len(step.PARTS) + 2
-    assert rows.loc[~rows["quantity"].isin(["exponent", "share: Python and the rest"]), "low"].min() > 0
+    for system in ("ours", "public way"):
+        parts = rows[rows["quantity"].str.startswith("share: ") & (rows["system"] == system)].set_index("quantity")["median"]
+        assert parts.between(0, 1).all() and (parts > 0).sum() == len(parts) == len(step.PARTS) + 2
+        assert parts.sum() == pytest.approx(1, abs=0.1)  # medians of shares that add up to 1
+    assert rows.loc[rows["quantity"] != "exponent", "low"].min() > 0
 
 
 def test_one_case_that_fails_costs_only_itself(monkeypatch, tmp_path):

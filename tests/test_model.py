@@ -7,8 +7,8 @@ import torch
 from scipy import stats
 
 from keymyna_lib.errors import KeyMynaError
-from keymyna_lib.model import (PATCHES, PRESETS, Encoder, EncoderConfig, Patchify, build_encoder, kept_tokens, load_encoder,
-                               position_table, random_keep, save_encoder)
+from keymyna_lib.model import (PATCHES, PRESETS, Encoder, EncoderConfig, Patchify, attend, build_encoder, kept_tokens,
+                               load_encoder, position_table, random_keep, save_encoder)
 from keymyna_lib.weights import encoder_of
 
 
@@ -130,6 +130,31 @@ def test_masking_is_dropping_tokens_before_the_trunk():
         tokens = encoder.to_patch_embedding(columns) + position_table(1, 98, 64)[keep[row]]
         torch.testing.assert_close(encoder.transformer(tokens).mean(1)[0], masked[row], atol=1e-5, rtol=1e-5)
     assert not torch.allclose(masked, encoder(images, 0.9, generator(8)), atol=1e-3)
+
+
+def test_bfloat16_is_float32_but_for_its_rounding():
+    """Under autocast a CPU attends in float32; values and gradients stay within what eight bits of mantissa give."""
+    encoder, x = build_encoder(EncoderConfig("vit-xs"), generator(1)), spectrograms(4, 40)
+    found = {}
+    for half in (False, True):
+        encoder.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            embedding = encoder(x)
+        embedding.float().square().sum().backward()
+        found[half] = [embedding.float().detach(), *(p.grad for p in encoder.parameters())]
+    for exact, rounded in zip(found[False], found[True]):
+        assert rounded.dtype == torch.float32 and (exact - rounded).norm() < 0.03 * exact.norm()
+    assert not torch.equal(found[False][0], found[True][0])
+
+
+def test_attention_keeps_its_precision_and_follows_the_formula():
+    q, k, v = torch.randn(3, 2, 3, 5, 64, generator=generator()).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = attend(q, k, v)
+    q, k, v = (t.double() for t in (q, k, v))
+    wanted = (q @ k.mT / 8).softmax(-1) @ v
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found, wanted.bfloat16(), rtol=0.01, atol=1e-3)  # one rounding, at the end
 
 
 def test_weights_depend_on_the_generator_alone():

@@ -63,7 +63,7 @@ def audio_to_spectrogram(folder: Path, size: Size, ending: str, seconds: float) 
 
 
 def mel(folder: Path, size: Size, seconds: float) -> list[Measurement]:
-    """The mel front end beside nnAudio's and librosa's, all on one core, on audio that is decoded already."""
+    """The mel front end beside nnAudio's, torchaudio's and librosa's, on one core, on audio that is decoded already."""
     audio, case = material.noise(size.audio_seconds), "mel, one core"
     actions, rows = {OURS: lambda: mel_power(audio)}, []
     try:
@@ -74,7 +74,11 @@ def mel(folder: Path, size: Size, seconds: float) -> list[Measurement]:
     except ImportError:
         rows.append(not_run(SUBJECT, case, "nnAudio", "audio", "h/min", "nnAudio is not installed"))
     import librosa
+    import torchaudio
 
+    other = torchaudio.transforms.MelSpectrogram(SAMPLE_RATE, N_FFT, hop_length=HOP, n_mels=N_MELS, norm="slaney",
+                                                 mel_scale="slaney")
+    actions["torchaudio"] = lambda: other(torch.from_numpy(audio))
     actions["librosa"] = lambda: librosa.feature.melspectrogram(y=audio, sr=SAMPLE_RATE, n_fft=N_FFT, hop_length=HOP,
                                                                 n_mels=N_MELS)
     with one_thread(), torch.no_grad():

@@ -73,7 +73,7 @@ def embedding_by_tracks(size: Size, folder: Path, seconds: float) -> list[Measur
 
 def heads_by_number(size: Size, folder: Path, seconds: float) -> list[Measurement]:
     """Linear heads side by side by their number: below 1, for they share the cost of Python."""
-    train, valid = (material.rows(n // 4, 4, size.head_dim, seed=n) for n in (size.head_rows, size.head_rows // 8))
+    train, valid = (material.rows(n // 4, 4, size.head_dim, seed=n) for n in (size.head_rows, size.head_rows // 32))
     grids = {n: [HeadSpec(dropout=0.5, lr=1e-4 * 1.01**i) for i in range(n)] for n in size.growth_heads}
     return grow("linear heads by their number", {n: functools.partial(train_ours, grid, train, valid, size.linear_steps[0])
                                                  for n, grid in grids.items()}, seconds)

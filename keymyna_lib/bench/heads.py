@@ -14,9 +14,10 @@ from keymyna_lib.bench.measure import (NO_GPU, Case, Measurement, alternate, cop
 from keymyna_lib.bench.sizes import Size
 from keymyna_lib.heads import HeadSpec, Rows, linear_probe_grid, train_heads, wide_mlp_grid
 from keymyna_lib.keys import N_KEYS
+from keymyna_lib.parallel import one_thread
 
 SUBJECT = "heads"
-OURS, PUBLIC = "ours", "public way"
+OURS, PUBLIC, ALONE = "ours", "public way", "public way, one thread"
 WINDOWS = 4  # of a track
 _FLOAT = 4  # bytes
 _ADAM_PASSES = 7  # reads parameter, gradient and two moments; writes parameter and moments
@@ -37,9 +38,18 @@ def train_public(grid: Sequence[HeadSpec], train: Rows, valid: Rows, steps: int)
             module.eval()(valid.x).softmax(dim=1)
 
 
+def train_public_alone(grid: Sequence[HeadSpec], train: Rows, valid: Rows, steps: int) -> None:
+    """The same on one thread, which is faster for small heads, as their products are not worth sharing out."""
+    with one_thread():
+        train_public(grid, train, valid, steps)
+
+
 def floor_seconds(grid: Sequence[HeadSpec], dim: int, flops_per_second: float, bytes_per_second: float) -> float:
     """Least time of a step of all heads: each matrix product at the ceiling of arithmetic or of memory, whichever takes
-    longer, and then the optimizer, which can only begin when the gradient is there, at the ceiling of memory."""
+    longer, and then the optimizer, which can only begin when the gradient is there, at the ceiling of memory.
+
+    Small heads that stay in the cache from step to step may be faster than that.
+    """
     total = 0.0
     for spec in grid:
         sizes = (dim, *spec.hidden, N_KEYS)
@@ -52,18 +62,27 @@ def floor_seconds(grid: Sequence[HeadSpec], dim: int, flops_per_second: float, b
     return total
 
 
+def rows_of(size: Size) -> list[Rows]:
+    """Training rows, and a thirty-second of their number for validation."""
+    return [material.rows(n // WINDOWS, WINDOWS, size.head_dim, seed=seed)
+            for seed, n in enumerate((size.head_rows, size.head_rows // 32))]
+
+
 def compare(size: Size, name: str, grid: Sequence[HeadSpec], steps: int, public_steps: int, roofline: bool,
             seconds: float) -> list[Measurement]:
-    """Head steps a second of both ways, and of the library's the share of the roofline where that is the limit."""
-    train, valid = (material.rows(n // WINDOWS, WINDOWS, size.head_dim, seed=seed)
-                    for seed, n in enumerate((size.head_rows, size.head_rows // 8)))
+    """Head steps a second of both ways, and of the library's the share of the roofline where that is the limit.
+
+    The few validation rows are looked at once: what a timing has besides steps must count for little.
+    """
+    train, valid = rows_of(size)
     actions = {OURS: lambda: train_ours(grid, train, valid, steps),
-               PUBLIC: lambda: train_public(grid, train, valid, public_steps)}
+               PUBLIC: lambda: train_public(grid, train, valid, public_steps),
+               ALONE: lambda: train_public_alone(grid, train, valid, public_steps)}
     product, flops = product_action(torch.device("cpu"), torch.float32, size.product)
     copy, traffic = copy_action(torch.device("cpu"), size.copy_mb << 20)
     times = alternate({**actions, "matrix product": product, "copy": copy} if roofline else actions, seconds)
-    rows = times.rows(SUBJECT, name, "head steps", "1/s", {OURS: len(grid) * steps, PUBLIC: len(grid) * public_steps},
-                      ratios=[(OURS, PUBLIC)])
+    amounts = {OURS: len(grid) * steps, **dict.fromkeys((PUBLIC, ALONE), len(grid) * public_steps)}
+    rows = times.rows(SUBJECT, name, "head steps", "1/s", amounts, ratios=[(OURS, PUBLIC), (OURS, ALONE)])
     if roofline:
         share = [floor_seconds(grid, size.head_dim, flops / best, traffic / moved) * steps / mine for mine, best, moved in
                  zip(times.seconds[OURS], times.seconds["matrix product"], times.seconds["copy"])]
@@ -75,8 +94,7 @@ def compare(size: Size, name: str, grid: Sequence[HeadSpec], steps: int, public_
 
 def on_gpu(size: Size, name: str, grid: Sequence[HeadSpec], steps: int, seconds: float) -> list[Measurement]:
     """The library's head steps a second on a GPU."""
-    train, valid = (material.rows(n // WINDOWS, WINDOWS, size.head_dim, seed=seed)
-                    for seed, n in enumerate((size.head_rows, size.head_rows // 8)))
+    train, valid = rows_of(size)
     action = synchronised(lambda: train_ours(grid, train, valid, steps, "cuda"), torch.device("cuda"))
     return alternate({OURS: action}, seconds).rows(SUBJECT, f"{name}, GPU", "head steps", "1/s",
                                                    {OURS: len(grid) * steps})

@@ -75,7 +75,7 @@ SIZES = {
         presets=("vit-s", "vit-xxs"), masks=(0.0, 0.5, 0.75, 0.9, 0.95), masking_batch=8, tracks=600, seconds=30.0,
         loader_workers=4, product=2048, gpu_product=8192, copy_mb=256, audio_seconds=30.0, formats=("wav", "flac", "mp3"),
         embed_tracks=16, head_dim=384, head_rows=8192, wide_widths=(1024, 2048, 4096, 8192), linear_steps=(300, 30),
-        hidden_steps=(40, 10), wide_steps=(10, 6), song_seconds=120.0, growth_batches=(16, 32, 64, 128, 256, 512),
+        hidden_steps=(40, 10), wide_steps=(40, 8), song_seconds=120.0, growth_batches=(16, 32, 64, 128, 256, 512),
         growth_frames=(98, 196, 392, 784, 1568), growth_tracks=(1, 2, 4, 8, 16), growth_heads=(1, 4, 16, 64, 256),
         growth_seconds=(15.0, 30.0, 60.0, 120.0, 240.0), cap_mb=1024, store_mb=(1024, 3200, 10240)),
 }

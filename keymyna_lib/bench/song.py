@@ -18,11 +18,12 @@ from keymyna_lib.errors import KeyMynaError
 from keymyna_lib.heads import HeadSpec, TrainedHead
 from keymyna_lib.keys import N_KEYS
 from keymyna_lib.model import EncoderConfig, build_encoder, save_encoder
+from keymyna_lib.parallel import one_thread
 from keymyna_lib.pretrain import generator_for
 from keymyna_lib.song import KeyFinder
 
 SUBJECT = "song"
-OURS, ESSENTIA = "ours", "essentia"
+OURS, ALONE, ESSENTIA = "ours", "ours, one thread", "essentia"
 _ESSENTIA = ("import essentia; essentia.log.infoActive = essentia.log.warningActive = False\n"
              "import essentia.standard as e, sys\n"
              "print(e.KeyExtractor()(e.MonoLoader(filename=sys.argv[1])()))")
@@ -40,7 +41,7 @@ def files_of(folder: Path, preset: str) -> tuple[Path, Path]:
 
 
 def warm(folder: Path, size: Size, preset: str, seconds: float) -> list[Measurement]:
-    """Seconds a song when everything is loaded; essentia with its own decoder, at its own sample rate."""
+    """Seconds a song when everything is loaded; essentia, on one thread, with its own decoder, at its own sample rate."""
     import essentia
 
     essentia.log.infoActive = essentia.log.warningActive = False
@@ -48,10 +49,16 @@ def warm(folder: Path, size: Size, preset: str, seconds: float) -> list[Measurem
 
     path, = material.write_audio(folder / "song", size.song_seconds, 1)
     finder, extractor = KeyFinder(*files_of(folder, preset)), essentia.standard.KeyExtractor()
-    times = alternate({OURS: lambda: finder.key(path),
+
+    def alone() -> None:
+        with one_thread():
+            finder.key(path)
+
+    times = alternate({OURS: lambda: finder.key(path), ALONE: alone,
                        ESSENTIA: lambda: extractor(essentia.standard.MonoLoader(filename=str(path))())}, seconds)
     case = f"{preset}, warm, an mp3 of {size.song_seconds:g} s"
-    rows = times.rows(SUBJECT, case, "songs", "1/s", {OURS: 1.0, ESSENTIA: 1.0}, ratios=[(OURS, ESSENTIA)])
+    rows = times.rows(SUBJECT, case, "songs", "1/s", dict.fromkeys((OURS, ALONE, ESSENTIA), 1.0),
+                      ratios=[(OURS, ESSENTIA), (ALONE, ESSENTIA)])
     return rows + [summary(SUBJECT, case, name, "time", "s", taken) for name, taken in times.seconds.items()]
 
 

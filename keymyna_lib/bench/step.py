@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -206,47 +208,70 @@ def largest_batch(folder: Path, size: Size, preset: str, seconds: float) -> list
             times = alternate({OURS: our_bare_step(path, settings)}, 0.0, least_rounds=1)
         except torch.cuda.OutOfMemoryError:
             return rows
+        finally:
+            shutil.rmtree(path)
         rows = [summary(SUBJECT, f"{preset}, largest batch on the GPU", OURS, "batch", "examples", [batch]),
                 *times.rows(SUBJECT, f"{preset}, largest batch on the GPU", "examples", "1/s", {OURS: batch})]
         batch *= 2
 
 
 # Parts of a step by the names of torch's operators, forward and backward; the first that fits.
-PARTS = {"attention": ("scaled_dot_product",), "optimizer": ("adam", "foreach", "Optimizer"),
+PARTS = {"attention": ("scaled_dot_product", "bmm", "softmax"), "optimizer": ("adam", "foreach", "Optimizer"),
          "matrix products": ("mm", "linear"), "LayerNorm": ("layer_norm",), "GELU": ("gelu",),
-         "patches and copies": ("index", "gather", "copy", "expm1", "cat", "clone"), "other operators": ("",)}
+         "drawing masks": ("sort", "rand"), "patches and copies": ("index", "gather", "copy", "expm1", "cat", "clone"),
+         "other operators": ("",)}
+DRAWING, REST = "drawing the batch", "Python and the rest"
+
+
+class _Timed:
+    """A function that adds up how long its calls take, and marks them for torch's profiler."""
+
+    def __init__(self, function: Callable[..., Any]):
+        self.function, self.seconds = function, 0.0
+
+    def __call__(self, *arguments: Any) -> Any:
+        started = time.perf_counter()
+        with torch.autograd.profiler.record_function(DRAWING):
+            returned = self.function(*arguments)
+        self.seconds += time.perf_counter() - started
+        return returned
+
+
+def shares_of(step: Action, drawing: _Timed) -> dict[str, float]:
+    """Shares of one step by part, operators within `drawing` counted there; they add up to 1."""
+    drawing.seconds = 0.0
+    with torch.autograd.profiler.profile(use_device=None) as profiler:
+        started = time.perf_counter()
+        step()
+        total = time.perf_counter() - started
+    found = dict.fromkeys(PARTS, 0.0)
+    for event in profiler.function_events:
+        above = event
+        while above is not None and above.name != DRAWING:
+            above = above.cpu_parent
+        if above is None:
+            part = next(part for part, names in PARTS.items() if any(name in event.name for name in names))
+            found[part] += event.self_cpu_time_total / 1e6 / total
+    found[DRAWING] = drawing.seconds / total
+    return found | {REST: 1 - sum(found.values())}
 
 
 def profile(folder: Path, size: Size, settings: PretrainConfig, seconds: float) -> list[Measurement]:
-    """Where the time of the library's whole step goes: shares by operator, of drawing the batch, and of the rest."""
-    run, case = our_run(corpus_in(folder, size, settings.batch_size), settings), f"{name_of(settings)}, profile"
-    run.take_step()
-    shares: dict[str, list[float]] = {part: [] for part in (*PARTS, "drawing the batch", "Python and the rest")}
-    began, drawing = time.perf_counter(), 0.0
-    draw = run.train_sampler.batch
-
-    def timed(*arguments) -> Batch:
-        nonlocal drawing
-        started = time.perf_counter()
-        with torch.autograd.profiler.record_function("drawing"):
-            drawn = draw(*arguments)
-        drawing += time.perf_counter() - started
-        return drawn
-
-    run.train_sampler.batch = timed
-    while len(shares["attention"]) < 3 or time.perf_counter() - began < seconds:
-        with torch.autograd.profiler.profile(use_device=None) as profiler:
-            started, drawing = time.perf_counter(), 0.0
-            run.take_step()
-            total = (time.perf_counter() - started) * 1e6
-        found = dict.fromkeys(PARTS, 0.0)
-        for event in profiler.key_averages():
-            if event.key != "drawing":
-                found[next(p for p, names in PARTS.items() if any(n in event.key for n in names))] += event.self_cpu_time_total
-        for part, value in {**found, "drawing the batch": drawing * 1e6}.items():
-            shares[part].append(value / total)
-        shares["Python and the rest"].append(1 - (sum(found.values()) + drawing * 1e6) / total)
-    return [summary(SUBJECT, case, OURS, f"share: {part}", "", values) for part, values in shares.items()]
+    """Where the time of a whole step goes, the public way's and the library's; both draw their batch in this process."""
+    path = corpus_in(folder, size, settings.batch_size)
+    run, other = our_run(path, settings), our_run(path, settings)
+    run.train_sampler.batch = drawing = _Timed(run.train_sampler.batch)
+    public, fetching = PublicRun(other), _Timed(functools.partial(next, public_batches(public_files(path), settings, 0)))
+    steps = {OURS: (run.take_step, drawing), PUBLIC: (lambda: public.step(fetching()), fetching)}
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in steps}
+    for step, _ in steps.values():
+        step()
+    began = time.perf_counter()
+    while len(found[PUBLIC]) < 3 or time.perf_counter() - began < seconds:
+        for name, (step, timed) in steps.items():
+            found[name].append(shares_of(step, timed))
+    return [summary(SUBJECT, f"{name_of(settings)}, profile", name, f"share: {part}", "", [taken[part] for taken in rounds])
+            for name, rounds in found.items() for part in rounds[0]]
 
 
 def cases(size: Size, folder: Path) -> list[Case]:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
 AUDIO, FRAMES, HASHES, PROBLEMS = "audio.i16", "spectrograms.f16", "hashes.csv", "problems.jsonl"
-SHARD = 1024  # tracks; of 30 s they are 1.2 GB
+SHARD = 256  # tracks; of 30 s they are 0.3 GB. Few, as a shard is a cluster's task
 _FRAME_BYTES = 2 * spectrogram.N_MELS
 _LAYOUTS = {AUDIO: (torch.int16, (-1,)), FRAMES: (torch.float16, (-1, spectrogram.N_MELS))}
 
