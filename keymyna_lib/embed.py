@@ -10,7 +10,7 @@ import functools
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -308,7 +308,9 @@ def _all_windows(corpus: Corpus, track_id: str, frames: int = WINDOW) -> Tensor:
 
 def _identity(corpus: Corpus, encoders: Mapping[str, Encoder | None], request: object = None) -> str:
     code = source_hash(*(paths.LIBRARY / f"{name}.py" for name in ("embed", "model", "spectrogram", "controls")))
-    weights = {name: encoder and content_hash(encoder.state_dict()) for name, encoder in encoders.items()}
+    # The configuration too: scale and patches leave no mark on the weights.
+    weights = {name: encoder and [asdict(encoder.config), content_hash(encoder.state_dict())]
+               for name, encoder in encoders.items()}
     return sha256_json([corpus.hash, weights, request, code])[:16]
 
 

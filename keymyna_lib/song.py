@@ -19,7 +19,7 @@ from keymyna_lib.errors import KeyMynaError
 from keymyna_lib.heads import TrainedHead
 from keymyna_lib.keys import KEY_NAMES
 from keymyna_lib.model import load_encoder
-from keymyna_lib.spectrogram import compress, mel_power, window_starts
+from keymyna_lib.spectrogram import PEAK, compress, mel_power, window_starts
 
 
 class KeyFinder:
@@ -45,7 +45,9 @@ class KeyFinder:
     def probabilities(self, path: Path | str) -> np.ndarray:
         """(key,) mean softmax output over the windows of a file; errors as `decode.read_audio` and `mel_power`."""
         with torch.inference_mode():
-            stored = compress(mel_power(read_audio(path))[0])
+            audio = read_audio(path)
+            audio = audio * (PEAK / max(np.abs(audio).max(initial=0.0), 1e-6))  # as the tracks of every corpus
+            stored = compress(mel_power(audio)[0])
             x = embed(self.encoder, cut_windows(stored, window_starts(stored.shape[1])))
             return self.head.predict(x, np.zeros(len(x), dtype=np.int64))[0]
 

@@ -16,6 +16,7 @@ import torch
 from keymyna_lib.errors import KeyMynaError
 
 SAMPLE_RATE = 16_000  # Hz
+PEAK = 0.9            # of full scale: what every track is scaled to before its spectrogram is taken
 N_FFT = 2048          # samples
 HOP = 512             # samples
 N_MELS = 128

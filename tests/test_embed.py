@@ -1,5 +1,6 @@
 """Windows, pitch-shifted rows and their cache, on a stand-in corpus of synthetic tones."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from keymyna_lib import embed, paths
 from keymyna_lib.embed import CHROMA, MEAN_MEL, Features, add_shifted, cut_windows, extract
 from keymyna_lib.errors import KeyMynaError
-from keymyna_lib.model import EncoderConfig, build_encoder
+from keymyna_lib.model import Encoder, EncoderConfig, build_encoder
 from keymyna_lib.spectrogram import SAMPLE_RATE, WINDOW, compress, mel_power, n_frames, window_starts
 
 SECONDS = {"a": 14.0, "b": 3.0, "c": 7.0}
@@ -117,6 +118,14 @@ def test_cache_is_used_and_a_damaged_file_is_made_anew(corpus, encoder, tmp_path
     file.write_bytes(file.read_bytes()[:200])
     assert torch.equal(extract(corpus, "toy", encoder, show=False).x, first.x)
     other = build_encoder(EncoderConfig("vit-toy", "vertical", "log1p"), torch.Generator().manual_seed(1)).eval()
+    assert not torch.equal(extract(corpus, "toy", other, show=False).x, first.x)
+
+
+@pytest.mark.parametrize("change", [{"scale": "linear"}, {"patch": "square"}])
+def test_encoders_of_the_same_weights_but_another_input_have_features_of_their_own(corpus, encoder, change):
+    first = extract(corpus, "toy", encoder, show=False)
+    other = Encoder(replace(encoder.config, **change)).eval()
+    other.load_state_dict(encoder.state_dict())
     assert not torch.equal(extract(corpus, "toy", other, show=False).x, first.x)
 
 

@@ -15,9 +15,8 @@ import tinysoundfont
 
 from keymyna_lib.data.arrange import PROGRAMME_LOUDNESS
 from keymyna_lib.errors import KeyMynaError
-from keymyna_lib.spectrogram import SAMPLE_RATE
+from keymyna_lib.spectrogram import PEAK, SAMPLE_RATE
 
-PEAK = 0.9             # of full scale, after normalisation
 FADE_IN = 0.01         # s at the start of a section
 RING_OUT = 0.15        # s for which a section fades out under the next one
 VELOCITY = (75, 110)   # MIDI

@@ -1,6 +1,6 @@
 """A corpus of recordings: decoded once, kept like the rendered one, and opened by the same `open_corpus`.
 
-Every recording is brought to the peak of a rendered piece (`render.PEAK` of full scale), the loud and the quiet ones
+Every recording is brought to the peak of a rendered piece (`spectrogram.PEAK` of full scale), the loud and the quiet ones
 alike: nothing is ever clipped, 16 bits hold what is quiet, and the level of a log spectrogram does not tell data sets
 apart. An encoder of linear mel power hardly notices, as its first layer normalises each patch.
 
@@ -22,7 +22,6 @@ import soundfile
 from keymyna_lib import files, keys, paths, spectrogram
 from keymyna_lib.data import corpus as corpora
 from keymyna_lib.data import store
-from keymyna_lib.data.render import PEAK
 from keymyna_lib.datasets import decode
 from keymyna_lib.errors import KeyMynaError
 
@@ -67,7 +66,7 @@ def build_recordings(tracks: pd.DataFrame, *, seconds: float, cache: Path | None
         is killed.
     """
     plan = _plan(tracks, seconds)
-    recipe = {"seconds": float(seconds), "peak": PEAK}
+    recipe = {"seconds": float(seconds), "peak": spectrogram.PEAK}
     folder = Path(cache or paths.CACHE) / "corpus" / _key(plan, recipe)
     places = store.offsets(plan)
     hashes, problems = store.fill(folder, places, functools.partial(_samples, seconds=seconds),
@@ -120,7 +119,7 @@ def _versions() -> dict[str, str]:
 
 
 def _samples(file: str, *, seconds: float) -> np.ndarray:
-    """(sample,) int16 of a recording, its peak at PEAK of full scale."""
+    """(sample,) int16 of a recording, its peak at spectrogram.PEAK of full scale."""
     try:
         audio = decode.read_audio(file, seconds=seconds)
     except KeyMynaError as error:
@@ -129,4 +128,4 @@ def _samples(file: str, *, seconds: float) -> np.ndarray:
         raise store.BadTrack(str(error).replace(file, Path(file).name)) from error
     if len(audio) <= spectrogram.N_FFT // 2:
         raise store.BadTrack(f"{Path(file).name} is too short: {len(audio)} samples at 16 kHz.")
-    return np.round(audio * (PEAK * 32767 / max(np.abs(audio).max(), _SILENCE))).astype(np.int16)
+    return np.round(audio * (spectrogram.PEAK * 32767 / max(np.abs(audio).max(), _SILENCE))).astype(np.int16)
