@@ -52,10 +52,11 @@ class Augmentation:
             When the audio is not one channel of finite floating-point samples, at least 1 s of them.
         """
         audio = np.asarray(audio)
-        if (audio.ndim != 1 or len(audio) < SAMPLE_RATE or audio.dtype.kind != "f"
-                or not np.isfinite(audio).all()):
-            raise KeyMynaError(f"{self.name}: audio of shape {audio.shape}, {audio.dtype}: expected one "
-                               "channel of at least 1 s, finite floating-point samples.")
+        if audio.ndim != 1 or len(audio) < SAMPLE_RATE or audio.dtype.kind != "f" or not np.isfinite(audio).all():
+            raise KeyMynaError(
+                f"{self.name}: audio of shape {audio.shape}, {audio.dtype}: expected one "
+                "channel of at least 1 s, finite floating-point samples."
+            )
         changed = self.function(audio.astype(np.float32), rng)
         if self.family != "gain":
             changed = changed / max(1.0, np.abs(changed).max())
@@ -92,15 +93,17 @@ def peaking_filter(frequency: float, gain: float, q: float) -> np.ndarray:
     """
     amplitude, angle = 10 ** (gain / 40), 2 * np.pi * frequency / SAMPLE_RATE
     alpha, centre = np.sin(angle) / (2 * q), -2 * np.cos(angle)
-    section = np.array([[1 + alpha * amplitude, centre, 1 - alpha * amplitude,
-                         1 + alpha / amplitude, centre, 1 - alpha / amplitude]])
+    section = np.array(
+        [[1 + alpha * amplitude, centre, 1 - alpha * amplitude, 1 + alpha / amplitude, centre, 1 - alpha / amplitude]]
+    )
     return section / section[0, 3]
 
 
 def equalise(audio: np.ndarray, rng: np.random.Generator, *, bands: int, gain: float) -> np.ndarray:
     """Random peaking bands, level kept: centres log-uniform, 80 Hz to 6 kHz; +-`gain` dB; Q 0.7 to 2."""
-    sections = [peaking_filter(80 * 75 ** rng.uniform(), rng.uniform(-gain, gain), rng.uniform(0.7, 2.0))
-                for _ in range(bands)]
+    sections = [
+        peaking_filter(80 * 75 ** rng.uniform(), rng.uniform(-gain, gain), rng.uniform(0.7, 2.0)) for _ in range(bands)
+    ]
     changed = scipy.signal.sosfilt(np.concatenate(sections), audio)
     return changed * (_rms(audio) / max(_rms(changed), 1e-12))
 
@@ -119,7 +122,7 @@ def reverberate(audio: np.ndarray, rng: np.random.Generator, *, decay: tuple[flo
     tail = rng.standard_normal(int(time * SAMPLE_RATE))
     tail *= 10 ** (-3 * np.arange(len(tail)) / len(tail))
     response = np.concatenate([[1.0], np.zeros(SAMPLE_RATE // 100), tail / np.linalg.norm(tail)])
-    changed = scipy.signal.oaconvolve(audio, response)[:len(audio)]
+    changed = scipy.signal.oaconvolve(audio, response)[: len(audio)]
     return changed * (_rms(audio) / max(_rms(changed), 1e-12))
 
 
@@ -145,17 +148,23 @@ def code_mp3(audio: np.ndarray, rng: np.random.Generator, *, level: float) -> np
     then late by that delay, and longer.
     """
     buffer = io.BytesIO()
-    soundfile.write(buffer, audio, SAMPLE_RATE, format="MP3", subtype="MPEG_LAYER_III",
-                    compression_level=level, bitrate_mode="CONSTANT")
+    soundfile.write(
+        buffer,
+        audio,
+        SAMPLE_RATE,
+        format="MP3",
+        subtype="MPEG_LAYER_III",
+        compression_level=level,
+        bitrate_mode="CONSTANT",
+    )
     buffer.seek(0)
     decoded = soundfile.read(buffer)[0]
     late = _MP3_DELAY if len(decoded) > len(audio) else 0
-    return decoded[late:late + len(audio)]
+    return decoded[late : late + len(audio)]
 
 
 def _registry() -> dict[str, Augmentation]:
-    def entry(name: str, family: str, label: str, function: Callable, shift: int = 0,
-              **options: Any) -> Augmentation:
+    def entry(name: str, family: str, label: str, function: Callable, shift: int = 0, **options: Any) -> Augmentation:
         return Augmentation(name, family, label, functools.partial(function, **options), shift)
 
     listed = [
@@ -170,8 +179,17 @@ def _registry() -> dict[str, Augmentation]:
         entry("slower", "tempo", "tempo × 0.8", stretch, rate=0.8),
         entry("faster", "tempo", "tempo × 1.25", stretch, rate=1.25),
         entry("mp3", "coding", "MP3, 16 kbit/s", code_mp3, level=0.95),
-    ] + [entry(f"pitch{n:+d}", "pitch", f"pitch {n:+d} semitone{'s' * (abs(n) > 1)}".replace("-", "−"),
-               shift_pitch, n, semitones=n) for n in (-2, -1, 1, 2, 6)]
+    ] + [
+        entry(
+            f"pitch{n:+d}",
+            "pitch",
+            f"pitch {n:+d} semitone{'s' * (abs(n) > 1)}".replace("-", "−"),
+            shift_pitch,
+            n,
+            semitones=n,
+        )
+        for n in (-2, -1, 1, 2, 6)
+    ]
     return {augmentation.name: augmentation for augmentation in listed}
 
 

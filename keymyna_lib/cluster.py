@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from distributed import Client
 
 Result = TypeVar("Result")
-_FORMS = ('expected "" (this machine, without Dask), "local" or "local:N" (N processes), a scheduler\'s address such as '
-          '"tcp://host:8786", or "slurm:FILE.json"')
+_FORMS = (
+    'expected "" (this machine, without Dask), "local" or "local:N" (N processes), a scheduler\'s address such as '
+    '"tcp://host:8786", or "slurm:FILE.json"'
+)
 
 
 @contextlib.contextmanager
@@ -49,7 +51,7 @@ def connect(where: str) -> Iterator[Client | None]:
 
     kind, _, rest = where.partition(":")
     with contextlib.ExitStack() as stack:
-        if kind == "local" and (rest.isdecimal() and int(rest) or where == kind):
+        if kind == "local" and ((rest.isdecimal() and int(rest)) or where == kind):
             target = stack.enter_context(_local(int(rest or 0)))
         elif kind == "slurm" and rest:
             target = stack.enter_context(_slurm(rest))
@@ -75,8 +77,10 @@ def _answering(address: str) -> str:
         parts = urlsplit(address)
         socket.create_connection((parts.hostname or "", parts.port or 0), timeout=20).close()
     except (OSError, ValueError) as error:
-        raise KeyMynaError(f"scheduler {address!r} does not answer ({error}). Start one with `dask scheduler`, and "
-                           "workers with `dask worker ADDRESS --nthreads 1`.") from None
+        raise KeyMynaError(
+            f"scheduler {address!r} does not answer ({error}). Start one with `dask scheduler`, and "
+            "workers with `dask worker ADDRESS --nthreads 1`."
+        ) from None
     return address
 
 
@@ -84,11 +88,13 @@ def _slurm(file: str) -> contextlib.AbstractContextManager:
     try:
         from dask_jobqueue import SLURMCluster
     except ImportError:
-        raise KeyMynaError("scheduler 'slurm:...' needs dask-jobqueue; install it into this environment: "
-                           "pip install -c requirements.lock dask-jobqueue") from None
+        raise KeyMynaError(
+            "scheduler 'slurm:...' needs dask-jobqueue; install it into this environment: "
+            "pip install -c requirements.lock dask-jobqueue"
+        ) from None
     arguments = read_json(file)
     if not isinstance(arguments, dict) or not isinstance(jobs := arguments.pop("jobs", None), int) or jobs < 1:
-        raise KeyMynaError(f"{file}: expected the arguments of SLURMCluster by name, and \"jobs\", how many to ask for.")
+        raise KeyMynaError(f'{file}: expected the arguments of SLURMCluster by name, and "jobs", how many to ask for.')
     if shutil.which("sbatch") is None:
         raise KeyMynaError("scheduler 'slurm:...': there is no sbatch here; run on a machine that submits to SLURM.")
     try:
@@ -99,8 +105,16 @@ def _slurm(file: str) -> contextlib.AbstractContextManager:
     return cluster
 
 
-def over(client: Client, function: Callable[..., Result], tasks: Sequence[tuple], *, desc: str, unit: str = "task",
-         sizes: Sequence[int] | None = None, show: bool = True) -> Iterator[tuple[int, Result]]:
+def over(
+    client: Client,
+    function: Callable[..., Result],
+    tasks: Sequence[tuple],
+    *,
+    desc: str,
+    unit: str = "task",
+    sizes: Sequence[int] | None = None,
+    show: bool = True,
+) -> Iterator[tuple[int, Result]]:
     """Yield the number of each task and `function(*task)`, as they are done.
 
     Parameters
@@ -130,10 +144,14 @@ def over(client: Client, function: Callable[..., Result], tasks: Sequence[tuple]
                 progress.update(sizes[position[future.key]])
                 yield position[future.key], result
     except KilledWorker as error:
-        raise KeyMynaError(f"{desc}: the workers of one task were killed {error.allowed_failures + 1} times, most often "
-                           "for want of memory. Give them more and run again; it goes on where it stopped.") from None
+        raise KeyMynaError(
+            f"{desc}: the workers of one task were killed {error.allowed_failures + 1} times, most often "
+            "for want of memory. Give them more and run again; it goes on where it stopped."
+        ) from None
     except (FutureCancelledError, CommClosedError) as error:
-        raise KeyMynaError(f"{desc}: the scheduler is gone ({error}). Run again; it goes on where it stopped.") from None
+        raise KeyMynaError(
+            f"{desc}: the scheduler is gone ({error}). Run again; it goes on where it stopped."
+        ) from None
     finally:
         with contextlib.suppress(CommClosedError, OSError, TimeoutError):  # of a scheduler that is gone
             client.cancel(futures)

@@ -20,8 +20,14 @@ from keymyna_lib.embed import WINDOW, extract
 from keymyna_lib.errors import KeyMynaError
 from keymyna_lib.evaluate import summary
 from keymyna_lib.model import Encoder, build_encoder, load_encoder, save_encoder
-from keymyna_lib.pretrain import (PretrainConfig, counted_flops, generator_for, pick_device, pretrain_once,
-                                  training_tracks)
+from keymyna_lib.pretrain import (
+    PretrainConfig,
+    counted_flops,
+    generator_for,
+    pick_device,
+    pretrain_once,
+    training_tracks,
+)
 from keymyna_lib.protocol import budget_tracks
 
 MASKED, UNTRAINED = "masked contrastive", "untrained"
@@ -30,8 +36,9 @@ MASKED, UNTRAINED = "masked contrastive", "untrained"
 OBJECTIVES: dict[str, dict[str, Any]] = {
     MASKED: dict(objective="contrastive", mask_ratio=0.9, augmentation="none"),
     "augmented contrastive": dict(objective="contrastive", mask_ratio=0.0, augmentation="timbre"),
-    "augmented contrastive, pitch-shifted": dict(objective="contrastive", mask_ratio=0.0,
-                                                 augmentation="timbre and pitch"),
+    "augmented contrastive, pitch-shifted": dict(
+        objective="contrastive", mask_ratio=0.0, augmentation="timbre and pitch"
+    ),
     "bare contrastive": dict(objective="contrastive", mask_ratio=0.0, augmentation="none"),
     "masked reconstruction": dict(objective="reconstruction", mask_ratio=0.75, augmentation="none"),
     "supervised": dict(objective="supervised", mask_ratio=0.0, augmentation="none"),
@@ -80,8 +87,18 @@ def window_frames(config: PretrainConfig) -> int:
     return min(config.crop_frames, WINDOW)
 
 
-def record(name: str, config: PretrainConfig | None, base: PretrainConfig, corpus: Corpus, budgets: Sequence[int],
-           draws: Sequence[int], *, experiment: str, profile: str, notebook: str) -> str:
+def record(
+    name: str,
+    config: PretrainConfig | None,
+    base: PretrainConfig,
+    corpus: Corpus,
+    budgets: Sequence[int],
+    draws: Sequence[int],
+    *,
+    experiment: str,
+    profile: str,
+    notebook: str,
+) -> str:
     """Pre-train (or take from the cache), embed, probe at every label budget, and store it all as one run.
 
     Parameters
@@ -98,9 +115,20 @@ def record(name: str, config: PretrainConfig | None, base: PretrainConfig, corpu
     """
     train, valid = training_tracks(config or base, corpus), corpus.tracks(split="valid")
     shown = _shown(config) if config else {"encoder": asdict(base.encoder), "steps": 0, "seed": base.seed}
-    with results.Run(experiment, profile=profile, notebook=notebook, seed=base.seed, inputs={"corpus": corpus.hash},
-                     config={**shown, "name": name, "window_frames": window_frames(config or base),
-                             "budgets": list(budgets), "draws": list(draws)}) as run:
+    with results.Run(
+        experiment,
+        profile=profile,
+        notebook=notebook,
+        seed=base.seed,
+        inputs={"corpus": corpus.hash},
+        config={
+            **shown,
+            "name": name,
+            "window_frames": window_frames(config or base),
+            "budgets": list(budgets),
+            "draws": list(draws),
+        },
+    ) as run:
         if config:
             encoder, history = pretrain_once(config, corpus, train, valid, desc=name)
         else:
@@ -114,22 +142,31 @@ def record(name: str, config: PretrainConfig | None, base: PretrainConfig, corpu
         if config:
             run.attach("history", history.drop(columns="seconds"))
             run.metric("all", "train", "seconds_a_step", history["seconds"].median(), len(train))
-            run.metric("all", "valid", "measure", history["valid_measure"].dropna().iloc[-1],
-                       min(config.batch_size, len(valid)))
+            run.metric(
+                "all",
+                "valid",
+                "measure",
+                history["valid_measure"].dropna().iloc[-1],
+                min(config.batch_size, len(valid)),
+            )
     return run.run_id
 
 
 def _shown(config: PretrainConfig) -> dict[str, Any]:
     """What was asked for; where it runs and how often it looks at itself is not part of that."""
-    return {key: value for key, value in asdict(config).items()
-            if key not in ("device", "checkpoint_every", "validate_every")}
+    return {
+        key: value
+        for key, value in asdict(config).items()
+        if key not in ("device", "checkpoint_every", "validate_every")
+    }
 
 
 def record_predictions(run: results.Run, predictions: pd.DataFrame, choices: pd.DataFrame, n_valid: int) -> None:
     """Store what `efficiency.label_efficiency` returns: every estimate, what was chosen (on so many validation tracks),
     and the mean metrics."""
-    first = predictions[(predictions["budget"] == predictions["budget"].iloc[0])
-                        & (predictions["draw"] == predictions["draw"].iloc[0])].reset_index(drop=True)
+    first = predictions[
+        (predictions["budget"] == predictions["budget"].iloc[0]) & (predictions["draw"] == predictions["draw"].iloc[0])
+    ].reset_index(drop=True)
     run.predictions(first.drop(columns=["budget", "draw"]))
     wide = predictions.pivot(index="track_id", columns=["budget", "draw"], values="estimate").loc[first["track_id"]]
     wide.columns = [f"{budget}/{draw}" for budget, draw in wide.columns]
@@ -144,8 +181,18 @@ def record_predictions(run: results.Run, predictions: pd.DataFrame, choices: pd.
         run.metric(f"{budget} labels", "valid", "weighted_both", group["valid_score"].mean(), n_valid)
 
 
-def tune(name: str, config: PretrainConfig, lrs: Sequence[float], steps: int, corpus: Corpus, budget: int,
-         draws: Sequence[int], *, profile: str, notebook: str) -> tuple[float, str]:
+def tune(
+    name: str,
+    config: PretrainConfig,
+    lrs: Sequence[float],
+    steps: int,
+    corpus: Corpus,
+    budget: int,
+    draws: Sequence[int],
+    *,
+    profile: str,
+    notebook: str,
+) -> tuple[float, str]:
     """Choose the learning rate of an objective on validation, by short pilots; the same small budget for each.
 
     Test tracks are not even embedded.
@@ -160,23 +207,33 @@ def tune(name: str, config: PretrainConfig, lrs: Sequence[float], steps: int, co
     The learning rate with the best validation score, and the id of the run that holds all of them. A published run of
     this code is taken as it is: further seeds share one tuning.
     """
-    settings = {**_shown(config), "name": name, "lrs": list(lrs), "pilot_steps": steps, "budget": budget,
-                "draws": list(draws)}
+    settings = {
+        **_shown(config),
+        "name": name,
+        "lrs": list(lrs),
+        "pilot_steps": steps,
+        "budget": budget,
+        "draws": list(draws),
+    }
     settings = {key: value for key, value in settings.items() if key not in ("lr", "seed")}
     run_id = results.published_run(profile, notebook, "tuning", settings, corpus.hash)
     if run_id is None:
         valid = corpus.tracks(split="valid")
         seen = sorted({track for draw in draws for track in budget_tracks(corpus, budget, draw)}) + valid
-        with results.Run("tuning", profile=profile, notebook=notebook, config=settings, seed=0,
-                         inputs={"corpus": corpus.hash}) as run:
+        with results.Run(
+            "tuning", profile=profile, notebook=notebook, config=settings, seed=0, inputs={"corpus": corpus.hash}
+        ) as run:
             scores = []
             for lr in lrs:
-                pilot = replace(config, lr=lr, steps=steps, seed=0,
-                                warmup_steps=round(config.warmup_steps * steps / config.steps))
-                encoder, _ = pretrain_once(pilot, corpus, training_tracks(pilot, corpus), valid,
-                                           desc=f"{name}, lr {lr:g}")
-                features = extract(corpus, name, encoder.to(pick_device(config.device)), frames=window_frames(config),
-                                   track_ids=seen)
+                pilot = replace(
+                    config, lr=lr, steps=steps, seed=0, warmup_steps=round(config.warmup_steps * steps / config.steps)
+                )
+                encoder, _ = pretrain_once(
+                    pilot, corpus, training_tracks(pilot, corpus), valid, desc=f"{name}, lr {lr:g}"
+                )
+                features = extract(
+                    corpus, name, encoder.to(pick_device(config.device)), frames=window_frames(config), track_ids=seen
+                )
                 _, choices = label_efficiency(features, corpus, [budget], draws, scored="valid")
                 scores.append({"lr": lr, "valid_score": choices["valid_score"].mean()})
                 run.metric(f"lr {lr:g}", "valid", "weighted_both", scores[-1]["valid_score"], len(valid))
@@ -188,8 +245,10 @@ def tune(name: str, config: PretrainConfig, lrs: Sequence[float], steps: int, co
 
 def encoders_of_runs(profile: str, run_ids: Sequence[str]) -> dict[str, Encoder]:
     """The encoders of runs of `record`, by the names of their rows, as far as they are in this machine's cache."""
-    return {results.config_of(profile, run)["name"]: load_encoder(results.artifact(profile, run, "encoder.safetensors"))
-            for run in run_ids}
+    return {
+        results.config_of(profile, run)["name"]: load_encoder(results.artifact(profile, run, "encoder.safetensors"))
+        for run in run_ids
+    }
 
 
 def estimates_of(profile: str, run_id: str) -> pd.DataFrame:

@@ -31,8 +31,11 @@ class Claim(NamedTuple):
 
 OBJECTIVE_CLAIMS: tuple[Claim, ...] = (
     Claim("masked contrastive pre-training beats no pre-training", MASKED, UNTRAINED),
-    *(Claim(f"masked contrastive pre-training beats {name} at equal steps", MASKED, name)
-      for name in OBJECTIVES if name not in (MASKED, "supervised")),
+    *(
+        Claim(f"masked contrastive pre-training beats {name} at equal steps", MASKED, name)
+        for name in OBJECTIVES
+        if name not in (MASKED, "supervised")
+    ),
     Claim("masked contrastive pre-training beats supervised training with every label", MASKED, "supervised"),
 )
 
@@ -58,11 +61,25 @@ def conclude(claims: Sequence[Claim], found: pd.DataFrame, n_train: int) -> pd.D
     rows = []
     for claim in claims:
         for budget in dict.fromkeys(found["budget"]):
-            row = {"claim": claim.text, "labels": budget_label(budget, n_train), "seeds": 0, "difference": np.nan,
-                   "low": np.nan, "high": np.nan, "p": np.nan, "run_ids": []}
+            row = {
+                "claim": claim.text,
+                "labels": budget_label(budget, n_train),
+                "seeds": 0,
+                "difference": np.nan,
+                "low": np.nan,
+                "high": np.nan,
+                "p": np.nan,
+                "run_ids": [],
+            }
             for cell in found[(found["budget"] == budget) & (found["name"] == claim.worse)].to_dict("records"):
-                row |= {"seeds": cell["shared"], "difference": -cell["difference"], "low": -cell["d_high"],
-                        "high": -cell["d_low"], "p": cell["p"], "run_ids": cell["pair_ids"]}
+                row |= {
+                    "seeds": cell["shared"],
+                    "difference": -cell["difference"],
+                    "low": -cell["d_high"],
+                    "high": -cell["d_low"],
+                    "p": cell["p"],
+                    "run_ids": cell["pair_ids"],
+                }
             rows.append(row)
     return pd.DataFrame(rows)
 
@@ -90,10 +107,17 @@ def conclusions_table(decided: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, li
     """`decide` for people, and the trace of each cell that says something."""
     run = decided["verdict"] != NOT_RUN
     table = decided[["claim", "labels"]].assign(
-        seeds=decided["seeds"].astype(str), verdict=decided["verdict"],
-        evidence=[with_interval(row.difference, row.low, row.high, "+") if known else ""
-                  for row, known in zip(decided.itertuples(), run)],
-        p=[f"{value:.4f}" if known else "" for value, known in zip(decided["p_holm"], run)])
-    trace = {f"{', '.join((row.claim, row.labels, str(row.seeds)))} / {column}": row.run_ids
-             for row in decided[run].itertuples() for column in ("verdict", "evidence", "p")}
+        seeds=decided["seeds"].astype(str),
+        verdict=decided["verdict"],
+        evidence=[
+            with_interval(row.difference, row.low, row.high, "+") if known else ""
+            for row, known in zip(decided.itertuples(), run)
+        ],
+        p=[f"{value:.4f}" if known else "" for value, known in zip(decided["p_holm"], run)],
+    )
+    trace = {
+        f"{', '.join((row.claim, row.labels, str(row.seeds)))} / {column}": row.run_ids
+        for row in decided[run].itertuples()
+        for column in ("verdict", "evidence", "p")
+    }
     return table, trace

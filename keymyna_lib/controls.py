@@ -20,7 +20,7 @@ from keymyna_lib.parallel import over_tracks
 from keymyna_lib.spectrogram import SAMPLE_RATE
 
 _N_FFT, _HOP = 8192, 4096  # samples; bins of 2 Hz, so that neighbouring semitones part from about 70 Hz up
-_BLOCK = 100_000           # samples; 6.25 s, the order of a section
+_BLOCK = 100_000  # samples; 6.25 s, the order of a section
 
 
 class Profile(NamedTuple):
@@ -36,18 +36,21 @@ PROFILES: dict[str, Profile] = {
         (6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88),
         (6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17),
         "Listeners' probe-tone ratings: Krumhansl & Kessler, Psychological Review 89(4), 1982; tabulated in "
-        "Krumhansl, Cognitive Foundations of Musical Pitch, Oxford University Press, 1990"),
+        "Krumhansl, Cognitive Foundations of Musical Pitch, Oxford University Press, 1990",
+    ),
     "temperley": Profile(
         (0.748, 0.060, 0.488, 0.082, 0.670, 0.460, 0.096, 0.715, 0.104, 0.366, 0.057, 0.400),
         (0.712, 0.084, 0.474, 0.618, 0.049, 0.460, 0.105, 0.747, 0.404, 0.067, 0.133, 0.330),
         "Share of the segments of the Kostka-Payne textbook corpus that hold the pitch class: Temperley, A "
-        "Bayesian key-finding model, MIREX 2005 (not the hand-adjusted one of Music Perception 17(1), 1999)"),
+        "Bayesian key-finding model, MIREX 2005 (not the hand-adjusted one of Music Perception 17(1), 1999)",
+    ),
     "shaath": Profile(
         (6.6, 2.0, 3.5, 2.3, 4.6, 4.0, 2.5, 5.2, 2.4, 3.7, 2.3, 3.4),
         (6.5, 2.7, 3.5, 5.4, 2.6, 3.5, 2.5, 5.2, 4.0, 2.7, 4.3, 3.2),
         "Krumhansl's ratings adapted to popular and electronic music: Sha'ath, Estimation of key in digital "
         "music recordings, MSc report, Birkbeck, University of London, 2011 (KeyFinder; libKeyFinder later "
-        "changed its numbers)"),
+        "changed its numbers)",
+    ),
 }
 
 
@@ -119,9 +122,13 @@ def mean_chroma(audio: np.ndarray) -> np.ndarray:
     blocks = np.array_split(audio, max(1, round(len(audio) / _BLOCK)))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Trying to estimate tuning|n_fft=.* is too large")
-        frames = np.concatenate([
-            librosa.feature.chroma_stft(y=block, sr=SAMPLE_RATE, n_fft=_N_FFT, hop_length=_HOP, norm=1)
-            for block in blocks], axis=1)
+        frames = np.concatenate(
+            [
+                librosa.feature.chroma_stft(y=block, sr=SAMPLE_RATE, n_fft=_N_FFT, hop_length=_HOP, norm=1)
+                for block in blocks
+            ],
+            axis=1,
+        )
     heard = frames.sum(axis=0) > 0.5  # librosa leaves a silent frame at 0
     return frames[:, heard].mean(axis=1, dtype=np.float64) if heard.any() else np.zeros(12)
 
@@ -176,8 +183,14 @@ def _predict(systems: Sequence[System], corpus: Any, track_id: str) -> dict[str,
     return {name: key for system in systems for name, key in system(audio).items()}
 
 
-def predict_all(corpus: Any, track_ids: Sequence[str], systems: Sequence[System] = SYSTEMS, *,
-                workers: int = 0, progress: bool = True) -> pd.DataFrame:
+def predict_all(
+    corpus: Any,
+    track_ids: Sequence[str],
+    systems: Sequence[System] = SYSTEMS,
+    *,
+    workers: int = 0,
+    progress: bool = True,
+) -> pd.DataFrame:
     """Keys of tracks by each control, on all cores.
 
     Parameters
@@ -190,6 +203,12 @@ def predict_all(corpus: Any, track_ids: Sequence[str], systems: Sequence[System]
     -------
     Estimated keys (int), one row a track (index `track_id`) in the order given, one column a system.
     """
-    rows = over_tracks(functools.partial(_predict, tuple(systems)), corpus, track_ids, desc="controls",
-                       workers=workers, progress=progress)
+    rows = over_tracks(
+        functools.partial(_predict, tuple(systems)),
+        corpus,
+        track_ids,
+        desc="controls",
+        workers=workers,
+        progress=progress,
+    )
     return pd.DataFrame(list(rows), index=pd.Index(track_ids, name="track_id"), dtype=int)

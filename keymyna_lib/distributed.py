@@ -47,14 +47,18 @@ def joined(device: str) -> Iterator[None]:
         yield
         return
     if missing := [name for name in _VARIABLES if name not in os.environ]:
-        raise KeyMynaError(f"of torchrun's environment {', '.join(missing)} is missing. Start several processes by "
-                           "torchrun, which sets all of it; for one process unset RANK and WORLD_SIZE.")
+        raise KeyMynaError(
+            f"of torchrun's environment {', '.join(missing)} is missing. Start several processes by "
+            "torchrun, which sets all of it; for one process unset RANK and WORLD_SIZE."
+        )
     if device == "cuda":
         local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         # All of the machine's processes raise it, as only the first one speaks.
         if (processes := int(os.environ["LOCAL_WORLD_SIZE"])) > gpus:
-            raise KeyMynaError(f"{processes} processes on this machine, which has only {gpus} GPU(s): lower torchrun's "
-                               "--nproc-per-node.")
+            raise KeyMynaError(
+                f"{processes} processes on this machine, which has only {gpus} GPU(s): lower torchrun's "
+                "--nproc-per-node."
+            )
         torch.cuda.set_device(local)
         dist.init_process_group("nccl", device_id=torch.device("cuda", local))
     else:

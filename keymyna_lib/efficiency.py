@@ -44,8 +44,9 @@ def track_means(features: Features, track_ids: Sequence[str]) -> np.ndarray:
     return (total / torch.bincount(windows.track, minlength=len(track_ids))[:, None]).numpy()
 
 
-def logistic_curve(x_train, y_train, x_valid, y_valid, x_test, *,
-                   Cs: Sequence[float] = CS) -> tuple[np.ndarray, float, float]:
+def logistic_curve(
+    x_train, y_train, x_valid, y_valid, x_test, *, Cs: Sequence[float] = CS
+) -> tuple[np.ndarray, float, float]:
     """Multinomial logistic regression on one labelled set, along a path of regularisation strengths.
 
     Each fit starts from the one before, from the strongest regularisation to the weakest; the best on validation is
@@ -75,11 +76,15 @@ def logistic_curve(x_train, y_train, x_valid, y_valid, x_test, *,
     x_train, x_valid, x_test = (np.asarray(x, dtype=np.float64) for x in (x_train, x_valid, x_test))
     shapes = [x.shape for x in (x_train, x_valid, x_test)]
     if any(len(shape) != 2 or shape[1:] != shapes[0][1:] for shape in shapes) or len(y_train) != len(x_train):
-        raise KeyMynaError(f"x_train, x_valid, x_test {shapes}, {len(y_train)} labels in y_train: expected (track, dim) "
-                           "with the same features in each, and a label for each track.")
+        raise KeyMynaError(
+            f"x_train, x_valid, x_test {shapes}, {len(y_train)} labels in y_train: expected (track, dim) "
+            "with the same features in each, and a label for each track."
+        )
     if not all(np.isfinite(x).all() for x in (x_train, x_valid, x_test)):
-        raise KeyMynaError("x_train, x_valid or x_test holds NaN or infinity: look for a diverged encoder or damaged "
-                           "audio, and embed the tracks again.")
+        raise KeyMynaError(
+            "x_train, x_valid or x_test holds NaN or infinity: look for a diverged encoder or damaged "
+            "audio, and embed the tracks again."
+        )
     if len(np.unique(y_train)) < 2:
         raise KeyMynaError(f"y_train: {len(x_train)} labels of fewer than two keys; take a larger budget of labels.")
     if not len(Cs) or not min(Cs) > 0:
@@ -101,8 +106,9 @@ def logistic_curve(x_train, y_train, x_valid, y_valid, x_test, *,
     return estimates, chosen, best
 
 
-def label_efficiency(features: Features, corpus: Corpus, budgets: Sequence[int], draws: Sequence[int], *,
-                     scored: str = "test") -> tuple[pd.DataFrame, pd.DataFrame]:
+def label_efficiency(
+    features: Features, corpus: Corpus, budgets: Sequence[int], draws: Sequence[int], *, scored: str = "test"
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """A logistic probe for each number of labels and each draw of the labelled tracks.
 
     Labelled sets are those of `protocol.budget_tracks`: the larger budgets of a draw hold its smaller ones, and the

@@ -66,7 +66,7 @@ class Features:
         untransposed = torch.tensor([key_of_track[name] for name in self.track_ids])[self.track]
         return transpose(untransposed, self.shift)
 
-    def select(self, track_ids: Sequence[str], shifts: Sequence[int] = (0,)) -> "Features":
+    def select(self, track_ids: Sequence[str], shifts: Sequence[int] = (0,)) -> Features:
         """The rows of some tracks, in their order, and of some shifts.
 
         Raises
@@ -92,7 +92,7 @@ def cut_windows(spectrogram: Tensor, starts: Sequence[int], frames: int = WINDOW
     """(mel, frame) to (window, mel, frames), padded with silence where the recording is shorter."""
     if (short := frames - spectrogram.shape[1]) > 0:
         spectrogram = torch.nn.functional.pad(spectrogram, (0, short))
-    return torch.stack([spectrogram[:, start:start + frames] for start in starts])
+    return torch.stack([spectrogram[:, start : start + frames] for start in starts])
 
 
 @torch.inference_mode()
@@ -108,7 +108,7 @@ def _window_chroma(corpus: Corpus, track_id: str) -> np.ndarray:
 
     audio = corpus.audio(track_id)
     starts = window_starts(n_frames(len(audio)))
-    return np.stack([mean_chroma(audio[HOP * start:HOP * (start + WINDOW)]) for start in starts]).astype(np.float32)
+    return np.stack([mean_chroma(audio[HOP * start : HOP * (start + WINDOW)]) for start in starts]).astype(np.float32)
 
 
 def _of_windows(windows: Tensor, encoder: Encoder | None) -> Tensor:
@@ -116,9 +116,16 @@ def _of_windows(windows: Tensor, encoder: Encoder | None) -> Tensor:
     return windows.float().mean(dim=2) if encoder is None else embed(encoder, windows)
 
 
-def extract(corpus: Corpus, name: str, encoder: Encoder | None = None, *, frames: int = WINDOW,
-            track_ids: Sequence[str] | None = None, show: bool = True,
-            client: Client | None = None) -> Features:
+def extract(
+    corpus: Corpus,
+    name: str,
+    encoder: Encoder | None = None,
+    *,
+    frames: int = WINDOW,
+    track_ids: Sequence[str] | None = None,
+    show: bool = True,
+    client: Client | None = None,
+) -> Features:
     """One feature set of the tracks of a corpus, all windows, unshifted; kept in the cache.
 
     Parameters
@@ -151,8 +158,16 @@ def extract(corpus: Corpus, name: str, encoder: Encoder | None = None, *, frames
     return cached([name], identity, compute)[name]
 
 
-def _extract(corpus: Corpus, track_ids: Sequence[str], name: str, encoder: Encoder | None, frames: int, *,
-             workers: int = 0, show: bool) -> Features:
+def _extract(
+    corpus: Corpus,
+    track_ids: Sequence[str],
+    name: str,
+    encoder: Encoder | None,
+    frames: int,
+    *,
+    workers: int = 0,
+    show: bool,
+) -> Features:
     if name == CHROMA:
         chroma = over_tracks(_window_chroma, corpus, track_ids, desc=name, workers=workers, progress=show)
         return of_tracks([torch.from_numpy(rows) for rows in chroma], track_ids)
@@ -165,8 +180,9 @@ def _extract(corpus: Corpus, track_ids: Sequence[str], name: str, encoder: Encod
     return of_tracks(rows, track_ids)
 
 
-def _extract_part(corpus: Corpus, track_ids: Sequence[str], *, name: str, weights: Path | None, device: str | None,
-                  frames: int) -> Features:
+def _extract_part(
+    corpus: Corpus, track_ids: Sequence[str], *, name: str, weights: Path | None, device: str | None, frames: int
+) -> Features:
     """In a worker of a cluster: `_extract` with an encoder from a file."""
     encoder = None if weights is None else _encoder_of(weights, device)
     return _extract(corpus, track_ids, name, encoder, frames, workers=1, show=False)
@@ -183,8 +199,16 @@ def of_tracks(rows: Sequence[Tensor], track_ids: Sequence[str]) -> Features:
     return Features(torch.cat(list(rows)), track, torch.zeros_like(track), tuple(track_ids))
 
 
-def in_parts(client: Client, work: Callable[[Corpus, Sequence[str]], Features], corpus: Corpus, track_ids: Sequence[str],
-             identity: str, *, desc: str, show: bool) -> Features:
+def in_parts(
+    client: Client,
+    work: Callable[[Corpus, Sequence[str]], Features],
+    corpus: Corpus,
+    track_ids: Sequence[str],
+    identity: str,
+    *,
+    desc: str,
+    show: bool,
+) -> Features:
     """Unshifted features computed on a cluster in parts of PART tracks, which are kept until `cached` has the whole.
 
     Parameters
@@ -193,7 +217,7 @@ def in_parts(client: Client, work: Callable[[Corpus, Sequence[str]], Features], 
     corpus : its workers open it by its path.
     identity : names the folder, as for `cached`; parts that are there already are not computed again.
     """
-    parts = [track_ids[i:i + PART] for i in range(0, len(track_ids), PART)]
+    parts = [track_ids[i : i + PART] for i in range(0, len(track_ids), PART)]
     files = [_parts(identity) / f"part-{i:05d}.safetensors" for i in range(len(parts))]
     tasks = [(work, corpus.path, part, file) for part, file in zip(parts, files)]
     for _ in over(client, _make_part, tasks, desc=desc, unit="track", sizes=[len(part) for part in parts], show=show):
@@ -202,7 +226,9 @@ def in_parts(client: Client, work: Callable[[Corpus, Sequence[str]], Features], 
     return of_tracks([rows for one in made for rows in one.x.split(one.track.bincount().tolist())], track_ids)
 
 
-def _make_part(work: Callable[[Corpus, Sequence[str]], Features], path: Path, track_ids: Sequence[str], file: Path) -> None:
+def _make_part(
+    work: Callable[[Corpus, Sequence[str]], Features], path: Path, track_ids: Sequence[str], file: Path
+) -> None:
     try:
         load_features(file)
     except KeyMynaError:
@@ -237,8 +263,15 @@ def extract_blocks(corpus: Corpus, encoder: Encoder, track_ids: Sequence[str], *
     return torch.cat(rows, dim=1)
 
 
-def add_shifted(corpus: Corpus, encoders: Mapping[str, Encoder], base: Mapping[str, Features],
-                shifts_of_track: Mapping[str, Sequence[int]], *, windows: int, show: bool = True) -> dict[str, Features]:
+def add_shifted(
+    corpus: Corpus,
+    encoders: Mapping[str, Encoder],
+    base: Mapping[str, Features],
+    shifts_of_track: Mapping[str, Sequence[int]],
+    *,
+    windows: int,
+    show: bool = True,
+) -> dict[str, Features]:
     """Feature sets enlarged by the rows of pitch-shifted views; kept in the cache.
 
     Parameters
@@ -248,6 +281,7 @@ def add_shifted(corpus: Corpus, encoders: Mapping[str, Encoder], base: Mapping[s
     shifts_of_track : semitones of each track's views (0 is in `base` already and passed over).
     windows : windows of each shifted view, see `spread_windows`.
     """
+
     def compute() -> dict[str, Features]:
         parts: dict[str, list[Tensor]] = {name: [base[name].x] for name in base}
         track, shift = [base[CHROMA].track], [base[CHROMA].shift]
@@ -266,7 +300,9 @@ def add_shifted(corpus: Corpus, encoders: Mapping[str, Encoder], base: Mapping[s
                     track.append(torch.full((len(views[-1]),), position[name]))
                     shift.append(torch.tensor(wanted[name]).repeat_interleave(len(few)))
                 for key, rows in parts.items():
-                    rows.append(torch.cat(chroma) if key == CHROMA else _of_windows(torch.cat(views), encoders.get(key)))
+                    rows.append(
+                        torch.cat(chroma) if key == CHROMA else _of_windows(torch.cat(views), encoders.get(key))
+                    )
                 progress.update(len(group))
         columns = torch.cat(track), torch.cat(shift), base[CHROMA].track_ids
         return {name: Features(torch.cat(rows), *columns) for name, rows in parts.items()}
@@ -284,7 +320,7 @@ def _shifted_windows(audio: np.ndarray, starts: Sequence[int], shifts: Sequence[
     margin, windows = N_FFT // 2 // HOP, []
     for start in starts:
         first = max(start - margin, 0)
-        power = mel_power(audio[HOP * first:HOP * (start + WINDOW + margin)], shifts)
+        power = mel_power(audio[HOP * first : HOP * (start + WINDOW + margin)], shifts)
         windows.append(torch.stack([cut_windows(mel, [start - first])[0] for mel in compress(power)]))
     return torch.stack(windows, dim=1).flatten(0, 1)
 
@@ -298,7 +334,7 @@ def spread_windows(n: int, count: int) -> np.ndarray:
 
 def _groups(track_ids: Sequence[str], size: int = 16) -> list[Sequence[str]]:
     """Tracks that are embedded together: an encoder is half as fast again on full batches."""
-    return [track_ids[i:i + size] for i in range(0, len(track_ids), size)]
+    return [track_ids[i : i + size] for i in range(0, len(track_ids), size)]
 
 
 def _all_windows(corpus: Corpus, track_id: str, frames: int = WINDOW) -> Tensor:
@@ -309,8 +345,10 @@ def _all_windows(corpus: Corpus, track_id: str, frames: int = WINDOW) -> Tensor:
 def _identity(corpus: Corpus, encoders: Mapping[str, Encoder | None], request: object = None) -> str:
     code = source_hash(*(paths.LIBRARY / f"{name}.py" for name in ("embed", "model", "spectrogram", "controls")))
     # The configuration too: scale and patches leave no mark on the weights.
-    weights = {name: encoder and [asdict(encoder.config), content_hash(encoder.state_dict())]
-               for name, encoder in encoders.items()}
+    weights = {
+        name: encoder and [asdict(encoder.config), content_hash(encoder.state_dict())]
+        for name, encoder in encoders.items()
+    }
     return sha256_json([corpus.hash, weights, request, code])[:16]
 
 
@@ -350,8 +388,9 @@ def load_features(path: Path) -> Features:
 
 def content_hash(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 over tensors, in the order of their names."""
-    return sha256_json([[name, sha256_bytes(value.cpu().contiguous().numpy().tobytes())]
-                        for name, value in sorted(tensors.items())])
+    return sha256_json(
+        [[name, sha256_bytes(value.cpu().contiguous().numpy().tobytes())] for name, value in sorted(tensors.items())]
+    )
 
 
 def track_embeddings(encoder: Encoder, spectrograms: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:

@@ -33,7 +33,7 @@ def _as_keys(name: str, values) -> np.ndarray:
     values = np.atleast_1d(np.asarray(values))
     if values.ndim != 1 or not np.issubdtype(values.dtype, np.integer):
         raise KeyMynaError(f"{name}: expected one integer key a track, got {values.dtype} {values.shape}.")
-    if values.size and not (0 <= values.min() and values.max() < keys.N_KEYS):
+    if values.size and not (values.min() >= 0 and values.max() < keys.N_KEYS):
         raise KeyMynaError(f"{name}: keys run from 0 to 23, found {values.min()} to {values.max()}.")
     return values.astype(np.int64)
 
@@ -41,8 +41,10 @@ def _as_keys(name: str, values) -> np.ndarray:
 def _as_pair(reference, estimate) -> tuple[np.ndarray, np.ndarray]:
     reference, estimate = _as_keys("reference", reference), _as_keys("estimate", estimate)
     if len(reference) != len(estimate) or not len(reference):
-        raise KeyMynaError(f"{len(reference)} reference keys and {len(estimate)} estimates: pass the same "
-                           "tracks to both, and at least one.")
+        raise KeyMynaError(
+            f"{len(reference)} reference keys and {len(estimate)} estimates: pass the same "
+            "tracks to both, and at least one."
+        )
     return reference, estimate
 
 
@@ -133,11 +135,15 @@ def track_predictions(window_probabilities, track_of_window) -> np.ndarray:
     """
     probabilities, track = np.asarray(window_probabilities), np.asarray(track_of_window)
     if probabilities.ndim != 2 or track.shape != probabilities.shape[:1] or not len(track):
-        raise KeyMynaError(f"window_probabilities {probabilities.shape}, track_of_window {track.shape}: "
-                           "expected (window, key) and (window,), at least one window.")
+        raise KeyMynaError(
+            f"window_probabilities {probabilities.shape}, track_of_window {track.shape}: "
+            "expected (window, key) and (window,), at least one window."
+        )
     if track.min() < 0 or not (n_windows := np.bincount(track)).all():
-        raise KeyMynaError("track_of_window must number the tracks 0..n-1, each with at least one window; "
-                           "renumber the tracks that are left after filtering.")
+        raise KeyMynaError(
+            "track_of_window must number the tracks 0..n-1, each with at least one window; "
+            "renumber the tracks that are left after filtering."
+        )
     total = np.zeros((len(n_windows), probabilities.shape[1]))
     np.add.at(total, track, probabilities)
     return total / n_windows[:, None]
@@ -147,7 +153,9 @@ def _resampled_means(scores, groups, n_resamples: int, seed: int) -> np.ndarray:
     """Means of resampled tables of scores, (resample,); parameters and errors as in `bootstrap_interval`."""
     scores = np.atleast_2d(np.asarray(scores, dtype=np.float64))
     if scores.ndim > 3 or not scores.size or not np.isfinite(scores).all():
-        raise KeyMynaError(f"scores {scores.shape}: expected finite values as (track,), (seed, track) or (seed, draw, track).")
+        raise KeyMynaError(
+            f"scores {scores.shape}: expected finite values as (track,), (seed, track) or (seed, draw, track)."
+        )
     if n_resamples < 1:
         raise KeyMynaError(f"n_resamples={n_resamples}: draw at least one.")
     n_tracks = scores.shape[-1]
@@ -156,7 +164,9 @@ def _resampled_means(scores, groups, n_resamples: int, seed: int) -> np.ndarray:
         raise KeyMynaError(f"{len(number)} group labels for {n_tracks} tracks: give one for each.")
     rng = np.random.default_rng(seed)
     # How often each seed, draw and group is drawn says all about a resample: its mean is counts times scores.
-    *rows, drawn = (rng.multinomial(n, np.full(n, 1 / n), size=n_resamples) for n in (*scores.shape[:-1], number.max() + 1))
+    *rows, drawn = (
+        rng.multinomial(n, np.full(n, 1 / n), size=n_resamples) for n in (*scores.shape[:-1], number.max() + 1)
+    )
     shares = [counts / counts.shape[1] for counts in rows]
     weights = shares[0] if len(shares) == 1 else np.einsum("rs,rd->rsd", *shares).reshape(n_resamples, -1)
     tracks = drawn[:, number]
@@ -171,8 +181,9 @@ def _percentiles(means: np.ndarray, level: float) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def bootstrap_interval(scores, *, groups=None, n_resamples: int = 2000, level: float = 0.95,
-                       seed: int) -> tuple[float, float]:
+def bootstrap_interval(
+    scores, *, groups=None, n_resamples: int = 2000, level: float = 0.95, seed: int
+) -> tuple[float, float]:
     """Percentile bootstrap interval of a mean score.
 
     Parameters
@@ -199,8 +210,9 @@ def bootstrap_interval(scores, *, groups=None, n_resamples: int = 2000, level: f
     return _percentiles(_resampled_means(scores, groups, n_resamples, seed), level)
 
 
-def ratio_interval(numerator, denominator, *, groups, n_resamples: int = 1000, level: float = 0.95,
-                   seed: int) -> tuple[float, float]:
+def ratio_interval(
+    numerator, denominator, *, groups, n_resamples: int = 1000, level: float = 0.95, seed: int
+) -> tuple[float, float]:
     """Percentile bootstrap interval of sum(numerator) / sum(denominator), groups of rows drawn together.
 
     Parameters
@@ -225,8 +237,9 @@ class PairedDifference(NamedTuple):
     p: float
 
 
-def paired_difference(a, b, *, groups=None, n_resamples: int = 2000, level: float = 0.95,
-                      seed: int) -> PairedDifference:
+def paired_difference(
+    a, b, *, groups=None, n_resamples: int = 2000, level: float = 0.95, seed: int
+) -> PairedDifference:
     """mean(a) - mean(b) over the same tracks and seeds, with a bootstrap interval and a two-sided p-value.
 
     Each track of `a` is set against itself in `b`: how hard the tracks are stays out of the comparison.
@@ -256,12 +269,14 @@ def paired_difference(a, b, *, groups=None, n_resamples: int = 2000, level: floa
     # Scores take few values, so resampled means of exactly 0 are common; rounding must not put them on one side.
     zero = 1e-12 * np.abs(a - b).max()
     fewer = min(np.sum(means <= zero), np.sum(means >= -zero))
-    return PairedDifference(float(np.mean(a - b)), *_percentiles(means, level),
-                            float(min(1.0, 2 * (fewer + 1) / (n_resamples + 1))))
+    return PairedDifference(
+        float(np.mean(a - b)), *_percentiles(means, level), float(min(1.0, 2 * (fewer + 1) / (n_resamples + 1)))
+    )
 
 
-def paired_difference_interval(a, b, *, groups=None, n_resamples: int = 2000, level: float = 0.95,
-                               seed: int) -> tuple[float, float]:
+def paired_difference_interval(
+    a, b, *, groups=None, n_resamples: int = 2000, level: float = 0.95, seed: int
+) -> tuple[float, float]:
     """The interval of `paired_difference` alone."""
     found = paired_difference(a, b, groups=groups, n_resamples=n_resamples, level=level, seed=seed)
     return found.low, found.high
@@ -287,7 +302,7 @@ def holm(p_values) -> np.ndarray:
         When it is not one value in [0, 1] a test.
     """
     p = np.asarray(p_values, dtype=np.float64)
-    if p.ndim != 1 or not ((0 <= p) & (p <= 1)).all():  # NaN is refused too
+    if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all():  # NaN is refused too
         raise KeyMynaError(f"p_values {p.shape}: expected one value in [0, 1] a test.")
     order = np.argsort(p)
     adjusted = np.empty_like(p)

@@ -23,23 +23,54 @@ from keymyna_lib.results import environment, note_written, write_csv
 from keymyna_lib.spectrogram import HOP, SAMPLE_RATE
 
 # One colour for each kind of features, the same in every figure (Okabe and Ito's palette, safe for colour-blind).
-COLOURS = {"pre-trained": "#D55E00", "untrained": "#0072B2", "mean mel": "#009E73", "chroma": "#CC79A7",
-           "template": "#999999", "chance": "#555555", "outside": "#E69F00",
-           "masked contrastive": "#D55E00", "augmented contrastive": "#56B4E9", "bare contrastive": "#CC79A7",
-           "augmented contrastive, pitch-shifted": "#004D7A", "masked reconstruction": "#E69F00", "supervised": "#333333"}
+COLOURS = {
+    "pre-trained": "#D55E00",
+    "untrained": "#0072B2",
+    "mean mel": "#009E73",
+    "chroma": "#CC79A7",
+    "template": "#999999",
+    "chance": "#555555",
+    "outside": "#E69F00",
+    "masked contrastive": "#D55E00",
+    "augmented contrastive": "#56B4E9",
+    "bare contrastive": "#CC79A7",
+    "augmented contrastive, pitch-shifted": "#004D7A",
+    "masked reconstruction": "#E69F00",
+    "supervised": "#333333",
+}
 _SPLIT_COLOURS = {"train": "#0072B2", "valid": "#56B4E9", "test": "#D55E00", "extra": "#E69F00"}
 
 
 def use_style() -> None:
     """Set the style of every figure."""
     sns.set_theme(context="notebook", style="ticks", font_scale=0.9)
-    mpl.rcParams.update({"figure.dpi": 100, "savefig.dpi": 160, "savefig.bbox": "tight", "axes.spines.top": False,
-                         "axes.spines.right": False, "axes.titleweight": "bold", "axes.titlelocation": "left",
-                         "legend.frameon": False, "pdf.fonttype": 42, "figure.constrained_layout.use": True})
+    mpl.rcParams.update(
+        {
+            "figure.dpi": 100,
+            "savefig.dpi": 160,
+            "savefig.bbox": "tight",
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.titleweight": "bold",
+            "axes.titlelocation": "left",
+            "legend.frameon": False,
+            "pdf.fonttype": 42,
+            "figure.constrained_layout.use": True,
+        }
+    )
 
 
-def save(figure: Figure, name: str, *, data: pd.DataFrame, profile: str, notebook: str, runs: Sequence[str],
-         parameters: Mapping[str, Any], seed: int | None = None) -> None:
+def save(
+    figure: Figure,
+    name: str,
+    *,
+    data: pd.DataFrame,
+    profile: str,
+    notebook: str,
+    runs: Sequence[str],
+    parameters: Mapping[str, Any],
+    seed: int | None = None,
+) -> None:
     """Write figures/<profile>/NAME.png, .pdf, .csv (the data drawn) and .json (runs, parameters, provenance)."""
     folder = paths.figures_dir(profile)
     note_written(*(folder / f"{name}.{suffix}" for suffix in ("png", "pdf", "csv", "json")))
@@ -49,8 +80,18 @@ def save(figure: Figure, name: str, *, data: pd.DataFrame, profile: str, noteboo
             figure.savefig(temporary, format=suffix, metadata=metadata)
     write_csv(folder / f"{name}.csv", data)
     shared = {key: environment()[key] for key in ("commit", "dirty", "code_hash")}
-    write_json(folder / f"{name}.json", {"figure": name, "notebook": notebook, "scale": profile, "runs": list(runs),
-                                         "parameters": dict(parameters), "seed": seed, **shared})
+    write_json(
+        folder / f"{name}.json",
+        {
+            "figure": name,
+            "notebook": notebook,
+            "scale": profile,
+            "runs": list(runs),
+            "parameters": dict(parameters),
+            "seed": seed,
+            **shared,
+        },
+    )
 
 
 def key_histogram(counts: pd.DataFrame) -> Figure:
@@ -97,14 +138,24 @@ def framework(crops: Sequence[Tensor], keep: Tensor) -> Figure:
         crop = crop.float()
         masked = torch.full_like(crop, float("nan"))
         for token in tokens.tolist():
-            masked[:, 2 * token:2 * token + 2] = crop[:, 2 * token:2 * token + 2]
+            masked[:, 2 * token : 2 * token + 2] = crop[:, 2 * token : 2 * token + 2]
         for axis, picture in zip(axes[:, column], (crop, masked)):
-            axis.imshow(picture, origin="lower", aspect="auto", cmap="magma", vmin=low, vmax=high,
-                        extent=(0, seconds, 0, crop.shape[0]), interpolation="nearest")
+            axis.imshow(
+                picture,
+                origin="lower",
+                aspect="auto",
+                cmap="magma",
+                vmin=low,
+                vmax=high,
+                extent=(0, seconds, 0, crop.shape[0]),
+                interpolation="nearest",
+            )
             axis.set_facecolor("0.93")
         for edge in range(crop.shape[1] // 2 + 1):
             axes[1, column].axvline(2 * edge * HOP / SAMPLE_RATE, color="white", linewidth=0.4)
-        axes[0, column].set_title(f"crop {column + 1}: {crop.shape[1] // 2} patches of {crop.shape[0]} bands x 2 frames")
+        axes[0, column].set_title(
+            f"crop {column + 1}: {crop.shape[1] // 2} patches of {crop.shape[0]} bands x 2 frames"
+        )
         axes[1, column].set_title(f"what the encoder sees: {len(tokens)} patches")
         axes[1, column].set_xlabel("s")
     for axis in axes[:, 0]:
@@ -159,10 +210,18 @@ def label_curves(axis: Axes, curves: pd.DataFrame, n_train: int) -> None:
     """Score with its band against the number of labels; `curves` is what `tables.comparison` returns."""
     for name, group in curves.groupby("name", sort=False):
         group = group.assign(labels=group["budget"].replace(0, n_train)).sort_values("labels")
-        axis.plot(group["labels"], 100 * group["score"], marker="o", markersize=3.5, color=COLOURS[name], label=name,
-                  linestyle=":" if name == "untrained" else "-")
-        axis.fill_between(group["labels"], 100 * group["low"], 100 * group["high"], color=COLOURS[name], alpha=0.12,
-                          linewidth=0)
+        axis.plot(
+            group["labels"],
+            100 * group["score"],
+            marker="o",
+            markersize=3.5,
+            color=COLOURS[name],
+            label=name,
+            linestyle=":" if name == "untrained" else "-",
+        )
+        axis.fill_between(
+            group["labels"], 100 * group["low"], 100 * group["high"], color=COLOURS[name], alpha=0.12, linewidth=0
+        )
     labels = sorted(set(curves["budget"].replace(0, n_train)))
     axis.set_xscale("log")
     axis.set_xticks(labels, [str(label) for label in labels])
@@ -187,13 +246,21 @@ def head_curves(systems: pd.DataFrame) -> Figure:
         for features in group["features"].unique():
             line, colour = group[group["features"] == features], COLOURS.get(features, COLOURS["outside"])
             axis.plot(line["labels"], 100 * line["weighted_both"], "o-", color=colour, label=features, markersize=4)
-            axis.fill_between(line["labels"], 100 * line["low"], 100 * line["high"], color=colour, alpha=0.13, linewidth=0)
+            axis.fill_between(
+                line["labels"], 100 * line["low"], 100 * line["high"], color=colour, alpha=0.13, linewidth=0
+            )
         axis.axhline(100 * best["weighted_both"], color=COLOURS["template"], linestyle="--", linewidth=1)
-        axis.annotate(f"best of {len(others)} without training, by test: {best['features']} {best['head']}",
-                      (group["labels"].min(), 100 * best["weighted_both"]),
-                      xytext=(0, 26 if best["weighted_both"] < 0.9 else -12), textcoords="offset points", fontsize=8,
-                      color="0.35")
-        axis.axhline(100 * chance_scores([0], fifths="both").mean(), color=COLOURS["chance"], linestyle=":", linewidth=1)
+        axis.annotate(
+            f"best of {len(others)} without training, by test: {best['features']} {best['head']}",
+            (group["labels"].min(), 100 * best["weighted_both"]),
+            xytext=(0, 26 if best["weighted_both"] < 0.9 else -12),
+            textcoords="offset points",
+            fontsize=8,
+            color="0.35",
+        )
+        axis.axhline(
+            100 * chance_scores([0], fifths="both").mean(), color=COLOURS["chance"], linestyle=":", linewidth=1
+        )
         ticks = sorted(set(group["labels"].astype(int)))
         axis.set(xscale="log", title=head, xlabel="labelled training tracks", ylim=(0, 100))
         axis.set_xticks(ticks, list(map(str, ticks)))
@@ -217,12 +284,21 @@ def cost_curve(axis: Axes, cost: pd.DataFrame, main: str, untrained: str) -> Non
     for name, group in cost[cost["objective"] != untrained].groupby("objective", sort=False):
         group = group.sort_values("tflop")
         spread = 100 * np.abs(group[["low", "high"]].to_numpy().T - group["score"].to_numpy())
-        axis.errorbar(group["tflop"], 100 * group["score"], yerr=spread, marker="o", capsize=2, color=COLOURS[name],
-                      linestyle="-" if name == main else "none", label=name)
+        axis.errorbar(
+            group["tflop"],
+            100 * group["score"],
+            yerr=spread,
+            marker="o",
+            capsize=2,
+            color=COLOURS[name],
+            linestyle="-" if name == main else "none",
+            label=name,
+        )
         if name == main:
             for row in group.itertuples():
-                axis.annotate(f"{row.steps}", (row.tflop, 100 * row.score), xytext=(4, 5), textcoords="offset points",
-                              fontsize=7)
+                axis.annotate(
+                    f"{row.steps}", (row.tflop, 100 * row.score), xytext=(4, 5), textcoords="offset points", fontsize=7
+                )
     axis.set_xscale("log")
     axis.legend(fontsize=8)
 
@@ -230,8 +306,18 @@ def cost_curve(axis: Axes, cost: pd.DataFrame, main: str, untrained: str) -> Non
 def layer_heatmap(axis: Axes, values: pd.DataFrame, *, colorbar: bool) -> None:
     """What can be read off each layer: properties down, layers across; `values` has block, property, value."""
     table = values.pivot_table(index="property", columns="block", values="value", sort=False)
-    sns.heatmap(table, vmin=0, vmax=1, cmap="viridis", annot=100 * table, fmt=".0f", annot_kws={"size": 7}, ax=axis,
-                cbar=colorbar, cbar_kws={"label": "skill or R2"})
+    sns.heatmap(
+        table,
+        vmin=0,
+        vmax=1,
+        cmap="viridis",
+        annot=100 * table,
+        fmt=".0f",
+        annot_kws={"size": 7},
+        ax=axis,
+        cbar=colorbar,
+        cbar_kws={"label": "skill or R2"},
+    )
     axis.set(xlabel="", ylabel="")
     axis.tick_params(axis="x", labelrotation=60, labelsize=8)
     axis.tick_params(axis="y", labelrotation=0, labelsize=8)
@@ -258,8 +344,14 @@ def difference_points(axis: Axes, found: pd.DataFrame) -> None:
     for place, row in zip(y, found.to_dict("records")):
         colour = "#D55E00" if row["p_holm"] < 0.05 else "0.5"
         axis.plot([100 * row["d_low"], 100 * row["d_high"]], [place, place], color=colour, linewidth=1.5)
-        axis.plot(100 * row["difference"], place, "o", color=colour, markersize=5,
-                  markerfacecolor=colour if row["p_holm"] < 0.05 else "white")
+        axis.plot(
+            100 * row["difference"],
+            place,
+            "o",
+            color=colour,
+            markersize=5,
+            markerfacecolor=colour if row["p_holm"] < 0.05 else "white",
+        )
     axis.axvline(0, color="0.3", linewidth=0.8)
     axis.set_yticks(y, found["name"])
 
@@ -271,15 +363,32 @@ def verdicts(axis: Axes, concluded: pd.DataFrame) -> None:
     for row in concluded.itertuples():
         x, y = labels.index(row.labels), len(claims) - 1 - claims.index(row.claim)
         axis.add_patch(plt.Rectangle((x, y), 0.96, 0.9, facecolor=colours[row.verdict], edgecolor="0.8", linewidth=0.5))
-        text = row.verdict if np.isnan(row.p) else f"{100 * row.difference:+.1f}\n[{100 * row.low:+.1f}, {100 * row.high:+.1f}]"
-        axis.text(x + 0.48, y + 0.45, text, ha="center", va="center", fontsize=6.5,
-                  color="black" if colours[row.verdict] in ("0.85", "1.0") else "white")
+        text = (
+            row.verdict
+            if np.isnan(row.p)
+            else f"{100 * row.difference:+.1f}\n[{100 * row.low:+.1f}, {100 * row.high:+.1f}]"
+        )
+        axis.text(
+            x + 0.48,
+            y + 0.45,
+            text,
+            ha="center",
+            va="center",
+            fontsize=6.5,
+            color="black" if colours[row.verdict] in ("0.85", "1.0") else "white",
+        )
     axis.set(xlim=(0, len(labels)), ylim=(0, len(claims)))
     axis.set_xticks(np.arange(len(labels)) + 0.48, labels)
     axis.set_yticks(np.arange(len(claims)) + 0.45, claims[::-1], fontsize=8)
     axis.tick_params(length=0)
-    axis.legend([plt.Rectangle((0, 0), 1, 1, facecolor=c, edgecolor="0.8") for c in colours.values()], colours, ncols=4,
-                fontsize=7, loc="lower center", bbox_to_anchor=(0.4, 1.0))
+    axis.legend(
+        [plt.Rectangle((0, 0), 1, 1, facecolor=c, edgecolor="0.8") for c in colours.values()],
+        colours,
+        ncols=4,
+        fontsize=7,
+        loc="lower center",
+        bbox_to_anchor=(0.4, 1.0),
+    )
     for side in axis.spines.values():
         side.set_visible(False)
 
@@ -293,14 +402,22 @@ def speed_ratios(rows: pd.DataFrame, notes: Sequence[str]) -> Figure:
     notes : what was not run, written below.
     """
     groups = list(rows.groupby("subject", sort=False))
-    figure, axes = plt.subplots(len(groups), 1, figsize=(9, 0.9 * len(groups) + 0.27 * len(rows)), sharex=True, squeeze=False,
-                                height_ratios=[len(group) + 1 for _, group in groups])
+    figure, axes = plt.subplots(
+        len(groups),
+        1,
+        figsize=(9, 0.9 * len(groups) + 0.27 * len(rows)),
+        sharex=True,
+        squeeze=False,
+        height_ratios=[len(group) + 1 for _, group in groups],
+    )
     for axis, (subject, group) in zip(axes[:, 0], groups):
         y = np.arange(len(group))[::-1]
         spread = np.abs(group[["low", "high"]].to_numpy().T - group["median"].to_numpy())
         axis.errorbar(group["median"], y, xerr=spread, fmt="o", markersize=4, color=COLOURS["pre-trained"])
         for place, row in zip(y, group.itertuples()):
-            axis.annotate(f"{row.median:.2g} x", (row.high, place), xytext=(5, -3), textcoords="offset points", fontsize=7)
+            axis.annotate(
+                f"{row.median:.2g} x", (row.high, place), xytext=(5, -3), textcoords="offset points", fontsize=7
+            )
         axis.axvline(1, color="0.3", linewidth=0.8)
         axis.set_yticks(y, [f"{row.case}: {row.system} / {row.ratio_to}" for row in group.itertuples()], fontsize=7)
         axis.set(xscale="log", title=subject, ylim=(-0.7, len(group) - 0.3))
@@ -322,9 +439,12 @@ def step_shares(rows: pd.DataFrame) -> Figure:
     figure, axis = plt.subplots(figsize=(9, 1.2 + 0.45 * len(table)))
     left = np.zeros(len(table))
     for part, colour in zip(table, sns.color_palette("colorblind", table.shape[1])):
-        drawn = axis.barh([f"{case}: {system}" for case, system in table.index], table[part], left=left, color=colour, label=part)
-        axis.bar_label(drawn, [f"{share:.0%}" if share > 0.04 else "" for share in table[part]], label_type="center",
-                       fontsize=7)
+        drawn = axis.barh(
+            [f"{case}: {system}" for case, system in table.index], table[part], left=left, color=colour, label=part
+        )
+        axis.bar_label(
+            drawn, [f"{share:.0%}" if share > 0.04 else "" for share in table[part]], label_type="center", fontsize=7
+        )
         left += table[part].to_numpy()
     axis.set(xlabel="share of the step (medians)", xlim=(0, 1.02))
     axis.invert_yaxis()
@@ -341,19 +461,29 @@ def growth_lines(rows: pd.DataFrame) -> Figure:
     """
     groups = list(rows.groupby("case", sort=False))
     columns = min(4, len(groups))
-    figure, axes = plt.subplots(-(-len(groups) // columns), columns, squeeze=False,
-                                figsize=(3.3 * columns, 2.9 * -(-len(groups) // columns)))
-    for axis in axes.flat[len(groups):]:
+    figure, axes = plt.subplots(
+        -(-len(groups) // columns), columns, squeeze=False, figsize=(3.3 * columns, 2.9 * -(-len(groups) // columns))
+    )
+    for axis in axes.flat[len(groups) :]:
         axis.set_visible(False)
     for axis, (case, group) in zip(axes.flat, groups):
         fitted, points = group[group["quantity"] == "exponent"].iloc[0], group.dropna(subset="size")
         spread = np.abs(points[["low", "high"]].to_numpy().T - points["median"].to_numpy())
         axis.errorbar(points["size"], points["median"], yerr=spread, fmt="o", markersize=4, color=COLOURS["untrained"])
         middle = np.exp(np.log(points[["size", "median"]]).mean())
-        axis.plot(points["size"], middle["median"] * (points["size"] / middle["size"]) ** fitted["median"], color="0.5",
-                  linewidth=1)
-        centre, half = middle["median"], max(points["high"].max() / middle["median"], middle["median"] / points["low"].min(), 3)
-        axis.set(xscale="log", yscale="log", ylabel=points["unit"].iloc[0], ylim=(centre / half / 1.3, 1.3 * centre * half))
+        axis.plot(
+            points["size"],
+            middle["median"] * (points["size"] / middle["size"]) ** fitted["median"],
+            color="0.5",
+            linewidth=1,
+        )
+        centre, half = (
+            middle["median"],
+            max(points["high"].max() / middle["median"], middle["median"] / points["low"].min(), 3),
+        )
+        axis.set(
+            xscale="log", yscale="log", ylabel=points["unit"].iloc[0], ylim=(centre / half / 1.3, 1.3 * centre * half)
+        )
         axis.set_xticks(points["size"], [f"{value:g}" for value in points["size"]])
         axis.xaxis.minorticks_off()
         axis.set_title(f"{case}\nexponent {fitted['median']:.2f}", fontsize=8)

@@ -38,8 +38,10 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     except OSError as error:
         if error.errno is None:
             raise
-        raise KeyMynaError(f"cannot write {path}: {os.strerror(error.errno)}. Free some space or mend its "
-                           "permissions and run again; nothing was half-written.") from error
+        raise KeyMynaError(
+            f"cannot write {path}: {os.strerror(error.errno)}. Free some space or mend its "
+            "permissions and run again; nothing was half-written."
+        ) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -86,8 +88,11 @@ def source_hash(*paths: Path | str) -> str:
     """SHA-256 over source files, each with its name; a folder stands for all Python and TOML files below it."""
     digest = hashlib.sha256()
     for path in map(Path, paths):
-        found = [path] if path.is_file() else sorted(
-            p for p in path.rglob("*") if p.suffix in {".py", ".toml", ".csv"} and p.is_file())
+        found = (
+            [path]
+            if path.is_file()
+            else sorted(p for p in path.rglob("*") if p.suffix in {".py", ".toml", ".csv"} and p.is_file())
+        )
         for file in found:
             digest.update(f"{file.name}\0{sha256_file(file)}\0".encode())
     return digest.hexdigest()
@@ -99,8 +104,11 @@ def listing_hash(path: Path | str) -> str:
     path, found, entered = Path(path), [], set()
     for place, folders, names in os.walk(path, followlinks=True):
         entered.add(os.path.realpath(place))
-        folders[:] = sorted(name for name in folders if not name.startswith(".")
-                            and os.path.realpath(os.path.join(place, name)) not in entered)
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not name.startswith(".") and os.path.realpath(os.path.join(place, name)) not in entered
+        )
         found += [Path(place, name) for name in names if not name.startswith(".")]
     digest = hashlib.sha256()
     for file in sorted(found) or [path]:
@@ -113,4 +121,4 @@ def listing_hash(path: Path | str) -> str:
 def stable_words(text: str) -> list[int]:
     """Four 32-bit words derived from a string, to seed a generator by name whatever the order of work."""
     digest = hashlib.sha256(text.encode()).digest()
-    return [int.from_bytes(digest[i:i + 4], "little") for i in range(0, 16, 4)]
+    return [int.from_bytes(digest[i : i + 4], "little") for i in range(0, 16, 4)]

@@ -57,7 +57,7 @@ class FrozenEncoder(Protocol):
         """(window, sample) float32 in [-1, 1] at `sample_rate` to (window, dim) float32 on the CPU."""
 
 
-def frozen_encoder(source: str, device: str = "auto", layer: int | str = "mean") -> "HuggingFaceEncoder":
+def frozen_encoder(source: str, device: str = "auto", layer: int | str = "mean") -> HuggingFaceEncoder:
     """An encoder from a folder, or from the model hub as "repository@revision".
 
     For MERT-95M, "m-a-p/MERT-v1-95M@12af15fef9d0ac838c3f475bfbbf26d2060dd4f5" (CC BY-NC 4.0).
@@ -75,8 +75,9 @@ def frozen_encoder(source: str, device: str = "auto", layer: int | str = "mean")
         return HuggingFaceEncoder(folder, device, layer, name=folder.resolve().name)
     repo, at, revision = source.partition("@")
     if not at:
-        raise KeyMynaError(f"frozen {source!r}: there is no such folder; a repository of the model hub is written "
-                           "owner/name@revision.")
+        raise KeyMynaError(
+            f"frozen {source!r}: there is no such folder; a repository of the model hub is written owner/name@revision."
+        )
     folder = [HubFile(repo, name, revision).download().parent for name in (_CONFIG, _PREPROCESSOR)][0]
     try:
         HubFile(repo, _WEIGHTS[0], revision).download()
@@ -110,16 +111,20 @@ class HuggingFaceEncoder:
         try:
             import transformers
         except ImportError:
-            raise KeyMynaError(f"{name}: this encoder needs transformers; install it into this environment: "
-                               "pip install -c requirements.lock transformers") from None
+            raise KeyMynaError(
+                f"{name}: this encoder needs transformers; install it into this environment: "
+                "pip install -c requirements.lock transformers"
+            ) from None
         config = read_json(folder / _CONFIG)
         kind = config.get("model_type")
         if kind not in _MODELS:
             raise KeyMynaError(f"{folder / _CONFIG}: model_type {kind!r} is none of {', '.join(_MODELS)}.")
         for field, off in _MERT_OFF.items():
             if config.get(field, off) != off:
-                raise KeyMynaError(f"{folder / _CONFIG}: {field} is {config[field]}; only models where it is {off} can "
-                                   "be read, as MERT-v1-95M.")
+                raise KeyMynaError(
+                    f"{folder / _CONFIG}: {field} is {config[field]}; only models where it is {off} can "
+                    "be read, as MERT-v1-95M."
+                )
         if not (folder / _PREPROCESSOR).is_file():
             raise KeyMynaError(f"{folder / _PREPROCESSOR} does not exist; it says at what rate the model hears.")
         weights = next((folder / file for file in _WEIGHTS if (folder / file).is_file()), None)
@@ -171,8 +176,9 @@ def _load(model: torch.nn.Module, path: Path) -> list[str]:
     state = without_prefix(read_tensors(path), "feature_projection.projection.weight", path.name)
     extras = [name for name in state if name.startswith(_EXTRAS)]
     try:
-        missing, unknown = model.load_state_dict({name: value for name, value in state.items() if name not in extras},
-                                                 strict=False)
+        missing, unknown = model.load_state_dict(
+            {name: value for name, value in state.items() if name not in extras}, strict=False
+        )
     except RuntimeError as error:  # shapes
         raise KeyMynaError(f"{path} does not fit its {_CONFIG}: {error}") from None
     problems = [f"{name} is missing" for name in missing if name not in _UNUSED]
@@ -181,8 +187,15 @@ def _load(model: torch.nn.Module, path: Path) -> list[str]:
     return extras
 
 
-def extract_audio(corpus: Corpus, frozen: FrozenEncoder, *, frames: int = WINDOW,
-                  track_ids: Sequence[str] | None = None, show: bool = True, client: Client | None = None) -> Features:
+def extract_audio(
+    corpus: Corpus,
+    frozen: FrozenEncoder,
+    *,
+    frames: int = WINDOW,
+    track_ids: Sequence[str] | None = None,
+    show: bool = True,
+    client: Client | None = None,
+) -> Features:
     """Embeddings of some tracks, all windows, unshifted: row for row the windows of `embed.extract`, and cached alike.
 
     Parameters
@@ -198,17 +211,22 @@ def extract_audio(corpus: Corpus, frozen: FrozenEncoder, *, frames: int = WINDOW
         work = functools.partial(_extract, frozen=frozen, frames=frames)
         if client is None:
             return {frozen.name: work(corpus, track_ids, show=show)}
-        return {frozen.name: in_parts(client, work, corpus, track_ids, identity, desc=f"features: {frozen.name}", show=show)}
+        return {
+            frozen.name: in_parts(client, work, corpus, track_ids, identity, desc=f"features: {frozen.name}", show=show)
+        }
 
     code = source_hash(*(paths.LIBRARY / f"{name}.py" for name in ("frozen", "embed", "spectrogram")))
     identity = sha256_json([corpus.hash, frozen.identity, frozen.sample_rate, frames, track_ids, code])[:16]
     return cached([frozen.name], identity, compute)[frozen.name]
 
 
-def _extract(corpus: Corpus, track_ids: Sequence[str], *, frozen: FrozenEncoder, frames: int,
-             show: bool = False) -> Features:
-    rows = [frozen.embed_audio(_windows(corpus.audio(track), frames, frozen.sample_rate))
-            for track in bar(track_ids, desc=f"features: {frozen.name}", unit="track", show=show)]
+def _extract(
+    corpus: Corpus, track_ids: Sequence[str], *, frozen: FrozenEncoder, frames: int, show: bool = False
+) -> Features:
+    rows = [
+        frozen.embed_audio(_windows(corpus.audio(track), frames, frozen.sample_rate))
+        for track in bar(track_ids, desc=f"features: {frozen.name}", unit="track", show=show)
+    ]
     return of_tracks(rows, track_ids)
 
 
@@ -221,4 +239,4 @@ def _windows(audio: np.ndarray, frames: int, rate: int) -> Tensor:
     starts = [round(HOP * start * rate / SAMPLE_RATE) for start in window_starts(n_frames(len(audio)), frames)]
     length = round(HOP * frames * rate / SAMPLE_RATE)
     padded = torch.nn.functional.pad(resampled, (0, max(starts[-1] + length - len(resampled), 0)))
-    return torch.stack([padded[start:start + length] for start in starts])
+    return torch.stack([padded[start : start + length] for start in starts])

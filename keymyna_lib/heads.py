@@ -64,14 +64,18 @@ class HeadSpec:
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden", tuple(self.hidden))
         for name, fits, rule in [
-                ("hidden", len(self.hidden) <= 2 and all(isinstance(w, int) and w > 0 for w in self.hidden),
-                 "at most two positive widths"),
-                ("dropout", 0 <= self.dropout < 1, "a probability in [0, 1)"),
-                ("lr", 0 < self.lr < np.inf, "a positive number"),
-                ("weight_decay", 0 <= self.weight_decay < np.inf, "zero or a positive number"),
-                ("batch_size", isinstance(self.batch_size, int) and self.batch_size > 0, "a positive int"),
-                ("standardize", isinstance(self.standardize, bool), "True or False"),
-                ("mixup", 0 <= self.mixup < np.inf, "zero or a positive number")]:
+            (
+                "hidden",
+                len(self.hidden) <= 2 and all(isinstance(w, int) and w > 0 for w in self.hidden),
+                "at most two positive widths",
+            ),
+            ("dropout", 0 <= self.dropout < 1, "a probability in [0, 1)"),
+            ("lr", 0 < self.lr < np.inf, "a positive number"),
+            ("weight_decay", 0 <= self.weight_decay < np.inf, "zero or a positive number"),
+            ("batch_size", isinstance(self.batch_size, int) and self.batch_size > 0, "a positive int"),
+            ("standardize", isinstance(self.standardize, bool), "True or False"),
+            ("mixup", 0 <= self.mixup < np.inf, "zero or a positive number"),
+        ]:
             if not fits:
                 raise KeyMynaError(f"head {name}={getattr(self, name)!r}: must be {rule}.")
 
@@ -97,31 +101,49 @@ class Rows:
         self.y, self.track = self.y.long(), self.track.long()
         if not torch.isfinite(self.x).all():
             bad = int((~torch.isfinite(self.x)).any(1).sum())
-            raise KeyMynaError(f"{bad} of {n} feature rows hold NaN or infinity: look for a diverged encoder "
-                               "or damaged audio, and embed them again.")
+            raise KeyMynaError(
+                f"{bad} of {n} feature rows hold NaN or infinity: look for a diverged encoder "
+                "or damaged audio, and embed them again."
+            )
         if self.y.min() < 0 or self.y.max() >= N_KEYS:
             raise KeyMynaError(f"labels from {self.y.min()} to {self.y.max()}: keys run from 0 to 23.")
         if self.track.min() < 0:
             raise KeyMynaError(f"track {self.track.min()}: tracks are numbered from 0.")
 
 
-def linear_probe_grid(*, standardize: Sequence[bool] = (True, False),
-                      hidden: Sequence[Sequence[int]] = ((), (512,)), batch_sizes: Sequence[int] = (64, 256),
-                      lrs: Sequence[float] = (1e-5, 1e-4, 1e-3),
-                      dropouts: Sequence[float] = (0.25, 0.5, 0.75),
-                      weight_decays: Sequence[float] = (0.0, 1e-4, 1e-3)) -> list[HeadSpec]:
+def linear_probe_grid(
+    *,
+    standardize: Sequence[bool] = (True, False),
+    hidden: Sequence[Sequence[int]] = ((), (512,)),
+    batch_sizes: Sequence[int] = (64, 256),
+    lrs: Sequence[float] = (1e-5, 1e-4, 1e-3),
+    dropouts: Sequence[float] = (0.25, 0.5, 0.75),
+    weight_decays: Sequence[float] = (0.0, 1e-4, 1e-3),
+) -> list[HeadSpec]:
     """The paper's linear probe: by default the JukeMIR grid, 216 points; linear half: `hidden=[()]`."""
-    return [HeadSpec(tuple(h), p, lr, wd, b, s)
-            for s, h, b, lr, p, wd in product(standardize, hidden, batch_sizes, lrs, dropouts, weight_decays)]
+    return [
+        HeadSpec(tuple(h), p, lr, wd, b, s)
+        for s, h, b, lr, p, wd in product(standardize, hidden, batch_sizes, lrs, dropouts, weight_decays)
+    ]
 
 
-def wide_mlp_grid(*, widths: Sequence[int] = (1024, 2048, 4096, 8192),
-                  dropouts: Sequence[float] = (0.75, 0.9, 0.95, 0.99), depths: Sequence[int] = (1, 2),
-                  widest_pair: int = 4096, lr: float = 3e-4, weight_decay: float = 1e-4, batch_size: int = 64,
-                  mixup: float = 0.0) -> list[HeadSpec]:
+def wide_mlp_grid(
+    *,
+    widths: Sequence[int] = (1024, 2048, 4096, 8192),
+    dropouts: Sequence[float] = (0.75, 0.9, 0.95, 0.99),
+    depths: Sequence[int] = (1, 2),
+    widest_pair: int = 4096,
+    lr: float = 3e-4,
+    weight_decay: float = 1e-4,
+    batch_size: int = 64,
+    mixup: float = 0.0,
+) -> list[HeadSpec]:
     """The paper's wide MLP: by default the 28 points of grid B, two equal layers up to `widest_pair` wide."""
-    return [HeadSpec((width,) * depth, p, lr, weight_decay, batch_size, True, mixup)
-            for depth, width, p in product(depths, widths, dropouts) if depth == 1 or width <= widest_pair]
+    return [
+        HeadSpec((width,) * depth, p, lr, weight_decay, batch_size, True, mixup)
+        for depth, width, p in product(depths, widths, dropouts)
+        if depth == 1 or width <= widest_pair
+    ]
 
 
 @dataclass
@@ -148,8 +170,10 @@ class TrainedHead:
         """Softmax outputs (row, 24) for features (row, dim)."""
         x = torch.as_tensor(x).cpu().to(self.mean.dtype)
         if x.ndim != 2 or x.shape[1] != len(self.mean):
-            raise KeyMynaError(f"features {tuple(x.shape)}: this head takes (row, {len(self.mean)}). Embed "
-                               "with the encoder that it was trained on.")
+            raise KeyMynaError(
+                f"features {tuple(x.shape)}: this head takes (row, {len(self.mean)}). Embed "
+                "with the encoder that it was trained on."
+            )
         x = (x - self.mean) / self.std
         for layer in range(len(self.spec.hidden) + 1):
             x = x.relu_() if layer else x
@@ -165,8 +189,11 @@ class TrainedHead:
         record = {k: getattr(self, k) for k in ("valid_curve", "best_step", "valid_score", "valid_loss")}
         tensors = {"mean": self.mean, "std": self.std, **self.parameters}
         with files.atomic_path(path) as temporary:
-            save_file({k: t.contiguous() for k, t in tensors.items()}, temporary,
-                      metadata={"head": json.dumps({"spec": asdict(self.spec), **record})})
+            save_file(
+                {k: t.contiguous() for k, t in tensors.items()},
+                temporary,
+                metadata={"head": json.dumps({"spec": asdict(self.spec), **record})},
+            )
 
     @classmethod
     def load(cls, path: Path | str) -> TrainedHead:
@@ -194,8 +221,7 @@ def _stream(seed: int, *names) -> np.random.Generator:
     return np.random.default_rng([seed, *files.stable_words(repr(names))])
 
 
-def _batches(train: Rows, spec: HeadSpec, seed: int,
-             dtype: torch.dtype) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def _batches(train: Rows, spec: HeadSpec, seed: int, dtype: torch.dtype) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Endless batches (x (row, dim), labels as distributions (row, 24)), cut from shuffled epochs."""
     shuffle = _stream(seed, "batches", spec.batch_size)
     mix = _stream(seed, "mixup", spec.batch_size, spec.mixup)
@@ -204,7 +230,7 @@ def _batches(train: Rows, spec: HeadSpec, seed: int,
     while True:
         while len(waiting) < spec.batch_size:
             waiting = np.concatenate([waiting, shuffle.permutation(len(train.x))])
-        rows, waiting = torch.from_numpy(waiting[:spec.batch_size]), waiting[spec.batch_size:]
+        rows, waiting = torch.from_numpy(waiting[: spec.batch_size]), waiting[spec.batch_size :]
         x, target = train.x.index_select(0, rows).to(dtype), one_hot[train.y[rows]]
         if spec.mixup:
             share = torch.from_numpy(mix.beta(spec.mixup, spec.mixup, size=(len(rows), 1))).to(x.dtype)
@@ -216,8 +242,10 @@ def _batches(train: Rows, spec: HeadSpec, seed: int,
 def _initial(seed: int, sizes: Sequence[int]) -> list[tuple[np.ndarray, np.ndarray]]:
     """(weight (out, in), bias (out,)) of each layer, uniform within 1/sqrt(in) as in torch.nn.Linear."""
     rng = _stream(seed, "weights", tuple(sizes))
-    return [(rng.uniform(-1, 1, (n_out, n_in)) / n_in**0.5, rng.uniform(-1, 1, n_out) / n_in**0.5)
-            for n_in, n_out in zip(sizes, sizes[1:])]
+    return [
+        (rng.uniform(-1, 1, (n_out, n_in)) / n_in**0.5, rng.uniform(-1, 1, n_out) / n_in**0.5)
+        for n_in, n_out in zip(sizes, sizes[1:])
+    ]
 
 
 def _noise(seed: int, spec: HeadSpec, dim: int, device: str) -> Iterator[torch.Tensor]:
@@ -256,8 +284,9 @@ def _drop(x: torch.Tensor, noise: torch.Tensor, p: float, out: torch.Tensor) -> 
 class _Stack:
     """Heads that differ in dropout, learning rate, weight decay and scaling only, and their Adam state."""
 
-    def __init__(self, heads: list[TrainedHead], sizes: Sequence[int], seed: int, device: str,
-                 dtype: torch.dtype) -> None:
+    def __init__(
+        self, heads: list[TrainedHead], sizes: Sequence[int], seed: int, device: str, dtype: torch.dtype
+    ) -> None:
         self.heads, self.steps, self.count = heads, 0, torch.zeros((), device=device)
         self.mean = torch.stack([head.mean for head in heads]).to(device, dtype)
         self.std = torch.stack([head.std for head in heads]).to(device, dtype)
@@ -333,8 +362,11 @@ class _Stack:
                     _drop(a[run], draws.expand_as(a[run]), p, a[run])
             inputs.append(a)
             # Dropout's 1 / (1 - p) is due to `a`; the layer's outputs are fewer.
-            z = (torch.addcmul(bias[..., None], torch.bmm(weight, a), self.scale) if dropped else
-                 torch.baddbmm(bias[..., None], weight, a))
+            z = (
+                torch.addcmul(bias[..., None], torch.bmm(weight, a), self.scale)
+                if dropped
+                else torch.baddbmm(bias[..., None], weight, a)
+            )
         return inputs, z
 
     def step(self, x: torch.Tensor, target: torch.Tensor, noise: torch.Tensor) -> None:
@@ -357,8 +389,9 @@ class _Stack:
             torch._fused_adam_(*tensors, lr=lr, weight_decay=weight_decay, **ADAM)
         self.steps += 1
 
-    def check(self, x: torch.Tensor, y: torch.Tensor, track: torch.Tensor, labels: torch.Tensor,
-              credit: torch.Tensor) -> None:
+    def check(
+        self, x: torch.Tensor, y: torch.Tensor, track: torch.Tensor, labels: torch.Tensor, credit: torch.Tensor
+    ) -> None:
         """Score every head on the validation rows; labels (track,), credit (reference, estimate)."""
         total, loss = x.new_zeros(len(labels), len(self.heads), N_KEYS), x.new_zeros(len(self.heads))
         n_units = len(self.heads) * max(t.shape[1] for t in self.parameters)
@@ -372,31 +405,46 @@ class _Stack:
             head.valid_curve.append((self.steps, score, value))
             if (score, -value) > (head.valid_score, -head.valid_loss):
                 head.best_step, head.valid_score, head.valid_loss = self.steps, score, value
-                head.parameters = {f"{'bias' if j % 2 else 'weight'}.{j // 2}": tensor[i].clone()
-                                   for j, tensor in enumerate(self.parameters)}
+                head.parameters = {
+                    f"{'bias' if j % 2 else 'weight'}.{j // 2}": tensor[i].clone()
+                    for j, tensor in enumerate(self.parameters)
+                }
 
 
 def _stacks(specs: Sequence[HeadSpec], dim: int, itemsize: int, device: str) -> Iterator[list[int]]:
     """Indices of the specs of each stack, those with a common input side by side, within STACK_LIMITS, evenly."""
+
     def shape(i):
         return specs[i].hidden, specs[i].batch_size, specs[i].mixup
 
     most, most_bytes = STACK_LIMITS[torch.device(device).type]
-    order = sorted(range(len(specs)), key=lambda i: (
-        shape(i), specs[i].standardize, specs[i].dropout, specs[i].lr, specs[i].weight_decay))
+    order = sorted(
+        range(len(specs)),
+        key=lambda i: (shape(i), specs[i].standardize, specs[i].dropout, specs[i].lr, specs[i].weight_decay),
+    )
     for (hidden, _, _), members in groupby(order, shape):
         members = list(members)
         sizes = [dim, *hidden, N_KEYS]
         bytes_each = 4 * itemsize * sum((a + 1) * b for a, b in zip(sizes, sizes[1:]))
         n = max(1, min(most, most_bytes // bytes_each))
         n = -(-len(members) // -(-len(members) // n))
-        yield from (members[i:i + n] for i in range(0, len(members), n))
+        yield from (members[i : i + n] for i in range(0, len(members), n))
 
 
 @torch.no_grad()
-def train_heads(specs: Sequence[HeadSpec], train: Rows, valid: Rows, *, max_steps: int, eval_every: int,
-                patience: int, seed: int, device: str = "cpu", dtype: torch.dtype = torch.float32,
-                progress: bool = False) -> list[TrainedHead]:
+def train_heads(
+    specs: Sequence[HeadSpec],
+    train: Rows,
+    valid: Rows,
+    *,
+    max_steps: int,
+    eval_every: int,
+    patience: int,
+    seed: int,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    progress: bool = False,
+) -> list[TrainedHead]:
     """Train every head of a grid.
 
     Parameters
@@ -424,12 +472,16 @@ def train_heads(specs: Sequence[HeadSpec], train: Rows, valid: Rows, *, max_step
             raise KeyMynaError(f"{name}={value}: must be 1 or more.")
     dim = train.x.shape[1]
     if not specs or valid.x.shape[1] != dim:
-        raise KeyMynaError(f"{len(specs)} heads, {dim} training and {valid.x.shape[1]} validation features: "
-                           "expected at least one head, and the same features in both.")
+        raise KeyMynaError(
+            f"{len(specs)} heads, {dim} training and {valid.x.shape[1]} validation features: "
+            "expected at least one head, and the same features in both."
+        )
     labels = torch.zeros(int(valid.track.max()) + 1, dtype=torch.int64).index_copy_(0, valid.track, valid.y)
     if not (labels[valid.track] == valid.y).all() or len(valid.track.unique()) != len(labels):
-        raise KeyMynaError("validation tracks must be numbered 0..n-1, each with windows of one and the same "
-                           "key: leave pitch-shifted views out of the validation rows.")
+        raise KeyMynaError(
+            "validation tracks must be numbered 0..n-1, each with windows of one and the same "
+            "key: leave pitch-shifted views out of the validation rows."
+        )
 
     pairs = np.divmod(np.arange(N_KEYS**2), N_KEYS)
     credit = torch.from_numpy(mirex_scores(*pairs, fifths="both")).view(N_KEYS, N_KEYS)
@@ -448,16 +500,24 @@ def train_heads(specs: Sequence[HeadSpec], train: Rows, valid: Rows, *, max_step
             stack.step(*(t.to(device) for t in next(batches)), next(noise))
             if stack.steps % eval_every == 0 or stack.steps == max_steps:
                 stack.check(*checked)
-                stack.keep([i for i, head in enumerate(stack.heads) if stack.steps < max_steps
-                            and stack.steps - head.best_step < patience * eval_every])
+                stack.keep(
+                    [
+                        i
+                        for i, head in enumerate(stack.heads)
+                        if stack.steps < max_steps and stack.steps - head.best_step < patience * eval_every
+                    ]
+                )
                 shown.update((stack.steps - 1) % eval_every + 1)
         shown.update(max_steps - stack.steps)
 
     # Products of this size cost more to share out among cores than to do: each core has a stack of its own.
     workers = torch.get_num_threads() if device == "cpu" else 1
     stopped = threading.Event()
-    with (bar(desc=f"{len(specs)} heads", total=max_steps * len(stacks), unit="step", show=progress) as shown,
-          one_thread(), ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool):
+    with (
+        bar(desc=f"{len(specs)} heads", total=max_steps * len(stacks), unit="step", show=progress) as shown,
+        one_thread(),
+        ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool,
+    ):
         try:
             for _ in pool.map(train_stack, stacks[::-1]):  # the widest ones, which take longest, come first
                 pass

@@ -15,8 +15,10 @@ from keymyna_lib.errors import KeyMynaError
 N_KEYS = 24
 MODES = ("major", "minor")
 # The usual spelling of each key: the one with fewer accidentals in its signature, sharps on a tie.
-_TONICS = {"major": ("C", "Db", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B"),
-           "minor": ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "Bb", "B")}
+_TONICS = {
+    "major": ("C", "Db", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B"),
+    "minor": ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "Bb", "B"),
+}
 KEY_NAMES: tuple[str, ...] = tuple(f"{t} {m}" for m in MODES for t in _TONICS[m])
 _LETTERS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
 LABEL_PROBLEMS = ("no key", "several keys", "modal", "not a key")  # why a label is not one major or minor key
@@ -62,7 +64,7 @@ def is_minor(key):
 
 
 def mode(key: int) -> str:
-    """"major" or "minor"."""
+    """ "major" or "minor"."""
     return MODES[int(key) // 12]
 
 
@@ -142,8 +144,9 @@ def relation(reference, estimate):
     minor_to_major = (reference >= 12) & (estimate < 12)
     relative = (major_to_minor & (interval == 9)) | (minor_to_major & (interval == 3))
     parallel = (major_to_minor | minor_to_major) & (interval == 0)
-    return np.select([reference == estimate, fifth_direction(reference, estimate) != 0, relative, parallel],
-                     [0, 1, 2, 3], default=4)
+    return np.select(
+        [reference == estimate, fifth_direction(reference, estimate) != 0, relative, parallel], [0, 1, 2, 3], default=4
+    )
 
 
 def camelot(key: int) -> str:

@@ -95,7 +95,7 @@ class SogCLR(nn.Module):
 
 def _state_of_all(loss: SogCLR, state: dict[str, Tensor], prefix: str, *_: object) -> None:
     """Put every track's u into a state dictionary: (view, track), in the order of the training tracks."""
-    state[f"{prefix}u"] = gather(loss.u[None]).permute(1, 2, 0).flatten(1)[:, :loss.n_tracks]
+    state[f"{prefix}u"] = gather(loss.u[None]).permute(1, 2, 0).flatten(1)[:, : loss.n_tracks]
 
 
 def _own_state(loss: SogCLR, state: dict[str, Tensor], prefix: str, *_: object) -> None:

@@ -24,12 +24,21 @@ from keymyna_lib.files import atomic_path
 from keymyna_lib.spectrogram import N_MELS
 
 # name: width, depth, heads (of 64), MLP width. "vit-s" is the paper's, "vit-b" that of Myna-85M; the others fit a CPU.
-PRESETS = {"vit-b": (768, 12, 12, 3072), "vit-s": (384, 12, 6, 1536), "vit-xs": (192, 4, 3, 768),
-           "vit-xxs": (128, 3, 2, 512), "vit-toy": (64, 2, 1, 128)}
+PRESETS = {
+    "vit-b": (768, 12, 12, 3072),
+    "vit-s": (384, 12, 6, 1536),
+    "vit-xs": (192, 4, 3, 768),
+    "vit-xxs": (128, 3, 2, 512),
+    "vit-toy": (64, 2, 1, 128),
+}
 # name: patch sizes (mel bands, frames), one for each branch of the model.
 # A horizontal patch is one band over half a window (3.1 s), the counterpart of a vertical one (our choice).
-PATCHES = {"vertical": ((N_MELS, 2),), "square": ((16, 16),), "hybrid": ((16, 16), (N_MELS, 2)),
-           "horizontal": ((1, 98),)}
+PATCHES = {
+    "vertical": ((N_MELS, 2),),
+    "square": ((16, 16),),
+    "hybrid": ((16, 16), (N_MELS, 2)),
+    "horizontal": ((1, 98),),
+}
 _HEAD_DIM = 64
 
 
@@ -69,7 +78,7 @@ def random_keep(batch: int, n_tokens: int, mask_ratio: float, generator: torch.G
     (batch, kept) int64 on the generator's device, in random order (the trunk is permutation-equivariant).
     """
     noise = torch.rand(batch, n_tokens, generator=generator, device=generator.device)
-    return noise.argsort(dim=1)[:, :kept_tokens(n_tokens, mask_ratio)]
+    return noise.argsort(dim=1)[:, : kept_tokens(n_tokens, mask_ratio)]
 
 
 @functools.lru_cache(maxsize=16)
@@ -147,7 +156,8 @@ class Transformer(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(dim)
         self.layers = nn.ModuleList(
-            nn.ModuleList([Attention(dim, heads), FeedForward(dim, hidden)]) for _ in range(depth))
+            nn.ModuleList([Attention(dim, heads), FeedForward(dim, hidden)]) for _ in range(depth)
+        )
 
     def blocks(self, x: Tensor) -> Iterator[Tensor]:
         """The tokens (batch, token, dim) after each layer, before the last LayerNorm."""
@@ -175,8 +185,11 @@ class Encoder(nn.Module):
         self.dim = dim
         for name, size in zip(("to_patch_embedding", "to_patch_embedding_b"), PATCHES[config.patch]):
             patch_dim = size[0] * size[1]
-            setattr(self, name, nn.Sequential(Patchify(size), nn.LayerNorm(patch_dim), nn.Linear(patch_dim, dim),
-                                              nn.LayerNorm(dim)))
+            setattr(
+                self,
+                name,
+                nn.Sequential(Patchify(size), nn.LayerNorm(patch_dim), nn.Linear(patch_dim, dim), nn.LayerNorm(dim)),
+            )
         self.transformer = Transformer(dim, depth, heads, hidden)
 
     @property
@@ -189,8 +202,9 @@ class Encoder(nn.Module):
         """Size of an embedding."""
         return self.dim * len(self.branches)
 
-    def forward(self, spectrograms: Tensor, mask_ratio: float = 0.0,
-                generator: torch.Generator | None = None) -> Tensor:
+    def forward(
+        self, spectrograms: Tensor, mask_ratio: float = 0.0, generator: torch.Generator | None = None
+    ) -> Tensor:
         """Embed spectrograms, dropping a random share of their tokens.
 
         Parameters
@@ -222,9 +236,11 @@ class Encoder(nn.Module):
         """Spectrograms (batch, mel, frame), their frames cut down to a multiple of the patch widths; errors as above."""
         width = max(branch[0].size[1] for branch in self.branches)
         if spectrograms.ndim != 3 or spectrograms.shape[1] != N_MELS or spectrograms.shape[2] < width:
-            raise KeyMynaError(f"spectrograms of shape {tuple(spectrograms.shape)}: expected (batch, {N_MELS} mel "
-                               f"bands, at least {width} frames).")
-        return spectrograms[:, :, :spectrograms.shape[2] // width * width]
+            raise KeyMynaError(
+                f"spectrograms of shape {tuple(spectrograms.shape)}: expected (batch, {N_MELS} mel "
+                f"bands, at least {width} frames)."
+            )
+        return spectrograms[:, :, : spectrograms.shape[2] // width * width]
 
     def patch_tokens(self, branch: nn.Sequential, spectrograms: Tensor, keep: Tensor | None = None) -> Tensor:
         """Embedded patches with their positions, (batch, token, dim): all, or those of `keep` (batch, kept)."""
@@ -266,7 +282,7 @@ def initialise(module: nn.Module, generator: torch.Generator) -> None:
     """Redraw every Linear layer from U(-1/sqrt(fan_in), 1/sqrt(fan_in)), PyTorch's default, with `generator`."""
     for layer in module.modules():
         if isinstance(layer, nn.Linear):
-            bound = layer.in_features ** -0.5
+            bound = layer.in_features**-0.5
             for parameter in layer.parameters(recurse=False):
                 nn.init.uniform_(parameter, -bound, bound, generator=generator)
 
@@ -304,6 +320,7 @@ def load_encoder(path: Path) -> Encoder:
     except KeyMynaError:
         raise
     except Exception as error:
-        raise KeyMynaError(f"{path} is not a readable encoder ({error}). Delete it and pre-train again "
-                           "(notebook 10).") from None
+        raise KeyMynaError(
+            f"{path} is not a readable encoder ({error}). Delete it and pre-train again (notebook 10)."
+        ) from None
     return encoder.eval()

@@ -21,8 +21,11 @@ from keymyna_lib.losses import InfoNCE, SogCLR, top1
 from keymyna_lib.model import Encoder, ProjectionHead, Transformer, initialise, kept_tokens, position_table, random_keep
 from keymyna_lib.views import augment
 
-MEASURES = {"contrastive": "in-batch top-1", "reconstruction": "squared error of hidden patches",
-            "supervised": "accuracy of crops"}
+MEASURES = {
+    "contrastive": "in-batch top-1",
+    "reconstruction": "squared error of hidden patches",
+    "supervised": "accuracy of crops",
+}
 AUGMENTATIONS = ("none", "timbre", "timbre and pitch")
 DECODER_DEPTH = 4  # the public code's
 
@@ -56,14 +59,23 @@ class Contrastive(nn.Module):
 
     views = 2
 
-    def __init__(self, encoder: Encoder, *, mask_ratio: float, augmentation: str, loss: InfoNCE | SogCLR,
-                 projection_dim: int, generator: torch.Generator):
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        mask_ratio: float,
+        augmentation: str,
+        loss: InfoNCE | SogCLR,
+        projection_dim: int,
+        generator: torch.Generator,
+    ):
         super().__init__()
         if augmentation not in AUGMENTATIONS:
             raise KeyMynaError(f"augmentation {augmentation!r}: choose one of {', '.join(AUGMENTATIONS)}.")
         self.mask_ratio, self.augmentation, self._loss = mask_ratio, augmentation, loss
-        self.head = (ProjectionHead(encoder.embedding_dim, projection_dim, generator) if projection_dim
-                     else nn.Identity())
+        self.head = (
+            ProjectionHead(encoder.embedding_dim, projection_dim, generator) if projection_dim else nn.Identity()
+        )
 
     def forward(self, encoder: Encoder, batch: Batch, generator: torch.Generator) -> Tensor:
         """(view, batch, projection)."""
@@ -93,8 +105,10 @@ class Reconstruction(nn.Module):
     def __init__(self, encoder: Encoder, *, mask_ratio: float, generator: torch.Generator):
         super().__init__()
         if len(encoder.branches) != 1 or not 0 < mask_ratio < 1:
-            raise KeyMynaError(f"reconstruction with patches {encoder.config.patch!r} and mask_ratio {mask_ratio}: it "
-                               "needs one kind of patches, and some of them hidden.")
+            raise KeyMynaError(
+                f"reconstruction with patches {encoder.config.patch!r} and mask_ratio {mask_ratio}: it "
+                "needs one kind of patches, and some of them hidden."
+            )
         patchify, _, embedding, _ = encoder.branches[0]
         self.mask_ratio, self.dim = mask_ratio, encoder.dim // 2
         self.enter = nn.Linear(encoder.dim, self.dim)

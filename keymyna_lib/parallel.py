@@ -75,8 +75,15 @@ def _apply(function: Callable[[Any, str], Result], track_id: str) -> Result:
     return function(_corpus, track_id)
 
 
-def over_tracks(function: Callable[[Any, str], Result], corpus: Any, track_ids: Sequence[str], *, desc: str,
-                workers: int = 0, progress: bool = True) -> Iterator[Result]:
+def over_tracks(
+    function: Callable[[Any, str], Result],
+    corpus: Any,
+    track_ids: Sequence[str],
+    *,
+    desc: str,
+    workers: int = 0,
+    progress: bool = True,
+) -> Iterator[Result]:
     """Yield `function(corpus, track_id)` for each track, in the order given.
 
     Parameters
@@ -101,7 +108,8 @@ def over_tracks(function: Callable[[Any, str], Result], corpus: Any, track_ids: 
         results = pool.map(_apply, [function] * len(track_ids), track_ids)
         yield from bar(results, total=len(track_ids), desc=desc, unit="track", show=progress)
     except BrokenProcessPool:
-        raise KeyMynaError(f"{desc}: a worker process was killed, most often for want of memory; run again "
-                           "with fewer workers.") from None
+        raise KeyMynaError(
+            f"{desc}: a worker process was killed, most often for want of memory; run again with fewer workers."
+        ) from None
     finally:
         pool.shutdown(cancel_futures=True)

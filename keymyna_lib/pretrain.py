@@ -31,8 +31,7 @@ from keymyna_lib.errors import KeyMynaError
 from keymyna_lib.files import atomic_path, sha256_json, source_hash
 from keymyna_lib.losses import InfoNCE, SogCLR
 from keymyna_lib.model import Encoder, EncoderConfig, build_encoder
-from keymyna_lib.objectives import (AUGMENTATIONS, MEASURES, Batch, Contrastive, Objective, Reconstruction,
-                                    Supervised)
+from keymyna_lib.objectives import AUGMENTATIONS, MEASURES, Batch, Contrastive, Objective, Reconstruction, Supervised
 from keymyna_lib.progress import bar
 from keymyna_lib.spectrogram import N_MELS
 
@@ -88,8 +87,13 @@ class PretrainConfig:
     seed: int
 
     def __post_init__(self) -> None:
-        for name, known in (("objective", MEASURES), ("augmentation", AUGMENTATIONS), ("loss", ("infonce", "sogclr")),
-                            ("optimizer", ("adam", "adamw")), ("precision", ("fp32", "bf16"))):
+        for name, known in (
+            ("objective", MEASURES),
+            ("augmentation", AUGMENTATIONS),
+            ("loss", ("infonce", "sogclr")),
+            ("optimizer", ("adam", "adamw")),
+            ("precision", ("fp32", "bf16")),
+        ):
             if getattr(self, name) not in known:
                 raise KeyMynaError(f"{name} {getattr(self, name)!r}: choose one of {', '.join(known)}.")
         for name in ("crop_frames", "batch_size", "steps", "checkpoint_every", "validate_every"):
@@ -142,8 +146,16 @@ class CropSampler:
     rank, world : of the processes that share the tracks; drawn from are those of positions rank, rank + world, ...
     """
 
-    def __init__(self, corpus: Corpus, track_ids: Sequence[str], crop_frames: int, crop_distance: int = 0, *,
-                 rank: int = 0, world: int = 1):
+    def __init__(
+        self,
+        corpus: Corpus,
+        track_ids: Sequence[str],
+        crop_frames: int,
+        crop_distance: int = 0,
+        *,
+        rank: int = 0,
+        world: int = 1,
+    ):
         own = list(track_ids)[rank::world]
         self.frames = corpus.frames
         self.spans = corpus.offsets.loc[own, ["shard", "first_frame", "n_frames"]].to_numpy()
@@ -157,8 +169,10 @@ class CropSampler:
     def tracks_of_step(self, step: int, batch_size: int, seed: int) -> Tensor:
         """(batch,) int64: which own tracks a step takes, each track once an epoch (epochs run on across steps)."""
         epochs, places = np.divmod(np.arange(step * batch_size, (step + 1) * batch_size), len(self))
-        orders = {epoch: torch.randperm(len(self), generator=generator_for(seed, 1, int(epoch), self.rank))
-                  for epoch in np.unique(epochs)}
+        orders = {
+            epoch: torch.randperm(len(self), generator=generator_for(seed, 1, int(epoch), self.rank))
+            for epoch in np.unique(epochs)
+        }
         return torch.cat([order[places[epochs == epoch]] for epoch, order in orders.items()])
 
     def batch(self, tracks: Tensor, views: int, generator: torch.Generator) -> Batch:
@@ -174,7 +188,7 @@ class CropSampler:
             here = np.minimum(low + (draws[view] * (high - low + 1)).astype(int), high)
             starts = here if view == 0 else starts
             for crop, part, start, size in zip(crops[view], shard, first + here, np.minimum(self.crop_frames, length)):
-                crop[:size], crop[size:] = self.frames[part][start:start + size], 0
+                crop[:size], crop[size:] = self.frames[part][start : start + size], 0
         return Batch(torch.from_numpy(crops).transpose(2, 3), tracks * self.world + self.rank, self.keys[tracks])
 
 
@@ -184,10 +198,17 @@ def build_objective(config: PretrainConfig, encoder: Encoder, n_tracks: int, gen
         return Reconstruction(encoder, mask_ratio=config.mask_ratio, generator=generator)
     if config.objective == "supervised":
         return Supervised(encoder, generator=generator)
-    loss = (InfoNCE(config.temperature) if config.loss == "infonce" else
-            SogCLR(n_tracks, config.temperature, config.gamma))
-    return Contrastive(encoder, mask_ratio=config.mask_ratio, augmentation=config.augmentation, loss=loss,
-                       projection_dim=config.projection_dim, generator=generator)
+    loss = (
+        InfoNCE(config.temperature) if config.loss == "infonce" else SogCLR(n_tracks, config.temperature, config.gamma)
+    )
+    return Contrastive(
+        encoder,
+        mask_ratio=config.mask_ratio,
+        augmentation=config.augmentation,
+        loss=loss,
+        projection_dim=config.projection_dim,
+        generator=generator,
+    )
 
 
 def training_tracks(config: PretrainConfig, corpus: Corpus) -> list[str]:
@@ -215,8 +236,9 @@ class Pretraining:
     def __init__(self, config: PretrainConfig, corpus: Corpus, train: Sequence[str], valid: Sequence[str]):
         self.config = config
         self.device = pick_device(config.device)
-        self.train_sampler = CropSampler(corpus, train, config.crop_frames, config.crop_distance,
-                                         rank=distributed.rank(), world=distributed.world())
+        self.train_sampler = CropSampler(
+            corpus, train, config.crop_frames, config.crop_distance, rank=distributed.rank(), world=distributed.world()
+        )
         self.valid_sampler = CropSampler(corpus, valid, config.crop_frames, config.crop_distance)
         self.fingerprint = sha256_json({"config": asdict(config), "corpus": corpus.hash, "tracks": list(train)})
         encoder = build_encoder(config.encoder, generator_for(config.seed, 0))
@@ -224,11 +246,13 @@ class Pretraining:
         self.modules = _Modules({"encoder": encoder, "objective": objective}).to(self.device)
         # DistributedDataParallel averages gradients while the backward pass is still going on; buffers are SogCLR's
         # state, which each process has for itself.
-        self._forward = (DistributedDataParallel(self.modules, broadcast_buffers=False) if distributed.world() > 1
-                         else self.modules)
+        self._forward = (
+            DistributedDataParallel(self.modules, broadcast_buffers=False) if distributed.world() > 1 else self.modules
+        )
         optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
-        self.optimizer = optimizer(self.modules.parameters(), lr=config.lr, weight_decay=config.weight_decay,
-                                   fused=True)
+        self.optimizer = optimizer(
+            self.modules.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
+        )
         self.step = 0
         self.history: list[dict[str, float]] = []
 
@@ -253,18 +277,27 @@ class Pretraining:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, config)
         tracks = self.train_sampler.tracks_of_step(self.step, config.batch_size // distributed.world(), config.seed)
-        outputs, batch = self._outputs(self.train_sampler, tracks,
-                                       generator_for(config.seed, 2, self.step, distributed.rank()))
+        outputs, batch = self._outputs(
+            self.train_sampler, tracks, generator_for(config.seed, 2, self.step, distributed.rank())
+        )
         loss = self.objective.loss(outputs, batch)
         self.optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.modules.parameters(), config.clip_norm)
         self.optimizer.step()
-        own = torch.tensor([[loss.item(), self.objective.measure(outputs, batch)]], dtype=torch.float64,
-                           device=self.device)
+        own = torch.tensor(
+            [[loss.item(), self.objective.measure(outputs, batch)]], dtype=torch.float64, device=self.device
+        )
         joint_loss, measure = distributed.gather(own).mean(dim=0).tolist()
-        self.history.append({"step": self.step, "loss": joint_loss, "measure": measure, "lr": group["lr"],
-                             "seconds": time.perf_counter() - started})
+        self.history.append(
+            {
+                "step": self.step,
+                "loss": joint_loss,
+                "measure": measure,
+                "lr": group["lr"],
+                "seconds": time.perf_counter() - started,
+            }
+        )
         self.step += 1
 
     @torch.no_grad()
@@ -275,8 +308,9 @@ class Pretraining:
         """
         tracks = torch.arange(min(len(self.valid_sampler), self.config.batch_size))
         with distributed.alone():
-            return self.objective.measure(*self._outputs(self.valid_sampler, tracks,
-                                                         generator_for(self.config.seed, 4)))
+            return self.objective.measure(
+                *self._outputs(self.valid_sampler, tracks, generator_for(self.config.seed, 4))
+            )
 
     def save(self, path: Path) -> None:
         """Write everything that the next step depends on, as safetensors; all processes call it, the first writes."""
@@ -303,8 +337,9 @@ class Pretraining:
             return False
         if metadata["fingerprint"] != self.fingerprint:
             return False
-        self.modules.load_state_dict({name.removeprefix("modules."): value for name, value in tensors.items()
-                                      if name.startswith("modules.")})
+        self.modules.load_state_dict(
+            {name.removeprefix("modules."): value for name, value in tensors.items() if name.startswith("modules.")}
+        )
         state: dict[int, dict[str, Tensor]] = {}
         for name, value in tensors.items():
             if name.startswith("optimizer."):
@@ -315,8 +350,16 @@ class Pretraining:
         return True
 
 
-def pretrain(config: PretrainConfig, corpus: Corpus, train: Sequence[str], valid: Sequence[str],
-             checkpoint: Path, *, desc: str = "pre-training", show: bool = True) -> tuple[Encoder, pd.DataFrame]:
+def pretrain(
+    config: PretrainConfig,
+    corpus: Corpus,
+    train: Sequence[str],
+    valid: Sequence[str],
+    checkpoint: Path,
+    *,
+    desc: str = "pre-training",
+    show: bool = True,
+) -> tuple[Encoder, pd.DataFrame]:
     """Pre-train an encoder, resuming from `checkpoint` when it is of this very run.
 
     Parameters
@@ -343,14 +386,18 @@ def pretrain(config: PretrainConfig, corpus: Corpus, train: Sequence[str], valid
     if config.batch_size > len(train):
         raise KeyMynaError(f"batch_size {config.batch_size}: there are only {len(train)} training tracks; lower it.")
     if config.batch_size % distributed.world():
-        raise KeyMynaError(f"batch_size {config.batch_size}: it is shared out evenly among {distributed.world()} "
-                           "processes; make it a multiple of their number.")
+        raise KeyMynaError(
+            f"batch_size {config.batch_size}: it is shared out evenly among {distributed.world()} "
+            "processes; make it a multiple of their number."
+        )
     show = show and not distributed.rank()
     run = Pretraining(config, corpus, train, valid)
     resumed = run.restore(checkpoint)
     if len(distributed.gather(torch.tensor([run.step], device=run.device)).unique()) > 1:
-        raise KeyMynaError(f"the processes do not see the same {checkpoint}. All machines need the clone, or "
-                           "KEYMYNA_CACHE, in a folder that they share.")
+        raise KeyMynaError(
+            f"the processes do not see the same {checkpoint}. All machines need the clone, or "
+            "KEYMYNA_CACHE, in a folder that they share."
+        )
     if resumed and show and run.step < config.steps:
         print(f"resumed at step {run.step} of {config.steps}.")
     run.modules.train()
@@ -366,19 +413,25 @@ def pretrain(config: PretrainConfig, corpus: Corpus, train: Sequence[str], valid
             if run.step % config.checkpoint_every == 0 or run.step == config.steps:
                 run.save(checkpoint)
             progress.update()
-            progress.set_postfix_str(f"loss {record['loss']:.2f}, {MEASURES[config.objective]} {record['measure']:.2f}",
-                                     refresh=False)
+            progress.set_postfix_str(
+                f"loss {record['loss']:.2f}, {MEASURES[config.objective]} {record['measure']:.2f}", refresh=False
+            )
     return run.encoder.cpu().eval(), pd.DataFrame(run.history)
 
 
-def pretrain_once(config: PretrainConfig, corpus: Corpus, train: Sequence[str], valid: Sequence[str], *,
-                  desc: str) -> tuple[Encoder, pd.DataFrame]:
+def pretrain_once(
+    config: PretrainConfig, corpus: Corpus, train: Sequence[str], valid: Sequence[str], *, desc: str
+) -> tuple[Encoder, pd.DataFrame]:
     """`pretrain`, but taken from the cache when this very run was finished before, by this code.
 
     Many notebooks compare the same encoder with others; it is trained once.
     """
-    code = source_hash(*(paths.LIBRARY / f"{name}.py" for name in ("pretrain", "distributed", "objectives", "views",
-                                                                   "losses", "model")))
+    code = source_hash(
+        *(
+            paths.LIBRARY / f"{name}.py"
+            for name in ("pretrain", "distributed", "objectives", "views", "losses", "model")
+        )
+    )
     name = sha256_json([asdict(config), corpus.hash, list(train), code])[:16]
     return pretrain(config, corpus, train, valid, paths.CACHE / "pretraining" / f"{name}.safetensors", desc=desc)
 

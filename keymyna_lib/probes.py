@@ -23,10 +23,10 @@ from keymyna_lib.properties import CHROMA_COLUMNS
 
 MEASURES = {"numeric": "R2", "category": "skill"}  # by kind of target
 ALPHAS = tuple(10.0 ** np.arange(-1, 7))  # penalty on the squared weights, the squared errors summed over rows
-CS = (1e-3, 1e-2, 1e-1, 1.0)              # inverse of that penalty, the cross-entropy summed over rows
+CS = (1e-3, 1e-2, 1e-1, 1.0)  # inverse of that penalty, the cross-entropy summed over rows
 MAX_TRAIN_ROWS = 8000
 MAX_ITERATIONS = 100  # of L-BFGS, for one C
-MIN_PURITY = 0.75     # share of a window that one section must take, for what a window has of one section only
+MIN_PURITY = 0.75  # share of a window that one section must take, for what a window has of one section only
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,12 @@ def fit_ridge(x: np.ndarray, y: np.ndarray, x_valid: np.ndarray, y_valid: np.nda
     # z'z = V diag(l) V' gives the weights of every alpha, V diag(1 / (l + alpha)) V' z'y.
     eigenvalues, vectors = np.linalg.eigh(z.T @ z)
     projected = vectors.T @ (z.T @ (y - intercept))
-    maps = [LinearMap(mean, std, vectors @ (projected / (eigenvalues.clip(min=0) + alpha)[:, None]), intercept, None,
-                      float(alpha)) for alpha in ALPHAS]
+    maps = [
+        LinearMap(
+            mean, std, vectors @ (projected / (eigenvalues.clip(min=0) + alpha)[:, None]), intercept, None, float(alpha)
+        )
+        for alpha in ALPHAS
+    ]
     return min(maps, key=lambda fitted: np.square(fitted.predict(x_valid) - y_valid).sum())
 
 
@@ -140,8 +144,9 @@ def fit_logistic(x: np.ndarray, y: np.ndarray, x_valid: np.ndarray, y_valid: np.
     return max(maps, key=lambda fitted: np.mean(fitted.predict(x_valid) == y_valid))
 
 
-def probe(kind: str, x, y, split, groups, generator: np.random.Generator, *,
-          max_train_rows: int = MAX_TRAIN_ROWS) -> Score:
+def probe(
+    kind: str, x, y, split, groups, generator: np.random.Generator, *, max_train_rows: int = MAX_TRAIN_ROWS
+) -> Score:
     """Fit a linear map from features to a target, and score it on the test rows, which decide nothing.
 
     Parameters
@@ -170,8 +175,10 @@ def probe(kind: str, x, y, split, groups, generator: np.random.Generator, *,
         raise KeyMynaError(f"kind={kind!r}: choose one of {tuple(MEASURES)}.")
     x, y, split = np.asarray(x, dtype=np.float64), np.asarray(y), np.asarray(split)
     if x.ndim != 2 or len(y) != len(x) or split.shape != (len(x),) or y.ndim > (2 if kind == "numeric" else 1):
-        raise KeyMynaError(f"x {x.shape}, y {y.shape}, split {split.shape}: expected (row, dim), one {kind} target and "
-                           "one split a row.")
+        raise KeyMynaError(
+            f"x {x.shape}, y {y.shape}, split {split.shape}: expected (row, dim), one {kind} target and "
+            "one split a row."
+        )
     if kind == "numeric":
         y = y.astype(np.float64).reshape(len(y), -1)
     for name, values in {"x": x, **({"y": y} if kind == "numeric" else {})}.items():
@@ -186,14 +193,22 @@ def probe(kind: str, x, y, split, groups, generator: np.random.Generator, *,
     fit = fit_ridge if kind == "numeric" else fit_logistic
     fitted = fit(x[train], y[train], x[valid], y[valid])
     estimate = fitted.predict(x[test])
-    errors, reference = (_squared(estimate, y[test]) if kind == "numeric" else _wrong(estimate, y[test], y[train]))
+    errors, reference = _squared(estimate, y[test]) if kind == "numeric" else _wrong(estimate, y[test], y[train])
     low, high = ratio_interval(errors, reference, groups=np.asarray(groups)[test], seed=0)
-    return Score(MEASURES[kind], float(1 - errors.sum() / reference.sum()), 1 - high, 1 - low, len(train), len(test),
-                 fitted.chosen)
+    return Score(
+        MEASURES[kind],
+        float(1 - errors.sum() / reference.sum()),
+        1 - high,
+        1 - low,
+        len(train),
+        len(test),
+        fitted.chosen,
+    )
 
 
-def probe_properties(x, table: pd.DataFrame, generator: np.random.Generator, *,
-                     max_train_rows: int = MAX_TRAIN_ROWS) -> pd.DataFrame:
+def probe_properties(
+    x, table: pd.DataFrame, generator: np.random.Generator, *, max_train_rows: int = MAX_TRAIN_ROWS
+) -> pd.DataFrame:
     """Probe one feature set for every one of PROPERTIES.
 
     Parameters
@@ -222,8 +237,15 @@ def probe_properties(x, table: pd.DataFrame, generator: np.random.Generator, *,
         keep = (values.notna().all(axis=1) & (table["purity"].ge(MIN_PURITY) | (not wanted.pure))).to_numpy()
         y = values.to_numpy()[keep] if len(wanted.columns) > 1 else values[wanted.columns[0]].to_numpy()[keep]
         try:
-            score = probe(wanted.kind, x[keep], y, table["split"].to_numpy()[keep],
-                          table["composition"].to_numpy()[keep], generator, max_train_rows=max_train_rows)
+            score = probe(
+                wanted.kind,
+                x[keep],
+                y,
+                table["split"].to_numpy()[keep],
+                table["composition"].to_numpy()[keep],
+                generator,
+                max_train_rows=max_train_rows,
+            )
         except KeyMynaError as error:
             raise KeyMynaError(f"property {wanted.name!r}: {error}") from None
         results.append({"property": wanted.name, **vars(score)})
@@ -249,6 +271,8 @@ def _wrong(estimate: np.ndarray, y: np.ndarray, y_train: np.ndarray) -> tuple[np
     classes, counts = np.unique(y_train, return_counts=True)
     commonest = y != classes[counts.argmax()]
     if not commonest.any():
-        raise KeyMynaError("y is the most frequent training class in all test rows, so that skill has no meaning; "
-                           "leave this target out.")
+        raise KeyMynaError(
+            "y is the most frequent training class in all test rows, so that skill has no meaning; "
+            "leave this target out."
+        )
     return (estimate != y).astype(float), commonest.astype(float)

@@ -58,16 +58,26 @@ def window_properties(corpus: Corpus, track_ids: Sequence[str]) -> pd.DataFrame:
     if not track_ids:
         raise KeyMynaError("track_ids is empty: pass at least one track.")
     if missing := [name for name in track_ids if name not in corpus.manifest.index]:
-        raise KeyMynaError(f"track_ids: no track {missing[0]!r} in the corpus ({len(missing)} missing); pass some of "
-                           "corpus.tracks().")
+        raise KeyMynaError(
+            f"track_ids: no track {missing[0]!r} in the corpus ({len(missing)} missing); pass some of corpus.tracks()."
+        )
     scores, manifest = load_scores(), corpus.manifest.loc[track_ids]
-    parts = [_of_track(playable_score(scores, row.piece_id).notes, json.loads(row.arrangement),
-                       window_starts(row.n_frames)) for row in manifest.itertuples()]
+    parts = [
+        _of_track(playable_score(scores, row.piece_id).notes, json.loads(row.arrangement), window_starts(row.n_frames))
+        for row in manifest.itertuples()
+    ]
     track = np.repeat(np.arange(len(parts)), [len(part["start"]) for part in parts])
     known = manifest.iloc[track]
-    of_tracks = {"track_id": known.index, "track": track, "split": known["split"].to_numpy(),
-                 "source": known["source"].to_numpy(), "composition": known["composition"].to_numpy(), "key": known["key"].to_numpy(),
-                 "tonic": keys.tonic(known["key"]).to_numpy(), "mode": known["key"].map(keys.mode).to_numpy()}
+    of_tracks = {
+        "track_id": known.index,
+        "track": track,
+        "split": known["split"].to_numpy(),
+        "source": known["source"].to_numpy(),
+        "composition": known["composition"].to_numpy(),
+        "key": known["key"].to_numpy(),
+        "tonic": keys.tonic(known["key"]).to_numpy(),
+        "mode": known["key"].map(keys.mode).to_numpy(),
+    }
     return pd.DataFrame({**of_tracks, **{name: np.concatenate([part[name] for part in parts]) for name in parts[0]}})
 
 
@@ -85,13 +95,21 @@ def _of_track(notes: np.ndarray, arrangement: dict, starts: np.ndarray) -> dict[
     held = _overlap(begin, end, on, off)
     sounding = held.sum(axis=1)
     chroma = held @ np.eye(12)[pitch.astype(int) % 12] / np.where(sounding > 0, sounding, 1)[:, None]
-    return {"start": begin,
-            **{name: share @ [section[entry] for section in sections] for name, entry in _MEANS.items()},
-            "register": np.divide(held @ pitch, sounding, out=np.full(len(starts), np.nan), where=sounding > 0),
-            "family": np.array([_FAMILY_OF_PROGRAMME[section["programmes"][0]] for section in sections])[most],
-            "drums": np.array([section["drums"] is not None for section in sections])[most],
-            "purity": share.max(axis=1), "families": np.array(["+".join(sorted(set().union(*(
-                families for families, part in zip(heard, row) if part > 0)))) for row in share]), **dict(zip(CHROMA_COLUMNS, chroma.T))}
+    return {
+        "start": begin,
+        **{name: share @ [section[entry] for section in sections] for name, entry in _MEANS.items()},
+        "register": np.divide(held @ pitch, sounding, out=np.full(len(starts), np.nan), where=sounding > 0),
+        "family": np.array([_FAMILY_OF_PROGRAMME[section["programmes"][0]] for section in sections])[most],
+        "drums": np.array([section["drums"] is not None for section in sections])[most],
+        "purity": share.max(axis=1),
+        "families": np.array(
+            [
+                "+".join(sorted(set().union(*(families for families, part in zip(heard, row) if part > 0))))
+                for row in share
+            ]
+        ),
+        **dict(zip(CHROMA_COLUMNS, chroma.T)),
+    }
 
 
 def _played(notes: np.ndarray, section: dict, transposition: int) -> np.ndarray:

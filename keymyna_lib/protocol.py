@@ -70,13 +70,16 @@ def shift_range(largest: int, step: int) -> tuple[int, ...]:
         When the step is not positive or the range leaves an octave.
     """
     if step < 1 or not 0 <= largest <= 11:
-        raise KeyMynaError(f"shifts up to {largest} semitones in steps of {step}: the step must be at least 1 and the "
-                           "largest shift 0 to 11.")
+        raise KeyMynaError(
+            f"shifts up to {largest} semitones in steps of {step}: the step must be at least 1 and the "
+            "largest shift 0 to 11."
+        )
     return tuple(range(-(largest // step) * step, largest + 1, step))
 
 
-def needed_shifts(corpus: Corpus, budgets: Sequence[int], shift_sets: Sequence[Sequence[int]],
-                  seeds: Sequence[int]) -> dict[str, list[int]]:
+def needed_shifts(
+    corpus: Corpus, budgets: Sequence[int], shift_sets: Sequence[Sequence[int]], seeds: Sequence[int]
+) -> dict[str, list[int]]:
     """Which shifted views of which training tracks the studies of these budgets and seeds will ask for."""
     if len(budgets) != len(shift_sets):
         raise KeyMynaError(f"{len(budgets)} budgets and {len(shift_sets)} shift_steps: give one step for each budget.")
@@ -99,24 +102,40 @@ def configuration(study: HeadStudy, grid: Sequence[HeadSpec], **more: Any) -> di
     return {**asdict(study), "grid": [asdict(spec) for spec in grid], **more}
 
 
-def _train(study: HeadStudy, grid: Sequence[HeadSpec], features: Features, corpus: Corpus, device: str,
-           watched: str) -> list[TrainedHead]:
+def _train(
+    study: HeadStudy, grid: Sequence[HeadSpec], features: Features, corpus: Corpus, device: str, watched: str
+) -> list[TrainedHead]:
     """Train a grid of heads on a budget of labels, watching the tracks of a split; all else is the same for any."""
     tracks = budget_tracks(corpus, study.budget, study.seed)
-    return train_heads(grid, rows_of(features, corpus, tracks, study.shifts),
-                       rows_of(features, corpus, corpus.tracks(split=watched)), max_steps=study.max_steps,
-                       eval_every=study.eval_every, patience=study.patience, seed=study.seed,
-                       device=str(pick_device(device)))
+    return train_heads(
+        grid,
+        rows_of(features, corpus, tracks, study.shifts),
+        rows_of(features, corpus, corpus.tracks(split=watched)),
+        max_steps=study.max_steps,
+        eval_every=study.eval_every,
+        patience=study.patience,
+        seed=study.seed,
+        device=str(pick_device(device)),
+    )
 
 
-def train(study: HeadStudy, grid: Sequence[HeadSpec], features: Features, corpus: Corpus,
-          device: str = "cpu") -> list[TrainedHead]:
+def train(
+    study: HeadStudy, grid: Sequence[HeadSpec], features: Features, corpus: Corpus, device: str = "cpu"
+) -> list[TrainedHead]:
     """Train a grid of heads on a budget of labels, watching validation; test tracks are not touched."""
     return _train(study, grid, features, corpus, device, "valid")
 
 
-def sweep(studies: Sequence[HeadStudy], grid: Sequence[HeadSpec], features: Mapping[str, Features], corpus: Corpus,
-          device: str = "cpu", *, client: Client | None = None, show: bool = True) -> Iterator[list[TrainedHead]]:
+def sweep(
+    studies: Sequence[HeadStudy],
+    grid: Sequence[HeadSpec],
+    features: Mapping[str, Features],
+    corpus: Corpus,
+    device: str = "cpu",
+    *,
+    client: Client | None = None,
+    show: bool = True,
+) -> Iterator[list[TrainedHead]]:
     """`train` for many studies, yielded in their order.
 
     On a cluster a study is a task; its heads are kept in the cache, so that a sweep that is started again goes on.
@@ -143,8 +162,18 @@ def sweep(studies: Sequence[HeadStudy], grid: Sequence[HeadSpec], features: Mapp
         stored[name] = folder / f"features-{sha256_json(content)[:16]}.safetensors"
         if not stored[name].exists():
             save_features(one, stored[name])
-    tasks = [(study, grid, stored[study.features], corpus.path, corpus.tasks(), device, folder / sha256_json(
-        [configuration(study, grid), stored[study.features].name, corpus.hash, code])[:16]) for study in studies]
+    tasks = [
+        (
+            study,
+            grid,
+            stored[study.features],
+            corpus.path,
+            corpus.tasks(),
+            device,
+            folder / sha256_json([configuration(study, grid), stored[study.features].name, corpus.hash, code])[:16],
+        )
+        for study in studies
+    ]
     done, first = set(), 0
     for i, _ in over(client, _train_into, tasks, desc="training heads", unit="grid", show=show):
         done.add(i)
@@ -157,8 +186,15 @@ def _head_files(folder: Path, grid: Sequence[HeadSpec]) -> list[Path]:
     return [folder / f"head-{i:03d}.safetensors" for i in range(len(grid))]
 
 
-def _train_into(study: HeadStudy, grid: Sequence[HeadSpec], features: Path, path: Path, tasks: Sequence[str],
-                device: str, folder: Path) -> None:
+def _train_into(
+    study: HeadStudy,
+    grid: Sequence[HeadSpec],
+    features: Path,
+    path: Path,
+    tasks: Sequence[str],
+    device: str,
+    folder: Path,
+) -> None:
     """In a worker of a cluster: `train`, unless its heads are there already."""
     files = _head_files(folder, grid)
     try:
@@ -181,10 +217,17 @@ def prediction_table(corpus: Corpus, tracks: Sequence[str], estimates: Sequence[
     """Per track: its source, composition, reference and estimate (0..23), and the score in both fifth conventions."""
     manifest = corpus.manifest.loc[list(tracks)]
     reference, estimates = manifest["key"].to_numpy(), np.asarray(estimates)
-    return pd.DataFrame({"track_id": list(tracks), "source": manifest["source"].to_numpy(),
-                         "composition": manifest["composition"].to_numpy(), "reference": reference,
-                         "estimate": estimates, "score": mirex_scores(reference, estimates, fifths="both"),
-                         "score_ascending": mirex_scores(reference, estimates, fifths="ascending")})
+    return pd.DataFrame(
+        {
+            "track_id": list(tracks),
+            "source": manifest["source"].to_numpy(),
+            "composition": manifest["composition"].to_numpy(),
+            "reference": reference,
+            "estimate": estimates,
+            "score": mirex_scores(reference, estimates, fifths="both"),
+            "score_ascending": mirex_scores(reference, estimates, fifths="ascending"),
+        }
+    )
 
 
 def scored_tracks(corpus: Corpus) -> list[str]:
@@ -219,15 +262,19 @@ def outside_predictions(folder: Path | str, task: str, corpus: Corpus) -> dict[s
         if (twice := table["track"].duplicated()).any():
             raise KeyMynaError(f"{path}: track {table.loc[twice, 'track'].iloc[0]!r} is there twice.")
         given = table.set_index("track")["key"]
-        names = {track: next((name for name in (track, track.rsplit("/", 1)[-1]) if name in given.index), None)
-                 for track in scored_tracks(corpus)}
+        names = {
+            track: next((name for name in (track, track.rsplit("/", 1)[-1]) if name in given.index), None)
+            for track in scored_tracks(corpus)
+        }
         meant: dict[str, str] = {}
         for track, name in names.items():
             if name is not None and (other := meant.setdefault(name, track)) != track:
                 raise KeyMynaError(f"{path}: track {name!r} may be {other!r} or {track!r}; write all of the id.")
         if absent := [track for track in corpus.tracks(split="test") if names[track] is None]:
-            raise KeyMynaError(f"{path}: no estimate for track {absent[0]!r} ({len(absent)} missing). A system is scored on "
-                               "every test track.")
+            raise KeyMynaError(
+                f"{path}: no estimate for track {absent[0]!r} ({len(absent)} missing). A system is scored on "
+                "every test track."
+            )
         tracks = [track for track, name in names.items() if name is not None]
         try:
             estimates = [parse_key(given[names[track]]) for track in tracks]
@@ -256,29 +303,49 @@ def record_test(run: Run, predictions: pd.DataFrame, corpus: Corpus) -> None:
         run.attach("extra", extra)
 
 
-def record_study(run: Run, study: HeadStudy, heads: Sequence[TrainedHead], features: Features,
-                 corpus: Corpus) -> TrainedHead:
+def record_study(
+    run: Run, study: HeadStudy, heads: Sequence[TrainedHead], features: Features, corpus: Corpus
+) -> TrainedHead:
     """Choose a head on validation, score it on the test tracks once, and store all of it in a run."""
     chosen = select(heads)
     tracks = scored_tracks(corpus)
     record_test(run, prediction_table(corpus, tracks, predict(chosen, features, corpus, tracks)), corpus)
     run.metric("all", "valid", "weighted_both", chosen.valid_score, len(corpus.tracks(split="valid")))
-    run.metric("all", "train", "labelled_tracks", len(budget_tracks(corpus, study.budget, study.seed)),
-               len(corpus.tracks(split="train")))
+    run.metric(
+        "all",
+        "train",
+        "labelled_tracks",
+        len(budget_tracks(corpus, study.budget, study.seed)),
+        len(corpus.tracks(split="train")),
+    )
     chosen.save(run.artifact_path("head.safetensors"))
     return chosen
 
 
 def grid_table(heads: Sequence[TrainedHead]) -> pd.DataFrame:
     """One row a head: its hyperparameters, its best validation score and the step of it."""
-    return pd.DataFrame([{"width": h.spec.hidden[0] if h.spec.hidden else 0, "depth": len(h.spec.hidden),
-                          "dropout": h.spec.dropout, "lr": h.spec.lr, "weight_decay": h.spec.weight_decay,
-                          "batch_size": h.spec.batch_size, "standardize": h.spec.standardize, "mixup": h.spec.mixup,
-                          "valid_score": h.valid_score, "best_step": h.best_step} for h in heads])
+    return pd.DataFrame(
+        [
+            {
+                "width": h.spec.hidden[0] if h.spec.hidden else 0,
+                "depth": len(h.spec.hidden),
+                "dropout": h.spec.dropout,
+                "lr": h.spec.lr,
+                "weight_decay": h.spec.weight_decay,
+                "batch_size": h.spec.batch_size,
+                "standardize": h.spec.standardize,
+                "mixup": h.spec.mixup,
+                "valid_score": h.valid_score,
+                "best_step": h.best_step,
+            }
+            for h in heads
+        ]
+    )
 
 
-def optimism(study: HeadStudy, grid: Sequence[HeadSpec], features: Features, corpus: Corpus,
-             device: str = "cpu") -> tuple[pd.DataFrame, pd.DataFrame]:
+def optimism(
+    study: HeadStudy, grid: Sequence[HeadSpec], features: Features, corpus: Corpus, device: str = "cpu"
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """What choosing by the test score would have claimed, beside what choosing by validation measures.
 
     The grid is trained twice from the same initialisation on the same batches. The first time validation tracks say
@@ -304,8 +371,10 @@ def optimism(study: HeadStudy, grid: Sequence[HeadSpec], features: Features, cor
     choices, predictions = [], []
     for watched in ("valid", "test"):
         chosen = select(_train(study, grid, features, corpus, device, watched))
-        valid, test = (prediction_table(corpus, tracks, predict(chosen, features, corpus, tracks))
-                       for tracks in (corpus.tracks(split="valid"), corpus.tracks(split="test")))
+        valid, test = (
+            prediction_table(corpus, tracks, predict(chosen, features, corpus, tracks))
+            for tracks in (corpus.tracks(split="valid"), corpus.tracks(split="test"))
+        )
         row = grid_table([chosen]).assign(valid_score=valid["score"].mean(), test_score=test["score"].mean())
         for rows, table in ((choices, row), (predictions, test)):
             table.insert(0, "chosen_on", watched)

@@ -36,8 +36,19 @@ from keymyna_lib.files import read_json, sha256_file, sha256_json, source_hash, 
 METRIC_COLUMNS = ["run_id", "experiment", "dataset", "split", "metric", "value", "n", "seed"]
 _NOT_IN_RUNS = {"run", "tables.py", "figures.py", "conclusions.py", "progress.py", "__pycache__"}
 # What the numbers may depend on; the lock file lists the rest.
-_PACKAGES = ("torch", "torchaudio", "numpy", "scipy", "scikit-learn", "librosa", "essentia", "music21", "symusic",
-             "tinysoundfont", "pretty_midi")
+_PACKAGES = (
+    "torch",
+    "torchaudio",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "librosa",
+    "essentia",
+    "music21",
+    "symusic",
+    "tinysoundfont",
+    "pretty_midi",
+)
 
 
 @functools.lru_cache(maxsize=1)
@@ -60,8 +71,10 @@ def notebook_hash(notebook: str) -> str:
 @functools.lru_cache(maxsize=1)
 def _commit() -> dict[str, Any]:
     def git(*arguments: str) -> str:
-        return subprocess.run(["git", "-C", paths.ROOT, *arguments], capture_output=True, text=True,
-                              check=True).stdout.strip()
+        return subprocess.run(
+            ["git", "-C", paths.ROOT, *arguments], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
     try:
         # The outputs of a run do not make its code dirty.
         changed = git("status", "--porcelain", "--", ":!results", ":!figures")
@@ -82,8 +95,15 @@ def environment() -> dict[str, Any]:
         except importlib.metadata.PackageNotFoundError:
             versions[name] = None
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else _cpu_name()
-    return {**_commit(), "code_hash": code_hash(), "python": platform.python_version(), "packages": versions,
-            "system": platform.system(), "device": device, "threads": torch.get_num_threads()}
+    return {
+        **_commit(),
+        "code_hash": code_hash(),
+        "python": platform.python_version(),
+        "packages": versions,
+        "system": platform.system(),
+        "device": device,
+        "threads": torch.get_num_threads(),
+    }
 
 
 def _cpu_name() -> str:
@@ -96,7 +116,7 @@ def _cpu_name() -> str:
 
 def now() -> str:
     """The time in UTC, ISO 8601, to the second."""
-    return dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds")
+    return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
 
 
 class Run:
@@ -112,8 +132,9 @@ class Run:
     inputs : name -> hash of what went in: "corpus", "pretrain" (the encoder).
     """
 
-    def __init__(self, experiment: str, *, profile: str, notebook: str, config: Any, seed: int,
-                 inputs: Mapping[str, str]):
+    def __init__(
+        self, experiment: str, *, profile: str, notebook: str, config: Any, seed: int, inputs: Mapping[str, str]
+    ):
         self.experiment, self.profile, self.notebook, self.seed = experiment, profile, notebook, seed
         values = asdict(config) if is_dataclass(config) else dict(config)
         self.config = {"experiment": experiment, "seed": seed, "inputs": dict(inputs), **values}
@@ -125,7 +146,7 @@ class Run:
         self._tables: dict[str, pd.DataFrame] = {}
         self._artifacts: dict[str, Path] = {}
 
-    def __enter__(self) -> "Run":
+    def __enter__(self) -> Run:
         runs = paths.results_dir(self.profile) / "runs"
         runs.mkdir(parents=True, exist_ok=True)
         taken = [int(path.name.rsplit("-a", 1)[1]) for path in runs.glob(f"{self._identity}-a*")]
@@ -135,8 +156,14 @@ class Run:
 
     def metric(self, dataset: str, split: str, metric: str, value: float, n: int) -> None:
         """Record one number, measured on `n` tracks."""
-        self._metrics.append(dict(zip(METRIC_COLUMNS, (self.run_id, self.experiment, dataset, split, metric,
-                                                       float(value), int(n), self.seed))))
+        self._metrics.append(
+            dict(
+                zip(
+                    METRIC_COLUMNS,
+                    (self.run_id, self.experiment, dataset, split, metric, float(value), int(n), self.seed),
+                )
+            )
+        )
 
     def predictions(self, table: pd.DataFrame) -> None:
         """Record what was predicted for each track: track_id, reference, estimate and whatever else is known."""
@@ -170,11 +197,20 @@ class Run:
                 write_csv(folder / "predictions.csv", self._predictions)
             for name, table in self._tables.items():
                 write_csv(folder / f"{name}.csv", table)
-            write_json(folder / "provenance.json", {
-                **environment(), "run_id": self.run_id, "notebook": self.notebook,
-                "notebook_hash": self._notebook_hash, "scale": self.profile,
-                "artifacts": {name: sha256_file(path) for name, path in self._artifacts.items()},
-                "started": self.started, "ended": now(), "corpus_hash": self.config["inputs"].get("corpus")})
+            write_json(
+                folder / "provenance.json",
+                {
+                    **environment(),
+                    "run_id": self.run_id,
+                    "notebook": self.notebook,
+                    "notebook_hash": self._notebook_hash,
+                    "scale": self.profile,
+                    "artifacts": {name: sha256_file(path) for name, path in self._artifacts.items()},
+                    "started": self.started,
+                    "ended": now(),
+                    "corpus_hash": self.config["inputs"].get("corpus"),
+                },
+            )
             os.replace(folder, final)
             shutil.rmtree(paths.CACHE / "unfinished" / self.profile / self._identity, ignore_errors=True)
             _written.update([*final.iterdir(), *self._artifacts.values()])
@@ -202,8 +238,10 @@ def artifact(profile: str, run_id: str, name: str) -> Path:
     path = _artifact_path(profile, run_id, name)
     provenance = read_json(paths.results_dir(profile) / "runs" / run_id / "provenance.json")
     if not path.exists() or sha256_file(path) != provenance["artifacts"][name]:
-        raise KeyMynaError(f"{name} of run {run_id} is missing from this machine's cache, or damaged; make it again: "
-                           f"./run_all.sh --profile {profile} --only {provenance['notebook'][:2]} --force")
+        raise KeyMynaError(
+            f"{name} of run {run_id} is missing from this machine's cache, or damaged; make it again: "
+            f"./run_all.sh --profile {profile} --only {provenance['notebook'][:2]} --force"
+        )
     return path
 
 
@@ -215,8 +253,14 @@ def note_written(*written: Path) -> None:
     _written.update(written)
 
 
-def publish(profile: str, notebook: str, *, runs: Sequence[str] = (), outputs: Mapping[str, Any] | None = None,
-            files: Sequence[Path] = ()) -> None:
+def publish(
+    profile: str,
+    notebook: str,
+    *,
+    runs: Sequence[str] = (),
+    outputs: Mapping[str, Any] | None = None,
+    files: Sequence[Path] = (),
+) -> None:
     """Say that a notebook is done: what later notebooks need to know of it.
 
     All runs, tables and figures written by this process are named with their sizes; the runner runs the notebook again
@@ -231,12 +275,20 @@ def publish(profile: str, notebook: str, *, runs: Sequence[str] = (), outputs: M
     sizes = {_portable(path): path.stat().st_size for path in sorted({*files, *_written}, key=str)}
     index = paths.results_dir(profile) / "index" / f"{notebook}.json"
     shown = [_portable(folder) + "/" for folder in (paths.results_dir(profile) / "tables", paths.figures_dir(profile))]
-    for name in (read_json(index)["files"] if index.exists() else {}):
+    for name in read_json(index)["files"] if index.exists() else {}:
         if name not in sizes and name.startswith(tuple(shown)):
             (paths.ROOT / name).unlink(missing_ok=True)
-    write_json(index, {
-        "notebook": notebook, "runs": list(runs), "outputs": dict(outputs or {}), "files": sizes,
-        "code_hash": code_hash(), "changed": os.environ.get(paths.CHANGED, "")})
+    write_json(
+        index,
+        {
+            "notebook": notebook,
+            "runs": list(runs),
+            "outputs": dict(outputs or {}),
+            "files": sizes,
+            "code_hash": code_hash(),
+            "changed": os.environ.get(paths.CHANGED, ""),
+        },
+    )
 
 
 def changed_parameters(profile: str, notebook: str) -> list[str]:
@@ -244,7 +296,9 @@ def changed_parameters(profile: str, notebook: str) -> list[str]:
     index = (paths.results_dir(profile) / "index").glob("*.json")
     # An index that an earlier version left behind, until its notebook runs again, has no such entry.
     texts = [read_json(path).get("changed", "") for path in sorted(index) if path.stem != notebook]
-    return list(dict.fromkeys(line for text in (*texts, os.environ.get(paths.CHANGED, "")) for line in text.splitlines()))
+    return list(
+        dict.fromkeys(line for text in (*texts, os.environ.get(paths.CHANGED, "")) for line in text.splitlines())
+    )
 
 
 def _portable(path: Path) -> str:
@@ -265,8 +319,10 @@ def published(profile: str, notebook: str) -> dict[str, Any]:
     """
     path = paths.results_dir(profile) / "index" / f"{notebook}.json"
     if not path.exists():
-        raise KeyMynaError(f"notebook {notebook} has not run in profile {profile!r}: "
-                           f"./run_all.sh --profile {profile} --only {notebook[:2]}")
+        raise KeyMynaError(
+            f"notebook {notebook} has not run in profile {profile!r}: "
+            f"./run_all.sh --profile {profile} --only {notebook[:2]}"
+        )
     return read_json(path)
 
 
@@ -280,8 +336,11 @@ def _published_runs(profile: str, notebook: str) -> dict[str, tuple[dict[str, An
     """Run id -> (configuration, code hash) of what a notebook published last; empty when it has not run."""
     path = paths.results_dir(profile) / "index" / f"{notebook}.json"
     folders = [paths.results_dir(profile) / "runs" / run for run in read_json(path)["runs"]] if path.exists() else []
-    return {folder.name: (read_json(folder / "config.json"), read_json(folder / "provenance.json")["code_hash"])
-            for folder in folders if folder.exists()}
+    return {
+        folder.name: (read_json(folder / "config.json"), read_json(folder / "provenance.json")["code_hash"])
+        for folder in folders
+        if folder.exists()
+    }
 
 
 def other_seeds(profile: str, notebook: str, run_ids: Sequence[str]) -> list[str]:
@@ -291,8 +350,11 @@ def other_seeds(profile: str, notebook: str, run_ids: Sequence[str]) -> list[str
     for run in run_ids:
         config = read_json(folder / run / "config.json")
         seeds.setdefault(_kin(config, code_hash()), set()).add(config["seed"])
-    return [run for run, (config, code) in _published_runs(profile, notebook).items()
-            if config["seed"] not in seeds.get(_kin(config, code), {config["seed"]})]
+    return [
+        run
+        for run, (config, code) in _published_runs(profile, notebook).items()
+        if config["seed"] not in seeds.get(_kin(config, code), {config["seed"]})
+    ]
 
 
 def published_run(profile: str, notebook: str, experiment: str, config: Mapping[str, Any], corpus: str) -> str | None:
@@ -314,14 +376,28 @@ def load_runs(profile: str, notebooks: Sequence[str]) -> pd.DataFrame:
         for run_id in published(profile, notebook)["runs"]:
             folder = paths.results_dir(profile) / "runs" / run_id
             config, provenance = read_json(folder / "config.json"), read_json(folder / "provenance.json")
-            rows.append({**config, **{f"input_{k}": v for k, v in config["inputs"].items()}, "run_id": run_id,
-                         "notebook": notebook, "commit": provenance["commit"], "dirty": provenance["dirty"],
-                         "code_hash": provenance["code_hash"]})
+            rows.append(
+                {
+                    **config,
+                    **{f"input_{k}": v for k, v in config["inputs"].items()},
+                    "run_id": run_id,
+                    "notebook": notebook,
+                    "commit": provenance["commit"],
+                    "dirty": provenance["dirty"],
+                    "code_hash": provenance["code_hash"],
+                }
+            )
     runs = pd.DataFrame(rows)
-    for column, what in (("input_corpus", "corpora"), ("input_pretrain", "encoders"), ("code_hash", "versions of the code")):
+    for column, what in (
+        ("input_corpus", "corpora"),
+        ("input_pretrain", "encoders"),
+        ("code_hash", "versions of the code"),
+    ):
         if column in runs and runs[column].nunique() > 1:
-            raise KeyMynaError(f"the runs of profile {profile!r} were made from {runs[column].nunique()} different "
-                               f"{what}; make them anew together: ./run_all.sh --profile {profile} --force")
+            raise KeyMynaError(
+                f"the runs of profile {profile!r} were made from {runs[column].nunique()} different "
+                f"{what}; make them anew together: ./run_all.sh --profile {profile} --force"
+            )
     return runs
 
 
@@ -345,8 +421,9 @@ def load_predictions(profile: str, run_id: str) -> pd.DataFrame:
     return pd.read_csv(run_file(profile, run_id, "predictions.csv"))
 
 
-def save_table(name: str, table: pd.DataFrame, trace: Mapping[str, Sequence[str]], *, profile: str, notebook: str,
-               caption: str) -> None:
+def save_table(
+    name: str, table: pd.DataFrame, trace: Mapping[str, Sequence[str]], *, profile: str, notebook: str, caption: str
+) -> None:
     """Write a table to results/<profile>/tables/: NAME.csv, NAME.md and NAME.trace.json.
 
     Parameters
@@ -365,12 +442,16 @@ def save_table(name: str, table: pd.DataFrame, trace: Mapping[str, Sequence[str]
     if changed := changed_parameters(profile, notebook):
         caption += f" Not the profile's own values: {'; '.join(changed)}."
     write_text(folder / f"{name}.md", f"{caption}\n\n{markdown(table)}\n")
-    write_json(folder / f"{name}.trace.json", {"table": name, "made_by": notebook, "runs": runs,
-                                               "cells": {cell: list(ids) for cell, ids in trace.items()}})
+    write_json(
+        folder / f"{name}.trace.json",
+        {"table": name, "made_by": notebook, "runs": runs, "cells": {cell: list(ids) for cell, ids in trace.items()}},
+    )
 
 
 def markdown(table: pd.DataFrame) -> str:
     """A table as Markdown."""
+
     def line(values: Sequence[Any]) -> str:
         return "| " + " | ".join("" if pd.isna(v) else str(v) for v in values) + " |"
+
     return "\n".join([line(table.columns), line(["---"] * table.shape[1]), *map(line, table.to_numpy(dtype=object))])

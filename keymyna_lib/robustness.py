@@ -24,19 +24,24 @@ if TYPE_CHECKING:
 CLEAN = "clean"  # the name of the unchanged audio among those of the augmentations
 
 
-def _augment(augmentations: Mapping[str, Augmentation], seed: int, corpus: Any,
-             track_id: str) -> dict[str, np.ndarray]:
+def _augment(augmentations: Mapping[str, Augmentation], seed: int, corpus: Any, track_id: str) -> dict[str, np.ndarray]:
     audio = corpus.audio(track_id)
     versions = {CLEAN: audio} | {
         name: augmentation(audio, np.random.default_rng([seed, *files.stable_words(f"{track_id}/{name}")]))
-        for name, augmentation in augmentations.items()}
-    return {name: np.ascontiguousarray(compress(mel_power(version))[0].numpy().T)
-            for name, version in versions.items()}
+        for name, augmentation in augmentations.items()
+    }
+    return {name: np.ascontiguousarray(compress(mel_power(version))[0].numpy().T) for name, version in versions.items()}
 
 
-def augment_tracks(corpus: Any, track_ids: Sequence[str],
-                   augmentations: Mapping[str, Augmentation] = AUGMENTATIONS, *, seed: int, workers: int = 0,
-                   progress: bool = True) -> dict[str, list[np.ndarray]]:
+def augment_tracks(
+    corpus: Any,
+    track_ids: Sequence[str],
+    augmentations: Mapping[str, Augmentation] = AUGMENTATIONS,
+    *,
+    seed: int,
+    workers: int = 0,
+    progress: bool = True,
+) -> dict[str, list[np.ndarray]]:
     """Spectrograms of tracks under each augmentation, and the clean ones made the same way, on all cores.
 
     Every (track, augmentation) has a generator of its own, so neither the choice of the others nor the number
@@ -53,8 +58,14 @@ def augment_tracks(corpus: Any, track_ids: Sequence[str],
     Name -> one compressed spectrogram a track in the order given, each (frame, mel) float16; `CLEAN` is the
     first name. About 0.24 MB for 30 s. Frames differ in number under a change of tempo.
     """
-    made = over_tracks(functools.partial(_augment, dict(augmentations), seed), corpus, track_ids,
-                       desc="augmentations", workers=workers, progress=progress)
+    made = over_tracks(
+        functools.partial(_augment, dict(augmentations), seed),
+        corpus,
+        track_ids,
+        desc="augmentations",
+        workers=workers,
+        progress=progress,
+    )
     spectrograms: dict[str, list[np.ndarray]] = {name: [] for name in (CLEAN, *augmentations)}
     for versions in made:
         for name, spectrogram in versions.items():
@@ -62,19 +73,18 @@ def augment_tracks(corpus: Any, track_ids: Sequence[str],
     return spectrograms
 
 
-def _unit(clean: np.ndarray, augmented: np.ndarray,
-          centre: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+def _unit(clean: np.ndarray, augmented: np.ndarray, centre: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     clean, augmented = np.asarray(clean, dtype=np.float64), np.asarray(augmented, dtype=np.float64)
     if clean.shape != augmented.shape or clean.ndim != 2:
-        raise KeyMynaError(f"embeddings of shapes {clean.shape} and {augmented.shape}: expected the same "
-                           "(track, dim) twice.")
+        raise KeyMynaError(
+            f"embeddings of shapes {clean.shape} and {augmented.shape}: expected the same (track, dim) twice."
+        )
     offset = 0.0 if centre is None else np.asarray(centre, dtype=np.float64)
     rows = (clean - offset, augmented - offset)
     return tuple(r / np.maximum(np.linalg.norm(r, axis=1, keepdims=True), 1e-12) for r in rows)
 
 
-def cosine_to_clean(clean: np.ndarray, augmented: np.ndarray, *,
-                    centre: np.ndarray | None = None) -> np.ndarray:
+def cosine_to_clean(clean: np.ndarray, augmented: np.ndarray, *, centre: np.ndarray | None = None) -> np.ndarray:
     """Cosine similarity of each track's augmented embedding to its clean one.
 
     Embeddings may share a large common component: those of an untrained encoder lie in a narrow cone, where
@@ -96,8 +106,7 @@ def cosine_to_clean(clean: np.ndarray, augmented: np.ndarray, *,
     return (clean * augmented).sum(axis=1)
 
 
-def retrieval_top1(clean: np.ndarray, augmented: np.ndarray, *,
-                   centre: np.ndarray | None = None) -> np.ndarray:
+def retrieval_top1(clean: np.ndarray, augmented: np.ndarray, *, centre: np.ndarray | None = None) -> np.ndarray:
     """Whether the clean embedding nearest by cosine to an augmented one is that of the same track.
 
     Chance is 1 / tracks, and an encoder that maps everything to one point gets just that (the first of equals
@@ -129,8 +138,16 @@ def tsne(points: np.ndarray, *, seed: int, perplexity: float = 30.0) -> np.ndarr
 
 
 # Colour-blind safe hues (Okabe and Ito), two more in between.
-_FAMILY_COLOURS = {"noise": "#56B4E9", "filter": "#0072B2", "equaliser": "#009E73", "gain": "#8C8C8C",
-                   "reverb": "#CC79A7", "tempo": "#E69F00", "coding": "#7B4FA3", "pitch": "#D55E00"}
+_FAMILY_COLOURS = {
+    "noise": "#56B4E9",
+    "filter": "#0072B2",
+    "equaliser": "#009E73",
+    "gain": "#8C8C8C",
+    "reverb": "#CC79A7",
+    "tempo": "#E69F00",
+    "coding": "#7B4FA3",
+    "pitch": "#D55E00",
+}
 
 
 def _track_colours(number: int) -> np.ndarray:
@@ -142,8 +159,13 @@ def _track_colours(number: int) -> np.ndarray:
     return hsv_to_rgb(np.stack([n * 0.618034 % 1, saturation, value], axis=1))
 
 
-def plot_tsne(fig: Figure, xy_by_encoder: Mapping[str, np.ndarray], track: np.ndarray,
-              augmentation: np.ndarray, augmentations: Mapping[str, Augmentation] = AUGMENTATIONS) -> None:
+def plot_tsne(
+    fig: Figure,
+    xy_by_encoder: Mapping[str, np.ndarray],
+    track: np.ndarray,
+    augmentation: np.ndarray,
+    augmentations: Mapping[str, Augmentation] = AUGMENTATIONS,
+) -> None:
     """The paper's Figure 2 in our own drawing: a column an encoder, coloured by track above, by change below.
 
     A ring is a clean track, joined by a thin line to each of its changed versions: what the encoder is robust
@@ -178,13 +200,21 @@ def plot_tsne(fig: Figure, xy_by_encoder: Mapping[str, np.ndarray], track: np.nd
     for column, (title, xy) in zip(axes.T, xy_by_encoder.items(), strict=True):
         column[0].set_title(title)
         for axis, colours, line_colours, line_alpha, ring, pointed in (
-                (column[0], by_track[number[changed]], by_track[number[changed]], 0.45, by_track, False),
-                (column[1], by_family, "black", 0.12, "0.15", True)):
+            (column[0], by_track[number[changed]], by_track[number[changed]], 0.45, by_track, False),
+            (column[1], by_family, "black", 0.12, "0.15", True),
+        ):
             lines = np.stack([xy[home[number[changed]]], xy[changed]], axis=1)
             axis.add_collection(LineCollection(lines, colors=line_colours, linewidths=0.4, alpha=line_alpha))
             for marker, chosen in (("o", shift == 0), ("^", shift > 0), ("v", shift < 0)):
-                axis.scatter(*xy[changed[chosen]].T, c=colours[chosen], marker=marker if pointed else "o",
-                             s=9, linewidths=0, alpha=0.85, zorder=2)
+                axis.scatter(
+                    *xy[changed[chosen]].T,
+                    c=colours[chosen],
+                    marker=marker if pointed else "o",
+                    s=9,
+                    linewidths=0,
+                    alpha=0.85,
+                    zorder=2,
+                )
             axis.scatter(*xy[home].T, s=26, linewidths=0.8, facecolors="none", edgecolors=ring, zorder=3)
             axis.set(xticks=[], yticks=[], aspect="equal", adjustable="datalim")
             axis.margins(0.03)
@@ -192,7 +222,14 @@ def plot_tsne(fig: Figure, xy_by_encoder: Mapping[str, np.ndarray], track: np.nd
     axes[0, 0].set_ylabel("coloured by track")
     axes[1, 0].set_ylabel("coloured by change")
     handles = [Line2D([], [], ls="", marker="o", mfc="white", mec="black", label="clean")] + [
-        Line2D([], [], ls="", marker="^" if f == "pitch" else "o", color=_FAMILY_COLOURS.get(f, "black"),
-               label=f) for f in families]
-    fig.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False,
-               handletextpad=0.1, columnspacing=1.2)
+        Line2D([], [], ls="", marker="^" if f == "pitch" else "o", color=_FAMILY_COLOURS.get(f, "black"), label=f)
+        for f in families
+    ]
+    fig.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=len(handles),
+        frameon=False,
+        handletextpad=0.1,
+        columnspacing=1.2,
+    )

@@ -39,8 +39,10 @@ class KeyFinder:
     def __init__(self, encoder: Path | str, head: Path | str):
         self.encoder, self.head = load_encoder(Path(encoder)), TrainedHead.load(head)
         if len(self.head.mean) != self.encoder.embedding_dim:
-            raise KeyMynaError(f"{head} takes {len(self.head.mean)} features, and {encoder} gives "
-                               f"{self.encoder.embedding_dim}. Give the head that was trained on this encoder.")
+            raise KeyMynaError(
+                f"{head} takes {len(self.head.mean)} features, and {encoder} gives "
+                f"{self.encoder.embedding_dim}. Give the head that was trained on this encoder."
+            )
 
     def probabilities(self, path: Path | str) -> np.ndarray:
         """(key,) mean softmax output over the windows of a file; errors as `decode.read_audio` and `mel_power`."""

@@ -16,13 +16,13 @@ import torch
 from keymyna_lib.errors import KeyMynaError
 
 SAMPLE_RATE = 16_000  # Hz
-PEAK = 0.9            # of full scale: what every track is scaled to before its spectrogram is taken
-N_FFT = 2048          # samples
-HOP = 512             # samples
+PEAK = 0.9  # of full scale: what every track is scaled to before its spectrogram is taken
+N_FFT = 2048  # samples
+HOP = 512  # samples
 N_MELS = 128
-_CHUNK = 256          # frames transformed at once; their spectra stay in a core's cache
-_BLOCK = 16           # bands weighed at once
-WINDOW = 196          # frames in one embedding window: 100,000 samples, 6.25 s, 98 vertical tokens
+_CHUNK = 256  # frames transformed at once; their spectra stay in a core's cache
+_BLOCK = 16  # bands weighed at once
+WINDOW = 196  # frames in one embedding window: 100,000 samples, 6.25 s, 98 vertical tokens
 
 
 def _slaney_hz(mel: np.ndarray) -> np.ndarray:
@@ -90,8 +90,10 @@ def mel_power(audio: np.ndarray | torch.Tensor, shifts: Sequence[float] = (0.0,)
     """
     audio = torch.as_tensor(audio, dtype=torch.float32)
     if audio.ndim != 1 or len(audio) <= N_FFT // 2:
-        raise KeyMynaError(f"audio of shape {tuple(audio.shape)}: expected one channel of more than {N_FFT // 2} "
-                           f"samples ({N_FFT / 2 / SAMPLE_RATE:.2f} s at {SAMPLE_RATE} Hz).")
+        raise KeyMynaError(
+            f"audio of shape {tuple(audio.shape)}: expected one channel of more than {N_FFT // 2} "
+            f"samples ({N_FFT / 2 / SAMPLE_RATE:.2f} s at {SAMPLE_RATE} Hz)."
+        )
     padded = torch.nn.functional.pad(audio[None], (N_FFT // 2, N_FFT // 2), mode="reflect")[0]
     frames, window = padded.unfold(0, N_FFT, HOP), torch.hann_window(N_FFT)
     mels = torch.zeros(len(shifts), len(frames), N_MELS)

@@ -33,8 +33,10 @@ def _corpus_of(profile: str, notebook: str) -> Corpus:
     made = results.published(profile, notebook)["outputs"]
     corpus = open_corpus(paths.CACHE / made["folder"])
     if corpus.hash != made["corpus"]:
-        raise KeyMynaError(f"the corpus in {corpus.path} is not the one that notebook {notebook[:2]} published; run it "
-                           f"again: ./run_all.sh --profile {profile} --only {notebook[:2]} --force")
+        raise KeyMynaError(
+            f"the corpus in {corpus.path} is not the one that notebook {notebook[:2]} published; run it "
+            f"again: ./run_all.sh --profile {profile} --only {notebook[:2]} --force"
+        )
     return corpus
 
 
@@ -84,8 +86,14 @@ def task_of(profile: str, task: str) -> Corpus:
 
 def pretraining_of(profile: str, corpus: Corpus, settings: Mapping[str, Any]) -> results.Run:
     """The run of notebook 10 with these settings, those of a `PretrainConfig` where it trains."""
-    return results.Run("pretrain", profile=profile, notebook=PRETRAINED, config=settings, seed=settings["seed"],
-                       inputs={"corpus": corpus.hash})
+    return results.Run(
+        "pretrain",
+        profile=profile,
+        notebook=PRETRAINED,
+        config=settings,
+        seed=settings["seed"],
+        inputs={"corpus": corpus.hash},
+    )
 
 
 def train_encoder(run: results.Run, corpus: Corpus, config: PretrainConfig) -> tuple[Encoder, pd.DataFrame]:
@@ -93,8 +101,13 @@ def train_encoder(run: results.Run, corpus: Corpus, config: PretrainConfig) -> t
 
     Notebook 10 and `run.pretrain` both do it like this, so what one has trained the other need not.
     """
-    return pretrain(config, corpus, training_tracks(config, corpus), corpus.tracks(split="valid"),
-                    run.resumable_path("checkpoint.safetensors"))
+    return pretrain(
+        config,
+        corpus,
+        training_tracks(config, corpus),
+        corpus.tracks(split="valid"),
+        run.resumable_path("checkpoint.safetensors"),
+    )
 
 
 def encoders_of(profile: str, device: str = "cpu") -> dict[str, Encoder]:
@@ -107,24 +120,30 @@ def encoders_of(profile: str, device: str = "cpu") -> dict[str, Encoder]:
     """
     made = results.published(profile, PRETRAINED)
     if made["outputs"]["corpus"] != results.published(profile, _maker(profile))["outputs"]["corpus"]:
-        raise KeyMynaError("the encoder was pre-trained on another corpus; pre-train again: "
-                           f"./run_all.sh --profile {profile} --only 10 --force")
-    run_id, = made["runs"]
-    return {name: load_encoder(results.artifact(profile, run_id, file)).to(pick_device(device))
-            for name, file in ((TRAINED, "encoder.safetensors"), (UNTRAINED, "untrained.safetensors"))}
+        raise KeyMynaError(
+            "the encoder was pre-trained on another corpus; pre-train again: "
+            f"./run_all.sh --profile {profile} --only 10 --force"
+        )
+    (run_id,) = made["runs"]
+    return {
+        name: load_encoder(results.artifact(profile, run_id, file)).to(pick_device(device))
+        for name, file in ((TRAINED, "encoder.safetensors"), (UNTRAINED, "untrained.safetensors"))
+    }
 
 
 def inputs_of(profile: str, frozen: str = "") -> dict[str, str]:
     """Hashes of the corpus and of the pre-trained encoder, and of another one where there is one (see
     `frozen.frozen_encoder`): what a run on frozen features has as its inputs."""
-    inputs = {"corpus": results.published(profile, _maker(profile))["outputs"]["corpus"],
-              "pretrain": results.published(profile, PRETRAINED)["outputs"]["encoder"]}
+    inputs = {
+        "corpus": results.published(profile, _maker(profile))["outputs"]["corpus"],
+        "pretrain": results.published(profile, PRETRAINED)["outputs"]["encoder"],
+    }
     return inputs | ({"frozen": frozen_encoder(frozen, "cpu").identity} if frozen else {})
 
 
 def describe_encoder(profile: str) -> str:
     """What notebook 10's encoder is, for captions: its size, and its pre-training or the weights that were given."""
-    run_id, = results.published(profile, PRETRAINED)["runs"]
+    (run_id,) = results.published(profile, PRETRAINED)["runs"]
     config = results.config_of(profile, run_id)
     preset = config["encoder"]["preset"]
     if "weights" in config:
@@ -132,9 +151,16 @@ def describe_encoder(profile: str) -> str:
     return f"{preset} after {config['steps']} pre-training steps of batch {config['batch_size']}"
 
 
-def feature_sets(corpus: Corpus, encoders: Mapping[str, Encoder], frozen: str = "", device: str = "cpu", *,
-                 shifts: Mapping[str, Sequence[int]] | None = None, windows: int = 1,
-                 client: Client | None = None) -> dict[str, Features]:
+def feature_sets(
+    corpus: Corpus,
+    encoders: Mapping[str, Encoder],
+    frozen: str = "",
+    device: str = "cpu",
+    *,
+    shifts: Mapping[str, Sequence[int]] | None = None,
+    windows: int = 1,
+    client: Client | None = None,
+) -> dict[str, Features]:
     """The feature sets that heads are compared on, by name: each encoder's, then the controls, then another encoder's.
 
     Parameters

@@ -18,8 +18,15 @@ from keymyna_lib import paths, results
 from keymyna_lib.bench.report import readable
 from keymyna_lib.comparison import estimates_of
 from keymyna_lib.errors import KeyMynaError
-from keymyna_lib.evaluate import (bootstrap_interval, confusion, holm, mirex_scores, paired_difference,
-                                  paired_difference_interval, summary)
+from keymyna_lib.evaluate import (
+    bootstrap_interval,
+    confusion,
+    holm,
+    mirex_scores,
+    paired_difference,
+    paired_difference_interval,
+    summary,
+)
 
 SYSTEM = ["features", "head"]
 TASK_SYSTEM = ["task", *SYSTEM]
@@ -41,8 +48,10 @@ def expect_complete(runs: pd.DataFrame) -> None:
         names = group["features"].unique(), trained["budget"].unique(), trained["seed"].unique()
         for features, budget, seed in product(*names):
             if (found := counts.get((task, features, head, budget, seed), 0)) != 1:
-                raise KeyMynaError(f"{task}, {features}, {head}: {found} runs with {int(budget)} labels and seed {seed}, expected "
-                                   "one. Run its notebook again with --force, with the budgets and seeds of the others.")
+                raise KeyMynaError(
+                    f"{task}, {features}, {head}: {found} runs with {int(budget)} labels and seed {seed}, expected "
+                    "one. Run its notebook again with --force, with the budgets and seeds of the others."
+                )
 
 
 def test_scores(profile: str, run_ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -56,8 +65,10 @@ def test_scores(profile: str, run_ids: Sequence[str]) -> tuple[np.ndarray, np.nd
     tables = [results.load_predictions(profile, run).set_index("track_id") for run in run_ids]
     if any(set(table.index) != set(tables[0].index) for table in tables):
         raise KeyMynaError(f"runs {', '.join(run_ids)} were scored on different tracks; run their notebooks again.")
-    return (np.stack([table.loc[tables[0].index, "score"].to_numpy() for table in tables]),
-            tables[0]["composition"].to_numpy())
+    return (
+        np.stack([table.loc[tables[0].index, "score"].to_numpy() for table in tables]),
+        tables[0]["composition"].to_numpy(),
+    )
 
 
 def systems(profile: str, runs: pd.DataFrame) -> pd.DataFrame:
@@ -82,10 +93,25 @@ def systems(profile: str, runs: pd.DataFrame) -> pd.DataFrame:
         metrics = pd.DataFrame([summary(t["reference"].to_numpy(), t["estimate"].to_numpy()) for t in tables]).mean()
         known = results.load_metrics(profile, ids)
         n_train = known.loc[known["metric"] == "labelled_tracks", "n"].max()
-        by_source = known[(known["metric"] == "weighted_both") & (known["dataset"] != "all")].groupby("dataset")["value"].mean()
-        rows.append({"task": task, "features": features, "head": head, "budget": budget, "n_seeds": len(ids),
-                     "n_tracks": scores.shape[1], "n_train": n_train, **metrics, "low": low, "high": high,
-                     **by_source.add_prefix("weighted, "), "run_ids": ids})
+        by_source = (
+            known[(known["metric"] == "weighted_both") & (known["dataset"] != "all")].groupby("dataset")["value"].mean()
+        )
+        rows.append(
+            {
+                "task": task,
+                "features": features,
+                "head": head,
+                "budget": budget,
+                "n_seeds": len(ids),
+                "n_tracks": scores.shape[1],
+                "n_train": n_train,
+                **metrics,
+                "low": low,
+                "high": high,
+                **by_source.add_prefix("weighted, "),
+                "run_ids": ids,
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -105,8 +131,16 @@ def differences(profile: str, table: pd.DataFrame, against: str, compared: str) 
         scores, compositions = test_scores(profile, run_ids)
         a, b = np.split(scores, 2)
         low, high = paired_difference_interval(a, b, groups=compositions, seed=_BOOTSTRAP_SEED)
-        rows.append({"head": head, "budget": budget, "difference": a.mean() - b.mean(), "low": low, "high": high,
-                     "run_ids": run_ids})
+        rows.append(
+            {
+                "head": head,
+                "budget": budget,
+                "difference": a.mean() - b.mean(),
+                "low": low,
+                "high": high,
+                "run_ids": run_ids,
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -134,7 +168,7 @@ def main_table(table: pd.DataFrame, budgets: Sequence[int], n_train: int) -> tup
             if found.empty:
                 row[label] = NOT_RUN
                 continue
-            cell, = found.to_dict("records")
+            (cell,) = found.to_dict("records")
             row[label] = with_interval(cell["weighted_both"], cell["low"], cell["high"])
             trace[f"{features}, {head} / {label}"] = cell["run_ids"]
         rows.append(row)
@@ -143,10 +177,16 @@ def main_table(table: pd.DataFrame, budgets: Sequence[int], n_train: int) -> tup
 
 def detail_table(table: pd.DataFrame, n_train: int) -> tuple[pd.DataFrame, dict[str, list[str]]]:
     """Every metric of every system and budget, in points of a hundred, and the trace of each cell."""
-    metrics = {"weighted_both": "weighted (both fifths)", "weighted_ascending": "weighted (ascending only)",
-               "accuracy": "accuracy", "share_fifth": "fifth", "share_relative": "relative",
-               "share_parallel": "parallel", "share_other": "other",
-               **{column: column for column in table if column.startswith("weighted, ") and table[column].notna().any()}}
+    metrics = {
+        "weighted_both": "weighted (both fifths)",
+        "weighted_ascending": "weighted (ascending only)",
+        "accuracy": "accuracy",
+        "share_fifth": "fifth",
+        "share_relative": "relative",
+        "share_parallel": "parallel",
+        "share_other": "other",
+        **{column: column for column in table if column.startswith("weighted, ") and table[column].notna().any()},
+    }
     rows, trace = [], {}
     for cell in table.to_dict("records"):
         label = budget_label(cell["budget"], n_train)
@@ -169,8 +209,14 @@ def difference_table(table: pd.DataFrame, n_train: int, column: str) -> tuple[pd
     for cell in table.to_dict("records"):
         label = budget_label(cell["budget"], n_train)
         verdict = "better" if cell["low"] > 0 else "worse" if cell["high"] < 0 else "not told apart"
-        rows.append({"head": cell["head"], "labels": label,
-                     column: with_interval(cell["difference"], cell["low"], cell["high"], "+"), "verdict": verdict})
+        rows.append(
+            {
+                "head": cell["head"],
+                "labels": label,
+                column: with_interval(cell["difference"], cell["low"], cell["high"], "+"),
+                "verdict": verdict,
+            }
+        )
         trace[f"{cell['head']}, {label} / {column}"] = cell["run_ids"]
         trace[f"{cell['head']}, {label} / verdict"] = cell["run_ids"]
     return pd.DataFrame(rows), trace
@@ -199,14 +245,21 @@ def published_table(table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, list[s
     measured, trace = [], {}
     for row in published.to_dict("records"):
         features, head = _HERE.get(row["system"], ("outside", row["system"]))
-        found = table[(table["task"] == _TASK_OF.get(row["dataset"])) & (table["features"] == features)
-                      & (table["head"] == head) & (table["budget"].isna() | (table["budget"] == 0))]
+        found = table[
+            (table["task"] == _TASK_OF.get(row["dataset"]))
+            & (table["features"] == features)
+            & (table["head"] == head)
+            & (table["budget"].isna() | (table["budget"] == 0))
+        ]
         if found.empty:
             measured.append(NOT_RUN)
             continue
-        cell, = found.to_dict("records")
-        score = (f"{100 * cell['accuracy']:.1f}" if row["metric"] == "accuracy" else
-                 f"{100 * cell['weighted_ascending']:.1f} ascending only, {100 * cell['weighted_both']:.1f} both")
+        (cell,) = found.to_dict("records")
+        score = (
+            f"{100 * cell['accuracy']:.1f}"
+            if row["metric"] == "accuracy"
+            else f"{100 * cell['weighted_ascending']:.1f} ascending only, {100 * cell['weighted_both']:.1f} both"
+        )
         measured.append(f"{score} ({cell['n_tracks']} tracks)")
         trace[f"{row['system']}, {row['dataset']}, {row['metric']} / measured here"] = cell["run_ids"]
     return published.assign(**{"measured here": measured}), trace
@@ -230,15 +283,18 @@ def corpus_table(profile: str, run_id: str) -> tuple[pd.DataFrame, dict[str, lis
     """Counts by source and split, and the trace of each cell."""
     metrics = results.load_metrics(profile, [run_id])
     wide = metrics.pivot(index=["dataset", "split"], columns="metric", values="value").reset_index()
-    wide = wide.sort_values(["dataset", "split"], key=lambda c: c.map({"train": 0, "valid": 1, "test": 2}).fillna(c)
-                            if c.name == "split" else c)
+    wide = wide.sort_values(
+        ["dataset", "split"],
+        key=lambda c: c.map({"train": 0, "valid": 1, "test": 2}).fillna(c) if c.name == "split" else c,
+    )
     table = wide.rename(columns={"dataset": "source", "minor_tracks": "minor tracks"}).rename_axis(columns=None)
     for column in ("tracks", "compositions", "minor tracks"):
         table[column] = table[column].astype(int)
     table["hours"] = [f"{hours:.2f}" for hours in table["hours"]]
     table = table[["source", "split", "tracks", "compositions", "minor tracks", "hours"]]
-    return table, {f"{row.source}, {row.split} / {column}": [run_id] for row in table.itertuples()
-                   for column in table.columns[2:]}
+    return table, {
+        f"{row.source}, {row.split} / {column}": [run_id] for row in table.itertuples() for column in table.columns[2:]
+    }
 
 
 def room_table(profile: str, runs: pd.DataFrame, n_train: int) -> tuple[pd.DataFrame, dict[str, list[str]]]:
@@ -258,7 +314,7 @@ def chance_row(profile: str, run_id: str, columns: Sequence[str]) -> tuple[dict[
     """The row of a uniform guess for the main table, from the run that holds its closed form, and its trace."""
     metrics = results.load_metrics(profile, [run_id]).set_index("metric")["value"]
     row = {"features": "chance", "head": "uniform guess"}
-    values = {column: f"{100 * metrics['weighted_both']:.1f}" for column in columns}
+    values = dict.fromkeys(columns, f"{100 * metrics['weighted_both']:.1f}")
     return {**row, **values}, {f"chance, uniform guess / {column}": [run_id] for column in columns}
 
 
@@ -267,7 +323,11 @@ def exclusions_table(profile: str, run_id: str) -> tuple[pd.DataFrame, dict[str,
     left_out = pd.read_csv(paths.results_dir(profile) / "runs" / run_id / "exclusions.csv")
     interval = left_out["interval"].map(lambda value: "" if pd.isna(value) else f"{int(value)}")
     left_out = left_out.assign(**{"last note above the tonic (semitones)": interval})
-    table = left_out.groupby(["source", "reason", "last note above the tonic (semitones)"]).size().reset_index(name="pieces")
+    table = (
+        left_out.groupby(["source", "reason", "last note above the tonic (semitones)"])
+        .size()
+        .reset_index(name="pieces")
+    )
     return table, {f"{', '.join(row[:3])} / pieces": [run_id] for row in table.astype(str).to_numpy().tolist()}
 
 
@@ -281,18 +341,24 @@ def comparison_scores(profile: str, run_ids: Sequence[str], budget: int) -> tupl
     for run in sorted(run_ids, key=lambda run: results.config_of(profile, run)["seed"]):
         estimates = estimates_of(profile, run)
         estimates = estimates[estimates["budget"] == budget].sort_values(["draw", "track_id"])
-        draws = [table for _, table in estimates.groupby("draw")][:1 if budget == 0 else None]
+        draws = [table for _, table in estimates.groupby("draw")][: 1 if budget == 0 else None]
         if not draws:
-            raise KeyMynaError(f"run {run} has no estimates with {budget} labels; add it to `budgets` and run its notebook "
-                               "again.")
-        seeds.append([mirex_scores(table["reference"].to_numpy(), table["estimate"].to_numpy(), fifths="both")
-                      for table in draws])
+            raise KeyMynaError(
+                f"run {run} has no estimates with {budget} labels; add it to `budgets` and run its notebook again."
+            )
+        seeds.append(
+            [
+                mirex_scores(table["reference"].to_numpy(), table["estimate"].to_numpy(), fifths="both")
+                for table in draws
+            ]
+        )
         compositions = draws[0]["composition"].to_numpy()
     return np.array(seeds), compositions
 
 
-def comparison(profile: str, runs: pd.DataFrame, budgets: Sequence[int], against: str, *,
-               n_resamples: int = 20_000) -> pd.DataFrame:
+def comparison(
+    profile: str, runs: pd.DataFrame, budgets: Sequence[int], against: str, *, n_resamples: int = 20_000
+) -> pd.DataFrame:
     """Systems by label budget, each set against one of them on the same tracks, seeds and draws.
 
     Parameters
@@ -309,21 +375,39 @@ def comparison(profile: str, runs: pd.DataFrame, budgets: Sequence[int], against
     pair_ids (runs of both). Missing where no seed is shared. Seeds, label draws and compositions are resampled; one
     seed says nothing about another pre-training run.
     """
-    rows, ids = [], {name: group.set_index("seed")["run_id"].to_dict() for name, group in runs.groupby("name", sort=False)}
+    rows, ids = (
+        [],
+        {name: group.set_index("seed")["run_id"].to_dict() for name, group in runs.groupby("name", sort=False)},
+    )
     scores_of = functools.cache(lambda budget, *runs: comparison_scores(profile, runs, budget))
     for budget, name in product(budgets, ids):
         scores, compositions = scores_of(budget, *ids[name].values())
         low, high = bootstrap_interval(scores, groups=compositions, seed=_BOOTSTRAP_SEED)
-        row = {"name": name, "budget": budget, "seeds": len(ids[name]), "score": scores.mean(), "low": low, "high": high,
-               "run_ids": list(ids[name].values()), "shared": 0, "pair_ids": [],
-               **dict.fromkeys(("difference", "d_low", "d_high", "p", "p_holm"), np.nan)}
+        row = {
+            "name": name,
+            "budget": budget,
+            "seeds": len(ids[name]),
+            "score": scores.mean(),
+            "low": low,
+            "high": high,
+            "run_ids": list(ids[name].values()),
+            "shared": 0,
+            "pair_ids": [],
+            **dict.fromkeys(("difference", "d_low", "d_high", "p", "p_holm"), np.nan),
+        }
         shared = sorted(set(ids[name]) & set(ids.get(against, {})))
         if name != against and shared:
             ours, theirs = ([ids[side][seed] for seed in shared] for side in (name, against))
             (a, groups), (b, _) = (scores_of(budget, *side) for side in (ours, theirs))
             found = paired_difference(a, b, groups=groups, n_resamples=n_resamples, seed=_BOOTSTRAP_SEED)
-            row |= {"shared": len(shared), "difference": found.difference, "d_low": found.low, "d_high": found.high,
-                    "p": found.p, "pair_ids": ours + theirs}
+            row |= {
+                "shared": len(shared),
+                "difference": found.difference,
+                "d_low": found.low,
+                "d_high": found.high,
+                "p": found.p,
+                "pair_ids": ours + theirs,
+            }
         rows.append(row)
     table = pd.DataFrame(rows)
     if (known := table["p"].notna()).any():
@@ -369,8 +453,18 @@ def comparison_cost(profile: str, runs: pd.DataFrame, budget: int) -> pd.DataFra
         scores, compositions = comparison_scores(profile, ids, budget)
         low, high = bootstrap_interval(scores, groups=compositions, seed=_BOOTSTRAP_SEED)
         steps = int(group["steps"].iloc[0])
-        rows.append({"name": name, "objective": name.removesuffix(f", {steps} steps"), "steps": steps,
-                     "tflop": metrics["flops"] / 1e12, "score": scores.mean(), "low": low, "high": high, "run_ids": ids})
+        rows.append(
+            {
+                "name": name,
+                "objective": name.removesuffix(f", {steps} steps"),
+                "steps": steps,
+                "tflop": metrics["flops"] / 1e12,
+                "score": scores.mean(),
+                "low": low,
+                "high": high,
+                "run_ids": ids,
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -378,11 +472,14 @@ def cost_table(cost: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, list[str]]]:
     """`comparison_cost` for people, and the trace of each cell."""
     rows, trace = [], {}
     for cell in cost.sort_values("tflop", kind="stable").to_dict("records"):
-        row = {"system": cell["name"], "steps": str(cell["steps"]), "TFLOP": f"{cell['tflop']:.1f}",
-               "score": with_interval(cell["score"], cell["low"], cell["high"])}
+        row = {
+            "system": cell["name"],
+            "steps": str(cell["steps"]),
+            "TFLOP": f"{cell['tflop']:.1f}",
+            "score": with_interval(cell["score"], cell["low"], cell["high"]),
+        }
         rows.append(row)
-        trace |= {f"{row['system']}, {row['steps']} / {column}": cell["run_ids"]
-                  for column in ("TFLOP", "score")}
+        trace |= {f"{row['system']}, {row['steps']} / {column}": cell["run_ids"] for column in ("TFLOP", "score")}
     return pd.DataFrame(rows), trace
 
 
@@ -419,14 +516,28 @@ def transfer_scores(profile: str, run_ids: Sequence[str]) -> pd.DataFrame:
         found = results.load_predictions(profile, run)
         found["shown"] = found["condition"].where(~found["condition"].str.startswith("unheard: "), "unheard instrument")
         for condition, group in found.groupby("shown", sort=False):
-            heads = [group[group["head"] == head].sort_values(["condition", "track_id"]) for head in ("elsewhere", "control")]
+            heads = [
+                group[group["head"] == head].sort_values(["condition", "track_id"]) for head in ("elsewhere", "control")
+            ]
             scores, control = (table["score"].to_numpy() for table in heads)
             compositions = heads[0]["composition"].to_numpy()
             low, high = bootstrap_interval(scores, groups=compositions, seed=_BOOTSTRAP_SEED)
             drop = paired_difference(scores, control, groups=compositions, seed=_BOOTSTRAP_SEED)
-            rows.append({"system": results.config_of(profile, run)["name"], "condition": condition, "tracks": len(scores),
-                         "score": scores.mean(), "low": low, "high": high, "control": control.mean(),
-                         "difference": drop.difference, "d_low": drop.low, "d_high": drop.high, "run_ids": [run]})
+            rows.append(
+                {
+                    "system": results.config_of(profile, run)["name"],
+                    "condition": condition,
+                    "tracks": len(scores),
+                    "score": scores.mean(),
+                    "low": low,
+                    "high": high,
+                    "control": control.mean(),
+                    "difference": drop.difference,
+                    "d_low": drop.low,
+                    "d_high": drop.high,
+                    "run_ids": [run],
+                }
+            )
     return pd.DataFrame(rows)
 
 
@@ -436,8 +547,9 @@ def transfer_table(found: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, list[st
     for system, group in found.groupby("system", sort=False):
         row = {"system": system}
         for cell in group.to_dict("records"):
-            row[cell["condition"]] = (f"{100 * cell['score']:.1f} ("
-                                      f"{with_interval(cell['difference'], cell['d_low'], cell['d_high'], '+')})")
+            row[cell["condition"]] = (
+                f"{100 * cell['score']:.1f} ({with_interval(cell['difference'], cell['d_low'], cell['d_high'], '+')})"
+            )
             trace[f"{system} / {cell['condition']}"] = cell["run_ids"]
         rows.append(row)
     return pd.DataFrame(rows), trace
@@ -465,14 +577,18 @@ def optimism_table(profile: str, run_ids: Sequence[str], n_train: int) -> tuple[
         groups.setdefault((config["features"], config["head"], budget_label(config["budget"], n_train)), []).append(run)
     for names, ids in groups.items():
         found = [results.load_predictions(profile, run).sort_values("track_id") for run in ids]
-        by_valid, by_test = (np.stack([table.loc[table["chosen_on"] == split, "score"] for table in found])
-                             for split in ("valid", "test"))
+        by_valid, by_test = (
+            np.stack([table.loc[table["chosen_on"] == split, "score"] for table in found])
+            for split in ("valid", "test")
+        )
         compositions = found[0].loc[found[0]["chosen_on"] == "valid", "composition"].to_numpy()
         gap = paired_difference(by_test, by_valid, groups=compositions, seed=_BOOTSTRAP_SEED)
         row = dict(zip(("features", "head", "labels"), names))
-        values = {"chosen on validation": f"{100 * by_valid.mean():.1f}",
-                  "chosen on test (not a result)": f"{100 * by_test.mean():.1f}",
-                  "optimism": with_interval(gap.difference, gap.low, gap.high, "+")}
+        values = {
+            "chosen on validation": f"{100 * by_valid.mean():.1f}",
+            "chosen on test (not a result)": f"{100 * by_test.mean():.1f}",
+            "optimism": with_interval(gap.difference, gap.low, gap.high, "+"),
+        }
         rows.append({**row, **values, "seeds": len(ids)})
         trace |= {f"{', '.join(names)} / {column}": ids for column in values}
     return pd.DataFrame(rows), trace

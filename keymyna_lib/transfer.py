@@ -16,8 +16,8 @@ import pandas as pd
 from keymyna_lib.efficiency import logistic_curve
 from keymyna_lib.errors import KeyMynaError
 from keymyna_lib.evaluate import mirex_scores
-from keymyna_lib.progress import bar
 from keymyna_lib.probes import MIN_PURITY
+from keymyna_lib.progress import bar
 
 CLEAN, NOISY = 10.0, 5.0  # dB: windows at least so clean to train on, at most so clean to test on
 
@@ -75,22 +75,41 @@ def transfer(x, table: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
     for condition in bar(list(conditions(table)), desc="transfer", unit="condition"):
         x_test, test = _track_means(x, table, condition.test & (table["split"] == "test").to_numpy())
         reference = keys[test].to_numpy()
-        sets = {(head, split): _track_means(x, table, rows & (table["split"] == split).to_numpy())
-                for head, rows in (("elsewhere", condition.train), ("control", condition.control))
-                for split in ("train", "valid")}
+        sets = {
+            (head, split): _track_means(x, table, rows & (table["split"] == split).to_numpy())
+            for head, rows in (("elsewhere", condition.train), ("control", condition.control))
+            for split in ("train", "valid")
+        }
         if not len(test) or not all(len(ids) for _, ids in sets.values()):
-            raise KeyMynaError(f"{condition.name}: some split has no such track; take more tracks (n_tracks, 0 for all).")
+            raise KeyMynaError(
+                f"{condition.name}: some split has no such track; take more tracks (n_tracks, 0 for all)."
+            )
         # A head that was given more labels would be better for that alone.
-        sizes = {split: min(len(sets[head, split][1]) for head in ("elsewhere", "control")) for split in ("train", "valid")}
+        sizes = {
+            split: min(len(sets[head, split][1]) for head in ("elsewhere", "control")) for split in ("train", "valid")
+        }
         for head in ("elsewhere", "control"):
-            chosen = {split: np.sort(rng.permutation(len(sets[head, split][1]))[:size]) for split, size in sizes.items()}
+            chosen = {
+                split: np.sort(rng.permutation(len(sets[head, split][1]))[:size]) for split, size in sizes.items()
+            }
             (x_train, y_train), (x_valid, y_valid) = (
-                (sets[head, split][0][rows], keys[sets[head, split][1][rows]].to_numpy()) for split, rows in chosen.items())
+                (sets[head, split][0][rows], keys[sets[head, split][1][rows]].to_numpy())
+                for split, rows in chosen.items()
+            )
             estimates, _, _ = logistic_curve(x_train, y_train, x_valid, y_valid, x_test)
-            found.append(pd.DataFrame({"condition": condition.name, "head": head, "track_id": test,
-                                       "reference": reference, "estimate": estimates,
-                                       "score": mirex_scores(reference, estimates, fifths="both"),
-                                       "n_train": sizes["train"]}))
+            found.append(
+                pd.DataFrame(
+                    {
+                        "condition": condition.name,
+                        "head": head,
+                        "track_id": test,
+                        "reference": reference,
+                        "estimate": estimates,
+                        "score": mirex_scores(reference, estimates, fifths="both"),
+                        "n_train": sizes["train"],
+                    }
+                )
+            )
     return pd.concat(found, ignore_index=True)
 
 

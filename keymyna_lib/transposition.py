@@ -21,7 +21,7 @@ from keymyna_lib.heads import TrainedHead
 from keymyna_lib.keys import N_KEYS, transpose
 
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0)  # of the mean squared feature; the best on held-out tracks is taken
-HELD_OUT = 5                      # every fifth track
+HELD_OUT = 5  # every fifth track
 
 
 def fit_shift_maps(features: Features, track_ids: Sequence[str], shifts: Sequence[int]) -> dict[int, Tensor]:
@@ -41,8 +41,9 @@ def fit_shift_maps(features: Features, track_ids: Sequence[str], shifts: Sequenc
     held_out = set(track_ids[::HELD_OUT])
     for shift in shifts:
         if shift != 0:
-            fitted, tried = (_pairs(features, [t for t in track_ids if (t in held_out) == held], shift)
-                             for held in (False, True))
+            fitted, tried = (
+                _pairs(features, [t for t in track_ids if (t in held_out) == held], shift) for held in (False, True)
+            )
             best = min(RIDGES, key=lambda ridge: (tried[0] @ _ridge(*fitted, ridge) - tried[1]).square().sum().item())
             maps[shift] = _ridge(*(torch.cat(both) for both in zip(fitted, tried)), best).float()
     return maps
@@ -58,8 +59,7 @@ def _chosen_windows(features: Features, track_ids: Sequence[str], count: int) ->
     """The unshifted windows of tracks that a view of so many windows holds."""
     plain = features.select(track_ids)
     sizes = torch.bincount(plain.track, minlength=len(track_ids)).numpy()
-    rows = np.concatenate([first + spread_windows(size, count)
-                           for first, size in zip(np.cumsum(sizes) - sizes, sizes)])
+    rows = np.concatenate([first + spread_windows(size, count) for first, size in zip(np.cumsum(sizes) - sizes, sizes)])
     return Features(plain.x[rows], plain.track[rows], plain.shift[rows], plain.track_ids)
 
 
@@ -76,13 +76,17 @@ def mapped_views(features: Features, track_ids: Sequence[str], maps: Mapping[int
     moved = _chosen_windows(features, track_ids, windows)
     track = torch.tensor([plain.track_ids.index(name) for name in moved.track_ids])[moved.track]
     shifts = [shift for shift in maps if shift != 0]
-    return Features(torch.cat([plain.x, *(moved.x @ maps[shift] for shift in shifts)]),
-                    torch.cat([plain.track, track.repeat(len(shifts))]),
-                    torch.cat([plain.shift, torch.tensor(shifts).repeat_interleave(len(track))]), plain.track_ids)
+    return Features(
+        torch.cat([plain.x, *(moved.x @ maps[shift] for shift in shifts)]),
+        torch.cat([plain.track, track.repeat(len(shifts))]),
+        torch.cat([plain.shift, torch.tensor(shifts).repeat_interleave(len(track))]),
+        plain.track_ids,
+    )
 
 
-def predict_transposed(head: TrainedHead, features: Features, track_ids: Sequence[str],
-                       shifts: Sequence[int]) -> np.ndarray:
+def predict_transposed(
+    head: TrainedHead, features: Features, track_ids: Sequence[str], shifts: Sequence[int]
+) -> np.ndarray:
     """(track, 24) mean outputs over shifted views, each view's keys transposed back to the recording's.
 
     Raises

@@ -15,13 +15,13 @@ from torch import Tensor
 from keymyna_lib.spectrogram import HOP, N_MELS, SAMPLE_RATE
 
 GAIN_DB = (-12.0, 0.0)
-FILTER_DB = 12.0              # a random equaliser: knots uniform in plus or minus this, dB
+FILTER_DB = 12.0  # a random equaliser: knots uniform in plus or minus this, dB
 FILTER_KNOTS = 6
-REVERB_TIME = (0.15, 1.5)     # s for a decay of 60 dB
-REVERB_DB = (-20.0, -3.0)     # power of the tail relative to the dry sound
+REVERB_TIME = (0.15, 1.5)  # s for a decay of 60 dB
+REVERB_DB = (-20.0, -3.0)  # power of the tail relative to the dry sound
 SNR_DB = (0.0, 20.0)
-NOISE_COLOUR = (0.0, 2.0)     # power falls as frequency^-colour
-PITCH_SEMITONES = 4.0         # plus or minus, not rounded to semitones
+NOISE_COLOUR = (0.0, 2.0)  # power falls as frequency^-colour
+PITCH_SEMITONES = 4.0  # plus or minus, not rounded to semitones
 
 
 def augment(crops: Tensor, generator: torch.Generator, *, pitch_shift: bool) -> Tensor:

@@ -52,8 +52,10 @@ class HubFile:
 
     def __post_init__(self) -> None:
         if not re.fullmatch("[0-9a-f]{40}", self.revision):
-            raise KeyMynaError(f"revision {self.revision!r} of {self.repo}: expected the 40 hexadecimal digits of a "
-                               "commit. A branch or a tag can be moved, and would then stand for other weights.")
+            raise KeyMynaError(
+                f"revision {self.revision!r} of {self.repo}: expected the 40 hexadecimal digits of a "
+                "commit. A branch or a tag can be moved, and would then stand for other weights."
+            )
 
     def download(self) -> Path:
         """The file in the hub's cache on this machine; once it is there, no network is needed.
@@ -66,16 +68,20 @@ class HubFile:
         try:
             from huggingface_hub import hf_hub_download
         except ImportError:
-            raise KeyMynaError("files of the model hub need huggingface_hub; install it into this environment "
-                               "(pip install -c requirements.lock huggingface-hub), or download the file by hand and "
-                               "give its path.") from None
+            raise KeyMynaError(
+                "files of the model hub need huggingface_hub; install it into this environment "
+                "(pip install -c requirements.lock huggingface-hub), or download the file by hand and "
+                "give its path."
+            ) from None
         try:
             return Path(hf_hub_download(self.repo, self.name, revision=self.revision))
         except Exception as error:
             reason = str(error).strip().splitlines() or [type(error).__name__]
-            raise KeyMynaError(f"{self.name} of {self.repo} at {self.revision} cannot be had from the model hub "
-                               f"({reason[0]}). Check the names and the network, or download the file by hand and give "
-                               "its path.") from None
+            raise KeyMynaError(
+                f"{self.name} of {self.repo} at {self.revision} cannot be had from the model hub "
+                f"({reason[0]}). Check the names and the network, or download the file by hand and give "
+                "its path."
+            ) from None
 
 
 def checkpoint(text: str) -> Path | HubFile:
@@ -90,8 +96,9 @@ def checkpoint(text: str) -> Path | HubFile:
         return Path(text).expanduser()
     place, _, revision = text.rpartition("@")
     if len(parts := place.split("/", 2)) < 3:
-        raise KeyMynaError(f"weights {text!r}: there is no such file; one of the model hub is written "
-                           "owner/name/file@commit.")
+        raise KeyMynaError(
+            f"weights {text!r}: there is no such file; one of the model hub is written owner/name/file@commit."
+        )
     return HubFile("/".join(parts[:2]), parts[2], revision)
 
 
@@ -118,8 +125,9 @@ class Origin:
     dropped: tuple[str, ...]
 
 
-def load_official(source: Path | HubFile, *, scale: str, preset: str | None = None, patch: str | None = None,
-                  drop: Sequence[str] = ()) -> tuple[Encoder, Origin]:
+def load_official(
+    source: Path | HubFile, *, scale: str, preset: str | None = None, patch: str | None = None, drop: Sequence[str] = ()
+) -> tuple[Encoder, Origin]:
     """An encoder with the weights of an official Myna checkpoint, every one of them, and where they come from.
 
     Parameters
@@ -145,10 +153,18 @@ def load_official(source: Path | HubFile, *, scale: str, preset: str | None = No
     declared = _declared_patch(declaration)
     if declared and patch not in (None, declared):
         raise KeyMynaError(f"{name} is for {declared} patches, says the config.json beside it, not for {patch} ones.")
-    encoder, dropped = encoder_of(read_tensors(path), name, scale=scale, preset=preset, patch=patch or declared or None,
-                                  drop=drop)
-    return encoder, Origin(name, revision, sha256_file(path), encoder.config, declared,
-                           sum(p.numel() for p in encoder.parameters()), tuple(dropped))
+    encoder, dropped = encoder_of(
+        read_tensors(path), name, scale=scale, preset=preset, patch=patch or declared or None, drop=drop
+    )
+    return encoder, Origin(
+        name,
+        revision,
+        sha256_file(path),
+        encoder.config,
+        declared,
+        sum(p.numel() for p in encoder.parameters()),
+        tuple(dropped),
+    )
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -166,13 +182,16 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise KeyMynaError(f"{path} does not exist.") from None
     except Exception as error:
-        raise KeyMynaError(f"{path} is damaged, or holds more than tensors and would run code when loaded, which was "
-                           f"not done ({type(error).__name__}). Get it anew, or ask for a .safetensors file.") from None
+        raise KeyMynaError(
+            f"{path} is damaged, or holds more than tensors and would run code when loaded, which was "
+            f"not done ({type(error).__name__}). Get it anew, or ask for a .safetensors file."
+        ) from None
     if isinstance(stored, Mapping):
         stored = next((stored[key] for key in _WRAPPERS if isinstance(stored.get(key), Mapping)), stored)
     if not isinstance(stored, Mapping) or not all(isinstance(value, Tensor) for value in stored.values()):
-        raise KeyMynaError(f"{path} does not hold a state dict: expected tensors by name, bare or under one of "
-                           f"{', '.join(_WRAPPERS)}.")
+        raise KeyMynaError(
+            f"{path} does not hold a state dict: expected tensors by name, bare or under one of {', '.join(_WRAPPERS)}."
+        )
     return dict(stored)
 
 
@@ -195,8 +214,15 @@ def without_prefix(state: Mapping[str, Tensor], anchor: str, what: str) -> dict[
     return {name.removeprefix(prefixes[0]): value for name, value in state.items()}
 
 
-def encoder_of(state: Mapping[str, Tensor], what: str, *, scale: str, preset: str | None = None,
-               patch: str | None = None, drop: Sequence[str] = ()) -> tuple[Encoder, list[str]]:
+def encoder_of(
+    state: Mapping[str, Tensor],
+    what: str,
+    *,
+    scale: str,
+    preset: str | None = None,
+    patch: str | None = None,
+    drop: Sequence[str] = (),
+) -> tuple[Encoder, list[str]]:
     """The encoder that a state dict under the official names fits, with its weights, and the names that were left out.
 
     `what` names the state dict in an error; the other parameters and the errors are those of `load_official`.
@@ -214,8 +240,10 @@ def encoder_of(state: Mapping[str, Tensor], what: str, *, scale: str, preset: st
         raise KeyMynaError(f"{what} fits {_names(fitting)}, not {preset or 'any size'} with {patch or 'any'} patches.")
     if not chosen:
         closest = min(wanted, key=lambda pair: len(misfits[pair]))
-        raise KeyMynaError(f"{what} does not fit {_names([closest])}: {_some(misfits[closest])}. What belongs to a "
-                           "head, not to the encoder, can be left out by `drop`.")
+        raise KeyMynaError(
+            f"{what} does not fit {_names([closest])}: {_some(misfits[closest])}. What belongs to a "
+            "head, not to the encoder, can be left out by `drop`."
+        )
     if len(chosen) > 1:
         raise KeyMynaError(f"{what} fits {_names(chosen)} alike: say which by `patch`.")
     encoder = Encoder(EncoderConfig(*chosen[0], scale))
@@ -231,10 +259,15 @@ def _shapes(preset: str, patch: str) -> dict[str, tuple[int, ...]]:
 
 
 def _misfits(found: Mapping[str, tuple], expected: Mapping[str, tuple]) -> list[str]:
-    return [*(f"{name} is missing" for name in expected if name not in found),
-            *(f"{name} is not the encoder's" for name in found if name not in expected),
-            *(f"{name} is {found[name]}, not {shape}" for name, shape in expected.items()
-              if found.get(name, shape) != shape)]
+    return [
+        *(f"{name} is missing" for name in expected if name not in found),
+        *(f"{name} is not the encoder's" for name in found if name not in expected),
+        *(
+            f"{name} is {found[name]}, not {shape}"
+            for name, shape in expected.items()
+            if found.get(name, shape) != shape
+        ),
+    ]
 
 
 def _names(pairs: Sequence[tuple[str, str]]) -> str:
@@ -261,8 +294,9 @@ def _declared_patch(path: Path) -> str:
     raise KeyMynaError(f"{path}: patches of {sizes} (mel bands, frames) are none of {', '.join(PATCHES)}.")
 
 
-def write_model_card(path: Path, corpus: Corpus, *, profile: str, run_id: str, scored_by: Sequence[str],
-                     licence: str) -> Path:
+def write_model_card(
+    path: Path, corpus: Corpus, *, profile: str, run_id: str, scored_by: Sequence[str], licence: str
+) -> Path:
     """Write the README.md that the hub shows, beside an encoder of ours; every value in it is one that the runs stored.
 
     Parameters
@@ -296,20 +330,37 @@ def write_model_card(path: Path, corpus: Corpus, *, profile: str, run_id: str, s
         if run != run_id and results.config_of(profile, run)["inputs"].get("pretrain") != digest:
             raise KeyMynaError(f"run {run} did not score the encoder of run {run_id}.")
     encoder = load_encoder(path)
-    settings = {name: str(value) for name, value in config.items()
-                if name not in ("experiment", "inputs", "encoder", "device")}
-    origin = {"file": f"{path.name}, sha256 {digest}", "run": f"{run_id}, profile {profile}",
-              "commit": f"{provenance['commit']}{' with changes' if provenance['dirty'] else ''}",
-              "code": provenance["code_hash"], "corpus": corpus.hash, "device": provenance["device"],
-              "finished": provenance["ended"], "torch": provenance["packages"]["torch"]}
+    settings = {
+        name: str(value) for name, value in config.items() if name not in ("experiment", "inputs", "encoder", "device")
+    }
+    origin = {
+        "file": f"{path.name}, sha256 {digest}",
+        "run": f"{run_id}, profile {profile}",
+        "commit": f"{provenance['commit']}{' with changes' if provenance['dirty'] else ''}",
+        "code": provenance["code_hash"],
+        "corpus": corpus.hash,
+        "device": provenance["device"],
+        "finished": provenance["ended"],
+        "torch": provenance["packages"]["torch"],
+    }
     card = path.parent / "README.md"
-    write_text(card, _CARD.format(
-        licence=licence, preset=encoder.config.preset, patch=encoder.config.patch, dim=encoder.embedding_dim,
-        parameters=f"{sum(p.numel() for p in encoder.parameters()):,}", rate=f"{SAMPLE_RATE:,}",
-        scale="the mel power" if encoder.config.scale == "linear" else "log(1 + mel power)", file=path.name,
-        data=results.markdown(_sources(corpus)), scores=results.markdown(_scores(profile, scored_by)),
-        settings=results.markdown(pd.DataFrame(sorted(settings.items()), columns=["setting", "value"])),
-        origin=results.markdown(pd.DataFrame(origin.items(), columns=["", "value"]))))
+    write_text(
+        card,
+        _CARD.format(
+            licence=licence,
+            preset=encoder.config.preset,
+            patch=encoder.config.patch,
+            dim=encoder.embedding_dim,
+            parameters=f"{sum(p.numel() for p in encoder.parameters()):,}",
+            rate=f"{SAMPLE_RATE:,}",
+            scale="the mel power" if encoder.config.scale == "linear" else "log(1 + mel power)",
+            file=path.name,
+            data=results.markdown(_sources(corpus)),
+            scores=results.markdown(_scores(profile, scored_by)),
+            settings=results.markdown(pd.DataFrame(sorted(settings.items()), columns=["setting", "value"])),
+            origin=results.markdown(pd.DataFrame(origin.items(), columns=["", "value"])),
+        ),
+    )
     return card
 
 
@@ -376,8 +427,15 @@ def _scores(profile: str, run_ids: Sequence[str]) -> pd.DataFrame:
         for dataset, rows in test.groupby("dataset", sort=False):
             budget = config["budget"] if "budget" in config else int(dataset.split()[0])  # "48 labels" in a comparison
             scores = rows.set_index("metric")["value"].reindex(shown).map("{:.4f}".format)
-            table.append({"features": config.get("features", config.get("name")),
-                          "head": config.get("head", "logistic probe"), "labels": budget or "all",
-                          "tracks": dataset if "budget" in config else "all", **scores, "n": rows["n"].iloc[0],
-                          "run": run})
+            table.append(
+                {
+                    "features": config.get("features", config.get("name")),
+                    "head": config.get("head", "logistic probe"),
+                    "labels": budget or "all",
+                    "tracks": dataset if "budget" in config else "all",
+                    **scores,
+                    "n": rows["n"].iloc[0],
+                    "run": run,
+                }
+            )
     return pd.DataFrame(table)

@@ -36,8 +36,17 @@ class _Expected:
         self.columns: dict[str, dict] = {"keys": {}, "excluded": {}, "states": {}, "splits": {}}
         self.files: dict[str, dict] = {}
 
-    def add(self, track_id: str, path: str, key: int, split: str, *, reason: str = "", state: str = "found",
-            others: dict[str, str] | None = None) -> None:
+    def add(
+        self,
+        track_id: str,
+        path: str,
+        key: int,
+        split: str,
+        *,
+        reason: str = "",
+        state: str = "found",
+        others: dict[str, str] | None = None,
+    ) -> None:
         """Write a track's audio, spoilt according to its state; `others` are the further files of mirdata's index."""
         audio = self.folder / path
         if state == "corrupt":
@@ -49,7 +58,7 @@ class _Expected:
             content = (self.folder / file).read_bytes() if (self.folder / file).is_file() else b"elsewhere"
             md5s[name] = [file, hashlib.md5(content + b"!" * (state == "checksum")).hexdigest()]
         self.files[track_id] = md5s
-        found = ("excluded" if reason else "corrupt" if state == "checksum" else state)
+        found = "excluded" if reason else "corrupt" if state == "checksum" else state
         for column, value in (("keys", key), ("excluded", reason), ("states", found), ("splits", split)):
             self.columns[column][track_id] = value
 
@@ -64,8 +73,12 @@ def write_fma_keys(root: Path, tracks: int = 10, seconds: float = 8.0) -> dict[s
     """
     expected = _Expected(Path(root) / "fma_keys", seconds)
     rows = [(str(7 + 1003 * i), 5 * i % 24, ("train",) * 8 + ("valid", "test"), "", "found") for i in range(tracks)]
-    rows += [("150001", -1, ("train",), "no key", "found"), ("150002", 3, ("train",), "", "corrupt"),
-             ("150003", 15, ("train",), "", "missing"), ("150004", 22, ("train",), "", "checksum")]
+    rows += [
+        ("150001", -1, ("train",), "no key", "found"),
+        ("150002", 3, ("train",), "", "corrupt"),
+        ("150003", 15, ("train",), "", "missing"),
+        ("150004", 22, ("train",), "", "checksum"),
+    ]
     labels, facts = [], []
     for i, (track_id, key, splits, reason, state) in enumerate(rows):
         split, number = splits[i % len(splits)], track_id.zfill(6)
@@ -80,10 +93,19 @@ def write_fma_keys(root: Path, tracks: int = 10, seconds: float = 8.0) -> dict[s
     # Two lines of header and one that names the index, as pandas writes them; with columns that nobody needs.
     ids, splits, artists, names, titles, genres = zip(*facts)
     official = {"train": "training", "valid": "validation", "test": "test"}
-    table = pd.DataFrame({("album", "id"): 1, ("artist", "bio"): "<p>a, b</p>", ("artist", "id"): artists,
-                          ("artist", "name"): names, ("set", "split"): [official[split] for split in splits],
-                          ("set", "subset"): "large", ("track", "genre_top"): genres, ("track", "title"): titles},
-                         index=pd.Index(ids, name="track_id")).sort_index()
+    table = pd.DataFrame(
+        {
+            ("album", "id"): 1,
+            ("artist", "bio"): "<p>a, b</p>",
+            ("artist", "id"): artists,
+            ("artist", "name"): names,
+            ("set", "split"): [official[split] for split in splits],
+            ("set", "subset"): "large",
+            ("track", "genre_top"): genres,
+            ("track", "title"): titles,
+        },
+        index=pd.Index(ids, name="track_id"),
+    ).sort_index()
     (expected.folder / "fma_metadata").mkdir()
     table.to_csv(expected.folder / "fma_metadata" / "tracks.csv")
     return expected.columns
@@ -93,26 +115,47 @@ def write_guitarset(root: Path, seconds: float = 8.0) -> dict[str, dict]:
     """Index, jams and wav of two players: six lead sheets, each as "comp" and "solo", a mode and two keys among their
     labels, and three spoilt takes."""
     expected = _Expected(Path(root) / "guitarset", seconds)
-    sheets = [("Jazz1-130-D", 2, "train", "D:major"), ("Jazz1-200-B", 11, "train", "B:major"),
-              ("SS2-107-Ab", 8, "train", "Ab:major"), ("Rock3-117-Bb", 10, "valid", "Bb:major"),
-              ("BN2-131-B", 23, "test", "B:minor"), ("BN2-166-Ab", 20, "test", "Ab:minor")]
-    rows = [(f"{player}_{sheet}_{mode}", key, split, [label], "", "found")
-            for player in ("00", "05") for sheet, key, split, label in sheets for mode in ("comp", "solo")]
-    rows += [("01_Jazz1-130-D_comp", -1, "train", ["D:dorian"], "modal", "found"),
-             ("01_Jazz1-130-D_solo", -1, "train", ["D:major", "G:major"], "several keys", "found"),
-             ("01_SS2-107-Ab_comp", 8, "train", ["Ab:major"], "", "corrupt"),
-             ("01_SS2-107-Ab_solo", 8, "train", ["Ab:major"], "", "missing"),
-             ("02_SS2-107-Ab_solo", 8, "train", ["Ab:major"], "", "checksum")]
+    sheets = [
+        ("Jazz1-130-D", 2, "train", "D:major"),
+        ("Jazz1-200-B", 11, "train", "B:major"),
+        ("SS2-107-Ab", 8, "train", "Ab:major"),
+        ("Rock3-117-Bb", 10, "valid", "Bb:major"),
+        ("BN2-131-B", 23, "test", "B:minor"),
+        ("BN2-166-Ab", 20, "test", "Ab:minor"),
+    ]
+    rows = [
+        (f"{player}_{sheet}_{mode}", key, split, [label], "", "found")
+        for player in ("00", "05")
+        for sheet, key, split, label in sheets
+        for mode in ("comp", "solo")
+    ]
+    rows += [
+        ("01_Jazz1-130-D_comp", -1, "train", ["D:dorian"], "modal", "found"),
+        ("01_Jazz1-130-D_solo", -1, "train", ["D:major", "G:major"], "several keys", "found"),
+        ("01_SS2-107-Ab_comp", 8, "train", ["Ab:major"], "", "corrupt"),
+        ("01_SS2-107-Ab_solo", 8, "train", ["Ab:major"], "", "missing"),
+        ("02_SS2-107-Ab_solo", 8, "train", ["Ab:major"], "", "checksum"),
+    ]
     for track_id, key, split, labels, reason, state in rows:
         events = [{"time": 4.0 * i, "duration": 4.0, "value": label, "confidence": 1} for i, label in enumerate(labels)]
         jams = {"annotations": [{"namespace": "tempo", "data": []}, {"namespace": "key_mode", "data": events}]}
         _write(expected.folder / "annotation" / f"{track_id}.jams", json.dumps(jams))
-        expected.add(track_id, f"audio_mono-mic/{track_id}_mic.wav", key, split, reason=reason, state=state,
-                     others={"jams": f"annotation/{track_id}.jams"})
+        expected.add(
+            track_id,
+            f"audio_mono-mic/{track_id}_mic.wav",
+            key,
+            split,
+            reason=reason,
+            state=state,
+            others={"jams": f"annotation/{track_id}.jams"},
+        )
         files = expected.files[track_id]
         files["audio_mic"] = files.pop("audio")
-        for name, kind, suffix in (("audio_mix", "mono-pickup_mix", "mix"), ("audio_hex", "hex-pickup_original", "hex"),
-                                   ("audio_hex_cln", "hex-pickup_debleeded", "hex_cln")):
+        for name, kind, suffix in (
+            ("audio_mix", "mono-pickup_mix", "mix"),
+            ("audio_hex", "hex-pickup_original", "hex"),
+            ("audio_hex_cln", "hex-pickup_debleeded", "hex_cln"),
+        ):
             files[name] = [f"audio_{kind}/{track_id}_{suffix}.wav", "0" * 32]
     expected.index("guitarset_index_1.1.0.json", "1.1.0")
     return expected.columns
@@ -122,19 +165,37 @@ def write_giantsteps_key_mirdata(root: Path, tracks: int = 4, seconds: float = 8
     """Index, keys, Beatport's metadata and mp3: `tracks` whole ones, odd labels, and three spoilt ones."""
     expected = _Expected(Path(root) / "giantsteps_key_mirdata", seconds)
     rows = [(f"{_FLATS[7 * i % 12]} {_mode(7 * i % 24)}", 7 * i % 24, "", "found") for i in range(tracks)]
-    rows += [("F minor aeolian", 17, "", "found"), ("Eb major ", 3, "", "found"),
-             ("Gb minor harmonic", 18, "", "found"), ("C major | A minor", -1, "several keys", "found"),
-             ("Bb other", -1, "not a key", "found"),
-             ("E minor aeolian | G major", -1, "several keys", "found"), ("X", -1, "no key", "found"),
-             ("G minor", 19, "", "corrupt"), ("A major", 9, "", "missing"), ("D minor", 14, "", "checksum")]
+    rows += [
+        ("F minor aeolian", 17, "", "found"),
+        ("Eb major ", 3, "", "found"),
+        ("Gb minor harmonic", 18, "", "found"),
+        ("C major | A minor", -1, "several keys", "found"),
+        ("Bb other", -1, "not a key", "found"),
+        ("E minor aeolian | G major", -1, "several keys", "found"),
+        ("X", -1, "no key", "found"),
+        ("G minor", 19, "", "corrupt"),
+        ("A major", 9, "", "missing"),
+        ("D minor", 14, "", "checksum"),
+    ]
     for i, (label, key, reason, state) in enumerate(rows):
         stem = f"{1000 + i} Artist {i} - Träck Nr. {i} (Original Mix)"
         _write(expected.folder / "keys_gs+" / f"{stem}.txt", label)
-        meta = {"bpm": 125, "genres": [{"name": "Electronica"}], "sub_genres": [{"name": "Acid"}] * (i % 2),
-                "artists": [{"name": f"Artist {i}"}, {"name": "Guest"}]}
+        meta = {
+            "bpm": 125,
+            "genres": [{"name": "Electronica"}],
+            "sub_genres": [{"name": "Acid"}] * (i % 2),
+            "artists": [{"name": f"Artist {i}"}, {"name": "Guest"}],
+        }
         _write(expected.folder / "meta" / f"{stem}.json", json.dumps(meta))
-        expected.add(str(i + 1), f"audio/{stem}.mp3", key, "test", reason=reason, state=state,
-                     others={"meta": f"meta/{stem}.json", "key": f"keys_gs+/{stem}.txt"})
+        expected.add(
+            str(i + 1),
+            f"audio/{stem}.mp3",
+            key,
+            "test",
+            reason=reason,
+            state=state,
+            others={"meta": f"meta/{stem}.json", "key": f"keys_gs+/{stem}.txt"},
+        )
     expected.index("giantsteps_key_index_+.json", "+")
     return expected.columns
 
@@ -152,11 +213,14 @@ def write_folder(root: Path, name: str = "mine", tracks: int = 20, seconds: floa
         label = (f"{_FLATS[key % 12]} {_mode(key)}", f"{_FLATS[key % 12]}{'m' if key >= 12 else ''}")[i % 2]
         split = ("train", "train", "train", "valid", "test")[i // 2 % 5]
         rows.append((f"disc {i % 3}/{i:03d}.{suffix}", label, key, split, "", "found"))
-    rows += [("odd/a.wav", "D dorian", -1, "train", "modal", "found"),
-             ("odd/b.wav", "", -1, "train", "no key", "found"),
-             ("odd/c.wav", "C major / A minor", -1, "train", "several keys", "found"),
-             ("odd/d.mp3", "Hmm", -1, "train", "not a key", "found"), ("odd/e.wav", "G", 7, "train", "", "corrupt"),
-             ("odd/f.wav", "8A", 21, "train", "", "missing")]
+    rows += [
+        ("odd/a.wav", "D dorian", -1, "train", "modal", "found"),
+        ("odd/b.wav", "", -1, "train", "no key", "found"),
+        ("odd/c.wav", "C major / A minor", -1, "train", "several keys", "found"),
+        ("odd/d.mp3", "Hmm", -1, "train", "not a key", "found"),
+        ("odd/e.wav", "G", 7, "train", "", "corrupt"),
+        ("odd/f.wav", "8A", 21, "train", "", "missing"),
+    ]
     expected.folder.mkdir(parents=True)
     with open(expected.folder / "keys.csv", "w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)

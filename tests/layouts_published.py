@@ -35,8 +35,17 @@ class _Expected:
         self.excluded: dict[str, str] = {}
         self.states: dict[str, str] = {}
 
-    def add(self, track_id: str, path: str, key: int, *, reason: str = "", state: str = "found", seed: int = 0,
-            md5: bool = True) -> None:
+    def add(
+        self,
+        track_id: str,
+        path: str,
+        key: int,
+        *,
+        reason: str = "",
+        state: str = "found",
+        seed: int = 0,
+        md5: bool = True,
+    ) -> None:
         """Write a track's audio, spoilt according to its state, and its checksum as Beatport's data sets do."""
         file = self.folder / path
         if state == "corrupt":
@@ -60,8 +69,12 @@ def write_giantsteps_key(root: Path, tracks: int = 6, seconds: float = 8.0) -> d
     """The annotation repository with mp3 audio: `tracks` whole ones, one of a wrong label, and three spoilt ones."""
     expected = _Expected(Path(root) / "giantsteps_key", seconds)
     rows = [(f"{10000 + i}.LOFI", 5 * i % 24, "", "found") for i in range(tracks)]
-    rows += [("20000.LOFI", -1, "not a key", "found"), ("20001.LOFI", 3, "", "corrupt"),
-             ("20002.LOFI", 15, "", "missing"), ("20003.LOFI", 22, "", "checksum")]
+    rows += [
+        ("20000.LOFI", -1, "not a key", "found"),
+        ("20001.LOFI", 3, "", "corrupt"),
+        ("20002.LOFI", 15, "", "missing"),
+        ("20003.LOFI", 22, "", "checksum"),
+    ]
     for i, (track_id, key, reason, state) in enumerate(rows):
         label = "drums" if reason else _name(key, _FLATS)
         _text(expected.folder / "annotations" / "key" / f"{track_id}.key", label)
@@ -82,17 +95,19 @@ def write_giantsteps_mtg_keys(root: Path, tracks: int = 24, seconds: float = 8.0
     for i in range(tracks):
         artist = f"Artist {i - 1}, Guest {i}" if i % 3 == 2 else f"Artist {i}"
         rows.append((str(30000 + i), _name(7 * i % 24, _SHARPS), 2, artist, 7 * i % 24, "", "found", 100 + i))
-    rows += [("40000", "-", 0, "Nobody", -1, "no key", "found", 203),
-             ("40001", " ", 0, "Nobody", -1, "no key", "found", 204),
-             ("40002", "F minor / G# major", 2, "Two", -1, "several keys", "found", 205),
-             ("40003", "A# major / minor", 2, "Two", -1, "several keys", "found", 206),
-             ("40004", "B major ", 2, "Blank", 11, "", "found", 207),
-             ("40005", "D minor", 1, "Unsure", 14, "low confidence", "found", 208),
-             ("40006", "C# minor", 2, "Broken", 13, "", "corrupt", 209),
-             ("40007", "G major", 2, "Gone", 7, "", "missing", 210),
-             ("40008", "A minor", 2, "Other", 21, "", "checksum", 211),
-             ("10001", "F major", 2, "Tested", 5, "in GiantSteps Key", "found", 212),
-             ("40009", "C major", 2, "Tested too", 0, "in GiantSteps Key", "found", 0)]
+    rows += [
+        ("40000", "-", 0, "Nobody", -1, "no key", "found", 203),
+        ("40001", " ", 0, "Nobody", -1, "no key", "found", 204),
+        ("40002", "F minor / G# major", 2, "Two", -1, "several keys", "found", 205),
+        ("40003", "A# major / minor", 2, "Two", -1, "several keys", "found", 206),
+        ("40004", "B major ", 2, "Blank", 11, "", "found", 207),
+        ("40005", "D minor", 1, "Unsure", 14, "low confidence", "found", 208),
+        ("40006", "C# minor", 2, "Broken", 13, "", "corrupt", 209),
+        ("40007", "G major", 2, "Gone", 7, "", "missing", 210),
+        ("40008", "A minor", 2, "Other", 21, "", "checksum", 211),
+        ("10001", "F major", 2, "Tested", 5, "in GiantSteps Key", "found", 212),
+        ("40009", "C major", 2, "Tested too", 0, "in GiantSteps Key", "found", 0),
+    ]
     labels, facts = ["ID\tMANUAL KEY\tC"], ["ID\tARTIST\tSONG TITLE\tMIX\tLABEL\tBP GENRE\tBP BPM\tBP KEY"]
     for number, label, confidence, artist, key, reason, state, seed in rows:
         labels.append(f"{number}\t{label}\t{confidence}")
@@ -110,17 +125,25 @@ def write_gtzan(root: Path, tracks: int = 4, seconds: float = 8.0) -> dict[str, 
     expected = _Expected(Path(root) / "gtzan", seconds)
     # Lerch's numbers by hand: A, A#, B, C, ... major, then minor.
     tonics = "A A# B C C# D D# E F F# G G#".split()
-    rows = [(genre, i, (5 * i + shift) % 24, suffix, "", "found")
-            for genre, suffix, shift in (("blues", "wav", 0), ("pop", "au", 12)) for i in range(tracks)]
-    rows += [("classical", 0, -1, "wav", "no key", "found"), ("classical", 1, -1, "wav", "no key", "found"),
-             ("rock", 0, 24, "wav", "not a key", "found"), ("jazz", 54, 3, "wav", "", "corrupt"),
-             ("metal", 7, 20, "wav", "", "missing")]
+    rows = [
+        (genre, i, (5 * i + shift) % 24, suffix, "", "found")
+        for genre, suffix, shift in (("blues", "wav", 0), ("pop", "au", 12))
+        for i in range(tracks)
+    ]
+    rows += [
+        ("classical", 0, -1, "wav", "no key", "found"),
+        ("classical", 1, -1, "wav", "no key", "found"),
+        ("rock", 0, 24, "wav", "not a key", "found"),
+        ("jazz", 54, 3, "wav", "", "corrupt"),
+        ("metal", 7, 20, "wav", "", "missing"),
+    ]
     for genre, number, label, suffix, reason, state in rows:
         track_id = f"{genre}.{number:05d}"
         key = -1 if reason else _SHARPS.index(tonics[label % 12]) + 12 * (label >= 12)
         _text(expected.folder / "gtzan_key" / "genres" / genre / f"{track_id}.lerch.txt", f"{label}\n")
-        expected.add(track_id, f"genres/{genre}/{track_id}.{suffix}", key, reason=reason, state=state, seed=number,
-                     md5=False)
+        expected.add(
+            track_id, f"genres/{genre}/{track_id}.{suffix}", key, reason=reason, state=state, seed=number, md5=False
+        )
     return expected.as_dict()
 
 
@@ -133,14 +156,23 @@ def write_billboard(root: Path, tracks: int = 32, seconds: float = 8.0) -> dict[
     for i in range(tracks):
         song = f"The_Band_{i - 1}-song_number_{i - 1}_(live)" if i % 4 == 3 else f"The_Band_{i}-Song_Number_{i}"
         rows.append((f"{i:04d}", song, _name(11 * i % 24, _FLATS), 11 * i % 24, "", "found"))
-    rows += [("1000", "Bachman-Turner_Overdrive-Heartaches", "C mixolydian", -1, "modal", "found"),
-             ("1001", "Unknown-No_Key", "?", -1, "no key", "found"),
-             ("1002", "Beyoncé-Broken", "Bb minor", 22, "", "corrupt"),
-             ("1003", "Nobody-Gone", "D major", 2, "", "missing")]
+    rows += [
+        ("1000", "Bachman-Turner_Overdrive-Heartaches", "C mixolydian", -1, "modal", "found"),
+        ("1001", "Unknown-No_Key", "?", -1, "no key", "found"),
+        ("1002", "Beyoncé-Broken", "Bb minor", 22, "", "corrupt"),
+        ("1003", "Nobody-Gone", "D major", 2, "", "missing"),
+    ]
     for i, (track_id, song, label, key, reason, state) in enumerate(rows):
         _text(expected.folder / "bb" / "key" / f"mcgill-billboard_{track_id}-{song}.key", label + "\n")
-        expected.add(track_id, f"audio/{track_id}.{('mp3', 'wav', 'flac')[i % 3]}", key, reason=reason, state=state,
-                     seed=i, md5=False)
+        expected.add(
+            track_id,
+            f"audio/{track_id}.{('mp3', 'wav', 'flac')[i % 3]}",
+            key,
+            reason=reason,
+            state=state,
+            seed=i,
+            md5=False,
+        )
     return expected.as_dict()
 
 

@@ -19,8 +19,13 @@ def make(root: Path, tracks: int = 48, seconds: float = 8.0) -> None:
     """Write the paper's data sets with so many whole tracks each, and the open ones at their fixed small size."""
     for name in PUBLISHED:
         getattr(layouts_published, f"write_{name}")(root, tracks=tracks, seconds=seconds)
-    for writer in (layouts_open.write_fma_keys, layouts_open.write_guitarset, layouts_open.write_folder,
-                   layouts_open.write_unlabelled, layouts_open.write_giantsteps_key_mirdata):
+    for writer in (
+        layouts_open.write_fma_keys,
+        layouts_open.write_guitarset,
+        layouts_open.write_folder,
+        layouts_open.write_unlabelled,
+        layouts_open.write_giantsteps_key_mirdata,
+    ):
         writer(root)
 
 

@@ -13,8 +13,16 @@ from keymyna_lib.data.scores import Score
 from keymyna_lib.errors import KeyMynaError
 from keymyna_lib.spectrogram import SAMPLE_RATE
 
-CONFIG = CorpusConfig(n_chorales=0, n_tunes=0, seconds=30.0, scope="section", drum_probability=0.5,
-                      detune_cents=30.0, snr_db=(5.0, 30.0), seed=0)
+CONFIG = CorpusConfig(
+    n_chorales=0,
+    n_tunes=0,
+    seconds=30.0,
+    scope="section",
+    drum_probability=0.5,
+    detune_cents=30.0,
+    snr_db=(5.0, 30.0),
+    seed=0,
+)
 
 
 def make_score(beats: int = 64, parts: int = 4, source: str = "chorale") -> Score:
@@ -87,8 +95,7 @@ def test_compound_tunes_get_triplet_drums():
 
 
 def test_long_rests_are_shortened():
-    notes = np.array([(5, 1, 60, 0), (5, 4, 48, 1), (7, 1, 62, 0), (30, 1, 64, 0), (32, 1, 60, 0)],
-                     np.float32)
+    notes = np.array([(5, 1, 60, 0), (5, 4, 48, 1), (7, 1, 62, 0), (30, 1, 64, 0), (32, 1, 60, 0)], np.float32)
     short = arrange.shorten_rests(notes)
     assert short[:, 0].tolist() == [2, 2, 4, 8, 10]  # rests of 5 and 21 beats have become 2
     np.testing.assert_array_equal(short[:, 1:], notes[:, 1:])

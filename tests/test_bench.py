@@ -37,6 +37,7 @@ class Clock:
         def run():
             self.log.append(name)
             self.now += left.pop(0) if len(left) > 1 else left[0]
+
         return run
 
 
@@ -49,14 +50,18 @@ def test_systems_take_turns_and_ratios_are_of_one_round():
     assert found.seconds == {"a": [1, 10, 1], "b": [4, 40, 4]}
     rates = found.rows("step", "case", "work", "1/s", {"a": 8.0, "b": 16.0}, ratios=[("a", "b")])
     assert [(r.system, r.unit, r.median, r.n, r.ratio_to) for r in rates] == [
-        ("a", "1/s", 8.0, 3, ""), ("b", "1/s", 4.0, 3, ""), ("a", "x", 2.0, 3, "b")]
+        ("a", "1/s", 8.0, 3, ""),
+        ("b", "1/s", 4.0, 3, ""),
+        ("a", "x", 2.0, 3, "b"),
+    ]
     assert rates[2].low == rates[2].high == 2.0 and rates[0].low == pytest.approx(4.4)
 
 
 def test_rounds_go_on_until_the_time_is_up_and_short_actions_are_repeated():
     clock = Clock()
-    found = measure.alternate({"a": clock.action("a", 0.5), "b": clock.action("b", 0.01)}, 11.0, clock=clock,
-                              least_seconds=0.05)
+    found = measure.alternate(
+        {"a": clock.action("a", 0.5), "b": clock.action("b", 0.01)}, 11.0, clock=clock, least_seconds=0.05
+    )
     assert clock.log[4:10] == ["a", *"bbbbb"] and len(found.seconds["a"]) == 19  # 1.02 s to warm up, 0.55 s a round
     assert found.seconds["b"] == pytest.approx([0.01] * 19)
 
@@ -113,7 +118,9 @@ def test_the_public_step_is_ours_in_loss_and_gradients():
         gradients = dict(public.named_parameters())
         for name, parameter in encoder.named_parameters():
             scale = parameter.grad.abs().max()
-            torch.testing.assert_close(gradients[name].grad / scale, parameter.grad / scale, rtol=0, atol=1e-4, msg=name)
+            torch.testing.assert_close(
+                gradients[name].grad / scale, parameter.grad / scale, rtol=0, atol=1e-4, msg=name
+            )
 
 
 def test_the_public_masks_keep_as_many_tokens_and_are_drawn_one_by_one(monkeypatch):
@@ -128,11 +135,11 @@ def test_the_public_masks_keep_as_many_tokens_and_are_drawn_one_by_one(monkeypat
 def test_public_files_hold_the_same_crops(corpus, tmp_path):
     tracks = corpus.tracks(split="train")
     files = material.write_public_files(tmp_path / "public", corpus, tracks)
-    (numbers, views), = list(baseline.loader(files, 50, len(files), workers=0, seed=0))
+    ((numbers, views),) = list(baseline.loader(files, 50, len(files), workers=0, seed=0))
     assert sorted(numbers.tolist()) == list(range(9)) and [v.shape for v in views] == [(9, 1, N_MELS, 50)] * 2
     for number, crop in zip(numbers, views[1]):
         whole = np.expm1(corpus.spectrogram(tracks[number]).astype(np.float32)).T
-        assert any(np.array_equal(crop[0], whole[:, start:start + 50]) for start in range(251))
+        assert any(np.array_equal(crop[0], whole[:, start : start + 50]) for start in range(251))
 
 
 @pytest.mark.parametrize("hidden", [(), (7,), (6, 6)])
@@ -140,8 +147,16 @@ def test_public_heads_are_ours_one_at_a_time(hidden):
     train, valid = material.rows(12, 3, 5, seed=0), material.rows(4, 3, 5, seed=1)
     train.x, valid.x = train.x.double(), valid.x.double()
     spec = HeadSpec(hidden, 0.0, 1e-2, 1e-3, 8)
-    ours, _ = heads.train_heads([spec, dataclasses.replace(spec, lr=1e-3)], train, valid, max_steps=9, eval_every=9,
-                                patience=1, seed=3, dtype=torch.float64)
+    ours, _ = heads.train_heads(
+        [spec, dataclasses.replace(spec, lr=1e-3)],
+        train,
+        valid,
+        max_steps=9,
+        eval_every=9,
+        patience=1,
+        seed=3,
+        dtype=torch.float64,
+    )
     module = baseline.head(spec, 5).double()
     linear = [layer for layer in module if isinstance(layer, torch.nn.Linear)]
     with torch.no_grad():
@@ -213,8 +228,11 @@ def test_both_ways_draw_their_batches_in_this_process(tmp_path):
     size = dataclasses.replace(SIZES["tiny"], tracks=8, loader_workers=2)
     started = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data, "public_batches", lambda files, settings, workers: started.append(workers) or
-                      step.public_batches(files, settings, workers))
+        patch.setattr(
+            data,
+            "public_batches",
+            lambda files, settings, workers: started.append(workers) or step.public_batches(files, settings, workers),
+        )
         rows = data.store_to_batch(tmp_path, size, step.config("vit-toy", 4, 0.5), 0.0)
     assert started == [0] and {row.system for row in rows} == {"ours", "public way"}
 
@@ -241,7 +259,9 @@ def tiny(tmp_path_factory):
         patch.setattr(torch.cuda, "is_available", lambda: False)
         patch.setattr("keymyna_lib.bench.song.process", lambda *arguments: lambda: None)
         for module in ("step", "growth"):
-            patch.setattr(f"keymyna_lib.bench.{module}.in_fresh_process", lambda function, *arguments: function(*arguments))
+            patch.setattr(
+                f"keymyna_lib.bench.{module}.in_fresh_process", lambda function, *arguments: function(*arguments)
+            )
         out = tmp_path_factory.mktemp("out") / "bench.json"
         assert cli.main(["--size", "tiny", "--budget", "0.1", "--out", str(out)]) == 0
         assert not list(paths.CACHE.iterdir())
@@ -251,27 +271,52 @@ def tiny(tmp_path_factory):
 def test_every_promised_row_is_there(tiny):
     rows = report.frame(tiny)
     assert list(rows) == [field.name for field in dataclasses.fields(measure.Measurement)]
-    assert set(tiny["machine"]) >= {"cpu", "cores", "threads", "torch", "gpu"} and tiny["date"] and tiny["size"] == "tiny"
+    assert (
+        set(tiny["machine"]) >= {"cpu", "cores", "threads", "torch", "gpu"} and tiny["date"] and tiny["size"] == "tiny"
+    )
     of = {(r.subject, r.system, r.quantity, r.ratio_to) for r in rows.itertuples()}
     assert of >= {
-        ("step", "ours", "examples", "public way"), ("step", "ours", "share of the ceiling", ""),
-        ("step", "public way", "share of the ceiling", ""), ("step", "matrix product", "arithmetic", ""),
-        ("step", "ours", "memory, peak", ""), ("step", "public way", "memory, above imports", ""),
-        ("step", "ours, mask 0.9", "examples", "ours, mask 0"), ("step", "ours", "examples", "ours, bare"),
-        *(("step", system, f"share: {part}", "") for system in ("ours", "public way")
-          for part in ("attention", "drawing the batch")),
-        ("data", "ours", "examples", "public way"), ("data", "ours", "share of the step that draws its batch", ""),
+        ("step", "ours", "examples", "public way"),
+        ("step", "ours", "share of the ceiling", ""),
+        ("step", "public way", "share of the ceiling", ""),
+        ("step", "matrix product", "arithmetic", ""),
+        ("step", "ours", "memory, peak", ""),
+        ("step", "public way", "memory, above imports", ""),
+        ("step", "ours, mask 0.9", "examples", "ours, mask 0"),
+        ("step", "ours", "examples", "ours, bare"),
+        *(
+            ("step", system, f"share: {part}", "")
+            for system in ("ours", "public way")
+            for part in ("attention", "drawing the batch")
+        ),
+        ("data", "ours", "examples", "public way"),
+        ("data", "ours", "share of the step that draws its batch", ""),
         *(("data", "ours", part, "") for part in ("whole", "decode alone", "resample alone", "mel alone")),
         *(("data", "ours", "audio", other) for other in ("nnAudio", "librosa", "torchaudio")),
-        ("embedding", "ours", "windows", "public way"), ("embedding", "ours, from mp3", "tracks of 8 s", ""),
-        ("heads", "ours", "head steps", "public way"), ("heads", "ours", "head steps", "public way, one thread"),
-        ("song", "ours, one thread", "songs", "essentia"), ("heads", "ours", "share of the roofline", ""),
-        ("song", "ours", "songs", "essentia"), ("song", "ours", "share of importing torch", "")}
+        ("embedding", "ours", "windows", "public way"),
+        ("embedding", "ours, from mp3", "tracks of 8 s", ""),
+        ("heads", "ours", "head steps", "public way"),
+        ("heads", "ours", "head steps", "public way, one thread"),
+        ("song", "ours, one thread", "songs", "essentia"),
+        ("heads", "ours", "share of the roofline", ""),
+        ("song", "ours", "songs", "essentia"),
+        ("song", "ours", "share of importing torch", ""),
+    }
     assert {row.case for row in rows[rows["subject"] == "heads"].itertuples() if row.ratio_to} == {
-        "probe grid, linear half", "probe grid, hidden half", "grid B (wide MLP)"}
+        "probe grid, linear half",
+        "probe grid, hidden half",
+        "grid B (wide MLP)",
+    }
     grown = rows[(rows["subject"] == "growth") & (rows["quantity"] == "exponent")]
-    assert sorted(grown["case"]) == ["embedding by tracks", "linear heads by their number", "memory by batch",
-                                     "memory by corpus", "song by seconds", "step by batch", "unmasked step by tokens"]
+    assert sorted(grown["case"]) == [
+        "embedding by tracks",
+        "linear heads by their number",
+        "memory by batch",
+        "memory by corpus",
+        "song by seconds",
+        "step by batch",
+        "unmasked step by tokens",
+    ]
 
 
 def test_what_needs_a_gpu_says_that_it_was_not_run(tiny):
@@ -287,7 +332,9 @@ def test_rows_are_in_order_and_parts_are_parts(tiny):
     rows = report.frame(tiny).query("n > 0")
     assert (rows["low"] <= rows["median"]).all() and (rows["median"] <= rows["high"]).all()
     for system in ("ours", "public way"):
-        parts = rows[rows["quantity"].str.startswith("share: ") & (rows["system"] == system)].set_index("quantity")["median"]
+        parts = rows[rows["quantity"].str.startswith("share: ") & (rows["system"] == system)].set_index("quantity")[
+            "median"
+        ]
         assert parts.between(0, 1).all() and (parts > 0).sum() == len(parts) == len(step.PARTS) + 2
         assert parts.sum() == pytest.approx(1, abs=0.1)  # medians of shares that add up to 1
     assert rows.loc[rows["quantity"] != "exponent", "low"].min() > 0
@@ -296,10 +343,13 @@ def test_rows_are_in_order_and_parts_are_parts(tiny):
 def test_one_case_that_fails_costs_only_itself(monkeypatch, tmp_path):
     def fails(seconds):
         raise MemoryError("too large")
+
     monkeypatch.setattr(paths, "CACHE", tmp_path)
     row = measure.summary("song", "b", "ours", "songs", "1/s", [1.0])
-    monkeypatch.setattr("keymyna_lib.bench.song.cases", lambda size, folder: [
-        measure.Case("song", "a", fails), measure.Case("song", "b", lambda seconds: [row])])
+    monkeypatch.setattr(
+        "keymyna_lib.bench.song.cases",
+        lambda size, folder: [measure.Case("song", "a", fails), measure.Case("song", "b", lambda seconds: [row])],
+    )
     found = report.frame(report.measure_all(["song"], size="tiny", budget=1.0, show=False))
     assert list(found["note"]) == ["not run: MemoryError: too large", ""] and list(found["case"]) == ["a", "b"]
 
@@ -307,13 +357,20 @@ def test_one_case_that_fails_costs_only_itself(monkeypatch, tmp_path):
 def test_what_a_case_leaves_over_is_shared_out(monkeypatch, tmp_path):
     given = []
     monkeypatch.setattr(paths, "CACHE", tmp_path)
-    monkeypatch.setattr("keymyna_lib.bench.song.cases", lambda size, folder: [
-        measure.Case("song", str(weight), lambda seconds: given.append(seconds) or [], weight) for weight in (1, 0, 3)])
+    monkeypatch.setattr(
+        "keymyna_lib.bench.song.cases",
+        lambda size, folder: [
+            measure.Case("song", str(weight), lambda seconds: given.append(seconds) or [], weight)
+            for weight in (1, 0, 3)
+        ],
+    )
     report.measure_all(["song"], size="tiny", budget=100.0, show=False)
     assert given == pytest.approx([25, 0, 100], abs=15)
 
 
-@pytest.mark.parametrize("subjects, changes", [(["steps"], {}), (["step"], {"size": "huge"}), (["step"], {"budget": 0.0})])
+@pytest.mark.parametrize(
+    "subjects, changes", [(["steps"], {}), (["step"], {"size": "huge"}), (["step"], {"budget": 0.0})]
+)
 def test_bad_requests_are_refused(subjects, changes):
     with pytest.raises(KeyMynaError, match="choose of|budget"):
         report.measure_all(subjects, **changes)
@@ -331,6 +388,6 @@ def test_the_least_time_of_a_head_counts_its_optimizer():
 
 
 def test_sizes_are_alike_in_kind():
-    assert SIZES["full"].store_mb[-1] == 10 * SIZES["full"].cap_mb and 0.0 == SIZES["full"].masks[0]
+    assert SIZES["full"].store_mb[-1] == 10 * SIZES["full"].cap_mb and SIZES["full"].masks[0] == 0.0
     for size in SIZES.values():
         assert {preset for preset, _, _ in size.steps} == set(size.presets)

@@ -28,8 +28,10 @@ def annotate(root, songs):
 def test_every_track_is_found_missing_corrupt_or_excluded(written):
     root, expected = written
     table = examine(Billboard(), root, show=False)
-    assert {column: table[name].to_dict() for column, name in
-            (("keys", "key"), ("excluded", "excluded"), ("states", "state"))} == expected
+    assert {
+        column: table[name].to_dict()
+        for column, name in (("keys", "key"), ("excluded", "excluded"), ("states", "state"))
+    } == expected
     assert {path.split(".")[-1] for path in table["path"]} == {"mp3", "wav", "flac"}
     assert (table.loc[table["state"] == "found", "n_samples"] == 16000).all()
     assert table.loc["0004", ["artist", "title"]].to_list() == ["The Band 4", "Song Number 4"]
@@ -115,12 +117,15 @@ def test_the_published_songs(tmp_path):
     """The 617 that InceptionKeyNet found audio of: no song twice, artists and titles as it reads them."""
     lists = layouts.reference("inceptionkeynet_subsets")
     songs = lists[lists["dataset"] == "McGill Billboard Key"].set_index("index_in_source")
-    annotate(tmp_path, {i: (row.artist, row.title, ("C major", "A minor", "Bb:min")[int(i) % 3])
-                        for i, row in songs.iterrows()})
+    annotate(
+        tmp_path,
+        {i: (row.artist, row.title, ("C major", "A minor", "Bb:min")[int(i) % 3]) for i, row in songs.iterrows()},
+    )
     table = Billboard().index(tmp_path)
     assert len(table) == 617 and table["composition"].nunique() == 617
     assert {name: table[name].to_dict() for name in ("artist", "title")} == {
-        name: songs[name].to_dict() for name in ("artist", "title")}
+        name: songs[name].to_dict() for name in ("artist", "title")
+    }
     counts, shares = table["split"].value_counts(), {"train": 0.625, "valid": 0.125, "test": 0.25}
     assert all(abs(counts[name] - share * 617) < 2 for name, share in shares.items())
 

@@ -51,10 +51,18 @@ def test_no_scheduler_is_no_client():
         assert client is None
 
 
-@pytest.mark.parametrize("where, problem", [
-    ("local:0", "scheduler 'local:0': expected"), ("local:two", "scheduler 'local:two': expected"),
-    ("localhost", "scheduler 'localhost': expected"), ("slurm:", "scheduler 'slurm:': expected"),
-    ("tcp://127.0.0.1:port", "does not answer"), ("tcp://", "'tcp://' does not answer"), ("tcp://127.0.0.1:1", "'tcp://127.0.0.1:1' does not answer")])
+@pytest.mark.parametrize(
+    "where, problem",
+    [
+        ("local:0", "scheduler 'local:0': expected"),
+        ("local:two", "scheduler 'local:two': expected"),
+        ("localhost", "scheduler 'localhost': expected"),
+        ("slurm:", "scheduler 'slurm:': expected"),
+        ("tcp://127.0.0.1:port", "does not answer"),
+        ("tcp://", "'tcp://' does not answer"),
+        ("tcp://127.0.0.1:1", "'tcp://127.0.0.1:1' does not answer"),
+    ],
+)
 def test_bad_addresses(where, problem):
     with pytest.raises(KeyMynaError, match=problem), cluster.connect(where):
         pass
@@ -84,8 +92,12 @@ def test_slurm_jobs_are_those_of_the_file(client, monkeypatch, tmp_path):
         assert list(cluster.over(connected, product, [(2, 3)], desc="", show=False)) == [(0, 6)]
         assert asked == {"jobs": 3, "cores": 8}
     assert asked["ended"]
-    for content, problem in (({"cores": 8}, '"jobs"'), ({"jobs": 0}, '"jobs"'), ([3], '"jobs"'),
-                             ({"jobs": 1, "core": 1}, "SLURMCluster does not take.*core")):
+    for content, problem in (
+        ({"cores": 8}, '"jobs"'),
+        ({"jobs": 0}, '"jobs"'),
+        ([3], '"jobs"'),
+        ({"jobs": 1, "core": 1}, "SLURMCluster does not take.*core"),
+    ):
         files.write_json(path, content)
         with pytest.raises(KeyMynaError, match=f"slurm.json: .*{problem}"), cluster.connect(f"slurm:{path}"):
             pass
@@ -144,13 +156,24 @@ class Filling:
     def __init__(self, folder, client=None):
         self.folder, self.client, self.log, self.gone = folder / "corpus", client, folder / "log", folder / "gone"
         lengths = 3000 + 300 * np.arange(12)
-        places = pd.DataFrame({"n_samples": lengths, "n_frames": 1 + lengths // 512},
-                              index=pd.Index([f"t{i}" for i in range(12)], name="track_id"))
+        places = pd.DataFrame(
+            {"n_samples": lengths, "n_frames": 1 + lengths // 512},
+            index=pd.Index([f"t{i}" for i in range(12)], name="track_id"),
+        )
         self.places = store.offsets(places)
 
     def fill(self):
-        return store.fill(self.folder, self.places, noise, self.arguments, self.folder / "finished", doing="working",
-                          progress=False, workers=1, client=self.client)
+        return store.fill(
+            self.folder,
+            self.places,
+            noise,
+            self.arguments,
+            self.folder / "finished",
+            doing="working",
+            progress=False,
+            workers=1,
+            client=self.client,
+        )
 
     def arguments(self, track_id):
         return int(track_id[1:]), int(self.places.n_samples[track_id]), str(self.log), str(self.gone)
@@ -192,7 +215,7 @@ def test_a_worker_killed_amid_its_shard_costs_one_track(serial, client, tmp_path
     def kill():
         while 7 not in filling.made():
             time.sleep(0.01)
-        pid, = (int(line.split()[1]) for line in filling.lines() if line.startswith("7 "))
+        (pid,) = (int(line.split()[1]) for line in filling.lines() if line.startswith("7 "))
         os.kill(pid, signal.SIGKILL)
         hold.unlink()
 
@@ -235,9 +258,19 @@ def recordings(tmp_path_factory):
     for key in range(20):
         path = folder / f"{key}.wav"
         tones.write(path, key, 0.6, 16000, 1)
-        rows[f"t{key:02d}"] = {"file": str(path), "n_samples": decode.audio_length(path), "source": "tones",
-                               "task": "tones", "split": ("train", "valid")[key % 2], "composition": str(key), "key": key, "label": "",
-                               "artist": "", "title": "", "content": files.sha256_file(path)}
+        rows[f"t{key:02d}"] = {
+            "file": str(path),
+            "n_samples": decode.audio_length(path),
+            "source": "tones",
+            "task": "tones",
+            "split": ("train", "valid")[key % 2],
+            "composition": str(key),
+            "key": key,
+            "label": "",
+            "artist": "",
+            "title": "",
+            "content": files.sha256_file(path),
+        }
     (folder / "3.wav").write_bytes(b"nothing")
     return folder, pd.DataFrame.from_dict(rows, orient="index").rename_axis("track_id")
 
@@ -281,8 +314,11 @@ def test_features_are_the_same_from_a_cluster(client, corpus, tmp_path, monkeypa
     for folder, on in (("serial", None), ("cluster", client)):
         monkeypatch.setattr(paths, "CACHE", tmp_path / folder)
         with one_thread():
-            made.append(extract_audio(corpus, Ear(), show=False, client=on) if name == "ear" else
-                        embed.extract(corpus, name, encoder if name == "toy" else None, show=False, client=on))
+            made.append(
+                extract_audio(corpus, Ear(), show=False, client=on)
+                if name == "ear"
+                else embed.extract(corpus, name, encoder if name == "toy" else None, show=False, client=on)
+            )
     assert made[0].track_ids == made[1].track_ids == tuple(corpus.tracks()) and len(made[0].x) == 19
     for part in ("x", "track", "shift"):
         assert torch.equal(getattr(made[0], part), getattr(made[1], part))
@@ -323,15 +359,18 @@ def test_heads_are_the_same_from_a_cluster(client, corpus, tmp_path, monkeypatch
     monkeypatch.setattr(paths, "CACHE", tmp_path)
     features = {MEAN_MEL: embed.extract(corpus, MEAN_MEL, show=False)}
     grid = [HeadSpec(lr=lr) for lr in (1e-4, 1e-2)]
-    studies = [HeadStudy(MEAN_MEL, "linear probe", 0, (0,), max_steps=steps, eval_every=10, patience=2, seed=seed)
-               for seed, steps in ((0, 100), (1, 10), (2, 10))]
+    studies = [
+        HeadStudy(MEAN_MEL, "linear probe", 0, (0,), max_steps=steps, eval_every=10, patience=2, seed=seed)
+        for seed, steps in ((0, 100), (1, 10), (2, 10))
+    ]
     with one_thread():
         here = list(sweep(studies, grid, features, corpus, show=False))
     written = []
     for _ in range(2):  # the second time nothing is trained
         there = list(sweep(studies, grid, features, corpus, client=client, show=False))
         assert [[head.valid_curve for head in heads] for heads in there] == [
-            [head.valid_curve for head in heads] for heads in here]
+            [head.valid_curve for head in heads] for heads in here
+        ]
         for one, other in zip(sum(here, []), sum(there, [])):
             assert one.spec == other.spec and one.best_step == other.best_step
             assert all(torch.equal(one.parameters[name], other.parameters[name]) for name in one.parameters)

@@ -24,9 +24,11 @@ def committed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("committed")
     if not (paths.ROOT / ".git").exists():
         pytest.skip("not a git clone: what was committed cannot be told from what was run")
-    archive = subprocess.run(["git", "-C", paths.ROOT, "archive", "HEAD", "results/mini", "results/mini-full",
-                              "README.md", "notebooks"],
-                             capture_output=True, check=True).stdout
+    archive = subprocess.run(
+        ["git", "-C", paths.ROOT, "archive", "HEAD", "results/mini", "results/mini-full", "README.md", "notebooks"],
+        capture_output=True,
+        check=True,
+    ).stdout
     tarfile.open(fileobj=io.BytesIO(archive)).extractall(folder, filter="data")
     MINI, FULL, README = folder / "results" / "mini", folder / "results" / "mini-full", folder / "README.md"
 
@@ -41,8 +43,12 @@ ON_REQUEST = {"70_speed"}  # it measures the machine, whenever it is asked to
 
 
 def published_runs(stored):
-    return [run for path in (stored / "index").glob("*.json") if path.stem not in ON_REQUEST
-            for run in files.read_json(path)["runs"]]
+    return [
+        run
+        for path in (stored / "index").glob("*.json")
+        if path.stem not in ON_REQUEST
+        for run in files.read_json(path)["runs"]
+    ]
 
 
 def predictions(run):
@@ -60,8 +66,21 @@ def cells(name, labels, stored=None):
 
 
 ALWAYS = {"objectives", "objectives_cost", "pitch_probes", "transfer", "design", "design_cost", "conclusions"}
-TABLES = {"mini": ALWAYS | {"table1", "table1_detail", "pretraining_gain", "gain_over_mean_mel", "room", "robustness",
-                            "corpus", "heads", "optimism"}, "mini-full": ALWAYS}
+TABLES = {
+    "mini": ALWAYS
+    | {
+        "table1",
+        "table1_detail",
+        "pretraining_gain",
+        "gain_over_mean_mel",
+        "room",
+        "robustness",
+        "corpus",
+        "heads",
+        "optimism",
+    },
+    "mini-full": ALWAYS,
+}
 
 
 def test_each_cell_names_runs_commit_and_notebook(stored):
@@ -100,8 +119,9 @@ def test_executed_notebooks_are_those_that_made_the_runs(stored):
     for run in published_runs(stored):
         origin = files.read_json(stored / "runs" / run / "provenance.json")
         cells = files.read_json(stored / "notebooks" / f"{origin['notebook']}.ipynb")["cells"]
-        source = ["".join(cell["source"]) for cell in cells
-                  if "injected-parameters" not in cell["metadata"].get("tags", [])]
+        source = [
+            "".join(cell["source"]) for cell in cells if "injected-parameters" not in cell["metadata"].get("tags", [])
+        ]
         assert files.sha256_json(source) == origin["notebook_hash"]
 
 
@@ -111,26 +131,40 @@ def test_main_table():
         if row[0] == "chance":
             assert float(text) == pytest.approx(100 * (1 + 2 * 0.5 + 0.3 + 0.2) / 24, abs=0.051)
             continue
-        score = np.mean([mirex_scores(p["reference"].to_numpy(), p["estimate"].to_numpy(), fifths="both").mean()
-                         for p in map(predictions, runs)])
+        score = np.mean(
+            [
+                mirex_scores(p["reference"].to_numpy(), p["estimate"].to_numpy(), fifths="both").mean()
+                for p in map(predictions, runs)
+            ]
+        )
         assert float(text.split(" ")[0]) == pytest.approx(100 * score, abs=0.051)
         seen += 1
     assert seen == 3 * (4 * 2 + 5)  # chance has no predictions
 
 
 def test_detail_table():
-    metrics = {"weighted (both fifths)": "weighted_both", "weighted (ascending only)": "weighted_ascending",
-               "accuracy": "accuracy", "fifth": "share_fifth", "relative": "share_relative",
-               "parallel": "share_parallel", "other": "share_other"}
+    metrics = {
+        "weighted (both fifths)": "weighted_both",
+        "weighted (ascending only)": "weighted_ascending",
+        "accuracy": "accuracy",
+        "fifth": "share_fifth",
+        "relative": "share_relative",
+        "parallel": "share_parallel",
+        "other": "share_other",
+    }
     for _, column, text, runs in cells("table1_detail", ["features", "head", "labels"]):
         if column in metrics:
-            values = [summary(p["reference"].to_numpy(), p["estimate"].to_numpy())[metrics[column]]
-                      for p in map(predictions, runs)]
+            values = [
+                summary(p["reference"].to_numpy(), p["estimate"].to_numpy())[metrics[column]]
+                for p in map(predictions, runs)
+            ]
             assert float(text) == pytest.approx(100 * np.mean(values), abs=0.051)
 
 
-@pytest.mark.parametrize("name, column", [("pretraining_gain", "pre-trained minus untrained"),
-                                          ("gain_over_mean_mel", "pre-trained minus mean mel")])
+@pytest.mark.parametrize(
+    "name, column",
+    [("pretraining_gain", "pre-trained minus untrained"), ("gain_over_mean_mel", "pre-trained minus mean mel")],
+)
 def test_difference_tables(name, column):
     table = pd.read_csv(MINI / "tables" / f"{name}.csv").set_index(["head", "labels"])
     for row, traced, text, runs in cells(name, ["head", "labels"]):
@@ -148,8 +182,13 @@ def test_difference_tables(name, column):
 def mean_scores(stored, run, budget):
     """(draw, track) scores of a run of notebook 50 or 60 at one budget, tracks by id."""
     wide = pd.read_csv(stored / "runs" / run / "estimates.csv").sort_values("track_id")
-    return np.stack([mirex_scores(wide["reference"].to_numpy(), wide[column].to_numpy(), fifths="both")
-                     for column in wide.columns if column.split("/")[0] == str(budget)])
+    return np.stack(
+        [
+            mirex_scores(wide["reference"].to_numpy(), wide[column].to_numpy(), fifths="both")
+            for column in wide.columns
+            if column.split("/")[0] == str(budget)
+        ]
+    )
 
 
 @pytest.mark.parametrize("name", ["objectives", "design"])
@@ -172,14 +211,18 @@ def test_comparison_tables(stored, name):
 
 
 def scores_of(stored, runs, label):
-    return np.mean([mean_scores(stored, run, 0 if label.startswith("all") else int(label.split()[0])).mean() for run in runs])
+    return np.mean(
+        [mean_scores(stored, run, 0 if label.startswith("all") else int(label.split()[0])).mean() for run in runs]
+    )
 
 
 def test_each_conclusion_follows_from_the_estimates_of_its_runs(stored):
     table = pd.read_csv(stored / "tables" / "conclusions.csv", dtype=str, keep_default_na=False)
     trace = files.read_json(stored / "tables" / "conclusions.trace.json")["cells"]
     designs = {files.read_json(path / "config.json")["name"] for path in (stored / "runs").glob("design-*")}
-    named = {claim.text: claim for claim in (*conclusions.OBJECTIVE_CLAIMS, *conclusions.design_claims(sorted(designs)))}
+    named = {
+        claim.text: claim for claim in (*conclusions.OBJECTIVE_CLAIMS, *conclusions.design_claims(sorted(designs)))
+    }
     assert set(table["claim"]) == set(named)
     decided = 0
     for row in table.itertuples():
@@ -191,7 +234,7 @@ def test_each_conclusion_follows_from_the_estimates_of_its_runs(stored):
         sides = {"better": [], "worse": []}
         for run in runs:
             name = files.read_json(stored / "runs" / run / "config.json")["name"]
-            side, = (side for side in sides if name == getattr(named[row.claim], side))
+            (side,) = (side for side in sides if name == getattr(named[row.claim], side))
             sides[side].append(mean_scores(stored, run, budget).mean())
         shown, low, high = (float(v.strip("[],")) for v in row.evidence.split())
         assert len(sides["better"]) == len(sides["worse"]) == int(row.seeds)
@@ -208,8 +251,11 @@ def test_executed_notebooks_are_those_of_this_clone_and_hold_no_audio():
         if path.stem in ON_REQUEST and not executed.exists():
             continue
         source = [cell["source"] for cell in files.read_json(path)["cells"]]
-        copied = [cell["source"] for cell in files.read_json(executed)["cells"]
-                  if "injected-parameters" not in cell["metadata"].get("tags", [])]
+        copied = [
+            cell["source"]
+            for cell in files.read_json(executed)["cells"]
+            if "injected-parameters" not in cell["metadata"].get("tags", [])
+        ]
         assert ["".join(s) for s in copied] == ["".join(s) for s in source]
         assert "<audio" not in executed.read_text()
 

@@ -16,22 +16,54 @@ from keymyna_lib.pretrain import PretrainConfig
 TRACKS = [f"t{i:02d}" for i in range(30)]
 REFERENCE = np.arange(30) % 24
 CONFIG = PretrainConfig(
-    encoder=EncoderConfig("vit-toy", "vertical", "log1p"), objective="contrastive", mask_ratio=0.9, augmentation="none",
-    crop_frames=98, crop_distance=0, loss="infonce", temperature=0.1, gamma=0.9, projection_dim=0, steps=5, batch_size=8,
-    optimizer="adam", lr=1e-3, weight_decay=0.0, warmup_steps=1, clip_norm=1.0, precision="fp32", device="cpu",
-    checkpoint_every=5, validate_every=5, seed=0)
+    encoder=EncoderConfig("vit-toy", "vertical", "log1p"),
+    objective="contrastive",
+    mask_ratio=0.9,
+    augmentation="none",
+    crop_frames=98,
+    crop_distance=0,
+    loss="infonce",
+    temperature=0.1,
+    gamma=0.9,
+    projection_dim=0,
+    steps=5,
+    batch_size=8,
+    optimizer="adam",
+    lr=1e-3,
+    weight_decay=0.0,
+    warmup_steps=1,
+    clip_norm=1.0,
+    precision="fp32",
+    device="cpu",
+    checkpoint_every=5,
+    validate_every=5,
+    seed=0,
+)
 
 
 def predictions(share_right, rng, budgets=(48, 0), draws=(0, 1)):
     """Estimates as `label_efficiency` gives them, of which so many are right."""
-    rows = [{"budget": budget, "draw": draw, "track_id": track, "source": "tune", "composition": f"c{i // 2}",
-             "reference": key, "estimate": key if rng.random() < share_right else (key + 1) % 12}
-            for budget in budgets for draw in draws for i, (track, key) in enumerate(zip(TRACKS, REFERENCE))]
+    rows = [
+        {
+            "budget": budget,
+            "draw": draw,
+            "track_id": track,
+            "source": "tune",
+            "composition": f"c{i // 2}",
+            "reference": key,
+            "estimate": key if rng.random() < share_right else (key + 1) % 12,
+        }
+        for budget in budgets
+        for draw in draws
+        for i, (track, key) in enumerate(zip(TRACKS, REFERENCE))
+    ]
     return pd.DataFrame(rows)
 
 
 def store_tuning():
-    with results.Run("tuning", profile="smoke", notebook="n", seed=0, inputs={"corpus": "c"}, config={"name": "a"}) as run:
+    with results.Run(
+        "tuning", profile="smoke", notebook="n", seed=0, inputs={"corpus": "c"}, config={"name": "a"}
+    ) as run:
         run.metric("lr 1", "valid", "weighted_both", 0.5, 30)
     return run.run_id
 
@@ -39,8 +71,14 @@ def store_tuning():
 def store(name, share_right, seed=0, steps=5):
     made = predictions(share_right, np.random.default_rng([seed, len(name)]))
     choices = made[["budget", "draw"]].drop_duplicates().assign(C=1.0, valid_score=0.5)
-    with results.Run("objective", profile="smoke", notebook="n", seed=seed, inputs={"corpus": "c"},
-                     config={"name": name, "seed": seed, "steps": steps}) as run:
+    with results.Run(
+        "objective",
+        profile="smoke",
+        notebook="n",
+        seed=seed,
+        inputs={"corpus": "c"},
+        config={"name": name, "seed": seed, "steps": steps},
+    ) as run:
         comparison.record_predictions(run, made, choices, 30)
         run.metric("all", "train", "flops", 1e12 * steps, 30)
     return run.run_id, made
@@ -53,7 +91,9 @@ def test_estimates_come_back_as_they_were_stored(home):
     pd.testing.assert_frame_equal(back, made[columns].sort_values(columns).reset_index(drop=True), check_dtype=False)
     metrics = results.load_metrics("smoke", [run]).set_index(["dataset", "metric", "split"])["value"]
     kept = made[made["budget"] == 48]
-    assert metrics["48 labels", "accuracy", "test"] == pytest.approx((kept["reference"] == kept["estimate"]).mean(), abs=1e-6)
+    assert metrics["48 labels", "accuracy", "test"] == pytest.approx(
+        (kept["reference"] == kept["estimate"]).mean(), abs=1e-6
+    )
 
 
 def test_seeds_of_the_same_settings_add_up_and_others_are_left(home):
@@ -88,8 +128,11 @@ def test_a_published_run_is_found_by_its_configuration(home):
 
 @pytest.fixture
 def compared(home):
-    made = {(name, seed): store(name, share, seed) for name, share in (("base", 0.8), ("worse", 0.3), ("alike", 0.8))
-            for seed in (0, 1)}
+    made = {
+        (name, seed): store(name, share, seed)
+        for name, share in (("base", 0.8), ("worse", 0.3), ("alike", 0.8))
+        for seed in (0, 1)
+    }
     results.publish("smoke", "n", runs=[run for run, _ in made.values()])
     runs = results.load_runs("smoke", ["n"])
     return made, tables.comparison("smoke", runs, [48, 0], "base")
@@ -101,7 +144,7 @@ def by_hand(made, name, budget):
     for seed in (0, 1):
         table = made[name, seed][1]
         rows.append([])
-        for draw in (0, 1)[:1 if budget == 0 else None]:
+        for draw in (0, 1)[: 1 if budget == 0 else None]:
             part = table[(table["budget"] == budget) & (table["draw"] == draw)].sort_values("track_id")
             rows[-1].append(mirex_scores(part["reference"].to_numpy(), part["estimate"].to_numpy(), fifths="both"))
     return np.array(rows), part["composition"].to_numpy()
@@ -117,8 +160,9 @@ def test_scores_differences_and_p_follow_from_the_estimates(compared):
         if row["name"] == "base":
             assert np.isnan(row["difference"]) and row["shared"] == 0
             continue
-        expected = paired_difference(scores, by_hand(made, "base", row["budget"])[0], groups=groups, n_resamples=20_000,
-                                     seed=0)
+        expected = paired_difference(
+            scores, by_hand(made, "base", row["budget"])[0], groups=groups, n_resamples=20_000, seed=0
+        )
         assert set(row["run_ids"]) == {made[row["name"], seed][0] for seed in (0, 1)} < set(row["pair_ids"])
         assert row["difference"] == pytest.approx(expected.difference)
         assert (row["d_low"], row["d_high"]) == pytest.approx((expected.low, expected.high))
@@ -130,17 +174,25 @@ def test_scores_differences_and_p_follow_from_the_estimates(compared):
 def test_only_shared_seeds_are_compared(home):
     runs = [store("base", 0.8, 0)[0], store("base", 0.8, 1)[0], store("alone", 0.4, 1)[0], store("late", 0.4, 7)[0]]
     results.publish("smoke", "n", runs=runs)
-    found = tables.comparison("smoke", results.load_runs("smoke", ["n"]), [48], "base", n_resamples=100).set_index("name")
+    found = tables.comparison("smoke", results.load_runs("smoke", ["n"]), [48], "base", n_resamples=100).set_index(
+        "name"
+    )
     assert found.loc["alone", "shared"] == 1 and found.loc["alone", "pair_ids"] == [runs[2], runs[1]]
     assert found.loc["late", "shared"] == 0 and np.isnan(found.loc["late", "p_holm"])
     shown, trace = tables.comparison_table(found.reset_index(), 99, "base")
     assert shown.set_index("system").loc["late", "48 labels, minus base"] == "not run"
-    assert trace["alone, 1 / 48 labels"] == [runs[2]] and trace["alone, 1 / 48 labels, minus base"] == [runs[2], runs[1]]
+    assert trace["alone, 1 / 48 labels"] == [runs[2]] and trace["alone, 1 / 48 labels, minus base"] == [
+        runs[2],
+        runs[1],
+    ]
 
 
 def test_conclusions_follow_the_rule(compared):
     _, found = compared
-    claims = [*conclusions.design_claims(["base", "worse", "alike"], "base"), conclusions.Claim("base beats nobody", "base", "nobody")]
+    claims = [
+        *conclusions.design_claims(["base", "worse", "alike"], "base"),
+        conclusions.Claim("base beats nobody", "base", "nobody"),
+    ]
     assert [claim.worse for claim in claims] == ["worse", "alike", "nobody"]
     decided = conclusions.decide(conclusions.conclude(claims, found, 99))
     known = decided[decided["p"].notna()]
@@ -156,10 +208,17 @@ def test_conclusions_follow_the_rule(compared):
     assert not any("nobody" in cell for cell in trace) and len(trace) == 4 * 3 and len(table) == 6
 
 
-@pytest.mark.parametrize("low, high, p, word", [
-    (0.1, 2.0, 0.01, "holds"), (-2.0, -0.1, 0.01, "the opposite holds"), (-1.0, 1.0, 0.3, "not told apart"),
-    (0.1, 2.0, 0.2, "not told apart"),  # one interval of many
-    (0.0, 1.0, 0.04, "not told apart"), (np.nan, np.nan, np.nan, "not run")])
+@pytest.mark.parametrize(
+    "low, high, p, word",
+    [
+        (0.1, 2.0, 0.01, "holds"),
+        (-2.0, -0.1, 0.01, "the opposite holds"),
+        (-1.0, 1.0, 0.3, "not told apart"),
+        (0.1, 2.0, 0.2, "not told apart"),  # one interval of many
+        (0.0, 1.0, 0.04, "not told apart"),
+        (np.nan, np.nan, np.nan, "not run"),
+    ],
+)
 def test_verdicts(low, high, p, word):
     assert conclusions.verdict(low, high, p) == word
 
@@ -167,8 +226,10 @@ def test_verdicts(low, high, p, word):
 def test_objectives_change_nothing_but_the_objective():
     for name, change in comparison.OBJECTIVES.items():
         changed = comparison.with_objective(CONFIG, name)
-        assert replace(changed, objective=CONFIG.objective, mask_ratio=CONFIG.mask_ratio,
-                       augmentation=CONFIG.augmentation) == CONFIG
+        assert (
+            replace(changed, objective=CONFIG.objective, mask_ratio=CONFIG.mask_ratio, augmentation=CONFIG.augmentation)
+            == CONFIG
+        )
         assert {key: getattr(changed, key) for key in change} == change
     with pytest.raises(KeyMynaError, match="'rotation'"):
         comparison.with_objective(CONFIG, "rotation")
@@ -206,13 +267,14 @@ def test_tuning_takes_the_best_on_validation_never_sees_the_test_and_is_shared_b
         return None, pd.DataFrame({"valid_score": [{1e-3: 0.5, 3e-3: 0.7, 1e-2: 0.6}[lr]] * len(draws)})
 
     monkeypatch.setattr(comparison, "pretrain_once", pretrained)
-    monkeypatch.setattr(comparison, "budget_tracks", lambda corpus, budget, draw: tracks["train"][draw:draw + budget])
+    monkeypatch.setattr(comparison, "budget_tracks", lambda corpus, budget, draw: tracks["train"][draw : draw + budget])
     monkeypatch.setattr(comparison, "extract", lambda corpus, name, lr, frames, track_ids: seen.append(track_ids) or lr)
     monkeypatch.setattr(comparison, "label_efficiency", scored)
     for seed in (4, 5):
         config = replace(CONFIG, steps=50, warmup_steps=10, seed=seed)
-        lr, run_id = comparison.tune("toy", config, [1e-3, 3e-3, 1e-2], 5, corpus, 3, [0, 2], profile="mini",
-                                     notebook="50_objectives")
+        lr, run_id = comparison.tune(
+            "toy", config, [1e-3, 3e-3, 1e-2], 5, corpus, 3, [0, 2], profile="mini", notebook="50_objectives"
+        )
         assert lr == 3e-3
         results.publish("mini", "50_objectives", runs=[run_id])
     assert len(trained) == 3  # the second seed takes what the first has found

@@ -6,8 +6,15 @@ import pytest
 
 from keymyna_lib import keys
 from keymyna_lib.data import compositions
-from keymyna_lib.data.compositions import (assign_splits, composition_ids, label_budget, melodic_shingles,
-                                           normalise_title, select, transpositions)
+from keymyna_lib.data.compositions import (
+    assign_splits,
+    composition_ids,
+    label_budget,
+    melodic_shingles,
+    normalise_title,
+    select,
+    transpositions,
+)
 from keymyna_lib.data.scores import ScoreSet
 from keymyna_lib.errors import KeyMynaError
 
@@ -16,8 +23,9 @@ def _score_set(pieces):
     """A ScoreSet of (piece_id, source, title, pitches, one a beat)."""
     table = pd.DataFrame([(i, s, t) for i, s, t, _ in pieces], columns=["piece_id", "source", "title"])
     notes = [np.array([(k, 1, p, 0) for k, p in enumerate(pitches)], np.float32) for *_, pitches in pieces]
-    return ScoreSet(table.set_index("piece_id"), pd.DataFrame(), np.concatenate(notes),
-                    np.cumsum([0, *map(len, notes)]))
+    return ScoreSet(
+        table.set_index("piece_id"), pd.DataFrame(), np.concatenate(notes), np.cumsum([0, *map(len, notes)])
+    )
 
 
 def _tune(seed, n=60):
@@ -26,35 +34,49 @@ def _tune(seed, n=60):
 
 # --- what a composition is ---
 
-@pytest.mark.parametrize("titles", [
-    ("The Irish Washerwoman", "IRISH WASHERWOMAN -- JIG", "Irish Washerwoman., The"),
-    ("Was mein Gott will, das g’scheh’ allzeit", "Was mein Gott will das gscheh allzeit"),
-    ("Nun ruhen alle Wälder", "Nun ruhen alle Walder 2"), ("O'Carolan's Devotion", "O’Carolans Devotion")])
+
+@pytest.mark.parametrize(
+    "titles",
+    [
+        ("The Irish Washerwoman", "IRISH WASHERWOMAN -- JIG", "Irish Washerwoman., The"),
+        ("Was mein Gott will, das g’scheh’ allzeit", "Was mein Gott will das gscheh allzeit"),
+        ("Nun ruhen alle Wälder", "Nun ruhen alle Walder 2"),
+        ("O'Carolan's Devotion", "O’Carolans Devotion"),
+    ],
+)
 def test_titles_that_are_the_same(titles):
     assert len({normalise_title(title) for title in titles}) == 1 and normalise_title(titles[0])
 
 
-@pytest.mark.parametrize("title", ["Quick Step 25th Regt.", "An Irish Air", "A Jig", "Untitled", "",
-                                   "March 3d. Regt.", "BWV 248.9-s", "Allemanda."])
+@pytest.mark.parametrize(
+    "title",
+    ["Quick Step 25th Regt.", "An Irish Air", "A Jig", "Untitled", "", "March 3d. Regt.", "BWV 248.9-s", "Allemanda."],
+)
 def test_generic_titles_identify_nothing(title):
     assert normalise_title(title) == ""
 
 
 def test_components_of_titles_and_melodies():
     first, second, third = _tune(0), _tune(1), _tune(2)
-    ids = composition_ids(_score_set([
-        ("a", "tune", "The Green Fields", first),
-        ("b", "tune", "Green Fields -- Reel", second),                         # a's title
-        ("c", "tune", "Another Name", np.concatenate([second[:50] + 5, third[:10]])),  # b's, a fourth up
-        ("d", "tune", "A Jig", _tune(3)), ("e", "tune", "A Jig", _tune(4)),    # a title that says nothing
-        ("f", "tune", "Alone", third)]))
+    ids = composition_ids(
+        _score_set(
+            [
+                ("a", "tune", "The Green Fields", first),
+                ("b", "tune", "Green Fields -- Reel", second),  # a's title
+                ("c", "tune", "Another Name", np.concatenate([second[:50] + 5, third[:10]])),  # b's, a fourth up
+                ("d", "tune", "A Jig", _tune(3)),
+                ("e", "tune", "A Jig", _tune(4)),  # a title that says nothing
+                ("f", "tune", "Alone", third),
+            ]
+        )
+    )
     assert ids.to_dict() == {"a": "a", "b": "a", "c": "a", "d": "d", "e": "e", "f": "f"}
 
 
 def test_chorales_are_compared_on_the_beat():
     plain = _tune(5, 40)
     notes = [(k, 1, p, 0) for k, p in enumerate(plain)]
-    ornamented = [n for k, p in enumerate(plain) for n in ((k, .5, p + 3, 0), (k + .5, .5, p + 4, 0))]
+    ornamented = [n for k, p in enumerate(plain) for n in ((k, 0.5, p + 3, 0), (k + 0.5, 0.5, p + 4, 0))]
     plain, ornamented = np.array(notes, np.float32), np.array(ornamented, np.float32)
     assert melodic_shingles(plain, "chorale") == melodic_shingles(ornamented, "chorale")
     assert melodic_shingles(plain, "tune") != melodic_shingles(ornamented, "tune")
@@ -69,9 +91,11 @@ def test_grouping_ignores_transposition(scores, pieces):
 
 
 def test_known_settings_come_together(pieces):
-    for group in (["bwv244.17", "bwv244.44", "bwv248.64-s"],               # O Haupt voll Blut und Wunden
-                  ["bwv13.6", "bwv44.7", "bwv97.9", "bwv244.10", "bwv392"],  # Innsbruck, under four titles
-                  ["bwv227.1", "bwv227.7", "bwv358", "bwv64.8"]):          # Jesu, meine Freude
+    for group in (
+        ["bwv244.17", "bwv244.44", "bwv248.64-s"],  # O Haupt voll Blut und Wunden
+        ["bwv13.6", "bwv44.7", "bwv97.9", "bwv244.10", "bwv392"],  # Innsbruck, under four titles
+        ["bwv227.1", "bwv227.7", "bwv358", "bwv64.8"],
+    ):  # Jesu, meine Freude
         assert pieces.composition[group].nunique() == 1
     assert pieces.composition["bwv244.17"] != pieces.composition["bwv244.10"]
     fisher = pieces[pieces.title.str.contains("Fisher's.*Hornpipe", case=False)]
@@ -85,6 +109,7 @@ def test_components_stay_small(pieces):
 
 
 # --- splits ---
+
 
 def test_no_composition_straddles_splits(pieces):
     assert (pieces.groupby("composition").split.nunique() == 1).all()
@@ -113,7 +138,7 @@ def test_no_tune_straddles_splits(scores, pieces):
     """Brute force: 120 test tunes against every training tune, by runs of six intervals and by alignment."""
     tunes = pieces[pieces.source == "tune"]
     lines = {i: _line(scores, i) for i in tunes.index}
-    runs = {i: {tuple(line[k:k + 6]) for k in range(len(line) - 5)} for i, line in lines.items()}
+    runs = {i: {tuple(line[k : k + 6]) for k in range(len(line) - 5)} for i, line in lines.items()}
     train = tunes.index[tunes.split == "train"]
     tested = np.random.default_rng(0).choice(tunes.index[tunes.split == "test"], 120, replace=False)
     worst = 0.0
@@ -129,12 +154,14 @@ def test_no_tune_straddles_splits(scores, pieces):
 
 def test_no_chorale_melody_straddles_splits(scores, pieces):
     """Brute force over all chorales: the soprano's pitch on each beat."""
+
     def runs(piece_id):
         soprano = [n for n in scores.notes(piece_id).tolist() if n[3] == 0]
         first, end = soprano[0][0], max(n[0] + n[1] for n in soprano)
         pitches = [[n[2] for n in soprano if n[0] <= first + k + 1e-4][-1] for k in range(round(end - first))]
         steps = [b - a for a, b in zip(pitches, pitches[1:])]
-        return {tuple(steps[k:k + 6]) for k in range(len(steps) - 5)}
+        return {tuple(steps[k : k + 6]) for k in range(len(steps) - 5)}
+
     chorales = pieces[pieces.source == "chorale"]
     found = {i: runs(i) for i in chorales.index}
     for i in chorales.index[chorales.split == "test"]:
@@ -166,6 +193,7 @@ def test_bad_fractions(pieces, fractions):
 
 # --- the selection of a profile ---
 
+
 def test_mini_takes_all_minor_pieces_and_keeps_the_fractions(pieces):
     chosen = pieces.loc[select(pieces, n_chorales=300, n_tunes=1500, seed=0)]
     assert chosen.source.value_counts().to_dict() == {"tune": 1500, "chorale": 300}
@@ -191,6 +219,7 @@ def test_impossible_selections(pieces, numbers):
 
 # --- transpositions ---
 
+
 def test_transposed_tonics_are_near_uniform(pieces):
     chosen = pieces.loc[select(pieces, n_chorales=300, n_tunes=1500, seed=0)]
     shift = transpositions(chosen, seed=0)
@@ -205,6 +234,7 @@ def test_transposed_tonics_are_near_uniform(pieces):
 
 
 # --- label budgets ---
+
 
 def test_label_budgets_are_nested_and_spread_over_the_keys(pieces):
     train = pieces[pieces.split == "train"]

@@ -4,8 +4,16 @@ import numpy as np
 import pytest
 
 from keymyna_lib import keys
-from keymyna_lib.controls import (PROFILES, SYSTEMS, essentia_key, mean_chroma, predict_all,
-                                  profile_correlation, profile_key, template_keys)
+from keymyna_lib.controls import (
+    PROFILES,
+    SYSTEMS,
+    essentia_key,
+    mean_chroma,
+    predict_all,
+    profile_correlation,
+    profile_key,
+    template_keys,
+)
 from keymyna_lib.errors import KeyMynaError
 from keymyna_lib.spectrogram import SAMPLE_RATE
 
@@ -18,12 +26,13 @@ def cadence(key, cents=0.0, snr=None, repeats=2):
     for root, middle in ((0, third), (5, third), (7, 4), (0, third)):
         pitches = 60 + keys.tonic(key) + root + np.array([0, middle, 7])
         frequencies = 440 * 2 ** ((pitches - 69 + cents / 100) / 12)
-        chords.append(sum(np.sin(2 * np.pi * f * h * time) / h for f in frequencies for h in range(1, 5))
-                      * np.exp(-2 * time))
+        chords.append(
+            sum(np.sin(2 * np.pi * f * h * time) / h for f in frequencies for h in range(1, 5)) * np.exp(-2 * time)
+        )
     audio = np.tile(np.concatenate(chords), repeats)
     audio *= 0.4 / np.abs(audio).max()
     if snr is not None:
-        level = np.sqrt((audio ** 2).mean() * 10 ** (-snr / 10))
+        level = np.sqrt((audio**2).mean() * 10 ** (-snr / 10))
         audio += np.random.default_rng(key).normal(0, level, len(audio))
     return audio.astype(np.float32)
 
@@ -35,8 +44,9 @@ class Cadences:
         return cadence(int(track_id))
 
 
-@pytest.mark.parametrize("profile, theirs", [("krumhansl", "KrumhanslSchmuckler"),
-                                             ("temperley", "TemperleyKostkaPayne")])
+@pytest.mark.parametrize(
+    "profile, theirs", [("krumhansl", "KrumhanslSchmuckler"), ("temperley", "TemperleyKostkaPayne")]
+)
 def test_profiles_are_those_of_music21(profile, theirs):
     from music21.analysis import discrete
 
@@ -44,8 +54,9 @@ def test_profiles_are_those_of_music21(profile, theirs):
         assert list(getattr(PROFILES[profile], mode)) == getattr(discrete, theirs)().getWeights(mode)
 
 
-@pytest.mark.parametrize("profile, theirs", [("krumhansl", "krumhansl"), ("temperley", "temperley2005"),
-                                             ("shaath", "shaath")])
+@pytest.mark.parametrize(
+    "profile, theirs", [("krumhansl", "krumhansl"), ("temperley", "temperley2005"), ("shaath", "shaath")]
+)
 def test_key_and_correlation_are_those_of_essentia(profile, theirs):
     import essentia
 
@@ -114,8 +125,13 @@ def test_essentia_is_silent_and_keeps_no_state(capfd):
 def test_predict_all():
     table = predict_all(Cadences(), ["20", "3"], SYSTEMS, workers=1, progress=False)
     assert list(table.index) == ["20", "3"] and table.index.name == "track_id"
-    assert list(table.columns) == ["template-krumhansl", "template-temperley", "template-shaath",
-                                   "essentia-bgate", "essentia-edma"]
+    assert list(table.columns) == [
+        "template-krumhansl",
+        "template-temperley",
+        "template-shaath",
+        "essentia-bgate",
+        "essentia-edma",
+    ]
     assert (table.to_numpy() == [[20], [3]]).all() and table.dtypes.eq(int).all()
     with pytest.raises(KeyMynaError, match="workers"):
         predict_all(Cadences(), ["3"], workers=-1)

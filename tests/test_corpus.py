@@ -20,8 +20,16 @@ from keymyna_lib.data.scores import load_scores
 from keymyna_lib.errors import KeyMynaError
 from keymyna_lib.pretrain import CropSampler
 
-CONFIG = CorpusConfig(n_chorales=4, n_tunes=8, seconds=7.0, scope="section", drum_probability=0.5,
-                      detune_cents=30.0, snr_db=(5.0, 30.0), seed=0)
+CONFIG = CorpusConfig(
+    n_chorales=4,
+    n_tunes=8,
+    seconds=7.0,
+    scope="section",
+    drum_probability=0.5,
+    detune_cents=30.0,
+    snr_db=(5.0, 30.0),
+    seed=0,
+)
 
 
 def build(cache: Path, config: CorpusConfig = CONFIG, **options):
@@ -107,7 +115,7 @@ def test_audio_and_spectrograms_belong_together(built):
         power = spectrogram.mel_power(audio)[0].numpy().T
         np.testing.assert_allclose(stored.astype(np.float32), np.log1p(power), rtol=1e-3, atol=1e-5)
     for shard in range(3):
-        frames = built.manifest.n_frames[5 * shard:5 * shard + 5].sum()
+        frames = built.manifest.n_frames[5 * shard : 5 * shard + 5].sum()
         assert built.frames[shard].shape == (frames, spectrogram.N_MELS)
 
 
@@ -125,8 +133,10 @@ def test_neither_processes_nor_the_size_of_shards_matter(built, tmp_path, monkey
     for track in built.tracks():
         np.testing.assert_array_equal(built.audio(track), whole.audio(track))
         np.testing.assert_array_equal(built.spectrogram(track), whole.spectrogram(track))
-    one, other = (CropSampler(corpus, built.tracks(), 150).batch(torch.arange(12), 2, torch.Generator().manual_seed(0))
-                  for corpus in (built, whole))
+    one, other = (
+        CropSampler(corpus, built.tracks(), 150).batch(torch.arange(12), 2, torch.Generator().manual_seed(0))
+        for corpus in (built, whole)
+    )
     assert torch.equal(one.crops, other.crops) and one.crops.count_nonzero() > one.crops.numel() / 2
 
 
@@ -156,15 +166,20 @@ def test_damaged_track_alone_is_rendered_again(copy, built, monkeypatch, capsys,
     cache, folder = copy
     rendered = []
     original = store._make_all
-    monkeypatch.setattr(store, "_make_all", lambda f, make, jobs, w: (rendered.extend(j.track_id for j in jobs),
-                                                                      original(f, make, jobs, w))[1])
+    monkeypatch.setattr(
+        store,
+        "_make_all",
+        lambda f, make, jobs, w: (rendered.extend(j.track_id for j in jobs), original(f, make, jobs, w))[1],
+    )
     flip(folder / name, 100)
     assert build(cache).hash == built.hash
     assert rendered == built.tracks()[5:6] and "1 damaged track" in capsys.readouterr().out
     assert (folder / name).read_bytes() == (built.path / name).read_bytes()
 
 
-@pytest.mark.parametrize("name", ["shard-00002/audio.i16", "shard-00000/spectrograms.f16", "manifest.csv", "places.csv", "corpus.json"])
+@pytest.mark.parametrize(
+    "name", ["shard-00002/audio.i16", "shard-00000/spectrograms.f16", "manifest.csv", "places.csv", "corpus.json"]
+)
 def test_truncation_is_noticed_and_mended(copy, built, name):
     cache, folder = copy
     with open(folder / name, "r+b") as file:
@@ -201,8 +216,11 @@ def test_a_killed_build_goes_on(tmp_path, built, monkeypatch):
         build(tmp_path)
     with pytest.raises(KeyMynaError, match="no finished corpus"):
         open_corpus(tmp_path / "corpus" / built.path.name)
-    monkeypatch.setattr(store, "_make_all", lambda f, make, jobs, w: (rendered.extend(j.track_id for j in jobs),
-                                                                      original(f, make, jobs, w))[1])
+    monkeypatch.setattr(
+        store,
+        "_make_all",
+        lambda f, make, jobs, w: (rendered.extend(j.track_id for j in jobs), original(f, make, jobs, w))[1],
+    )
     assert build(tmp_path).hash == built.hash
     assert rendered == built.tracks()[5:]
     monkeypatch.setattr(store, "_make_all", None)  # the line that was cut short has spoiled none of the others
@@ -222,9 +240,19 @@ def test_another_configuration_is_another_corpus(built, monkeypatch):
     assert module.corpus_key(CONFIG) != built.path.name
 
 
-@pytest.mark.parametrize("change", [{"n_chorales": -1}, {"seconds": 0.5}, {"scope": "bar"}, {"seed": -1},
-                                    {"drum_probability": 1.5}, {"detune_cents": -1.0},
-                                    {"snr_db": (30.0, 5.0)}, {"snr_db": (30.0,)}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"n_chorales": -1},
+        {"seconds": 0.5},
+        {"scope": "bar"},
+        {"seed": -1},
+        {"drum_probability": 1.5},
+        {"detune_cents": -1.0},
+        {"snr_db": (30.0, 5.0)},
+        {"snr_db": (30.0,)},
+    ],
+)
 def test_configuration_out_of_range(change):
     with pytest.raises(KeyMynaError, match=next(iter(change))):
         dataclasses.replace(CONFIG, **change)

@@ -7,7 +7,6 @@ import pytest
 import soundfile
 import tones
 
-from keymyna_lib.datasets import decode
 from keymyna_lib.datasets.decode import audio_length, read_audio
 from keymyna_lib.errors import KeyMynaError
 from keymyna_lib.spectrogram import SAMPLE_RATE
@@ -27,7 +26,7 @@ def without_count(path, audio, mode):
     size = data.find(data[:2], tag + 160)  # beyond what it says there is nothing but zeros
     assert tag > 0 and size > 0
     path.write_bytes(data[size:])
-    return struct.unpack(">I", data[tag + 8:tag + 12])[0]
+    return struct.unpack(">I", data[tag + 8 : tag + 12])[0]
 
 
 @pytest.mark.parametrize("rate", [8000, 11025, 16000, 22050, 44100, 48000])
@@ -79,7 +78,7 @@ def test_an_excerpt_is_the_beginning_of_the_whole(tmp_path, suffix, rate):
 def test_an_excerpt_decodes_no_more_than_it_needs(tmp_path):
     tones.write(tmp_path / "a.wav", 3, 4.0, 22050)
     data = (tmp_path / "a.wav").read_bytes()
-    (tmp_path / "cut.wav").write_bytes(data[:len(data) // 2])
+    (tmp_path / "cut.wav").write_bytes(data[: len(data) // 2])
     excerpts = [read_audio(tmp_path / name, seconds=1.0) for name in ("cut.wav", "a.wav")]
     np.testing.assert_array_equal(*excerpts)
     with pytest.raises(KeyMynaError, match="truncated"):
@@ -98,11 +97,11 @@ def test_a_truncated_file_is_refused_and_its_length_is_the_promised_one(tmp_path
     path = tmp_path / f"a{suffix}"
     tones.write(path, 7, 4.0, 22050, channels)
     data = path.read_bytes()
-    path.write_bytes(data[:round(0.8 * len(data))])
+    path.write_bytes(data[: round(0.8 * len(data))])
     assert audio_length(path) == 4 * SAMPLE_RATE
     with pytest.raises(KeyMynaError, match=rf"a\{suffix} is truncated: [23]\.\d s of 4\.0 s"):
         read_audio(path)
-    path.write_bytes(data[:len(data) - 8])  # a few samples are not worth a track
+    path.write_bytes(data[: len(data) - 8])  # a few samples are not worth a track
     assert len(read_audio(path)) == 4 * SAMPLE_RATE
 
 
@@ -134,20 +133,26 @@ def test_an_mp3_that_does_not_say_how_many_frames_it_has(tmp_path, mode, quiet, 
     audio[{"nowhere": slice(0), "first": slice(0, 48000), "last": slice(48000, None)}[quiet]] = 0
     count = without_count(tmp_path / "a.mp3", audio, mode)
     data = (tmp_path / "a.mp3").read_bytes()
-    picture = np.random.default_rng(0).bytes(front) + data[:len(data) // 2]  # and what looks like frames, but is none
+    picture = np.random.default_rng(0).bytes(front) + data[: len(data) // 2]  # and what looks like frames, but is none
     tag = b"ID3\3\0\0" + bytes(len(picture) >> shift & 127 for shift in (21, 14, 7, 0)) + picture
     (tmp_path / "b.mp3").write_bytes(tag * (front > 0) + data + b"TAG".ljust(back, b" ")[:back])
     decoded = read_audio(tmp_path / "b.mp3")
     assert audio_length(tmp_path / "b.mp3") == len(decoded) == 576 * count - 529  # less the decoder's own delay
     delay = 576  # the encoder's
-    error = decoded[delay:delay + len(audio)] - audio
+    error = decoded[delay : delay + len(audio)] - audio
     assert np.sqrt(np.mean(error**2)) < 0.05 * np.sqrt(np.mean(audio**2))
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-@pytest.mark.parametrize("content, message", [
-    (b"", "is empty"), (b"no audio, but words " * 500, "not a sound file"), (bytes(20000), "not a sound file"),
-    (np.random.default_rng(0).bytes(20000), "not a sound file")])
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"", "is empty"),
+        (b"no audio, but words " * 500, "not a sound file"),
+        (bytes(20000), "not a sound file"),
+        (np.random.default_rng(0).bytes(20000), "not a sound file"),
+    ],
+)
 def test_what_is_no_audio_is_refused(tmp_path, suffix, content, message):
     path = tmp_path / f"bad{suffix}"
     path.write_bytes(content)
@@ -179,7 +184,7 @@ def test_damage_amid_a_file_is_refused(tmp_path, suffix):
     path = tmp_path / f"a{suffix}"
     tones.write(path, 7, 20.0, 44100, 2)
     data = bytearray(path.read_bytes())
-    data[len(data) // 2:len(data) // 2 + 8000] = np.random.default_rng(0).bytes(8000)
+    data[len(data) // 2 : len(data) // 2 + 8000] = np.random.default_rng(0).bytes(8000)
     path.write_bytes(data)
     with pytest.raises(KeyMynaError, match="a.*damaged|a.*truncated"):
         read_audio(path)

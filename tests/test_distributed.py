@@ -31,8 +31,15 @@ WORLD, FRAMES = 2, 20
 def serve(rank, pipe):
     """A worker: calls what it is told to, in the environment that torchrun would give it."""
     torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(WORLD), "LOCAL_WORLD_SIZE": str(WORLD),
-                   "MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_USE_AGENT_STORE": "True", "GLOO_SOCKET_IFNAME": "lo"}
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(WORLD),
+        "LOCAL_WORLD_SIZE": str(WORLD),
+        "MASTER_ADDR": "127.0.0.1",
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "GLOO_SOCKET_IFNAME": "lo",
+    }
     for port, function, arguments in iter(pipe.recv, None):
         os.environ["MASTER_PORT"] = str(port)
         pipe.send(function(*arguments))
@@ -72,6 +79,7 @@ def one_thread():
 
 # The group
 
+
 def test_without_torchrun_there_is_one_process(monkeypatch):
     for name in ("RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
@@ -91,7 +99,10 @@ def test_an_incomplete_environment_and_a_missing_gpu_are_said(monkeypatch):
     for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.setenv(name, "1")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(KeyMynaError, match="2 processes .* only 1 .*: lower torchrun's --nproc-per-node"), joined("cuda"):
+    with (
+        pytest.raises(KeyMynaError, match="2 processes .* only 1 .*: lower torchrun's --nproc-per-node"),
+        joined("cuda"),
+    ):
         pass
 
 
@@ -111,7 +122,7 @@ def test_gathered_rows_and_their_gradient(on_two):
     for rank, (found, everyone, gradient, alone, world) in enumerate(on_two(weigh_everyone)):
         assert (found, alone, world) == (rank, True, 2)
         assert everyone == [*torch.arange(6.0).reshape(2, 3).tolist(), *(torch.arange(6.0).reshape(2, 3) + 10).tolist()]
-        assert gradient == (3 * torch.arange(12.0).reshape(4, 3)[2 * rank:2 * rank + 2]).tolist()
+        assert gradient == (3 * torch.arange(12.0).reshape(4, 3)[2 * rank : 2 * rank + 2]).tolist()
 
 
 # Losses
@@ -131,9 +142,11 @@ def steps_of(name, rank, world):
         own = tracks % world == rank
         projected = rows[:, own] @ weight
         value = loss(*projected, tracks[own])
-        gradient, = torch.autograd.grad(value, weight)
-        means = [gather(torch.as_tensor(x, dtype=torch.float64)[None]).mean(dim=0).numpy()
-                 for x in (value.detach(), top1(*projected, tracks[own]), gradient)]
+        (gradient,) = torch.autograd.grad(value, weight)
+        means = [
+            gather(torch.as_tensor(x, dtype=torch.float64)[None]).mean(dim=0).numpy()
+            for x in (value.detach(), top1(*projected, tracks[own]), gradient)
+        ]
         found.append(means)
     return found, {key: state.numpy() for key, state in loss.state_dict().items()}
 
@@ -158,13 +171,33 @@ def test_losses_gradients_and_states_are_those_of_the_joint_batch(on_two, one_th
 
 # The loop
 
+
 def config(**changes):
     """A run without chance in it, but for the order of tracks: a batch is all tracks, a crop all of a track."""
-    values = dict(encoder=EncoderConfig("vit-toy", "vertical", "log1p"), objective="contrastive", mask_ratio=0.5,
-                  augmentation="none", crop_frames=FRAMES, crop_distance=0, loss="sogclr", temperature=0.2, gamma=0.5,
-                  projection_dim=16, steps=4, batch_size=8, optimizer="adam", lr=1e-3, weight_decay=1e-5,
-                  warmup_steps=2, clip_norm=0.1, precision="fp32", device="cpu", checkpoint_every=2, validate_every=2,
-                  seed=0)
+    values = dict(
+        encoder=EncoderConfig("vit-toy", "vertical", "log1p"),
+        objective="contrastive",
+        mask_ratio=0.5,
+        augmentation="none",
+        crop_frames=FRAMES,
+        crop_distance=0,
+        loss="sogclr",
+        temperature=0.2,
+        gamma=0.5,
+        projection_dim=16,
+        steps=4,
+        batch_size=8,
+        optimizer="adam",
+        lr=1e-3,
+        weight_decay=1e-5,
+        warmup_steps=2,
+        clip_norm=0.1,
+        precision="fp32",
+        device="cpu",
+        checkpoint_every=2,
+        validate_every=2,
+        seed=0,
+    )
     return PretrainConfig(**values | changes)
 
 
@@ -177,15 +210,21 @@ def stand_in():
     frames = np.random.default_rng(0).gamma(0.7, 2, (11 * FRAMES, 128)).astype(np.float16)
     names = tracks_of() + tracks_of("valid")
     places = pd.DataFrame({"shard": 0, "first_frame": FRAMES * np.arange(11), "n_frames": FRAMES}, index=names)
-    return SimpleNamespace(frames=[frames], hash="stand-in", tracks=tracks_of, pretraining_tracks=tracks_of,
-                           manifest=pd.DataFrame({"key": np.arange(11) % 3}, index=names), offsets=places)
+    return SimpleNamespace(
+        frames=[frames],
+        hash="stand-in",
+        tracks=tracks_of,
+        pretraining_tracks=tracks_of,
+        manifest=pd.DataFrame({"key": np.arange(11) % 3}, index=names),
+        offsets=places,
+    )
 
 
 def keep_without_chance(batch, n_tokens, mask_ratio, generator):
     """The first tokens of the first half of a batch (one view), the last ones of the second."""
     order = torch.arange(n_tokens).expand(batch, -1).clone()
-    order[batch // 2:] = order[batch // 2:].flip(1)
-    return order[:, :kept_tokens(n_tokens, mask_ratio)]
+    order[batch // 2 :] = order[batch // 2 :].flip(1)
+    return order[:, : kept_tokens(n_tokens, mask_ratio)]
 
 
 def trained(settings, checkpoint, killed_at=None):
@@ -207,22 +246,26 @@ def trained(settings, checkpoint, killed_at=None):
             encoder, curve = pretrain(settings, stand_in(), tracks_of(), tracks_of("valid"), checkpoint, show=False)
         except (InterruptedError, KeyMynaError) as error:
             return error.with_traceback(None)  # what its frames hold would outlive the group
-    return (curve.drop(columns="seconds"), gradients,
-            {name: value.numpy() for name, value in encoder.state_dict().items()})
+    return (
+        curve.drop(columns="seconds"),
+        gradients,
+        {name: value.numpy() for name, value in encoder.state_dict().items()},
+    )
 
 
 def assert_alike(found, expected):
     (curve, gradients, weights), (curve1, gradients1, weights1) = found, expected
     np.testing.assert_allclose(curve, curve1, rtol=1e-5)
-    for step, gradient in enumerate(gradients1[-len(gradients):]):
+    for step, gradient in enumerate(gradients1[-len(gradients) :]):
         for name, value in gradient.items():
             np.testing.assert_allclose(gradients[step][name], value, rtol=0, atol=1e-6, err_msg=f"{step} {name}")
     for name, value in weights1.items():
         np.testing.assert_allclose(weights[name], value, rtol=0, atol=1e-4, err_msg=name)
 
 
-@pytest.mark.parametrize("changes", [dict(), dict(loss="infonce"), dict(objective="supervised"),
-                                     dict(objective="reconstruction")], ids=str)
+@pytest.mark.parametrize(
+    "changes", [dict(), dict(loss="infonce"), dict(objective="supervised"), dict(objective="reconstruction")], ids=str
+)
 def test_training_is_that_of_one_process(on_two, one_thread, tmp_path, changes):
     settings = config(**changes)
     expected = trained(settings, tmp_path / "one.safetensors")
@@ -236,6 +279,7 @@ def test_training_is_that_of_one_process(on_two, one_thread, tmp_path, changes):
 @pytest.mark.parametrize("before, after", [(2, 1), (1, 2), (2, 2)])
 def test_a_checkpoint_is_resumed_on_any_number_of_processes(on_two, one_thread, tmp_path, before, after):
     """Killed in the step after it was written; all else is the unbroken run of one process."""
+
     def on(count, *arguments):
         return on_two(trained, *arguments) if count == 2 else [trained(*arguments)]
 
@@ -243,8 +287,9 @@ def test_a_checkpoint_is_resumed_on_any_number_of_processes(on_two, one_thread, 
     assert all(isinstance(found, InterruptedError) for found in on(before, config(), path, 3))
     halfway = load_file(path)
     expected = trained(config(), unbroken)
-    assert {name: value.shape for name, value in halfway.items()} == \
-        {name: value.shape for name, value in load_file(unbroken).items()}
+    assert {name: value.shape for name, value in halfway.items()} == {
+        name: value.shape for name, value in load_file(unbroken).items()
+    }
     resumed = on(after, config(), path)[0]
     assert len(resumed[0]) == 4 and len(resumed[1]) == 2  # the curve is whole, two steps were left
     assert_alike(resumed, expected)
@@ -274,13 +319,15 @@ def test_processes_draw_from_tracks_of_their_own():
         epoch = sampler.tracks_of_step(0, len(sampler), seed=5)
         batch = sampler.batch(epoch, 1, torch.Generator())
         for crop, track, key in zip(batch.crops[0], batch.tracks, batch.keys):
-            assert np.array_equal(crop.T.numpy(), corpus.frames[0][track * FRAMES:(track + 1) * FRAMES])
+            assert np.array_equal(crop.T.numpy(), corpus.frames[0][track * FRAMES : (track + 1) * FRAMES])
             assert key == corpus.manifest["key"].iloc[int(track)]
         seen += batch.tracks.tolist()
     assert sorted(seen) == list(range(11))
     # Their orders have nothing to do with each other, and one process draws as it always did.
-    orders = [CropSampler(corpus, names * 3, FRAMES, rank=rank, world=3).tracks_of_step(0, 11, 5).tolist()
-              for rank in range(3)]
+    orders = [
+        CropSampler(corpus, names * 3, FRAMES, rank=rank, world=3).tracks_of_step(0, 11, 5).tolist()
+        for rank in range(3)
+    ]
     assert orders[0] != orders[1] != orders[2] != orders[0]
     assert CropSampler(corpus, names, FRAMES).tracks_of_step(0, 11, 5).tolist() == orders[0]
 
@@ -302,8 +349,11 @@ def commanded(cache):
 
 
 def cells():
-    return [cell["source"] for cell in parameters.read_cells(paths.NOTEBOOKS / f"{stages.PRETRAINED}.ipynb")
-            if cell["cell_type"] == "code"]
+    return [
+        cell["source"]
+        for cell in parameters.read_cells(paths.NOTEBOOKS / f"{stages.PRETRAINED}.ipynb")
+        if cell["cell_type"] == "code"
+    ]
 
 
 def values_of(profile, overrides):

@@ -50,7 +50,7 @@ def test_estimates_and_choice_are_those_of_plain_fits(data):
         (_, test), (valid_keys, test_keys) = plain(train, (x_valid, x_test), c)
         by_hand[c] = mirex_scores(y_valid, valid_keys, fifths="both").mean(), test_keys, unsure(test)
     assert len({value[0] for value in by_hand.values()}) > 2  # there is something to choose
-    assert C == max(by_hand, key=lambda c: by_hand[c][0])  # the first of equals, from small to large
+    assert max(by_hand, key=lambda c: by_hand[c][0]) == C  # the first of equals, from small to large
     assert score == pytest.approx(by_hand[C][0])
     _, expected, close = by_hand[C]
     assert close.mean() < 0.05 and (estimates == expected)[~close].all()
@@ -98,10 +98,17 @@ def test_the_scale_of_a_feature_does_not_matter_and_constant_ones_are_left_alone
     assert other[1:] == one[1:] and np.mean(other[0] != one[0]) < 0.02
 
 
-@pytest.mark.parametrize("change, message", [
-    (dict(y_train=np.zeros(96, int)), "y_train"), (dict(y_train=np.arange(5)), "5 labels"),
-    (dict(x_test=np.ones((3, 7))), "x_test"), (dict(x_valid=np.full((96, 30), np.nan)), "NaN"),
-    (dict(Cs=()), "Cs"), (dict(Cs=(0, 1)), "Cs")])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(y_train=np.zeros(96, int)), "y_train"),
+        (dict(y_train=np.arange(5)), "5 labels"),
+        (dict(x_test=np.ones((3, 7))), "x_test"),
+        (dict(x_valid=np.full((96, 30), np.nan)), "NaN"),
+        (dict(Cs=()), "Cs"),
+        (dict(Cs=(0, 1)), "Cs"),
+    ],
+)
 def test_bad_input(data, change, message):
     (x, y), (x_valid, y_valid), x_test = data
     arguments = dict(x_train=x, y_train=y, x_valid=x_valid, y_valid=y_valid, x_test=x_test) | change
@@ -112,8 +119,11 @@ def test_bad_input(data, change, message):
 @pytest.fixture
 def corpus():
     n = {"train": (96, 1), "valid": (48, 5), "test": (72, 7)}  # tracks, and semitones from one to the next
-    rows = [(f"{name}{i}", name, step * i % 24, ("chorale", "tune")[i // 24 % 2], f"c{i // 2}")
-            for name, (m, step) in n.items() for i in range(m)]
+    rows = [
+        (f"{name}{i}", name, step * i % 24, ("chorale", "tune")[i // 24 % 2], f"c{i // 2}")
+        for name, (m, step) in n.items()
+        for i in range(m)
+    ]
     manifest = pd.DataFrame(rows, columns=["track_id", "split", "key", "source", "composition"]).set_index("track_id")
     return SimpleNamespace(manifest=manifest, tracks=lambda split: list(manifest.index[manifest["split"] == split]))
 
@@ -127,8 +137,9 @@ def features(corpus, noise=0.5, corrupt=()):
     x = np.eye(24)[keys[track]] + noise * rng.normal(size=(len(track), 24))
     spoiled = (shift != 0) | corpus.manifest["split"].isin(corrupt).to_numpy()[track]
     x[spoiled] = 100 * rng.normal(size=(spoiled.sum(), 24))
-    return Features(torch.tensor(x, dtype=torch.float32), torch.tensor(track), torch.tensor(shift),
-                    tuple(corpus.manifest.index))
+    return Features(
+        torch.tensor(x, dtype=torch.float32), torch.tensor(track), torch.tensor(shift), tuple(corpus.manifest.index)
+    )
 
 
 def test_track_means_are_of_the_unshifted_windows_in_the_order_asked_for(corpus):
@@ -166,8 +177,9 @@ def test_label_efficiency_fits_the_sets_of_the_protocol(corpus):
 
 
 def test_the_choice_does_not_depend_on_the_test_tracks(corpus):
-    (seen, one), (spoiled, other) = (efficiency.label_efficiency(features(corpus, corrupt=c), corpus, [24, 72], [3])
-                                     for c in ((), ("test",)))
+    (seen, one), (spoiled, other) = (
+        efficiency.label_efficiency(features(corpus, corrupt=c), corpus, [24, 72], [3]) for c in ((), ("test",))
+    )
     pd.testing.assert_frame_equal(one, other)
     assert seen["score"].mean() > 0.4 > spoiled["score"].mean()
 
@@ -181,8 +193,10 @@ def test_without_features_of_the_test_tracks_validation_is_scored(corpus):
         efficiency.label_efficiency(features(corpus).select(seen), corpus, [48], [0])
 
 
-@pytest.mark.parametrize("budgets, draws, message", [([], [0], "budgets"), ([24], [], "draws"), ([1], [0], "y_train"),
-                                                     ([97], [0], "budget of 97")])
+@pytest.mark.parametrize(
+    "budgets, draws, message",
+    [([], [0], "budgets"), ([24], [], "draws"), ([1], [0], "y_train"), ([97], [0], "budget of 97")],
+)
 def test_label_efficiency_refuses(corpus, budgets, draws, message):
     with pytest.raises(KeyMynaError, match=message):
         efficiency.label_efficiency(features(corpus), corpus, budgets, draws)

@@ -30,8 +30,12 @@ def corpus(tmp_path, monkeypatch):
 
     audio = {name: chord((60 + i, 64 + i, 67 + i), s) for i, (name, s) in enumerate(SECONDS.items())}
     pictures = {name: compress(mel_power(samples))[0].T.numpy() for name, samples in audio.items()}
-    return SimpleNamespace(hash="stand-in", manifest=pd.DataFrame({"key": [0, 1, 2]}, index=list(SECONDS)),
-                           audio=audio.__getitem__, spectrogram=pictures.__getitem__)
+    return SimpleNamespace(
+        hash="stand-in",
+        manifest=pd.DataFrame({"key": [0, 1, 2]}, index=list(SECONDS)),
+        audio=audio.__getitem__,
+        spectrogram=pictures.__getitem__,
+    )
 
 
 @pytest.fixture
@@ -41,7 +45,7 @@ def encoder():
 
 def test_short_recordings_are_padded_with_silence():
     short = torch.ones(128, 50)
-    window, = cut_windows(short, window_starts(50))
+    (window,) = cut_windows(short, window_starts(50))
     assert window.shape == (128, WINDOW) and window[:, :50].eq(1).all() and window[:, 50:].eq(0).all()
 
 
@@ -55,7 +59,10 @@ def test_rows_are_each_windows_own_embedding(corpus, encoder):
 
 
 def test_only_the_tracks_asked_for_are_embedded(corpus, encoder):
-    whole, some = extract(corpus, "toy", encoder, show=False), extract(corpus, "toy", encoder, track_ids=["c", "a"], show=False)
+    whole, some = (
+        extract(corpus, "toy", encoder, show=False),
+        extract(corpus, "toy", encoder, track_ids=["c", "a"], show=False),
+    )
     assert some.track_ids == ("c", "a")
     for track in ("a", "c"):
         torch.testing.assert_close(some.select([track]).x, whole.select([track]).x, atol=1e-5, rtol=1e-4)
@@ -114,7 +121,7 @@ def test_cache_is_used_and_a_damaged_file_is_made_anew(corpus, encoder, tmp_path
     assert torch.equal(first.x, again.x) and again.track_ids == first.track_ids
     monkeypatch.undo()
     monkeypatch.setattr(paths, "CACHE", tmp_path)
-    file, = tmp_path.rglob("toy.safetensors")
+    (file,) = tmp_path.rglob("toy.safetensors")
     file.write_bytes(file.read_bytes()[:200])
     assert torch.equal(extract(corpus, "toy", encoder, show=False).x, first.x)
     other = build_encoder(EncoderConfig("vit-toy", "vertical", "log1p"), torch.Generator().manual_seed(1)).eval()

@@ -39,8 +39,7 @@ def test_everything_declared_is_locked(text):
 def test_each_python_gets_one_version_of_each(python):
     lines = [line.split("#")[0].strip() for line in paths.LOCK.read_text().splitlines()]
     here = {"python_full_version": python, "python_version": python[:4]}
-    names = [r.name for r in map(Requirement, filter(None, lines))
-             if r.marker is None or r.marker.evaluate(here)]
+    names = [r.name for r in map(Requirement, filter(None, lines)) if r.marker is None or r.marker.evaluate(here)]
     assert len(names) == len(set(names)) and {"torch", "essentia", "tinysoundfont", "papermill"} <= set(names)
 
 
@@ -58,9 +57,9 @@ def test_the_lock_is_closed_but_for_pyaudio_which_nothing_uses():
 def test_conda_installs_the_lock_and_the_same_python():
     conda = yaml.safe_load((paths.ROOT / "environment.yml").read_text())
     plain = [entry for entry in conda["dependencies"] if isinstance(entry, str)]
-    pip, = [entry["pip"] for entry in conda["dependencies"] if isinstance(entry, dict)]
+    (pip,) = [entry["pip"] for entry in conda["dependencies"] if isinstance(entry, dict)]
     assert pip == [f"-r {paths.LOCK.name}", "-e ."]  # no version of its own to disagree with the lock
-    python, = [entry for entry in plain if entry.startswith("python")]
+    (python,) = [entry for entry in plain if entry.startswith("python")]
     assert SpecifierSet(python.removeprefix("python")) == SpecifierSet(PROJECT["requires-python"])
     assert plain == [python, "pip"]
     assert conda["channels"] == ["conda-forge", "nodefaults"]
@@ -76,22 +75,27 @@ def test_this_environment_satisfies_the_lock():
     assert environment.differences(paths.LOCK) == []
 
 
-@pytest.mark.parametrize("lock, problem", [
-    ("numpy==0.0.1\n", "numpy is "), ("no-such-thing==1.0\n    # via numpy\n", "no-such-thing is missing"),
-    ("numpy==2.0 ; sys_platform == 'plan9'\n", "the lock is for Linux on x86-64 only")])
+@pytest.mark.parametrize(
+    "lock, problem",
+    [
+        ("numpy==0.0.1\n", "numpy is "),
+        ("no-such-thing==1.0\n    # via numpy\n", "no-such-thing is missing"),
+        ("numpy==2.0 ; sys_platform == 'plan9'\n", "the lock is for Linux on x86-64 only"),
+    ],
+)
 def test_differences_from_the_lock_are_named(tmp_path, lock, problem):
     (tmp_path / "lock").write_text(lock)
     found = environment.differences(tmp_path / "lock")
     assert len(found) == 1 and found[0].startswith(problem)
-    done = subprocess.run([sys.executable, environment.__file__, tmp_path / "lock"],
-                          capture_output=True, text=True)
+    done = subprocess.run([sys.executable, environment.__file__, tmp_path / "lock"], capture_output=True, text=True)
     assert done.returncode == 1 and problem in done.stderr
 
 
 def test_a_bare_python_does_not_satisfy_it(tmp_path):
     """The check itself runs where nothing is installed."""
-    done = subprocess.run([sys.executable, "-I", "-S", environment.__file__, paths.LOCK],
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", environment.__file__, paths.LOCK], capture_output=True, text=True
+    )
     assert done.returncode == 1 and done.stderr == "packaging is missing\n"
 
 
@@ -105,8 +109,7 @@ def test_run_all_is_short_and_valid():
 def test_ci_calls_exactly_the_tests():
     script = paths.ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
-    commands = [line for line in script.read_text().splitlines()
-                if line and not line.startswith(("#", "set ", "cd "))]
+    commands = [line for line in script.read_text().splitlines() if line and not line.startswith(("#", "set ", "cd "))]
     assert commands == ["./run_all.sh --tests"]
 
 
@@ -122,4 +125,5 @@ def test_readme_and_runner_tell_the_same_times():
     pipeline = tomllib.loads((paths.LIBRARY / "run" / "pipeline.toml").read_text())
     rows = re.findall(r"^\| `(\d\d_\w+)` \|.*\| ([\d.]+) \|$", (paths.ROOT / "README.md").read_text(), flags=re.M)
     assert {name: float(minutes) for name, minutes in rows} == {
-        name: entry["minutes"]["mini"] for name, entry in pipeline.items() if not entry.get("on_request")}
+        name: entry["minutes"]["mini"] for name, entry in pipeline.items() if not entry.get("on_request")
+    }

@@ -7,8 +7,19 @@ from scipy import stats
 
 from keymyna_lib import keys
 from keymyna_lib.errors import KeyMynaError
-from keymyna_lib.evaluate import (_resampled_means, bootstrap_interval, chance_scores, confusion, holm, mirex_scores, paired_difference,
-                                  paired_difference_interval, ratio_interval, summary, track_predictions)
+from keymyna_lib.evaluate import (
+    _resampled_means,
+    bootstrap_interval,
+    chance_scores,
+    confusion,
+    holm,
+    mirex_scores,
+    paired_difference,
+    paired_difference_interval,
+    ratio_interval,
+    summary,
+    track_predictions,
+)
 
 REFERENCE, ESTIMATE = np.divmod(np.arange(576), 24)  # all pairs of keys
 
@@ -35,13 +46,30 @@ def test_fifths_by_name():
 
 
 def test_summary_by_hand():
-    names = [("C major", "C major"), ("C major", "G major"), ("C major", "F major"), ("C major", "A minor"),
-             ("A minor", "A major"), ("A minor", "G major"), ("E minor", "E minor"), ("C major", "D major")]
+    names = [
+        ("C major", "C major"),
+        ("C major", "G major"),
+        ("C major", "F major"),
+        ("C major", "A minor"),
+        ("A minor", "A major"),
+        ("A minor", "G major"),
+        ("E minor", "E minor"),
+        ("C major", "D major"),
+    ]
     reference, estimate = zip(*((keys.parse_key(r), keys.parse_key(e)) for r, e in names))
     got = summary(reference, estimate)
-    expected = dict(weighted_both=(2 + 1 + 0.3 + 0.2) / 8, weighted_ascending=(2 + 0.5 + 0.3 + 0.2) / 8,
-                    accuracy=2 / 8, tonic_accuracy=3 / 8, mode_accuracy=5 / 8, share_same=2 / 8,
-                    share_fifth=2 / 8, share_relative=1 / 8, share_parallel=1 / 8, share_other=2 / 8)
+    expected = dict(
+        weighted_both=(2 + 1 + 0.3 + 0.2) / 8,
+        weighted_ascending=(2 + 0.5 + 0.3 + 0.2) / 8,
+        accuracy=2 / 8,
+        tonic_accuracy=3 / 8,
+        mode_accuracy=5 / 8,
+        share_same=2 / 8,
+        share_fifth=2 / 8,
+        share_relative=1 / 8,
+        share_parallel=1 / 8,
+        share_other=2 / 8,
+    )
     assert got == pytest.approx(expected, abs=1e-15)
 
 
@@ -102,27 +130,31 @@ def test_pairing_takes_out_what_the_systems_share():
     assert 0 < low < 0.05 + 0.02 and high - low < np.diff(bootstrap_interval(a, seed=0))
 
 
-@pytest.mark.parametrize("call, message", [
-    (lambda: mirex_scores([0], [1], fifths="up"), "fifths"),
-    (lambda: chance_scores([0], fifths="up"), "fifths"),
-    (lambda: mirex_scores([0, 1], [1], fifths="both"), "2 reference keys and 1"),
-    (lambda: summary([], []), "expected one integer key|at least one"),
-    (lambda: summary([24], [0]), "reference: keys run"),
-    (lambda: summary([0], [-1]), "estimate: keys run"),
-    (lambda: confusion([0.5], [0]), "integer"),
-    (lambda: track_predictions(np.ones((3, 24)), [0, 2, 2]), "renumber"),
-    (lambda: track_predictions(np.ones((3, 24)), [0, -1, 0]), "renumber"),
-    (lambda: track_predictions(np.ones((3, 24)), [0, 0]), "expected"),
-    (lambda: bootstrap_interval([], seed=0), "finite"),
-    (lambda: bootstrap_interval([0.5, np.nan], seed=0), "finite"),
-    (lambda: bootstrap_interval([0.5], level=95, seed=0), "level"),
-    (lambda: bootstrap_interval([0.5], n_resamples=0, seed=0), "n_resamples"),
-    (lambda: paired_difference_interval([1, 2], [1], seed=0), "same tracks"),
-    (lambda: paired_difference([[1, 2]], [1, 2], seed=0), "same tracks"),
-    (lambda: paired_difference([1], [np.inf], seed=0), "finite"),
-    (lambda: holm([0.5, 1.5]), "p_values"),
-    (lambda: holm([0.5, np.nan]), "p_values"),
-    (lambda: holm([[0.5]]), "p_values")])
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: mirex_scores([0], [1], fifths="up"), "fifths"),
+        (lambda: chance_scores([0], fifths="up"), "fifths"),
+        (lambda: mirex_scores([0, 1], [1], fifths="both"), "2 reference keys and 1"),
+        (lambda: summary([], []), "expected one integer key|at least one"),
+        (lambda: summary([24], [0]), "reference: keys run"),
+        (lambda: summary([0], [-1]), "estimate: keys run"),
+        (lambda: confusion([0.5], [0]), "integer"),
+        (lambda: track_predictions(np.ones((3, 24)), [0, 2, 2]), "renumber"),
+        (lambda: track_predictions(np.ones((3, 24)), [0, -1, 0]), "renumber"),
+        (lambda: track_predictions(np.ones((3, 24)), [0, 0]), "expected"),
+        (lambda: bootstrap_interval([], seed=0), "finite"),
+        (lambda: bootstrap_interval([0.5, np.nan], seed=0), "finite"),
+        (lambda: bootstrap_interval([0.5], level=95, seed=0), "level"),
+        (lambda: bootstrap_interval([0.5], n_resamples=0, seed=0), "n_resamples"),
+        (lambda: paired_difference_interval([1, 2], [1], seed=0), "same tracks"),
+        (lambda: paired_difference([[1, 2]], [1, 2], seed=0), "same tracks"),
+        (lambda: paired_difference([1], [np.inf], seed=0), "finite"),
+        (lambda: holm([0.5, 1.5]), "p_values"),
+        (lambda: holm([0.5, np.nan]), "p_values"),
+        (lambda: holm([[0.5]]), "p_values"),
+    ],
+)
 def test_bad_input(call, message):
     with pytest.raises(KeyMynaError, match=message):
         call()
@@ -166,9 +198,13 @@ def test_interval_and_p_value_are_those_of_the_resampled_tables(n_seeds):
     means = means.round(9)  # sums of tenths: what is 0 is 0
     assert found.p == pytest.approx(min(1, 2 * (min(np.sum(means <= 0), np.sum(means >= 0)) + 1) / 501))
     assert bootstrap_interval(a, groups=groups, n_resamples=500, level=0.9, seed=7) == pytest.approx(
-        tuple(np.quantile(resampled_means(a, groups, 500, 7), [0.05, 0.95])), abs=1e-12)
-    assert paired_difference_interval(a, b, groups=groups, n_resamples=500, level=0.9, seed=7) == \
-        bootstrap_interval(a - b, groups=groups, n_resamples=500, level=0.9, seed=7) == found[1:3]
+        tuple(np.quantile(resampled_means(a, groups, 500, 7), [0.05, 0.95])), abs=1e-12
+    )
+    assert (
+        paired_difference_interval(a, b, groups=groups, n_resamples=500, level=0.9, seed=7)
+        == bootstrap_interval(a - b, groups=groups, n_resamples=500, level=0.9, seed=7)
+        == found[1:3]
+    )
 
 
 def test_p_value_of_no_difference_and_of_a_sure_one():
@@ -255,6 +291,7 @@ def test_ratio_interval_is_that_of_the_resampled_sums():
     low, high = ratio_interval(numerator, denominator, groups=groups, seed=0)
     assert low < numerator.sum() / denominator.sum() < high
     sums = [np.bincount(groups, values) for values in (numerator, denominator)]
-    by_hand = [np.divide(*(row[pick].sum() for row in sums))
-               for pick in np.random.default_rng(2).integers(0, 60, (4000, 60))]
+    by_hand = [
+        np.divide(*(row[pick].sum() for row in sums)) for pick in np.random.default_rng(2).integers(0, 60, (4000, 60))
+    ]
     assert (low, high) == pytest.approx(np.quantile(by_hand, [0.025, 0.975]), abs=0.01)

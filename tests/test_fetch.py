@@ -85,10 +85,12 @@ def waits():
 @pytest.fixture
 def get(tmp_path, waits):
     """fetch into an empty folder, silently, without waiting; the only source's row when there is one."""
+
     def get(*sources, **options):
         table = fetch(sources, tmp_path / "set", **dict(show=False, sleep=waits.append) | options)
         assert list(table.columns) == ["path", "state", "problem"] and list(table["path"]) == [s.path for s in sources]
         return table.iloc[0] if len(sources) == 1 else table
+
     return get
 
 
@@ -98,6 +100,7 @@ def plain(body, **headers):
 
 def ranged(body, etag='"one"', first_cut=None):
     """A well-behaved server that cuts the first connection."""
+
     def route(handler, count):
         wanted = handler.headers.get("Range")
         if wanted and handler.headers.get("If-Range") == etag:
@@ -105,6 +108,7 @@ def ranged(body, etag='"one"', first_cut=None):
             handler.answer(206, body[start:], ETag=etag, Content_Range=f"bytes {start}-{len(body) - 1}/{len(body)}")
         else:
             handler.answer(200, body, ETag=etag, cut=first_cut if count == 1 else None)
+
     return route
 
 
@@ -131,10 +135,14 @@ def ctrl_c():
 
 # Downloads
 
+
 def test_files_are_fetched_once_in_their_order(site, get, tmp_path):
     site.routes = {"/a": plain(DATA), "/b": plain(OTHER), "/c": plain(b"")}
-    sources = [Source((site.url("/a"),), "x/y/a.bin", sha256=SHA256.upper()), Source((site.url("/b"),), "b.bin"),
-               Source((site.url("/c"),), "c.bin")]
+    sources = [
+        Source((site.url("/a"),), "x/y/a.bin", sha256=SHA256.upper()),
+        Source((site.url("/b"),), "b.bin"),
+        Source((site.url("/c"),), "c.bin"),
+    ]
     assert list(get(*sources)["state"]) == ["fetched"] * 3
     assert (tmp_path / "set/x/y/a.bin").read_bytes() == DATA and (tmp_path / "set/b.bin").read_bytes() == OTHER
     assert seen(tmp_path / "set") == ["b.bin", "c.bin", "x/y/a.bin"]
@@ -152,8 +160,10 @@ def test_a_cut_download_goes_on_where_it_stopped(site, get, tmp_path, waits):
 
 
 def test_redirections_are_followed(site, get, tmp_path):
-    site.routes = {"/old": lambda handler, count: handler.answer(302, b"", Location=site.url("/new", "localhost")),
-                   "/new": ranged(DATA, first_cut=40_000)}
+    site.routes = {
+        "/old": lambda handler, count: handler.answer(302, b"", Location=site.url("/new", "localhost")),
+        "/new": ranged(DATA, first_cut=40_000),
+    }
     assert get(Source((site.url("/old"),), "a")).state == "fetched" and (tmp_path / "set/a").read_bytes() == DATA
     assert site.asked("/new")[1]["Range"] == "bytes=40000-"
 
@@ -224,7 +234,7 @@ def test_a_part_belongs_to_its_url(site, get, tmp_path):
     assert get(source).state == "failed"
     assert seen(tmp_path / "set") == ["a.part", "a.part.json"]
     parts = {name: (tmp_path / "set" / name).read_bytes() for name in ("a.part", "a.part.json")}
-    assert parts["a.part"] == DATA[:20_000 + module.TRIES]
+    assert parts["a.part"] == DATA[: 20_000 + module.TRIES]
     site.routes["/a"] = ranged(DATA)
 
     def restore(*names):
@@ -259,8 +269,11 @@ def test_a_busy_server_is_asked_again_when_it_says(site, get, waits, after, expe
 def test_tries_are_few_and_a_busy_host_is_left_alone(site, get, waits):
     site.routes["/a"] = lambda handler, count: handler.answer(429, b"")
     site.routes["/b"] = plain(DATA)
-    sources = [Source((site.url("/a"),), "a"), Source((site.url("/b"),), "b"),
-               Source((site.url("/b"), site.url("/b", "localhost")), "c")]
+    sources = [
+        Source((site.url("/a"),), "a"),
+        Source((site.url("/b"),), "b"),
+        Source((site.url("/b"), site.url("/b", "localhost")), "c"),
+    ]
     table = get(*sources, workers=1)
     assert list(table["state"]) == ["failed", "failed", "fetched"] and waits == [1.0, 2.0, 4.0]
     assert len(site.asked("/a")) == module.TRIES and len(site.asked("/b")) == 1
@@ -276,8 +289,11 @@ def test_a_server_that_asks_for_too_long_a_wait_is_left(site, get, waits):
 @pytest.mark.parametrize("status", [403, 404, 410])
 def test_what_is_not_there_is_asked_for_once_and_stops_nothing(site, get, waits, tmp_path, status):
     site.routes = {"/none": lambda handler, count: handler.answer(status, b"no"), "/a": plain(DATA)}
-    table = get(Source((site.url("/none"),), "none", size=7, md5=MD5), Source((site.url("/none"), site.url("/a")), "a"),
-                workers=1)
+    table = get(
+        Source((site.url("/none"),), "none", size=7, md5=MD5),
+        Source((site.url("/none"), site.url("/a")), "a"),
+        workers=1,
+    )
     assert list(table["state"]) == ["failed", "fetched"] and len(site.asked("/none")) == 2 and not waits
     problem = table["problem"][0]
     assert site.url("/none") in problem and f"HTTP {status}" in problem
@@ -323,7 +339,7 @@ def test_a_body_in_chunks_that_is_cut_is_not_whole(site, get, tmp_path, waits):
         handler.close_connection = True
         handler.answer(200, b"", Content_Length=None, Transfer_Encoding="chunked")
         for start in range(0, len(DATA) if count > 1 else 40_000, 20_000):
-            handler.wfile.write(b"%x\r\n%s\r\n" % (20_000, DATA[start:start + 20_000]))
+            handler.wfile.write(b"%x\r\n%s\r\n" % (20_000, DATA[start : start + 20_000]))
         if count > 1:
             handler.wfile.write(b"0\r\n\r\n")
 
@@ -340,8 +356,13 @@ def test_a_length_that_is_said_only_of_the_rest(site, get, tmp_path):
             handler.wfile.write(b"%x\r\n%s\r\n" % (40_000, DATA[:40_000]))
         else:
             start = int(handler.headers["Range"][6:-1])
-            handler.answer(206, DATA[start:], cut=10_000 if count == 2 else None, ETag='"one"',
-                           Content_Range=f"bytes {start}-99999/100000")
+            handler.answer(
+                206,
+                DATA[start:],
+                cut=10_000 if count == 2 else None,
+                ETag='"one"',
+                Content_Range=f"bytes {start}-99999/100000",
+            )
 
     site.routes["/a"] = route
     assert get(Source((site.url("/a"),), "a")).state == "fetched" and (tmp_path / "set/a").read_bytes() == DATA
@@ -397,8 +418,12 @@ def test_offline_opens_no_socket(get, tmp_path, monkeypatch):
     (disk / "wrong").write_bytes(OTHER)
     (disk / "c").write_bytes(OTHER)
     urls = ("http://example.org/x",)
-    sources = [Source(urls, "in here/a b#.bin", md5=MD5), Source(urls, "wrong", md5=MD5),
-               Source(urls, "none", sha256=SHA256), Source((*urls, (disk / "c").as_uri()), "cc")]
+    sources = [
+        Source(urls, "in here/a b#.bin", md5=MD5),
+        Source(urls, "wrong", md5=MD5),
+        Source(urls, "none", sha256=SHA256),
+        Source((*urls, (disk / "c").as_uri()), "cc"),
+    ]
     table = get(*sources, offline=True, mirror=disk.as_uri() + "/")
     assert list(table["state"]) == ["fetched", "failed", "failed", "fetched"]
     assert (tmp_path / "set/in here/a b#.bin").read_bytes() == DATA and (tmp_path / "set/cc").read_bytes() == OTHER
@@ -447,7 +472,7 @@ def test_ctrl_c_leaves_the_part(site, get, tmp_path, ctrl_c):
         ctrl_c()
         for start in range(30_000, 100_000, 1_000):
             time.sleep(0.05)
-            handler.wfile.write(DATA[start:start + 1_000])
+            handler.wfile.write(DATA[start : start + 1_000])
 
     part = tmp_path / "set/a.part"
     site.routes = {"/a": route, "/b": plain(DATA)}
@@ -487,8 +512,9 @@ def test_troubles_of_this_machine_are_told(site, get, tmp_path, monkeypatch):
     site.routes = {"/a": plain(DATA), "/b": plain(b"small")}
     usage = module.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage._replace(free=1000))
-    table = get(Source((site.url("/a"),), "a"), Source((site.url("/b"),), "b"), Source((site.url("/b"),), "b/c"),
-                workers=1)
+    table = get(
+        Source((site.url("/a"),), "a"), Source((site.url("/b"),), "b"), Source((site.url("/b"),), "b/c"), workers=1
+    )
     assert list(table["state"]) == ["failed", "fetched", "failed"] and "are free" in table["problem"][0]
     assert "cannot be written" in table["problem"][2] and len(site.asked("/a")) == 1
 
@@ -510,15 +536,28 @@ def test_the_bar_counts_bytes(site, tmp_path, capsys, monkeypatch):
     assert totals == {100_000}  # from the first byte on, and after the cut: the time that is left can be told
 
 
-@pytest.mark.parametrize("source, options, message", [
-    (dict(path="../a"), {}, "path='../a'"), (dict(path="/etc/a"), {}, "path='/etc/a'"),
-    (dict(path="a/../../b"), {}, "path"), (dict(path="..\\a"), {}, "path"), (dict(path="."), {}, "path"),
-    (dict(urls=()), {}, "no urls"), (dict(urls=("ftp://host/a",)), {}, "ftp://host/a"),
-    (dict(urls=("file://host/a",)), {}, "file://host/a"), (dict(urls=("http:///a",)), {}, "http:///a"),
-    (dict(urls=("http://host/a b",)), {}, "quoted"), (dict(md5="abc"), {}, "md5='abc'"),
-    (dict(sha256="z" * 64), {}, "sha256"), (dict(size=-1), {}, "size=-1"),
-    (dict(path="a.rar", extract="x"), {}, "a.rar.*zip"), (dict(path="a.zip", extract="../x"), {}, "extract of a.zip"),
-    ({}, dict(mirror="/a/disk"), "/a/disk"), ({}, dict(workers=0), "workers=0")])
+@pytest.mark.parametrize(
+    "source, options, message",
+    [
+        (dict(path="../a"), {}, "path='../a'"),
+        (dict(path="/etc/a"), {}, "path='/etc/a'"),
+        (dict(path="a/../../b"), {}, "path"),
+        (dict(path="..\\a"), {}, "path"),
+        (dict(path="."), {}, "path"),
+        (dict(urls=()), {}, "no urls"),
+        (dict(urls=("ftp://host/a",)), {}, "ftp://host/a"),
+        (dict(urls=("file://host/a",)), {}, "file://host/a"),
+        (dict(urls=("http:///a",)), {}, "http:///a"),
+        (dict(urls=("http://host/a b",)), {}, "quoted"),
+        (dict(md5="abc"), {}, "md5='abc'"),
+        (dict(sha256="z" * 64), {}, "sha256"),
+        (dict(size=-1), {}, "size=-1"),
+        (dict(path="a.rar", extract="x"), {}, "a.rar.*zip"),
+        (dict(path="a.zip", extract="../x"), {}, "extract of a.zip"),
+        ({}, dict(mirror="/a/disk"), "/a/disk"),
+        ({}, dict(workers=0), "workers=0"),
+    ],
+)
 def test_bad_input(get, tmp_path, source, options, message):
     with pytest.raises(KeyMynaError, match=message):
         get(Source(**dict(urls=("http://127.0.0.1/a",), path="a") | source), **options)
@@ -561,13 +600,19 @@ def tarred(path, members, mode="w", **kinds):
 
 
 def tree(folder):
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*")
-            if p.is_file() and not p.name.endswith(".unpacked")}
+    return {
+        str(p.relative_to(folder)): p.read_bytes()
+        for p in folder.rglob("*")
+        if p.is_file() and not p.name.endswith(".unpacked")
+    }
 
 
-ARCHIVES = {".zip": lambda path, members: zipped(path, members, compression=zipfile.ZIP_DEFLATED),
-            ".tar": tarred, ".tar.gz": lambda path, members: tarred(path, members, "w:gz"),
-            ".tar.bz2": lambda path, members: tarred(path, members, "w:bz2")}
+ARCHIVES = {
+    ".zip": lambda path, members: zipped(path, members, compression=zipfile.ZIP_DEFLATED),
+    ".tar": tarred,
+    ".tar.gz": lambda path, members: tarred(path, members, "w:gz"),
+    ".tar.bz2": lambda path, members: tarred(path, members, "w:bz2"),
+}
 
 
 @pytest.mark.parametrize("suffix", ARCHIVES)
@@ -587,8 +632,11 @@ def test_archives_are_unpacked_once(tmp_path, suffix, monkeypatch):
 
 def test_names_as_other_systems_write_them(tmp_path):
     extract(zipped(tmp_path / "x.zip", {"dir\\": b"", "dir\\a": b"1", "b/": b""}), tmp_path / "z", show=False)
-    extract(tarred(tmp_path / "x.tar", {"./": b"", "./dir/a": b"2"}, **{"./": {"type": tarfile.DIRTYPE}}),
-            tmp_path / "t", show=False)
+    extract(
+        tarred(tmp_path / "x.tar", {"./": b"", "./dir/a": b"2"}, **{"./": {"type": tarfile.DIRTYPE}}),
+        tmp_path / "t",
+        show=False,
+    )
     assert tree(tmp_path / "z") == {"dir/a": b"1"} and tree(tmp_path / "t") == {"dir/a": b"2"}
 
 
@@ -606,10 +654,12 @@ EVIL = {
     "zip, device": lambda p: zipped(p / "x.zip", {"good": b"g", zip_entry("evil", stat.S_IFCHR | 0o666): b""}),
     "tar, upwards": lambda p: tarred(p / "x.tar", {"good": b"g", "../evil": b"e"}),
     "tar, absolute": lambda p: tarred(p / "x.tar", {"good": b"g", str(p / "evil"): b"e"}),
-    "tar, link": lambda p: tarred(p / "x.tar", {"good": b"g", "evil": b"", "evil/x": b"e"},
-                                  evil={"type": tarfile.SYMTYPE, "linkname": ".."}),
-    "tar, hard link": lambda p: tarred(p / "x.tar", {"good": b"g", "evil": b""},
-                                       evil={"type": tarfile.LNKTYPE, "linkname": "good"}),
+    "tar, link": lambda p: tarred(
+        p / "x.tar", {"good": b"g", "evil": b"", "evil/x": b"e"}, evil={"type": tarfile.SYMTYPE, "linkname": ".."}
+    ),
+    "tar, hard link": lambda p: tarred(
+        p / "x.tar", {"good": b"g", "evil": b""}, evil={"type": tarfile.LNKTYPE, "linkname": "good"}
+    ),
     "tar, device": lambda p: tarred(p / "x.tar", {"good": b"g", "evil": b""}, evil={"type": tarfile.CHRTYPE}),
     "tar, pipe": lambda p: tarred(p / "x.tar", {"good": b"g", "evil": b""}, evil={"type": tarfile.FIFOTYPE}),
 }
@@ -685,7 +735,7 @@ def test_two_archives_share_a_folder_and_links_in_it_are_not_followed(tmp_path):
 
 
 def flip(data, place):
-    return data[:place] + bytes([data[place] ^ 1]) + data[place + 1:]
+    return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
 
 
 @pytest.fixture
@@ -693,13 +743,21 @@ def tar_bytes(tmp_path):
     return tarred(tmp_path / "whole.tar", {"a": DATA, "b": OTHER}).read_bytes()
 
 
-@pytest.mark.parametrize("name, damage", [
-    ("x.tar", lambda tar: tar[:512 + 100_352]),  # cut between two members: tarfile itself is content with that
-    ("x.tar", lambda tar: flip(tar, 512 + 100_352 + 10)),  # in the second header
-    ("x.tar", lambda tar: tar[:150_000]), ("x.tar", lambda tar: b""), ("x.tar", lambda tar: b"no archive" * 99),
-    ("x.tar.gz", lambda tar: gzip.compress(tar)[:-20]), ("x.tar.gz", lambda tar: flip(gzip.compress(tar), -6)),
-    ("x.tar.gz", lambda tar: tar), ("x.tar.bz2", lambda tar: bz2.compress(tar)[:-20]),
-    ("x.tar.bz2", lambda tar: flip(bz2.compress(tar), 5000))])
+@pytest.mark.parametrize(
+    "name, damage",
+    [
+        ("x.tar", lambda tar: tar[: 512 + 100_352]),  # cut between two members: tarfile itself is content with that
+        ("x.tar", lambda tar: flip(tar, 512 + 100_352 + 10)),  # in the second header
+        ("x.tar", lambda tar: tar[:150_000]),
+        ("x.tar", lambda tar: b""),
+        ("x.tar", lambda tar: b"no archive" * 99),
+        ("x.tar.gz", lambda tar: gzip.compress(tar)[:-20]),
+        ("x.tar.gz", lambda tar: flip(gzip.compress(tar), -6)),
+        ("x.tar.gz", lambda tar: tar),
+        ("x.tar.bz2", lambda tar: bz2.compress(tar)[:-20]),
+        ("x.tar.bz2", lambda tar: flip(bz2.compress(tar), 5000)),
+    ],
+)
 def test_damaged_tars(tmp_path, tar_bytes, name, damage):
     (tmp_path / name).write_bytes(damage(tar_bytes))
     with pytest.raises(KeyMynaError, match=f"{name} is damaged"):
@@ -734,8 +792,12 @@ def test_fetched_archives_are_unpacked_in_their_folder(site, get, tmp_path):
     site.routes["/x.zip"] = plain(zipped(tmp_path / "x.zip", FILES).read_bytes())
     site.routes["/y.tar"] = plain(EVIL["tar, link"](tmp_path).read_bytes())
     zipped_url = (site.url("/x.zip"),)
-    sources = [Source(zipped_url, "x.zip", extract="."), Source(zipped_url, "z.zip", extract="b/c"),
-               Source((site.url("/y.tar"),), "y.tar", extract="y"), Source((site.url("/no"),), "n.zip", extract="n")]
+    sources = [
+        Source(zipped_url, "x.zip", extract="."),
+        Source(zipped_url, "z.zip", extract="b/c"),
+        Source((site.url("/y.tar"),), "y.tar", extract="y"),
+        Source((site.url("/no"),), "n.zip", extract="n"),
+    ]
     table = get(*sources)
     assert list(table["state"]) == ["fetched", "fetched", "failed", "failed"] and "evil" in table["problem"][2]
     for name, content in FILES.items():

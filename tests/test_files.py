@@ -14,18 +14,16 @@ from keymyna_lib.errors import KeyMynaError
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "value.json"
     files.write_json(path, {"a": 1})
-    with pytest.raises(RuntimeError):
-        with files.atomic_path(path) as temporary:
-            temporary.write_text("half")
-            raise RuntimeError
+    with pytest.raises(RuntimeError), files.atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
     assert files.read_json(path) == {"a": 1} and os.listdir(tmp_path) == ["value.json"]
 
 
 def test_a_full_disk_is_one_clear_error(tmp_path):
     path = tmp_path / "value.txt"
-    with pytest.raises(KeyMynaError, match="(?s)value.txt.*space"):
-        with files.atomic_path(path):
-            raise OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(KeyMynaError, match="(?s)value.txt.*space"), files.atomic_path(path):
+        raise OSError(errno.ENOSPC, "No space left on device")
     assert os.listdir(tmp_path) == []
 
 
@@ -51,7 +49,7 @@ def test_hashes(tmp_path):
 def test_stable_words_never_change():
     """Seeds hang on these: the first 16 bytes of the name's SHA-256."""
     digest = hashlib.sha256(b"bwv1.6").digest()
-    assert files.stable_words("bwv1.6") == [int.from_bytes(digest[i:i + 4], "little") for i in (0, 4, 8, 12)]
+    assert files.stable_words("bwv1.6") == [int.from_bytes(digest[i : i + 4], "little") for i in (0, 4, 8, 12)]
 
 
 def test_a_listing_notices_what_was_added_removed_or_replaced(tmp_path):

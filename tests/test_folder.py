@@ -21,8 +21,10 @@ def write_keys(root, text, encoding="utf-8"):
 
 def columns_of(table):
     """A table of `examine` in the form of the layouts' expectations."""
-    return {name: table[column].to_dict() for name, column in
-            (("keys", "key"), ("excluded", "excluded"), ("states", "state"), ("splits", "split"))}
+    return {
+        name: table[column].to_dict()
+        for name, column in (("keys", "key"), ("excluded", "excluded"), ("states", "state"), ("splits", "split"))
+    }
 
 
 def splits_of(root, rows, columns=("file", "artist", "composition")):
@@ -37,7 +39,11 @@ def test_every_track_is_found_missing_corrupt_or_excluded(tmp_path):
     assert columns_of(table) == expected and set(COLUMNS) <= set(table)
     assert table.loc["odd/c.wav", ["label", "artist"]].to_list() == ["C major / A minor", "Artist 3"]
     assert table.loc["disc 1/001.flac", ["title", "genre", "composition", "md5"]].to_list() == [
-        "Title, 1", "Folk", "tune 0", ""]
+        "Title, 1",
+        "Folk",
+        "tune 0",
+        "",
+    ]
     lengths = table.loc[table["state"] == "found", "n_samples"]
     assert (abs(lengths - 16000) < 1500).all() and (table.loc[table["state"] != "found", "n_samples"] == 0).all()
 
@@ -56,26 +62,45 @@ def test_a_folder_goes_by_a_plain_name(kind, name):
         kind(name)
 
 
-@pytest.mark.parametrize("text", ["file,key\na.wav,Eb minor\n", "\ufefffile,key\r\na.wav,Eb minor\r\n",
-                                  'key , file\n"Eb minor", ./a.wav \n\n', "file,key,title\na.wav,D#m,\n"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "file,key\na.wav,Eb minor\n",
+        "\ufefffile,key\r\na.wav,Eb minor\r\n",
+        'key , file\n"Eb minor", ./a.wav \n\n',
+        "file,key,title\na.wav,D#m,\n",
+    ],
+)
 def test_ways_to_write_the_same_table(tmp_path, text):
-    row, = AudioFolder("mine").index(write_keys(tmp_path, text)).itertuples()
+    (row,) = AudioFolder("mine").index(write_keys(tmp_path, text)).itertuples()
     assert (row.Index, row.path, row.key, row.title, row.composition) == ("a.wav", "a.wav", 15, "", "a.wav")
 
 
-@pytest.mark.parametrize("text, message", [
-    ("", "no column 'file'"), ("key,artist\nC major,a\n", "no column 'file'"),
-    ("file,artist\na.wav,b\n", "no column 'key'"), ("file;key\na.wav;C major\n", "no column 'file'.*file;key"),
-    ("file,key,spilt\na.wav,C major,test\n", "unknown column 'spilt'"), ("file,key,key\na.wav,C,C\n", "twice"),
-    ("file,key\na.wav,C major\nb.wav,D major\n./a.wav,C major\n", "line 4.*'a.wav'.*second time"),
-    ("file,key\na.wav,C major\n../b.wav,C major\n", "line 3.*'../b.wav'.*inside"),
-    ("file,key\nsub/../../b.wav,C major\n", "inside"), ("file,key\n/etc/b.wav,C major\n", "inside"),
-    ("file,key\n,C major\n", "line 2.*inside"), ("file,key\na.wav,C major,more\n", "line 2: more cells"),
-    ("file,key,split\na.wav,C major,train\nb.wav,C major,validation\n", "line 3.*'validation'.*train, valid, test"),
-    ("file,key,split\na.wav,C major,train\nb.wav,C major,\n", "line 3.*split ''"),
-    ("file,key,composition,split\na.wav,C,Air,train\nb.wav,C,Jig,test\nc.wav,C, air ,test\n",
-     "line 4.*'air'.*train.*test"),
-    ("file,key\n", "none of its 0 labels"), ("file,key\na.wav,H major\nb.wav,?\n", "none of its 2 labels.*'H major'")])
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("", "no column 'file'"),
+        ("key,artist\nC major,a\n", "no column 'file'"),
+        ("file,artist\na.wav,b\n", "no column 'key'"),
+        ("file;key\na.wav;C major\n", "no column 'file'.*file;key"),
+        ("file,key,spilt\na.wav,C major,test\n", "unknown column 'spilt'"),
+        ("file,key,key\na.wav,C,C\n", "twice"),
+        ("file,key\na.wav,C major\nb.wav,D major\n./a.wav,C major\n", "line 4.*'a.wav'.*second time"),
+        ("file,key\na.wav,C major\n../b.wav,C major\n", "line 3.*'../b.wav'.*inside"),
+        ("file,key\nsub/../../b.wav,C major\n", "inside"),
+        ("file,key\n/etc/b.wav,C major\n", "inside"),
+        ("file,key\n,C major\n", "line 2.*inside"),
+        ("file,key\na.wav,C major,more\n", "line 2: more cells"),
+        ("file,key,split\na.wav,C major,train\nb.wav,C major,validation\n", "line 3.*'validation'.*train, valid, test"),
+        ("file,key,split\na.wav,C major,train\nb.wav,C major,\n", "line 3.*split ''"),
+        (
+            "file,key,composition,split\na.wav,C,Air,train\nb.wav,C,Jig,test\nc.wav,C, air ,test\n",
+            "line 4.*'air'.*train.*test",
+        ),
+        ("file,key\n", "none of its 0 labels"),
+        ("file,key\na.wav,H major\nb.wav,?\n", "none of its 2 labels.*'H major'"),
+    ],
+)
 def test_mistakes_in_the_table(tmp_path, text, message):
     write_keys(tmp_path, text)
     with pytest.raises(KeyMynaError, match=f"(?s)keys.csv.*{message}"):
@@ -147,8 +172,14 @@ def test_links_and_names_that_no_table_can_hold(tmp_path):
     with open(os.fsencode(folder) + b"/caf\xe9.wav", "wb") as file:
         file.write(b"latin-1")
     states = examine(UnlabelledFolder("linked"), tmp_path, show=False)["state"].to_dict()
-    assert states == {"000.wav": "found", "LOUD.WAV": "found", "one/001.flac": "found", "one/two/002.ogg": "found",
-                      "one/broken.mp3": "corrupt", r"caf\xe9.wav": "excluded"}
+    assert states == {
+        "000.wav": "found",
+        "LOUD.WAV": "found",
+        "one/001.flac": "found",
+        "one/two/002.ogg": "found",
+        "one/broken.mp3": "corrupt",
+        r"caf\xe9.wav": "excluded",
+    }
 
 
 def test_an_empty_or_missing_folder_of_audio(tmp_path):

@@ -17,12 +17,31 @@ from keymyna_lib.frozen import HuggingFaceEncoder, extract_audio, frozen_encoder
 from keymyna_lib.spectrogram import SAMPLE_RATE, WINDOW, compress, mel_power
 
 # The shape of the real thing, small: every field of MERT-v1-95M's configuration that HuBERT does not know is there.
-TINY = dict(hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32, conv_dim=[8, 8, 8],
-            conv_stride=[10, 8, 8], conv_kernel=[10, 8, 8], num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=4)
-MERT = dict(model_type="mert_model", architectures=["MERTModel"], sample_rate=24000, feature_extractor_cqt=False,
-            feature_extractor_cqt_bins=336, deepnorm=False, attention_relax=-1.0, torch_dtype="float32",
-            transformers_version="4.27.1", tokenizer_class="Wav2Vec2CTCTokenizer", num_feat_extract_layers=3,
-            auto_map={"AutoConfig": "configuration_MERT.MERTConfig", "AutoModel": "modeling_MERT.MERTModel"})
+TINY = dict(
+    hidden_size=16,
+    num_hidden_layers=3,
+    num_attention_heads=2,
+    intermediate_size=32,
+    conv_dim=[8, 8, 8],
+    conv_stride=[10, 8, 8],
+    conv_kernel=[10, 8, 8],
+    num_conv_pos_embeddings=8,
+    num_conv_pos_embedding_groups=4,
+)
+MERT = dict(
+    model_type="mert_model",
+    architectures=["MERTModel"],
+    sample_rate=24000,
+    feature_extractor_cqt=False,
+    feature_extractor_cqt_bins=336,
+    deepnorm=False,
+    attention_relax=-1.0,
+    torch_dtype="float32",
+    transformers_version="4.27.1",
+    tokenizer_class="Wav2Vec2CTCTokenizer",
+    num_feat_extract_layers=3,
+    auto_map={"AutoConfig": "configuration_MERT.MERTConfig", "AutoModel": "modeling_MERT.MERTModel"},
+)
 
 
 def noise(*shape, seed=0):
@@ -45,11 +64,17 @@ class Ear:
 def corpus(tmp_path, monkeypatch):
     """14, 3 and 7 s of a tone of 300 Hz, and an unlabelled track."""
     monkeypatch.setattr(paths, "CACHE", tmp_path / "cache")
-    audio = {name: np.sin(2 * np.pi * 300 * np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE).astype(np.float32)
-             for name, seconds in (("a", 14.0), ("b", 3.0), ("c", 7.0), ("d", 2.0))}
+    audio = {
+        name: np.sin(2 * np.pi * 300 * np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE).astype(np.float32)
+        for name, seconds in (("a", 14.0), ("b", 3.0), ("c", 7.0), ("d", 2.0))
+    }
     pictures = {name: compress(mel_power(samples))[0].T.numpy() for name, samples in audio.items()}
-    return SimpleNamespace(hash="stand-in", manifest=pd.DataFrame({"key": [0, 1, 2, -1]}, index=list(audio)),
-                           audio=audio.__getitem__, spectrogram=pictures.__getitem__)
+    return SimpleNamespace(
+        hash="stand-in",
+        manifest=pd.DataFrame({"key": [0, 1, 2, -1]}, index=list(audio)),
+        audio=audio.__getitem__,
+        spectrogram=pictures.__getitem__,
+    )
 
 
 def test_windows_are_those_of_the_spectrograms(corpus):
@@ -58,8 +83,8 @@ def test_windows_are_those_of_the_spectrograms(corpus):
     assert torch.equal(heard.track, seen.track) and torch.equal(heard.shift, seen.shift)
     last = (1 + 14 * SAMPLE_RATE // 512 - WINDOW) * 512  # the first sample of the last window of "a"
     for row, start in zip(heard.x[:3], (0, WINDOW * 512, last)):
-        expected = corpus.audio("a")[start:start + WINDOW * 512]
-        assert np.array_equal(row[:len(expected)], expected) and not row[len(expected):].any()
+        expected = corpus.audio("a")[start : start + WINDOW * 512]
+        assert np.array_equal(row[: len(expected)], expected) and not row[len(expected) :].any()
     assert np.array_equal(heard.x[3][:48_000], corpus.audio("b")) and not heard.x[3][48_000:].any()
 
 
@@ -77,14 +102,19 @@ def test_the_cache_goes_by_encoder_and_tracks(corpus):
     first = Ear(SAMPLE_RATE)
     extract_audio(corpus, first, show=False)
     assert first.heard == 6
-    for again, tracks, heard in ((Ear(SAMPLE_RATE), None, 0), (Ear(SAMPLE_RATE), ["c"], 2),
-                                 (Ear(SAMPLE_RATE, "other"), None, 6)):
+    for again, tracks, heard in (
+        (Ear(SAMPLE_RATE), None, 0),
+        (Ear(SAMPLE_RATE), ["c"], 2),
+        (Ear(SAMPLE_RATE, "other"), None, 6),
+    ):
         extract_audio(corpus, again, track_ids=tracks, show=False)
         assert again.heard == heard
 
 
-@pytest.mark.parametrize("source, message", [("nowhere", "there is no such folder"),
-                                             ("owner/name@main", "expected the 40 hexadecimal digits")])
+@pytest.mark.parametrize(
+    "source, message",
+    [("nowhere", "there is no such folder"), ("owner/name@main", "expected the 40 hexadecimal digits")],
+)
 def test_sources_that_are_none(source, message):
     with pytest.raises(KeyMynaError, match=message):
         frozen_encoder(source)
@@ -112,8 +142,11 @@ def models(transformers, tmp_path_factory):
             parameter.data += 0.1 * torch.randn_like(parameter)  # else every norm is the identity
         folder = tmp_path_factory.mktemp(kind)
         model.save_pretrained(folder)
-        (folder / "preprocessor_config.json").write_text(json.dumps(
-            {"feature_extractor_type": "Wav2Vec2FeatureExtractor", "sampling_rate": 24000, "do_normalize": True}))
+        (folder / "preprocessor_config.json").write_text(
+            json.dumps(
+                {"feature_extractor_type": "Wav2Vec2FeatureExtractor", "sampling_rate": 24000, "do_normalize": True}
+            )
+        )
         made[kind] = folder, model
     return made
 
@@ -199,8 +232,10 @@ def test_heads_and_what_only_training_needs_are_named_and_left_out(models, tmp_p
 
     def wrapped(state):
         state.pop("masked_spec_embed")
-        return {f"wav2vec2.{name}": value for name, value in state.items()} | {"lm_head.weight": torch.zeros(3, 16),
-                                                                               "quantizer.codevectors": torch.zeros(2)}
+        return {f"wav2vec2.{name}": value for name, value in state.items()} | {
+            "lm_head.weight": torch.zeros(3, 16),
+            "quantizer.codevectors": torch.zeros(2),
+        }
 
     encoder = frozen_encoder(str(copy(folder, tmp_path / "wrapped", change=wrapped)), "cpu")
     assert sorted(encoder.extras) == ["lm_head.weight", "quantizer.codevectors"]
@@ -208,17 +243,24 @@ def test_heads_and_what_only_training_needs_are_named_and_left_out(models, tmp_p
     torch.testing.assert_close(encoder.embed_audio(audio), by_hand(model, audio, "mean"), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("config, change, message", [
-    ({"model_type": "bert"}, {}, "model_type 'bert' is none of hubert"),
-    (MERT | {"attention_relax": 32.0}, {}, "attention_relax is 32.0"),
-    (MERT | {"feature_extractor_cqt": True}, {}, "feature_extractor_cqt is True"),
-    ({}, {"encoder.layers.1.final_layer_norm.bias": None}, r"encoder\.layers\.1\.final_layer_norm\.bias is missing"),
-    ({}, {"encoder.extra": torch.zeros(2)}, r"encoder\.extra is unknown"),
-    ({}, {"encoder.layer_norm.bias": torch.zeros(3)}, "(?s)does not fit its config.json.*size mismatch"),
-    ({}, {"feature_projection.projection.weight": None}, "expected one tensor feature_projection"),
-    ({"num_hidden_layers": 2}, {}, "is unknown"),
-    ({"conv_kernel": [10, 8]}, {}, "config.json does not describe a Hubert model"),
-])
+@pytest.mark.parametrize(
+    "config, change, message",
+    [
+        ({"model_type": "bert"}, {}, "model_type 'bert' is none of hubert"),
+        (MERT | {"attention_relax": 32.0}, {}, "attention_relax is 32.0"),
+        (MERT | {"feature_extractor_cqt": True}, {}, "feature_extractor_cqt is True"),
+        (
+            {},
+            {"encoder.layers.1.final_layer_norm.bias": None},
+            r"encoder\.layers\.1\.final_layer_norm\.bias is missing",
+        ),
+        ({}, {"encoder.extra": torch.zeros(2)}, r"encoder\.extra is unknown"),
+        ({}, {"encoder.layer_norm.bias": torch.zeros(3)}, "(?s)does not fit its config.json.*size mismatch"),
+        ({}, {"feature_projection.projection.weight": None}, "expected one tensor feature_projection"),
+        ({"num_hidden_layers": 2}, {}, "is unknown"),
+        ({"conv_kernel": [10, 8]}, {}, "config.json does not describe a Hubert model"),
+    ],
+)
 def test_what_is_no_such_model_is_refused(models, tmp_path, config, change, message):
     def changed(state):
         return {name: value for name, value in (state | change).items() if value is not None}
@@ -247,8 +289,10 @@ def test_the_identity_is_of_layer_weights_and_preprocessing(models, tmp_path):
     other = copy(folder, tmp_path / "other", change=lambda s: s | {"encoder.layer_norm.bias": torch.ones(16)})
     plain = copy(folder, tmp_path / "plain")
     (plain / "preprocessor_config.json").write_text(json.dumps({"sampling_rate": 24000, "do_normalize": False}))
-    made = [HuggingFaceEncoder(path, "cpu", layer, name="x").identity
-            for path, layer in ((folder, "mean"), (folder, 1), (other, "mean"), (plain, "mean"))]
+    made = [
+        HuggingFaceEncoder(path, "cpu", layer, name="x").identity
+        for path, layer in ((folder, "mean"), (folder, 1), (other, "mean"), (plain, "mean"))
+    ]
     assert len(set(made)) == 4 and frozen_encoder(str(again), "cpu").identity == made[0]
 
 
@@ -262,8 +306,9 @@ def test_from_the_hub_by_its_commit(models, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(hf_hub_download=hf_hub_download))
     encoder = frozen_encoder(f"owner/model@{'a' * 40}", "cpu")
     assert encoder.name == "model"
-    assert asked == [("owner/model", name, "a" * 40)
-                     for name in ("config.json", "preprocessor_config.json", "model.safetensors")]
+    assert asked == [
+        ("owner/model", name, "a" * 40) for name in ("config.json", "preprocessor_config.json", "model.safetensors")
+    ]
 
 
 def test_features_end_to_end(models, corpus):
@@ -271,5 +316,5 @@ def test_features_end_to_end(models, corpus):
     features = extract_audio(corpus, encoder, show=False)
     assert features.x.shape == (6, 16) and features.select(["c"]).x.shape == (2, 16)
     silence = torch.zeros(1, WINDOW * 768)
-    silence[0, :3 * 24_000] = torch.sin(2 * torch.pi * 300 * torch.arange(3 * 24_000) / 24_000)  # track "b"
+    silence[0, : 3 * 24_000] = torch.sin(2 * torch.pi * 300 * torch.arange(3 * 24_000) / 24_000)  # track "b"
     torch.testing.assert_close(features.x[3:4], encoder.embed_audio(silence), atol=1e-2, rtol=1e-2)

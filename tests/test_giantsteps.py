@@ -35,8 +35,10 @@ def artists(table):
 def test_every_track_is_found_missing_corrupt_or_excluded(written, dataset, number):
     root, expected = written[0], written[number]
     table = examine(dataset, root, show=False)
-    assert {column: table[name].to_dict() for column, name in
-            (("keys", "key"), ("excluded", "excluded"), ("states", "state"))} == expected
+    assert {
+        column: table[name].to_dict()
+        for column, name in (("keys", "key"), ("excluded", "excluded"), ("states", "state"))
+    } == expected
     assert (table.loc[table["state"] == "found", "n_samples"] == 16000).all()
     assert set(table["state"]) == {"found", "missing", "corrupt", "excluded"}
 
@@ -72,7 +74,7 @@ def test_mirdatas_revision_is_refused(copy, mark):
 def test_what_is_downloaded_is_what_is_read(written, tmp_path, dataset):
     """From a mirror with the archive as GitHub makes it: all in one folder, named by repository and commit."""
     root, mirror = tmp_path / "data", tmp_path / "mirror"
-    source, = dataset.sources()
+    (source,) = dataset.sources()
     assert source.urls[0] == f"{dataset.url}/archive/{dataset.commit}.zip"
     shutil.copytree(dataset.folder(written[0]), mirror)
     tree = tmp_path / "tree"
@@ -91,12 +93,14 @@ def test_what_is_downloaded_is_what_is_read(written, tmp_path, dataset):
     assert set(wanted) == set(table.loc[table["state"] != "excluded", "path"])
     assert all(row.md5 == wanted[row.path].md5 for row in table.itertuples() if row.path in wanted)
     assert [[url.split("/")[2] for url in source.urls] for source in wanted.values()] == (
-        [["www.cp.jku.at", "geo-samples.beatport.com"]] * len(wanted))
+        [["www.cp.jku.at", "geo-samples.beatport.com"]] * len(wanted)
+    )
     local = fetch(list(wanted.values()), folder, mirror=url, offline=True, show=False).set_index("path")["state"]
     by_path = table.set_index("path")["state"]
     # A broken file of the right checksum comes over as it is; one of the wrong checksum does not.
     assert set(local.index[local == "failed"]) == {
-        path for path in wanted if by_path[path] == "missing" or "20003" in path or "40008" in path}
+        path for path in wanted if by_path[path] == "missing" or "20003" in path or "40008" in path
+    }
 
 
 def test_mtg_is_only_used_beside_what_is_tested_on(copy):
@@ -153,12 +157,16 @@ def test_one_recording_under_two_numbers_is_not_torn_apart(copy):
     assert after.loc[one, "split"] == after.loc[other, "split"]
 
 
-@pytest.mark.parametrize("file, old, new, message", [
-    ("annotations.txt", "MANUAL KEY", "KEY", "annotations.txt has no column 'MANUAL KEY'"),
-    ("annotations.txt", "\n30001\t", "\n30000\t", "annotations.txt cannot be read.*another row"),
-    ("annotations.txt", "C major\t2", "C major\t7", "annotations.txt: the confidence of track 30000 is '7'"),
-    ("beatport_metadata.txt", "\n30001\t", "\n99999\t", "beatport_metadata.txt has no track 30001"),
-    ("beatport_metadata.txt", "Guest", "\udcff", "beatport_metadata.txt cannot be read.*utf-8")])
+@pytest.mark.parametrize(
+    "file, old, new, message",
+    [
+        ("annotations.txt", "MANUAL KEY", "KEY", "annotations.txt has no column 'MANUAL KEY'"),
+        ("annotations.txt", "\n30001\t", "\n30000\t", "annotations.txt cannot be read.*another row"),
+        ("annotations.txt", "C major\t2", "C major\t7", "annotations.txt: the confidence of track 30000 is '7'"),
+        ("beatport_metadata.txt", "\n30001\t", "\n99999\t", "beatport_metadata.txt has no track 30001"),
+        ("beatport_metadata.txt", "Guest", "\udcff", "beatport_metadata.txt cannot be read.*utf-8"),
+    ],
+)
 def test_damaged_annotations_are_named(copy, file, old, new, message):
     path = copy / "giantsteps_mtg_keys" / "annotations" / file
     path.write_text(path.read_text().replace(old, new), encoding="utf-8", errors="surrogateescape")
@@ -175,8 +183,9 @@ def test_missing_metadata_is_named(copy):
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
     """The published annotations, without audio, and the tables they are written from."""
-    key, mtg, lists = (layouts.reference(name) for name in
-                       ("giantsteps_key", "giantsteps_mtg_keys", "inceptionkeynet_subsets"))
+    key, mtg, lists = (
+        layouts.reference(name) for name in ("giantsteps_key", "giantsteps_mtg_keys", "inceptionkeynet_subsets")
+    )
     root = tmp_path_factory.mktemp("published")
     for name, table in (("giantsteps_key", key), ("giantsteps_mtg_keys", mtg)):
         for folder in ("annotations/key", "annotations/genre", "md5"):
@@ -189,7 +198,8 @@ def published(tmp_path_factory):
     numbers = mtg["track_id"].str.removesuffix(".LOFI")
     annotations = root / "giantsteps_mtg_keys" / "annotations"
     pd.DataFrame({"ID": numbers, "MANUAL KEY": mtg["key"], "C": mtg["confidence"]}).to_csv(
-        annotations / "annotations.txt", sep="\t", index=False)
+        annotations / "annotations.txt", sep="\t", index=False
+    )
     facts = {"ID": numbers, "ARTIST": mtg["artist"], "SONG TITLE": "x", "MIX": "", "BP GENRE": mtg["genre"]}
     pd.DataFrame(facts).to_csv(annotations / "beatport_metadata.txt", sep="\t", index=False)
     return root, key, mtg, lists
@@ -200,13 +210,21 @@ def test_the_published_604(published):
     table = GiantStepsKey().index(root)
     assert len(table) == 604 and (table["split"] == "test").all() and (table["excluded"] == "").all()
     flats = dict(zip("Db Eb Gb Ab".split(), "C# D# F# G#".split()))  # where this project spells otherwise, in minor
-    names = [name if name in keys.KEY_NAMES else " ".join([flats[name.split()[0]], "minor"]) if "minor" in name
-             else "F# major" for name in key["key"]]
+    names = [
+        name
+        if name in keys.KEY_NAMES
+        else " ".join([flats[name.split()[0]], "minor"])
+        if "minor" in name
+        else "F# major"
+        for name in key["key"]
+    ]
     assert table["key"].map(lambda k: keys.KEY_NAMES[k]).to_dict() == dict(zip(key["track_id"], names))
 
 
-@pytest.mark.parametrize("parameters, count", [({}, 1159), ({"min_confidence": 0}, 1349), ({"min_confidence": 1}, 1333),
-                                               ({"single_key": False}, 1182)])
+@pytest.mark.parametrize(
+    "parameters, count",
+    [({}, 1159), ({"min_confidence": 0}, 1349), ({"min_confidence": 1}, 1333), ({"single_key": False}, 1182)],
+)
 def test_the_published_mtg_tracks(published, parameters, count):
     """1,159 are JukeMIR's (923 + 236), 1,349 those on InceptionKeyNet's list."""
     root, _, mtg, _ = published

@@ -29,8 +29,10 @@ def annotate(root, labels):
 def test_every_track_is_found_missing_corrupt_or_excluded(written):
     root, expected = written
     table = examine(GTZAN(), root, show=False)
-    assert {column: table[name].to_dict() for column, name in
-            (("keys", "key"), ("excluded", "excluded"), ("states", "state"))} == expected
+    assert {
+        column: table[name].to_dict()
+        for column, name in (("keys", "key"), ("excluded", "excluded"), ("states", "state"))
+    } == expected
     assert table.loc["jazz.00054", "state"] == "corrupt" and "jazz.00054" in table.loc["jazz.00054", "problem"]
     used = table["excluded"] == ""
     assert (table.loc[used, "split"] == "test").all() and (table.loc[~used, "split"] == "").all()
@@ -38,9 +40,23 @@ def test_every_track_is_found_missing_corrupt_or_excluded(written):
     assert (table.loc[table["state"] == "found", "n_samples"] == 16000).all()
 
 
-@pytest.mark.parametrize("label, name", [
-    (0, "A major"), (1, "Bb major"), (2, "B major"), (3, "C major"), (4, "Db major"), (11, "Ab major"), (12, "A minor"),
-    (13, "Bb minor"), (14, "B minor"), (15, "C minor"), (22, "G minor"), (23, "G# minor")])
+@pytest.mark.parametrize(
+    "label, name",
+    [
+        (0, "A major"),
+        (1, "Bb major"),
+        (2, "B major"),
+        (3, "C major"),
+        (4, "Db major"),
+        (11, "Ab major"),
+        (12, "A minor"),
+        (13, "Bb minor"),
+        (14, "B minor"),
+        (15, "C minor"),
+        (22, "G minor"),
+        (23, "G# minor"),
+    ],
+)
 def test_numbers_count_from_a(tmp_path, label, name):
     annotate(tmp_path, {"rock.00000": f"{label}\n"})
     assert keys.KEY_NAMES[GTZAN().index(tmp_path).loc["rock.00000", "key"]] == name
@@ -59,7 +75,7 @@ def test_a_track_without_audio_is_looked_for_as_wav(tmp_path):
 
 def test_the_keys_are_downloaded_and_the_audio_is_brought(written, tmp_path):
     root, mirror, tree = tmp_path / "other", tmp_path / "mirror", tmp_path / "tree"
-    source, = GTZAN().sources()
+    (source,) = GTZAN().sources()
     top = tree / f"gtzan_key-{source.urls[0].split('/')[-1].removesuffix('.zip')}"
     shutil.copytree(written[0] / "gtzan" / "gtzan_key", top / "gtzan_key")
     mirror.mkdir()
@@ -80,10 +96,20 @@ def test_the_published_labels(tmp_path):
     assert len(table) == 1000 and table["excluded"].value_counts().to_dict() == {"": 837, "no key": 163}
     names = [f"{tonic} {mode}" for mode in ("major", "minor") for tonic in "A A# B C C# D D# E F F# G G#".split()]
     assert {track_id: key for track_id, key in table["key"].items() if key >= 0} == {
-        track_id: keys.parse_key(names[int(label)]) for track_id, label in published.items() if label != "-1"}
+        track_id: keys.parse_key(names[int(label)]) for track_id, label in published.items() if label != "-1"
+    }
     counted = collections.Counter(keys.KEY_NAMES[key] for key in table["key"] if key >= 0)
     assert [counted[name] for name in ("A minor", "C major", "F# major", "A major")] == [77, 56, 9, 35]
     assert table[table["excluded"] != ""].groupby("genre").size().to_dict() == {
-        "blues": 2, "classical": 100, "country": 1, "disco": 2, "hiphop": 19, "jazz": 21, "metal": 7, "pop": 6,
-        "reggae": 3, "rock": 2}
+        "blues": 2,
+        "classical": 100,
+        "country": 1,
+        "disco": 2,
+        "hiphop": 19,
+        "jazz": 21,
+        "metal": 7,
+        "pop": 6,
+        "reggae": 3,
+        "rock": 2,
+    }
     assert table.loc["jazz.00054", "excluded"] == "no key"

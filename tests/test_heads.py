@@ -6,8 +6,7 @@ from safetensors.torch import save_file
 from keymyna_lib import heads
 from keymyna_lib.errors import KeyMynaError
 from keymyna_lib.evaluate import mirex_scores, track_predictions
-from keymyna_lib.heads import (HeadSpec, Rows, TrainedHead, linear_probe_grid, select, train_heads,
-                               wide_mlp_grid)
+from keymyna_lib.heads import HeadSpec, Rows, TrainedHead, linear_probe_grid, select, train_heads, wide_mlp_grid
 
 DIM = 10
 BUDGET = dict(max_steps=24, eval_every=8, patience=5, seed=3, dtype=torch.float64)
@@ -34,13 +33,15 @@ def one_at_a_time(spec, train=TRAIN, valid=VALID, *, max_steps, eval_every, pati
         for layer, (weight, bias) in zip(layers, heads._initial(seed, torch_specs)):
             layer.weight.copy_(torch.from_numpy(weight))
             layer.bias.copy_(torch.from_numpy(bias))
-    optimizer = torch.optim.Adam([p for layer in layers for p in layer.parameters()], lr=spec.lr,
-                                 weight_decay=spec.weight_decay)
+    optimizer = torch.optim.Adam(
+        [p for layer in layers for p in layer.parameters()], lr=spec.lr, weight_decay=spec.weight_decay
+    )
     mean, std = train.x.to(dtype).mean(0), train.x.to(dtype).std(0, correction=0)
 
     def logits(x, draws=None):
         def drop(a):
             return a if draws is None else a * (draws >= spec.dropout) / (1 - spec.dropout)
+
         x = (x - mean) / std if spec.standardize else x
         x = x if spec.hidden else drop(x)
         for i, layer in enumerate(layers):
@@ -85,10 +86,17 @@ def assert_same(head, best, curve):
 @pytest.mark.parametrize("hidden", [(), (12,), (12, 7)])
 @pytest.mark.parametrize("mixup", [0.0, 0.4])
 def test_side_by_side_equals_one_at_a_time(hidden, mixup):
-    specs = [HeadSpec(hidden, dropout, lr, weight_decay, 16, standardize, mixup)
-             for dropout, lr, weight_decay, standardize in
-             [(0.0, 1e-2, 0.0, True), (0.5, 1e-2, 1e-2, True), (0.9, 1e-2, 0.0, False),
-              (0.5, 3e-2, 1e-2, False), (0.0, 3e-2, 0.1, False), (0.5, 1e-2, 0.0, True)]]
+    specs = [
+        HeadSpec(hidden, dropout, lr, weight_decay, 16, standardize, mixup)
+        for dropout, lr, weight_decay, standardize in [
+            (0.0, 1e-2, 0.0, True),
+            (0.5, 1e-2, 1e-2, True),
+            (0.9, 1e-2, 0.0, False),
+            (0.5, 3e-2, 1e-2, False),
+            (0.0, 3e-2, 0.1, False),
+            (0.5, 1e-2, 0.0, True),
+        ]
+    ]
     for head, spec in zip(train_heads(specs, TRAIN, VALID, **BUDGET), specs):
         assert head.spec == spec
         assert_same(head, *one_at_a_time(spec, **BUDGET))
@@ -118,8 +126,13 @@ def labels_of(rows):
 
 
 def test_a_head_does_not_depend_on_its_neighbours_or_on_the_size_of_stacks(monkeypatch):
-    specs = [HeadSpec(hidden, p, lr, 1e-4, batch, True) for hidden in [(), (8,)] for p in (0.25, 0.75)
-             for lr in (1e-3, 1e-1) for batch in (16, 40)]
+    specs = [
+        HeadSpec(hidden, p, lr, 1e-4, batch, True)
+        for hidden in [(), (8,)]
+        for p in (0.25, 0.75)
+        for lr in (1e-3, 1e-1)
+        for batch in (16, 40)
+    ]
     together = train_heads(specs, TRAIN, VALID, **BUDGET)
     monkeypatch.setattr(heads, "STACK_LIMITS", {"cpu": (1, 1)})
     apart = train_heads(specs[::-1], TRAIN, VALID, **BUDGET)[::-1]
@@ -134,8 +147,12 @@ def test_a_head_does_not_depend_on_its_neighbours_or_on_the_size_of_stacks(monke
 
 
 def test_several_threads_change_nothing():
-    specs = [HeadSpec(hidden, p, 1e-2, batch_size=batch) for hidden in [(), (8,), (8, 8)] for p in (0.25, 0.75)
-             for batch in (16, 40)]
+    specs = [
+        HeadSpec(hidden, p, 1e-2, batch_size=batch)
+        for hidden in [(), (8,), (8, 8)]
+        for p in (0.25, 0.75)
+        for batch in (16, 40)
+    ]
     runs, before = [], torch.get_num_threads()
     for threads in (1, 3):
         try:
@@ -174,7 +191,7 @@ def test_scaler_is_fitted_on_training_rows_only():
 def test_constant_feature_is_harmless():
     x = TRAIN.x.clone()
     x[:, 0] = 2.0
-    head, = train_heads([HeadSpec()], Rows(x, TRAIN.y, TRAIN.track), VALID, **BUDGET)
+    (head,) = train_heads([HeadSpec()], Rows(x, TRAIN.y, TRAIN.track), VALID, **BUDGET)
     assert head.std[0] == 1 and np.isfinite(head.predict(VALID.x, VALID.track)).all()
 
 
@@ -222,19 +239,21 @@ def test_grids_have_the_papers_size():
 def test_select_breaks_ties_by_loss():
     def head(score, loss):
         return TrainedHead(HeadSpec(), {}, torch.zeros(1), torch.ones(1), [], 1, score, loss)
+
     assert select([head(0.5, 1.0), head(0.6, 3.0), head(0.6, 2.0)]).valid_loss == 2.0
 
 
 @pytest.mark.parametrize("spec", [HeadSpec(), HeadSpec((6, 5), 0.5, standardize=False)])
 def test_round_trip(tmp_path, spec):
-    head, = train_heads([spec], TRAIN, VALID, **(BUDGET | {"dtype": torch.float32}))
+    (head,) = train_heads([spec], TRAIN, VALID, **(BUDGET | {"dtype": torch.float32}))
     path = tmp_path / "head.safetensors"
     head.save(path)
     loaded = TrainedHead.load(path)
     for name in ("spec", "valid_curve", "best_step", "valid_score", "valid_loss"):
         assert getattr(loaded, name) == getattr(head, name)
-    np.testing.assert_array_equal(loaded.predict(VALID.x, VALID.track),
-                                  head.predict(VALID.x.numpy(), VALID.track.numpy()))
+    np.testing.assert_array_equal(
+        loaded.predict(VALID.x, VALID.track), head.predict(VALID.x.numpy(), VALID.track.numpy())
+    )
 
 
 def test_load_refuses_what_is_no_head(tmp_path):
@@ -249,10 +268,23 @@ def test_load_refuses_what_is_no_head(tmp_path):
         TrainedHead.load(path)
 
 
-@pytest.mark.parametrize("field, value", [
-    ("lr", -1e-3), ("lr", 0.0), ("lr", float("nan")), ("dropout", 1.0), ("dropout", -0.1),
-    ("weight_decay", -1.0), ("batch_size", 0), ("batch_size", 1.5), ("hidden", (0,)), ("hidden", (4, 4, 4)),
-    ("mixup", -1.0), ("standardize", "off")])
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("lr", -1e-3),
+        ("lr", 0.0),
+        ("lr", float("nan")),
+        ("dropout", 1.0),
+        ("dropout", -0.1),
+        ("weight_decay", -1.0),
+        ("batch_size", 0),
+        ("batch_size", 1.5),
+        ("hidden", (0,)),
+        ("hidden", (4, 4, 4)),
+        ("mixup", -1.0),
+        ("standardize", "off"),
+    ],
+)
 def test_bad_specs(field, value):
     with pytest.raises(KeyMynaError, match=field):
         HeadSpec(**{field: value})
@@ -284,6 +316,6 @@ def test_bad_calls():
         train_heads([HeadSpec()], TRAIN, Rows(VALID.x, VALID.y.flip(0), VALID.track), **BUDGET)
     with pytest.raises(KeyMynaError, match="numbered"):
         train_heads([HeadSpec()], TRAIN, Rows(VALID.x, VALID.y, VALID.track + 1), **BUDGET)
-    head, = train_heads([HeadSpec()], TRAIN, VALID, **BUDGET)
+    (head,) = train_heads([HeadSpec()], TRAIN, VALID, **BUDGET)
     with pytest.raises(KeyMynaError, match="takes"):
         head.predict(VALID.x[:, 1:], VALID.track)

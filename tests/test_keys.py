@@ -41,7 +41,13 @@ def test_relations_broadcast():
     direction = keys.fifth_direction(np.arange(24)[:, None], np.arange(24))
     np.testing.assert_array_equal(direction, -direction.T)
     assert [keys.RELATIONS[i] for i in keys.relation(0, [0, 7, 5, 21, 12, 1])] == [
-        "same", "fifth", "fifth", "relative", "parallel", "other"]
+        "same",
+        "fifth",
+        "fifth",
+        "relative",
+        "parallel",
+        "other",
+    ]
 
 
 def test_small_unsigned_labels_do_not_wrap():
@@ -61,30 +67,102 @@ def test_spelling_has_the_fewest_accidentals():
         assert keys.parse_key(name) == key == keys.key_index(keys.tonic(key), mode)
 
 
-@pytest.mark.parametrize("text, name", [
-    ("C major", "C major"), ("c minor", "C minor"), ("C", "C major"), ("Am", "A minor"), ("CM", "C major"),
-    ("Bb", "Bb major"), ("b", "B major"), ("bm", "B minor"), ("bb minor", "Bb minor"), ("B:min", "B minor"),
-    ("Eb minor", "D# minor"), ("E♭ min", "D# minor"), ("F♯ maj", "F# major"), ("Gb major", "F# major"),
-    ("Cb major", "B major"), ("B# minor", "C minor"), ("E#:maj", "F major"), ("F## minor", "G minor"),
-    ("  d#   MINOR ", "D# minor"), ("Abm", "G# minor"), ("D#m", "D# minor"), ("D# min", "D# minor"),
-    ("ebm", "D# minor"), ("abm", "G# minor"), ("bbm", "Bb minor"), ("bb", "Bb major"), ("BB MINOR", "Bb minor"),
-    ("C M", "C major"), ("C m", "C minor"), ("C:maj", "C major"), ("A:min", "A minor"), ("A:minor", "A minor"),
-    ("B#", "C major"), ("Cb", "B major"), ("c-sharp minor", "C# minor"), ("E flat Major", "Eb major"),
-    ("A-minor", "A minor"), ("G♯ min", "G# minor"), ("6A", "G minor"), ("06a", "G minor"), ("12B", "E major"),
-    ("1b", "B major"), ("1d", "C major"), ("2m", "E minor"), ("9d", "Ab major"), ("12m", "D minor")])
+@pytest.mark.parametrize(
+    "text, name",
+    [
+        ("C major", "C major"),
+        ("c minor", "C minor"),
+        ("C", "C major"),
+        ("Am", "A minor"),
+        ("CM", "C major"),
+        ("Bb", "Bb major"),
+        ("b", "B major"),
+        ("bm", "B minor"),
+        ("bb minor", "Bb minor"),
+        ("B:min", "B minor"),
+        ("Eb minor", "D# minor"),
+        ("E♭ min", "D# minor"),
+        ("F♯ maj", "F# major"),
+        ("Gb major", "F# major"),
+        ("Cb major", "B major"),
+        ("B# minor", "C minor"),
+        ("E#:maj", "F major"),
+        ("F## minor", "G minor"),
+        ("  d#   MINOR ", "D# minor"),
+        ("Abm", "G# minor"),
+        ("D#m", "D# minor"),
+        ("D# min", "D# minor"),
+        ("ebm", "D# minor"),
+        ("abm", "G# minor"),
+        ("bbm", "Bb minor"),
+        ("bb", "Bb major"),
+        ("BB MINOR", "Bb minor"),
+        ("C M", "C major"),
+        ("C m", "C minor"),
+        ("C:maj", "C major"),
+        ("A:min", "A minor"),
+        ("A:minor", "A minor"),
+        ("B#", "C major"),
+        ("Cb", "B major"),
+        ("c-sharp minor", "C# minor"),
+        ("E flat Major", "Eb major"),
+        ("A-minor", "A minor"),
+        ("G♯ min", "G# minor"),
+        ("6A", "G minor"),
+        ("06a", "G minor"),
+        ("12B", "E major"),
+        ("1b", "B major"),
+        ("1d", "C major"),
+        ("2m", "E minor"),
+        ("9d", "Ab major"),
+        ("12m", "D minor"),
+    ],
+)
 def test_parse(text, name):
     assert keys.KEY_NAMES[keys.parse_key(text)] == name
 
 
-@pytest.mark.parametrize("reason, texts", [
-    ("no key", ["", " ", "-", "N", "X", "unknown", "None", "?", float("nan"), None]),
-    ("several keys", ["F minor / G# major", "G minor/major", "C major; A minor", "C major minor", "C/D", "A-A# minor",
-                      "E / B / A minor", "F / F# minor", "Am or C", "8A/8B", "E flat major | C minor",
-                      "D dorian / A minor"]),
-    ("modal", ["D dorian", "C:dor", "E phrygian", "Dmix", "mixolydian", "F# Lydian", "A:aeolian", "Bb modal",
-               "C major dorian"]),
-    ("not a key", ["H minor", "minor", "1", "13A", "0B", "2M", "9D", "Am7", "C:7", "C:", "Dad", "key of C", "loco",
-                   "C -"])])
+@pytest.mark.parametrize(
+    "reason, texts",
+    [
+        ("no key", ["", " ", "-", "N", "X", "unknown", "None", "?", float("nan"), None]),
+        (
+            "several keys",
+            [
+                "F minor / G# major",
+                "G minor/major",
+                "C major; A minor",
+                "C major minor",
+                "C/D",
+                "A-A# minor",
+                "E / B / A minor",
+                "F / F# minor",
+                "Am or C",
+                "8A/8B",
+                "E flat major | C minor",
+                "D dorian / A minor",
+            ],
+        ),
+        (
+            "modal",
+            [
+                "D dorian",
+                "C:dor",
+                "E phrygian",
+                "Dmix",
+                "mixolydian",
+                "F# Lydian",
+                "A:aeolian",
+                "Bb modal",
+                "C major dorian",
+            ],
+        ),
+        (
+            "not a key",
+            ["H minor", "minor", "1", "13A", "0B", "2M", "9D", "Am7", "C:7", "C:", "Dad", "key of C", "loco", "C -"],
+        ),
+    ],
+)
 def test_parse_refuses(reason, texts):
     assert reason in keys.LABEL_PROBLEMS
     for text in texts:
@@ -131,9 +209,12 @@ def test_all_labels_of_giantsteps_mtg():
     """1,349 with one key, as many as InceptionKeyNet lists."""
     written = labels("giantsteps_mtg_keys")
     counts = collections.Counter(map(outcome, written))
-    assert counts == {"major": sum(x.strip().endswith("major") and "/" not in x for x in written),
-                      "minor": sum(x.strip().endswith("minor") and not {"/", "-"} & set(x) for x in written),
-                      "no key": 73, "several keys": 64}
+    assert counts == {
+        "major": sum(x.strip().endswith("major") and "/" not in x for x in written),
+        "minor": sum(x.strip().endswith("minor") and not {"/", "-"} & set(x) for x in written),
+        "no key": 73,
+        "several keys": 64,
+    }
     assert counts["major"] + counts["minor"] == 1349
 
 
@@ -176,9 +257,19 @@ def test_circle_of_fifths():
 
 
 def test_camelot():
-    wheel = {"B major": "1B", "G# minor": "1A", "Eb major": "5B", "C major": "8B", "A minor": "8A",
-             "G major": "9B", "E minor": "9A", "E major": "12B", "C# minor": "12A",
-             "F major": "7B", "D minor": "7A"}
+    wheel = {
+        "B major": "1B",
+        "G# minor": "1A",
+        "Eb major": "5B",
+        "C major": "8B",
+        "A minor": "8A",
+        "G major": "9B",
+        "E minor": "9A",
+        "E major": "12B",
+        "C# minor": "12A",
+        "F major": "7B",
+        "D minor": "7A",
+    }
     assert {name: keys.camelot(keys.parse_key(name)) for name in wheel} == wheel
     assert len({keys.camelot(k) for k in ALL}) == 24
     for key in ALL:

@@ -10,7 +10,9 @@ from keymyna_lib.losses import InfoNCE, SogCLR, top1
 
 def views(batch=6, dim=5, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    return tuple(torch.randn(batch, dim, generator=generator, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    return tuple(
+        torch.randn(batch, dim, generator=generator, dtype=torch.float64, requires_grad=True) for _ in range(2)
+    )
 
 
 def cosine(a, b):
@@ -50,8 +52,12 @@ def test_sogclr_state_and_gradient_against_loops(tracks):
         for view in (0, 1):
             for i in range(6):
                 positive = rows[0][i] @ rows[1][i]
-                pairs = [rows[view][i] @ rows[other][j] - positive for other in (0, 1) for j in range(6)
-                         if tracks[j] != tracks[i]]
+                pairs = [
+                    rows[view][i] @ rows[other][j] - positive
+                    for other in (0, 1)
+                    for j in range(6)
+                    if tracks[j] != tracks[i]
+                ]
                 terms = [math.exp(p.item() / tau) / len(pairs) for p in pairs]
                 old = state.get((view, tracks[i]))
                 u = sum(terms) if old is None else (1 - gamma) * old + gamma * sum(terms)
@@ -76,8 +82,13 @@ def test_sogclr_first_step_has_the_gradient_of_its_objective():
     x, y = (v / v.norm(dim=1, keepdim=True) for v in (a2, b2))
     other = ~torch.eye(6, dtype=torch.bool).repeat(1, 2)
     positive = (x * y).sum(1, keepdim=True)
-    objective = sum(tau * (((v @ torch.cat([x, y]).T - positive) / tau).exp() * other).sum(1).div(10).log().mean()
-                    for v in (x, y)) / 2
+    objective = (
+        sum(
+            tau * (((v @ torch.cat([x, y]).T - positive) / tau).exp() * other).sum(1).div(10).log().mean()
+            for v in (x, y)
+        )
+        / 2
+    )
     objective.backward()
     torch.testing.assert_close(a.grad, a2.grad, rtol=1e-4, atol=1e-6)
 

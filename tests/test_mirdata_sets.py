@@ -19,8 +19,11 @@ from keymyna_lib.datasets.base import COLUMNS, examine
 from keymyna_lib.datasets.mirdata_sets import FMAKeys, GuitarSet, MirdataGiantSteps
 from keymyna_lib.errors import KeyMynaError
 
-SETS = {FMAKeys: layouts.write_fma_keys, GuitarSet: layouts.write_guitarset,
-        MirdataGiantSteps: layouts.write_giantsteps_key_mirdata}
+SETS = {
+    FMAKeys: layouts.write_fma_keys,
+    GuitarSet: layouts.write_guitarset,
+    MirdataGiantSteps: layouts.write_giantsteps_key_mirdata,
+}
 GUITARSET_SHEETS = """
     BN1-129-Eb BN1-147-Gb BN2-131-B BN2-166-Ab BN3-119-G BN3-154-E Funk1-114-Ab Funk1-97-C Funk2-108-Eb Funk2-119-G
     Funk3-112-C# Funk3-98-A Jazz1-130-D Jazz1-200-B Jazz2-110-Bb Jazz2-187-F# Jazz3-137-Eb Jazz3-150-C Rock1-130-A
@@ -45,8 +48,10 @@ def copy(written, tmp_path):
 def test_every_track_is_found_missing_corrupt_or_excluded(written, kind):
     root, expected = written
     table = examine(kind(), root, show=False)
-    assert {name: table[column].to_dict() for name, column in
-            (("keys", "key"), ("excluded", "excluded"), ("states", "state"), ("splits", "split"))} == expected[kind]
+    assert {
+        name: table[column].to_dict()
+        for name, column in (("keys", "key"), ("excluded", "excluded"), ("states", "state"), ("splits", "split"))
+    } == expected[kind]
     assert set(COLUMNS) <= set(table) and table.index.is_monotonic_increasing
     assert set(table["state"]) == {"found", "missing", "corrupt", "excluded"}
     assert (table.loc[table["state"] == "found", "n_samples"] > 14000).all()
@@ -73,7 +78,12 @@ def test_mirdata_itself_finds_the_layout_whole_but_for_what_was_spoilt(written, 
 def test_fma_keys_takes_artists_and_the_official_split_from_the_fma(written):
     table = FMAKeys().index(written[0])
     assert table.loc["7", ["label", "artist", "title", "genre", "composition"]].to_list() == [
-        "C Major", "Artist, the 0th", '"Title" 0\nin two lines', "Folk", "artist 0"]
+        "C Major",
+        "Artist, the 0th",
+        '"Title" 0\nin two lines',
+        "Folk",
+        "artist 0",
+    ]
     facts = pd.read_csv(FMAKeys().folder(written[0]) / "fma_metadata" / "tracks.csv", header=[0, 1], index_col=0)
     for track_id, row in table.iterrows():
         assert facts.loc[int(track_id), ("set", "split")].startswith(row["split"])
@@ -84,8 +94,9 @@ def test_fma_keys_takes_artists_and_the_official_split_from_the_fma(written):
 
 def test_guitarset_keeps_a_progression_of_a_style_together(tmp_path):
     """On the ids of the whole data set: 6 players, 30 lead sheets, as accompaniment and as solo."""
-    ids = [f"{player:02d}_{sheet}_{mode}" for player in range(6) for sheet in GUITARSET_SHEETS
-           for mode in ("comp", "solo")]
+    ids = [
+        f"{player:02d}_{sheet}_{mode}" for player in range(6) for sheet in GUITARSET_SHEETS for mode in ("comp", "solo")
+    ]
     folder = tmp_path / "guitarset"
     (folder / "annotation").mkdir(parents=True)
     tracks = {}
@@ -111,7 +122,12 @@ def test_guitarset_keeps_a_progression_of_a_style_together(tmp_path):
 def test_guitarset_row(written):
     row = GuitarSet().index(written[0]).loc["05_BN2-131-B_solo"]
     assert row[["path", "label", "key", "artist", "genre"]].to_list() == [
-        "audio_mono-mic/05_BN2-131-B_solo_mic.wav", "B:minor", 23, "player 05", "Bossa Nova"]
+        "audio_mono-mic/05_BN2-131-B_solo_mic.wav",
+        "B:minor",
+        23,
+        "player 05",
+        "Bossa Nova",
+    ]
 
 
 def test_the_600_of_mirdata_are_for_testing_alone_and_not_the_604(written):
@@ -120,23 +136,35 @@ def test_the_600_of_mirdata_are_for_testing_alone_and_not_the_604(written):
     assert (table["split"] == "test").all() and one.name != "giantsteps_key"
     row = table.loc["5"]
     assert row[["label", "key", "artist", "title", "genre"]].to_list() == [
-        "F minor aeolian", 17, "Artist 4, Guest", "1004 Artist 4 - Träck Nr. 4 (Original Mix)", "Electronica"]
+        "F minor aeolian",
+        17,
+        "Artist 4, Guest",
+        "1004 Artist 4 - Träck Nr. 4 (Original Mix)",
+        "Electronica",
+    ]
     assert table.loc["6", "genre"] == "Acid"
 
 
-@pytest.mark.parametrize("kind, file", [
-    (FMAKeys, "fma_keys_index_1.0.json"), (FMAKeys, "fma_keys_metadata.csv"), (FMAKeys, "fma_metadata/tracks.csv"),
-    (GuitarSet, "guitarset_index_1.1.0.json"), (GuitarSet, "annotation/00_BN2-131-B_solo.jams"),
-    (MirdataGiantSteps, "giantsteps_key_index_+.json"),
-    (MirdataGiantSteps, "keys_gs+/1002 Artist 2 - Träck Nr. 2 (Original Mix).txt"),
-    (MirdataGiantSteps, "meta/1002 Artist 2 - Träck Nr. 2 (Original Mix).json")])
+@pytest.mark.parametrize(
+    "kind, file",
+    [
+        (FMAKeys, "fma_keys_index_1.0.json"),
+        (FMAKeys, "fma_keys_metadata.csv"),
+        (FMAKeys, "fma_metadata/tracks.csv"),
+        (GuitarSet, "guitarset_index_1.1.0.json"),
+        (GuitarSet, "annotation/00_BN2-131-B_solo.jams"),
+        (MirdataGiantSteps, "giantsteps_key_index_+.json"),
+        (MirdataGiantSteps, "keys_gs+/1002 Artist 2 - Träck Nr. 2 (Original Mix).txt"),
+        (MirdataGiantSteps, "meta/1002 Artist 2 - Träck Nr. 2 (Original Mix).json"),
+    ],
+)
 @pytest.mark.parametrize("damage", ["absent", "cut", "binary"])
 def test_annotations_that_are_missing_or_damaged(copy, kind, file, damage):
     path = kind().folder(copy) / file
     content = path.read_bytes()
     path.unlink()
     if damage != "absent":
-        path.write_bytes(content[:len(content) // 3] if damage == "cut" else b"\x00\xff\xfe" * 40)
+        path.write_bytes(content[: len(content) // 3] if damage == "cut" else b"\x00\xff\xfe" * 40)
     if (damage, path.suffix) == ("cut", ".txt"):
         path.write_bytes(b"")
         assert kind().index(copy).loc["3", "excluded"] == "no key"
@@ -152,8 +180,11 @@ def test_fma_metadata_of_another_version(copy):
     """Without a track, without a column, with a split that nobody knows."""
     path = FMAKeys().folder(copy) / "fma_metadata" / "tracks.csv"
     whole = path.read_text()
-    for old, new, message in (("\n7,", "\n8,", "track 7 are missing"), (",split", ",part", "split"),
-                              ("validation", "dev", "dev")):
+    for old, new, message in (
+        ("\n7,", "\n8,", "track 7 are missing"),
+        (",split", ",part", "split"),
+        ("validation", "dev", "dev"),
+    ):
         text = whole.replace(old, new)
         assert text != whole
         path.write_text(text)
@@ -179,15 +210,20 @@ def test_the_corrected_labels_of_fmakv2_are_read_from_the_same_place(copy):
     assert before.loc[before["key"] != 0, "key"].equals(after.loc[before["key"] != 0, "key"])
 
 
-@pytest.mark.parametrize("kind, count, first", [(FMAKeys, 13, "fma_keys_index_1.0.json"),
-                                                (GuitarSet, 3, "guitarset_index_1.1.0.json"),
-                                                (MirdataGiantSteps, 4, "giantsteps_key_index_+.json")])
+@pytest.mark.parametrize(
+    "kind, count, first",
+    [
+        (FMAKeys, 13, "fma_keys_index_1.0.json"),
+        (GuitarSet, 3, "guitarset_index_1.1.0.json"),
+        (MirdataGiantSteps, 4, "giantsteps_key_index_+.json"),
+    ],
+)
 def test_sources_are_whole_and_of_known_content(kind, count, first):
     sources = kind().sources()
     assert len(sources) == count and sources[0].path == first and not sources[0].extract
     assert len({source.path for source in sources}) == count
     for source in sources:
-        url, = source.urls
+        (url,) = source.urls
         assert url.startswith("https://") and (len(source.md5) == 32 or len(source.sha256) == 64)
         assert bool(source.extract) == source.path.endswith(".zip")
         assert not source.path.startswith("/") and ".." not in source.path
@@ -213,12 +249,27 @@ def pack(archive, base, members):
             file.write(member, member.relative_to(base))
 
 
-@pytest.mark.parametrize("kind, archives", [
-    (FMAKeys, {"000-019.zip": (".", ["000/*", "001/*", "002/*"]), "fma_metadata.zip": (".", ["fma_metadata/*"])}),
-    (GuitarSet, {"annotation/annotation.zip": ("annotation", ["annotation/*"]),
-                 "audio_mono-mic/audio_mono-mic.zip": ("audio_mono-mic", ["audio_mono-mic/*"])}),
-    (MirdataGiantSteps, {"keys.zip": (".", ["keys_gs+/*"]), "original_metadata.zip": (".", ["meta/*"]),
-                         "audio.zip": (".", ["audio/*"])})])
+@pytest.mark.parametrize(
+    "kind, archives",
+    [
+        (FMAKeys, {"000-019.zip": (".", ["000/*", "001/*", "002/*"]), "fma_metadata.zip": (".", ["fma_metadata/*"])}),
+        (
+            GuitarSet,
+            {
+                "annotation/annotation.zip": ("annotation", ["annotation/*"]),
+                "audio_mono-mic/audio_mono-mic.zip": ("audio_mono-mic", ["audio_mono-mic/*"]),
+            },
+        ),
+        (
+            MirdataGiantSteps,
+            {
+                "keys.zip": (".", ["keys_gs+/*"]),
+                "original_metadata.zip": (".", ["meta/*"]),
+                "audio.zip": (".", ["audio/*"]),
+            },
+        ),
+    ],
+)
 def test_what_is_fetched_is_what_is_read(written, tmp_path, kind, archives):
     """Archives packed as their publishers pack them, fetched from a mirror: the index is that of the written layout."""
     root, expected = written
@@ -229,8 +280,11 @@ def test_what_is_fetched_is_what_is_read(written, tmp_path, kind, archives):
     for file in one.folder(root).iterdir():
         if file.is_file():
             shutil.copy(file, mirror / file.name)
-    sources = [fetch.Source((), source.path, extract=source.extract) for source in one.sources()
-               if (mirror / source.path).exists()]
+    sources = [
+        fetch.Source((), source.path, extract=source.extract)
+        for source in one.sources()
+        if (mirror / source.path).exists()
+    ]
     assert {source.path for source in sources} >= set(archives) and len(sources) >= 3
     done = fetch.fetch(sources, one.folder(tmp_path), mirror=mirror.as_uri(), show=False)
     assert (done["state"] == "fetched").all(), done

@@ -7,8 +7,20 @@ import torch
 from scipy import stats
 
 from keymyna_lib.errors import KeyMynaError
-from keymyna_lib.model import (PATCHES, PRESETS, Encoder, EncoderConfig, Patchify, attend, build_encoder, kept_tokens,
-                               load_encoder, position_table, random_keep, save_encoder)
+from keymyna_lib.model import (
+    PATCHES,
+    PRESETS,
+    Encoder,
+    EncoderConfig,
+    Patchify,
+    attend,
+    build_encoder,
+    kept_tokens,
+    load_encoder,
+    position_table,
+    random_keep,
+    save_encoder,
+)
 from keymyna_lib.weights import encoder_of
 
 
@@ -25,8 +37,16 @@ def reference(preset, patch, frames):
 
     dim, depth, heads, hidden = PRESETS[preset]
     torch.manual_seed(1)  # the reference draws from global state
-    return SimpleViT(image_size=(128, frames), patch_size=patch, num_classes=7, dim=dim, depth=depth, heads=heads,
-                     mlp_dim=hidden, channels=1)
+    return SimpleViT(
+        image_size=(128, frames),
+        patch_size=patch,
+        num_classes=7,
+        dim=dim,
+        depth=depth,
+        heads=heads,
+        mlp_dim=hidden,
+        channels=1,
+    )
 
 
 @pytest.mark.parametrize("preset", ["vit-s", "vit-xs", "vit-toy"])
@@ -37,8 +57,9 @@ def test_agrees_with_vit_pytorch(preset, patch, frames):
     assert dropped == ["linear_head.weight", "linear_head.bias"]
     theirs.linear_head = torch.nn.Identity()
     with torch.no_grad():
-        torch.testing.assert_close(ours(spectrograms(frames=196)), theirs(spectrograms(frames=196)[:, None, :, :frames]),
-                                   atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            ours(spectrograms(frames=196)), theirs(spectrograms(frames=196)[:, None, :, :frames]), atol=1e-5, rtol=1e-5
+        )
 
 
 def test_hybrid_is_the_two_models_side_by_side():
@@ -61,10 +82,17 @@ def test_paper_presets_have_the_published_sizes():
     with torch.device("meta"):  # Myna-85M
         assert 85e6 < sum(p.numel() for p in Encoder(EncoderConfig("vit-b", "hybrid")).parameters()) < 86e6
     names = set(encoder.state_dict())
-    assert {"to_patch_embedding.1.weight", "to_patch_embedding.2.bias", "to_patch_embedding.3.weight",
-            "transformer.layers.11.0.norm.bias", "transformer.layers.0.0.to_qkv.weight",
-            "transformer.layers.0.0.to_out.weight", "transformer.layers.5.1.net.0.weight",
-            "transformer.layers.5.1.net.3.bias", "transformer.norm.weight"} <= names
+    assert {
+        "to_patch_embedding.1.weight",
+        "to_patch_embedding.2.bias",
+        "to_patch_embedding.3.weight",
+        "transformer.layers.11.0.norm.bias",
+        "transformer.layers.0.0.to_qkv.weight",
+        "transformer.layers.0.0.to_out.weight",
+        "transformer.layers.5.1.net.0.weight",
+        "transformer.layers.5.1.net.3.bias",
+        "transformer.norm.weight",
+    } <= names
     assert not any("to_qkv.bias" in n or "to_out.bias" in n or "pos" in n for n in names)
 
 
@@ -74,7 +102,7 @@ def test_patches_against_explicit_slices():
     assert patches.shape == (2, 16, 256)
     for row in range(8):
         for column in range(2):
-            block = images[1, row * 16:row * 16 + 16, column * 16:column * 16 + 16]
+            block = images[1, row * 16 : row * 16 + 16, column * 16 : column * 16 + 16]
             assert torch.equal(patches[1, row * 2 + column], block.reshape(-1))
 
 
@@ -126,7 +154,7 @@ def test_masking_is_dropping_tokens_before_the_trunk():
     masked = encoder(images, 0.9, generator(7))
     keep = random_keep(2, 98, 0.9, generator(7))
     for row in range(2):
-        columns = torch.cat([images[row:row + 1, :, 2 * t:2 * t + 2] for t in keep[row]], dim=2)
+        columns = torch.cat([images[row : row + 1, :, 2 * t : 2 * t + 2] for t in keep[row]], dim=2)
         tokens = encoder.to_patch_embedding(columns) + position_table(1, 98, 64)[keep[row]]
         torch.testing.assert_close(encoder.transformer(tokens).mean(1)[0], masked[row], atol=1e-5, rtol=1e-5)
     assert not torch.allclose(masked, encoder(images, 0.9, generator(8)), atol=1e-3)
@@ -168,7 +196,7 @@ def test_weights_depend_on_the_generator_alone():
 
 def test_initialisation_has_pytorchs_spread():
     weight = build_encoder(EncoderConfig("vit-xs"), generator()).transformer.layers[0][0].to_qkv.weight
-    assert weight.std().item() == pytest.approx(192 ** -0.5 / 3 ** 0.5, rel=0.02)
+    assert weight.std().item() == pytest.approx(192**-0.5 / 3**0.5, rel=0.02)
 
 
 def test_save_and_load(tmp_path):

@@ -19,19 +19,50 @@ from keymyna_lib.run.pipeline import Project, load_notebooks
 
 COPIED = ("keymyna_lib", "notebooks", "requirements.lock", "pyproject.toml")
 # The paper's sizes, made small; the rendered corpus is that of the smoke run.
-SHRUNK = {"n_chorales": "40", "n_tunes": "160", "seconds": "12", "floor_budgets": "24,0", "preset": "vit-toy", "steps": "10",
-          "batch_size": "8", "warmup_steps": "2", "precision": "fp32", "budgets": "24,0", "headline_budget": "24",
-          "seeds": "0", "hidden": "0", "batch_sizes": "64", "lrs": "0.01", "weight_decays": "0.0", "dropouts": "0.5",
-          "max_steps": "40", "eval_every": "20", "widths": "64", "widest_pair": "64", "shift_steps": "3,6", "n_tracks": "12",
-          "perplexity": "5"}
+SHRUNK = {
+    "n_chorales": "40",
+    "n_tunes": "160",
+    "seconds": "12",
+    "floor_budgets": "24,0",
+    "preset": "vit-toy",
+    "steps": "10",
+    "batch_size": "8",
+    "warmup_steps": "2",
+    "precision": "fp32",
+    "budgets": "24,0",
+    "headline_budget": "24",
+    "seeds": "0",
+    "hidden": "0",
+    "batch_sizes": "64",
+    "lrs": "0.01",
+    "weight_decays": "0.0",
+    "dropouts": "0.5",
+    "max_steps": "40",
+    "eval_every": "20",
+    "widths": "64",
+    "widest_pair": "64",
+    "shift_steps": "3,6",
+    "n_tracks": "12",
+    "perplexity": "5",
+}
 
 
 def run(clone, *arguments, profile="smoke", cache=None):
     """The runner in the copy, with a cache of its own."""
-    environment = {**os.environ, "PYTHONPATH": str(clone), "KEYMYNA_CACHE": str(cache or clone / ".cache"),
-                   "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-m", "keymyna_lib.run", "--profile", profile, *arguments], cwd=clone,
-                          env=environment, capture_output=True, text=True, timeout=900)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(clone),
+        "KEYMYNA_CACHE": str(cache or clone / ".cache"),
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "keymyna_lib.run", "--profile", profile, *arguments],
+        cwd=clone,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
     return done.returncode, done.stdout + done.stderr
 
 
@@ -68,14 +99,32 @@ def test_every_notebook_ran_and_holds_its_outputs_but_no_audio(clone):
 
 def test_an_unchanged_pipeline_is_skipped(clone):
     status, output = run(clone)
-    assert status == 0 and output.count("skipped") == len(list((clone / "results/smoke/notebooks").glob("*.ipynb"))), output
+    assert status == 0 and output.count("skipped") == len(list((clone / "results/smoke/notebooks").glob("*.ipynb"))), (
+        output
+    )
 
 
 def test_every_figure_has_its_data_and_its_origin(clone):
     figures = {path.stem for path in (clone / "figures/smoke").glob("*.png")}
-    assert figures == {"framework", "key_histogram", "label_audit", "pretraining", "probe_selection", "mlp_grid",
-                       "robustness", "tsne", "label_efficiency", "confusion", "objectives_labels", "objectives_scale",
-                       "pitch_layers", "transfer", "design", "heads", "conclusions"}
+    assert figures == {
+        "framework",
+        "key_histogram",
+        "label_audit",
+        "pretraining",
+        "probe_selection",
+        "mlp_grid",
+        "robustness",
+        "tsne",
+        "label_efficiency",
+        "confusion",
+        "objectives_labels",
+        "objectives_scale",
+        "pitch_layers",
+        "transfer",
+        "design",
+        "heads",
+        "conclusions",
+    }
     for name in figures:
         assert (clone / f"figures/smoke/{name}.pdf").stat().st_size > 1000
         assert len(pd.read_csv(clone / f"figures/smoke/{name}.csv")) > 0
@@ -104,9 +153,15 @@ def test_table_cells_follow_from_the_predictions(clone):
         if system.startswith("chance"):
             continue  # a closed form, without predictions
         predictions = [pd.read_csv(clone / "results/smoke/runs" / run / "predictions.csv") for run in runs]
-        score = np.mean([mirex_scores(p["reference"].to_numpy(), p["estimate"].to_numpy(), fifths="both").mean()
-                         for p in predictions])
-        assert float(table.loc[tuple(system.split(", ")), column].split(" ")[0]) == pytest.approx(100 * score, abs=0.051)
+        score = np.mean(
+            [
+                mirex_scores(p["reference"].to_numpy(), p["estimate"].to_numpy(), fifths="both").mean()
+                for p in predictions
+            ]
+        )
+        assert float(table.loc[tuple(system.split(", ")), column].split(" ")[0]) == pytest.approx(
+            100 * score, abs=0.051
+        )
 
 
 def test_pretraining_and_heads_saw_their_own_split_only(clone):
@@ -114,7 +169,7 @@ def test_pretraining_and_heads_saw_their_own_split_only(clone):
     run_id = next(run for run in index["runs"] if run.startswith("corpus-"))
     manifest = pd.read_csv(clone / "results/smoke/runs" / run_id / "manifest.csv").set_index("track_id")
     assert manifest.groupby("composition")["split"].nunique().max() == 1
-    pretrained, = (clone / "results/smoke/runs").glob("pretrain-*-a1")
+    (pretrained,) = (clone / "results/smoke/runs").glob("pretrain-*-a1")
     seen = pd.read_csv(pretrained / "training_tracks.csv")["track_id"]
     assert set(manifest.loc[seen, "split"]) == {"train"} and len(seen) == (manifest["split"] == "train").sum()
     for run in (clone / "results/smoke/runs").glob("wide_mlp-*"):
@@ -125,7 +180,9 @@ def test_forced_repeats_are_new_attempts_with_the_same_tables(clone):
     before = {path.name: path.read_bytes() for path in (clone / "results/smoke/tables").glob("*.csv")}
     runs = set(os.listdir(clone / "results/smoke/runs"))
     # One notebook of each kind: what trains, what compares, and what makes tables of it.
-    status, output = run(clone, "--force", *(word for number in ("10", "20", "50", "65") for word in ("--only", number)))
+    status, output = run(
+        clone, "--force", *(word for number in ("10", "20", "50", "65") for word in ("--only", number))
+    )
     assert status == 0, output[-3000:]
     status, output = run(clone, "--only", "90")  # and what depends on them
     assert status == 0 and "20_linear_probe  skipped" in output and "30_wide_mlp  done" in output, output[-3000:]
@@ -149,8 +206,9 @@ def recorded(tmp_path_factory, clone):
     data = tmp_path_factory.mktemp("music")
     make_datasets.make(data, tracks=48, seconds=6.5)
     shrunk = [word for pair in SHRUNK.items() for word in ("-p", *pair)]
-    status, output = run(folder, "--data-root", str(data), "--offline", "--only", "90", *shrunk, profile="paper",
-                         cache=clone / ".cache")
+    status, output = run(
+        folder, "--data-root", str(data), "--offline", "--only", "90", *shrunk, profile="paper", cache=clone / ".cache"
+    )
     assert status == 0, output[-3000:]
     return folder, data
 
@@ -160,7 +218,9 @@ def test_recordings_give_the_papers_table_and_figure(recorded):
     tables = folder / "results/paper/tables"
     for task in ("giantsteps", "billboard"):
         table = pd.read_csv(tables / f"table1_{task}.csv")
-        assert {"pre-trained", "untrained", "mean mel", "chroma", "template", "essentia", "chance"} == set(table["features"])
+        assert {"pre-trained", "untrained", "mean mel", "chroma", "template", "essentia", "chance"} == set(
+            table["features"]
+        )
     published = pd.read_csv(tables / "published.csv", keep_default_na=False).set_index(["system", "dataset", "metric"])
     assert (published["measured here"] != "not run").sum() == 4  # KeyMyna, two data sets, two metrics; nobody else
     assert "ascending only" in published.loc[("KeyMyna", "GiantSteps", "weighted score"), "measured here"]
@@ -180,7 +240,7 @@ def test_recordings_that_are_scored_were_never_trained_on(recorded):
         scored = manifest.loc[pd.read_csv(run / "predictions.csv")["track_id"]]
         assert set(scored["split"]) == {"test"} and set(scored["task"]) == {task}
         assert set(manifest.loc[pd.read_csv(run / "extra.csv")["track_id"], "source"]) == {"gtzan"}
-    pretrained, = (folder / "results/paper/runs").glob("pretrain-*")
+    (pretrained,) = (folder / "results/paper/runs").glob("pretrain-*")
     seen = pd.read_csv(pretrained / "training_tracks.csv")["track_id"]
     assert set(manifest.loc[seen, "split"]) == {"pretrain"}
 

@@ -35,11 +35,14 @@ def test_bare_views_are_the_encoder_itself(encoder):
         assert torch.allclose(outputs[view], encoder(given.crops[view]), atol=1e-6)
 
 
-@pytest.mark.parametrize("changes", [dict(mask_ratio=0.75), dict(augmentation="timbre"),
-                                     dict(augmentation="timbre and pitch")])
+@pytest.mark.parametrize(
+    "changes", [dict(mask_ratio=0.75), dict(augmentation="timbre"), dict(augmentation="timbre and pitch")]
+)
 def test_the_two_views_of_one_crop_are_drawn_apart(encoder, changes):
     crops = batch(1).crops.expand(2, -1, -1, -1)
-    first, second = contrastive(encoder, **changes)(encoder, Batch(crops, torch.arange(6), torch.arange(6)), generator())
+    first, second = contrastive(encoder, **changes)(
+        encoder, Batch(crops, torch.arange(6), torch.arange(6)), generator()
+    )
     assert not torch.allclose(first, second, atol=1e-3)
 
 
@@ -53,13 +56,15 @@ def test_reconstruction_error_is_that_of_the_hidden_patches_and_reads_no_other(e
     objective, given = Reconstruction(encoder, mask_ratio=0.75, generator=generator()), batch(1)
     with torch.no_grad():
         errors = objective(encoder, given, generator(5))
-        assert errors.shape == (6, 9) and objective.loss(errors, given) == pytest.approx(objective.measure(errors, given))
+        assert errors.shape == (6, 9) and objective.loss(errors, given) == pytest.approx(
+            objective.measure(errors, given)
+        )
         order = torch.rand(6, 12, generator=generator(5)).argsort(1)  # how the masks are drawn
         keep, hide = order[:, :3], order[:, 3:]
         changed = given.crops.clone()
         for row in range(6):
             for token in hide[row].tolist():
-                changed[0, row, :, 2 * token:2 * token + 2] += 1
+                changed[0, row, :, 2 * token : 2 * token + 2] += 1
         again = objective(encoder, Batch(changed, given.tracks, given.keys), generator(5))
         # The guess g stays, the target t moves by 1: (g - t - 1)^2 - (g - t)^2 has the mean 1 - 2 mean(g - t).
         guesses = []
@@ -69,7 +74,7 @@ def test_reconstruction_error_is_that_of_the_hidden_patches_and_reads_no_other(e
         assert torch.equal(*guesses)
         for row in range(6):
             for place, token in enumerate(hide[row].tolist()):
-                patch = given.crops[0, row, :, 2 * token:2 * token + 2].float().flatten()
+                patch = given.crops[0, row, :, 2 * token : 2 * token + 2].float().flatten()
                 expected = (guesses[0][row, 3 + place] - patch).square().mean()
                 assert errors[row, place] == pytest.approx(expected.item(), rel=1e-4)
         assert not torch.allclose(errors, again)

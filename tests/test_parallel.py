@@ -17,8 +17,10 @@ from keymyna_lib.parallel import one_thread
 def corpus(tmp_path):
     """Five tracks of constant samples, written as `build_corpus` leaves them."""
     n_samples = 512 * np.arange(3, 8)
-    manifest = pd.DataFrame({"n_samples": n_samples, "n_frames": 1 + n_samples // 512},
-                            index=pd.Index([f"t{i}" for i in range(5)], name="track_id"))
+    manifest = pd.DataFrame(
+        {"n_samples": n_samples, "n_frames": 1 + n_samples // 512},
+        index=pd.Index([f"t{i}" for i in range(5)], name="track_id"),
+    )
     manifest = manifest.reindex(columns=storage.COLUMNS, fill_value="")
     shard = store.shard_folder(tmp_path, 0)
     shard.mkdir()

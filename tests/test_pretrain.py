@@ -11,15 +11,44 @@ from keymyna_lib import paths
 from keymyna_lib.errors import KeyMynaError
 from keymyna_lib.model import EncoderConfig
 from keymyna_lib.objectives import MEASURES
-from keymyna_lib.pretrain import (CropSampler, PretrainConfig, Pretraining, counted_flops, learning_rate, pick_device,
-                                  pretrain, pretrain_once, training_tracks)
+from keymyna_lib.pretrain import (
+    CropSampler,
+    PretrainConfig,
+    Pretraining,
+    counted_flops,
+    learning_rate,
+    pick_device,
+    pretrain,
+    pretrain_once,
+    training_tracks,
+)
 
 
 def config(**changes):
-    values = dict(encoder=EncoderConfig("vit-toy", "vertical", "log1p"), objective="contrastive", mask_ratio=0.5,
-                  augmentation="none", crop_frames=20, crop_distance=0, loss="infonce", temperature=0.1, gamma=0.9, projection_dim=16, steps=6, batch_size=8,
-                  optimizer="adam", lr=1e-3, weight_decay=1e-5, warmup_steps=2, clip_norm=1.0, precision="fp32",
-                  device="cpu", checkpoint_every=2, validate_every=3, seed=0)
+    values = dict(
+        encoder=EncoderConfig("vit-toy", "vertical", "log1p"),
+        objective="contrastive",
+        mask_ratio=0.5,
+        augmentation="none",
+        crop_frames=20,
+        crop_distance=0,
+        loss="infonce",
+        temperature=0.1,
+        gamma=0.9,
+        projection_dim=16,
+        steps=6,
+        batch_size=8,
+        optimizer="adam",
+        lr=1e-3,
+        weight_decay=1e-5,
+        warmup_steps=2,
+        clip_norm=1.0,
+        precision="fp32",
+        device="cpu",
+        checkpoint_every=2,
+        validate_every=3,
+        seed=0,
+    )
     return PretrainConfig(**values | changes)
 
 
@@ -31,17 +60,27 @@ def corpus():
     tracks = [(0.4 * rng.random(128) + 4 * rng.random((n, 128))).astype(np.float16) for n in lengths]
     places = pd.DataFrame({"shard": np.arange(12) // 5, "n_frames": lengths}, index=[f"t{i}" for i in range(12)])
     places["first_frame"] = places.groupby("shard")["n_frames"].cumsum() - lengths
-    return SimpleNamespace(frames=[np.concatenate(tracks[5 * shard:5 * shard + 5]) for shard in range(3)],
-                           hash="stand-in", manifest=pd.DataFrame({"key": np.arange(12) % 3}, index=places.index),
-                           offsets=places)
+    return SimpleNamespace(
+        frames=[np.concatenate(tracks[5 * shard : 5 * shard + 5]) for shard in range(3)],
+        hash="stand-in",
+        manifest=pd.DataFrame({"key": np.arange(12) % 3}, index=places.index),
+        offsets=places,
+    )
 
 
 TRAIN, VALID = [f"t{i}" for i in range(9)], ["t9", "t10", "t11"]
 
 
-@pytest.mark.parametrize("changes", [
-    dict(loss="infonce", optimizer="adam"), dict(loss="sogclr", optimizer="adamw"), dict(objective="reconstruction"),
-    dict(objective="supervised", mask_ratio=0.0), dict(augmentation="timbre and pitch", mask_ratio=0.0)])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(loss="infonce", optimizer="adam"),
+        dict(loss="sogclr", optimizer="adamw"),
+        dict(objective="reconstruction"),
+        dict(objective="supervised", mask_ratio=0.0),
+        dict(augmentation="timbre and pitch", mask_ratio=0.0),
+    ],
+)
 def test_killed_and_resumed_equals_unbroken(corpus, tmp_path, monkeypatch, changes):
     settings = config(**changes)
     unbroken, curve = pretrain(settings, corpus, TRAIN, VALID, tmp_path / "a.safetensors", show=False)
@@ -79,8 +118,9 @@ def test_a_foreign_or_damaged_checkpoint_is_not_believed(corpus, tmp_path, capsy
 
 
 def test_it_learns_to_tell_tracks_apart(corpus, tmp_path):
-    _, curve = pretrain(config(steps=150, lr=3e-3, mask_ratio=0.5), corpus, TRAIN, VALID, tmp_path / "d.safetensors",
-                        show=False)
+    _, curve = pretrain(
+        config(steps=150, lr=3e-3, mask_ratio=0.5), corpus, TRAIN, VALID, tmp_path / "d.safetensors", show=False
+    )
     assert curve["measure"][-10:].mean() > curve["measure"][:5].mean() + 0.2
     assert curve["loss"][-10:].mean() < curve["loss"][:5].mean()
     assert curve["valid_measure"].notna().sum() == 50
@@ -102,10 +142,14 @@ def test_crops_lie_inside_their_track_and_short_tracks_are_padded(corpus):
         assert crops.shape == (2, 9, 128, 20)
         for row, place in enumerate(corpus.offsets.loc[TRAIN].itertuples()):
             length = place.n_frames
-            track = torch.from_numpy(corpus.frames[place.shard][place.first_frame:place.first_frame + length]).T
+            track = torch.from_numpy(corpus.frames[place.shard][place.first_frame : place.first_frame + length]).T
             for view in range(2):
                 size = min(20, length)
-                found = [s for s in range(length - size + 1) if torch.equal(track[:, s:s + size], crops[view, row, :, :size])]
+                found = [
+                    s
+                    for s in range(length - size + 1)
+                    if torch.equal(track[:, s : s + size], crops[view, row, :, :size])
+                ]
                 assert len(found) == 1 and (crops[view, row, :, size:] == 0).all()
                 if row == int(np.argmax(sampler.spans[:, 2])):
                     seen.add(found[0])
@@ -117,11 +161,11 @@ def test_second_crops_begin_near_the_first(corpus):
     near, far = CropSampler(corpus, TRAIN, 10, crop_distance=3), CropSampler(corpus, TRAIN, 10)
     track = int(np.argmax(near.spans[:, 2]))
     shard, first, length = near.spans[track]
-    frames = torch.from_numpy(corpus.frames[shard][first:first + length]).T
+    frames = torch.from_numpy(corpus.frames[shard][first : first + length]).T
 
     def starts(sampler, seed):
         crops = sampler.batch(torch.tensor([track]), 2, torch.Generator().manual_seed(seed)).crops[:, 0]
-        return [next(s for s in range(frames.shape[1]) if torch.equal(frames[:, s:s + 10], crop)) for crop in crops]
+        return [next(s for s in range(frames.shape[1]) if torch.equal(frames[:, s : s + 10], crop)) for crop in crops]
 
     distances = [abs(np.diff(starts(near, seed))[0]) for seed in range(60)]
     assert max(distances) == 3 and {0, 1, 2} <= set(distances)
@@ -130,20 +174,27 @@ def test_second_crops_begin_near_the_first(corpus):
 
 def test_keys_travel_with_their_tracks(corpus):
     batch = CropSampler(corpus, TRAIN, 10).batch(torch.tensor([4, 0, 8]), 1, torch.Generator())
-    assert batch.keys.tolist() == [1, 0, 2] and batch.tracks.tolist() == [4, 0, 8] and batch.crops.shape == (1, 3, 128, 10)
+    assert (
+        batch.keys.tolist() == [1, 0, 2] and batch.tracks.tolist() == [4, 0, 8] and batch.crops.shape == (1, 3, 128, 10)
+    )
 
 
-@pytest.mark.parametrize("changes, better", [(dict(objective="reconstruction"), "lower"),
-                                             (dict(objective="supervised", mask_ratio=0.0), "higher")])
+@pytest.mark.parametrize(
+    "changes, better",
+    [(dict(objective="reconstruction"), "lower"), (dict(objective="supervised", mask_ratio=0.0), "higher")],
+)
 def test_the_other_objectives_learn_too(corpus, tmp_path, changes, better):
-    _, curve = pretrain(config(steps=60, lr=3e-3, **changes), corpus, TRAIN, VALID, tmp_path / "f.safetensors", show=False)
+    _, curve = pretrain(
+        config(steps=60, lr=3e-3, **changes), corpus, TRAIN, VALID, tmp_path / "f.safetensors", show=False
+    )
     before, after = curve["measure"][:5].mean(), curve["measure"][-10:].mean()
     assert after < 0.8 * before if better == "lower" else after > before + 0.2
 
 
 def test_only_what_needs_labels_is_kept_from_unlabelled_tracks():
-    corpus = SimpleNamespace(tracks=lambda split: ["labelled"] if split == "train" else [],
-                             pretraining_tracks=lambda: ["unlabelled"])
+    corpus = SimpleNamespace(
+        tracks=lambda split: ["labelled"] if split == "train" else [], pretraining_tracks=lambda: ["unlabelled"]
+    )
     for objective in MEASURES:
         expected = ["labelled"] if objective == "supervised" else ["unlabelled"]
         assert training_tracks(config(objective=objective), corpus) == expected
@@ -156,11 +207,18 @@ def test_schedule():
     assert rates[60] == pytest.approx(1.0) and 0 < rates[-1] < 0.01
 
 
-@pytest.mark.parametrize("changes, message", [({"loss": "triplet"}, "loss 'triplet'"), ({"mask_ratio": 1.0}, "mask_ratio"),
-                                              ({"batch_size": 0}, "batch_size 0"), ({"precision": "fp8"}, "fp8"),
-                                              ({"objective": "rotation"}, "objective 'rotation'"),
-                                              ({"augmentation": "loud"}, "augmentation 'loud'"),
-                                              ({"crop_distance": -1}, "crop_distance -1")])
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"loss": "triplet"}, "loss 'triplet'"),
+        ({"mask_ratio": 1.0}, "mask_ratio"),
+        ({"batch_size": 0}, "batch_size 0"),
+        ({"precision": "fp8"}, "fp8"),
+        ({"objective": "rotation"}, "objective 'rotation'"),
+        ({"augmentation": "loud"}, "augmentation 'loud'"),
+        ({"crop_distance": -1}, "crop_distance -1"),
+    ],
+)
 def test_bad_settings_are_named(changes, message):
     with pytest.raises(KeyMynaError, match=message):
         config(**changes)
@@ -182,7 +240,7 @@ def test_counted_operations_are_those_of_the_closed_form(corpus):
     settings = config(mask_ratio=0.0, crop_frames=10, projection_dim=0, batch_size=16)
     width, depth, hidden, tokens, patch = 64, 2, 128, 5, 256
     linear = patch * width + depth * (4 * width * width + 2 * width * hidden)  # multiply-adds a token
-    attention = 2 * tokens * width * depth                                     # scores and their use, one head
+    attention = 2 * tokens * width * depth  # scores and their use, one head
     forward = 2 * tokens * (linear + attention)
     expected = 16 * 2 * 3 * forward  # two views; backward costs twice as much as forward
     assert counted_flops(settings, corpus, TRAIN) == pytest.approx(expected, rel=0.01)

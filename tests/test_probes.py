@@ -16,7 +16,7 @@ from keymyna_lib.properties import CHROMA_COLUMNS
 N, DIM = 900, 20
 SPLIT = np.repeat(["train", "valid", "test"], [500, 200, 200])
 GROUPS = np.arange(len(SPLIT))
-TRAIN, VALID, TEST = (SPLIT == name for name in ("train", "valid", "test"))
+TRAIN, VALID, TEST = (name == SPLIT for name in ("train", "valid", "test"))
 
 
 @pytest.fixture
@@ -64,8 +64,10 @@ def test_ridge_is_scikit_learns(x, linear, rng, noise):
 
 
 def test_more_noise_asks_for_a_stronger_penalty(x, linear, rng):
-    weak, strong = (probe("numeric", x, linear + scale * rng.normal(size=linear.shape), SPLIT, GROUPS, rng).chosen
-                    for scale in (0, 300))
+    weak, strong = (
+        probe("numeric", x, linear + scale * rng.normal(size=linear.shape), SPLIT, GROUPS, rng).chosen
+        for scale in (0, 300)
+    )
     assert strong > 10 * weak
 
 
@@ -117,16 +119,20 @@ def test_test_rows_decide_nothing(x, linear, classes, kind, monkeypatch):
     rng = np.random.default_rng(1)
     other_x, other_y = x.copy(), y.copy()
     other_x[TEST], other_y[TEST] = 1e3 * rng.normal(size=(200, DIM)), rng.permutation(y[TEST])
-    scores = [probe(kind, a, b, SPLIT, GROUPS, np.random.default_rng(2), max_train_rows=300)
-              for a, b in ((x, y), (other_x, other_y))]
+    scores = [
+        probe(kind, a, b, SPLIT, GROUPS, np.random.default_rng(2), max_train_rows=300)
+        for a, b in ((x, y), (other_x, other_y))
+    ]
     assert scores[0].value > scores[1].value and fitted[0].chosen == fitted[1].chosen
     for part in ("mean", "std", "weights", "intercept"):
         np.testing.assert_array_equal(getattr(fitted[0], part), getattr(fitted[1], part))
 
 
 def test_training_rows_are_capped_by_the_generators_draw(x, linear):
-    first, same, other = (probe("numeric", x, linear, SPLIT, GROUPS, np.random.default_rng(seed), max_train_rows=100)
-                          for seed in (0, 0, 1))
+    first, same, other = (
+        probe("numeric", x, linear, SPLIT, GROUPS, np.random.default_rng(seed), max_train_rows=100)
+        for seed in (0, 0, 1)
+    )
     assert first == same and first.value != other.value and first.n_train == 100
     keep = ~TRAIN
     keep[np.random.default_rng(0).choice(500, 100, replace=False)] = True
@@ -159,17 +165,25 @@ def test_refusals(x, linear, classes, rng):
 @pytest.fixture
 def table(rng):
     """As from window_properties, every value drawn."""
-    values = {"split": SPLIT, "tonic": rng.integers(0, 12, N), "mode": rng.choice(["major", "minor"], N),
-              "family": rng.choice(["keys", "reed", "pipe"], N), "drums": rng.random(N) < 0.5,
-              "composition": np.arange(N) // 3, "purity": rng.uniform(0.5, 1, N),
-              **{name: rng.normal(size=N) for name in ("tuning", "register", "snr", "tempo")},
-              **dict(zip(CHROMA_COLUMNS, rng.dirichlet(np.ones(12), N).T))}
+    values = {
+        "split": SPLIT,
+        "tonic": rng.integers(0, 12, N),
+        "mode": rng.choice(["major", "minor"], N),
+        "family": rng.choice(["keys", "reed", "pipe"], N),
+        "drums": rng.random(N) < 0.5,
+        "composition": np.arange(N) // 3,
+        "purity": rng.uniform(0.5, 1, N),
+        **{name: rng.normal(size=N) for name in ("tuning", "register", "snr", "tempo")},
+        **dict(zip(CHROMA_COLUMNS, rng.dirichlet(np.ones(12), N).T)),
+    }
     return pd.DataFrame(values)
 
 
 def test_every_property_is_probed(table):
     """Features that hold all there is to know, but for windows of two sections and one where nothing sounds."""
-    held = pd.get_dummies(table.drop(columns=["split", "purity", "composition"]), columns=["tonic", "mode", "family"]).to_numpy(float)
+    held = pd.get_dummies(
+        table.drop(columns=["split", "purity", "composition"]), columns=["tonic", "mode", "family"]
+    ).to_numpy(float)
     mixed = (table["purity"] < MIN_PURITY).to_numpy()
     table.loc[mixed, "family"] = np.random.default_rng(1).permutation(table.loc[mixed, "family"])
     table.loc[7, "register"] = np.nan

@@ -17,8 +17,16 @@ from keymyna_lib.errors import KeyMynaError
 from keymyna_lib.properties import CHROMA_COLUMNS, window_properties
 from keymyna_lib.spectrogram import HOP, SAMPLE_RATE, WINDOW, compress, mel_power, n_frames
 
-CONFIG = CorpusConfig(n_chorales=2, n_tunes=4, seconds=14.0, scope="section", drum_probability=0.5,
-                      detune_cents=20.0, snr_db=(20.0, 40.0), seed=0)
+CONFIG = CorpusConfig(
+    n_chorales=2,
+    n_tunes=4,
+    seconds=14.0,
+    scope="section",
+    drum_probability=0.5,
+    detune_cents=20.0,
+    snr_db=(20.0, 40.0),
+    seed=0,
+)
 STEP = 0.01  # s
 
 
@@ -26,8 +34,10 @@ STEP = 0.01  # s
 def corpus(scores):
     """Rendered here and now: a corpus proper starts processes, which cost more than the rendering."""
     plan = plan_corpus(CONFIG, scores)
-    audio = {name: store.to_float(render(playable_score(scores, name).notes, json.loads(plan.arrangement[name])))
-             for name in plan.index}
+    audio = {
+        name: store.to_float(render(playable_score(scores, name).notes, json.loads(plan.arrangement[name])))
+        for name in plan.index
+    }
     pictures = {name: compress(mel_power(samples))[0].T.numpy() for name, samples in audio.items()}
     return SimpleNamespace(hash="stand-in", manifest=plan, audio=audio.__getitem__, spectrogram=pictures.__getitem__)
 
@@ -41,8 +51,9 @@ def of_one(row: pd.Series, change) -> SimpleNamespace:
     """A corpus of one track, its arrangement changed."""
     arrangement = change(json.loads(row["arrangement"]))
     frames = n_frames(round(arrangement["duration"] * SAMPLE_RATE))
-    return SimpleNamespace(manifest=pd.DataFrame([{**row, "arrangement": json.dumps(arrangement), "n_frames": frames}],
-                                                 index=[row.name]))
+    return SimpleNamespace(
+        manifest=pd.DataFrame([{**row, "arrangement": json.dumps(arrangement), "n_frames": frames}], index=[row.name])
+    )
 
 
 def sampled(notes: np.ndarray, arrangement: dict, start: float) -> dict:
@@ -56,12 +67,16 @@ def sampled(notes: np.ndarray, arrangement: dict, start: float) -> dict:
         seen.append(section)
     counts = [sum(s is section for s in seen) for section in arrangement["sections"]]
     most = arrangement["sections"][int(np.argmax(counts))]
-    return {"tuning": np.mean([s["cents"] for s in seen]), "purity": max(counts) / len(seen),
-            **{name: np.mean([s[name] for s in seen]) for name in ("snr", "tempo")},
-            "register": np.mean(pitches), "drums": most["drums"] is not None,
-            "families": {name for name, family in FAMILIES.items() for s in seen if set(s["programmes"]) & set(family)},
-            "family": next(name for name, family in FAMILIES.items() if most["programmes"][0] in family),
-            "chroma": np.bincount(np.array(pitches, int) % 12, minlength=12) / len(pitches)}
+    return {
+        "tuning": np.mean([s["cents"] for s in seen]),
+        "purity": max(counts) / len(seen),
+        **{name: np.mean([s[name] for s in seen]) for name in ("snr", "tempo")},
+        "register": np.mean(pitches),
+        "drums": most["drums"] is not None,
+        "families": {name for name, family in FAMILIES.items() for s in seen if set(s["programmes"]) & set(family)},
+        "family": next(name for name, family in FAMILIES.items() if most["programmes"][0] in family),
+        "chroma": np.bincount(np.array(pitches, int) % 12, minlength=12) / len(pitches),
+    }
 
 
 def assert_as_sampled(row: pd.Series, notes: np.ndarray, arrangement: dict) -> None:
@@ -86,7 +101,7 @@ def test_rows_are_those_of_the_features(corpus, table, tmp_path, monkeypatch):
         assert rows["track_id"].tolist() == [tracks[t] for t in expected.track]
         for x, row in zip(expected.x, rows.itertuples()):
             first = round(row.start * SAMPLE_RATE / HOP)
-            frames = corpus.spectrogram(row.track_id)[first:first + WINDOW].astype(np.float32)
+            frames = corpus.spectrogram(row.track_id)[first : first + WINDOW].astype(np.float32)
             np.testing.assert_allclose(x, frames.sum(axis=0) / WINDOW, rtol=1e-4, atol=1e-5)
 
 
@@ -108,7 +123,9 @@ def test_as_sampled_every_10_ms(corpus, table, scores):
     for row in pure.itertuples():  # one section, so its instruments and no others
         sections = json.loads(corpus.manifest.loc[row.track_id, "arrangement"])["sections"]
         section = [s for s in sections if s["start"] <= row.start + 0.01][-1]
-        assert set(row.families.split("+")) == {name for name, family in FAMILIES.items() if set(section["programmes"]) & set(family)}
+        assert set(row.families.split("+")) == {
+            name for name, family in FAMILIES.items() if set(section["programmes"]) & set(family)
+        }
 
 
 def test_padding_of_a_short_recording_does_not_count(corpus, scores):
@@ -118,7 +135,7 @@ def test_padding_of_a_short_recording_does_not_count(corpus, scores):
         return {**arrangement, "sections": [first, rest], "duration": 4.0}
 
     row = corpus.manifest.iloc[0]
-    (_, short), = window_properties(of_one(row, cut), [row.name]).iterrows()
+    ((_, short),) = window_properties(of_one(row, cut), [row.name]).iterrows()
     assert short["start"] == 0 and short["purity"] == pytest.approx(0.75)
     assert_as_sampled(short, playable_score(scores, row.name).notes, cut(json.loads(row["arrangement"])))
 
@@ -138,7 +155,7 @@ def test_the_chroma_is_that_of_the_audio(corpus, table):
     changes = []
     for track_id, rows in table.groupby("track_id"):
         first = (rows["start"] * SAMPLE_RATE).round().astype(int)
-        heard = np.stack([mean_chroma(corpus.audio(track_id)[i:i + HOP * WINDOW]) for i in first])
+        heard = np.stack([mean_chroma(corpus.audio(track_id)[i : i + HOP * WINDOW]) for i in first])
         read = rows[list(CHROMA_COLUMNS)].to_numpy()
         changes.append([(read - read.mean(axis=0)).ravel(), (heard - heard.mean(axis=0)).ravel()])
     read, heard = np.concatenate(changes, axis=1)

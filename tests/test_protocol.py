@@ -20,10 +20,15 @@ N = {"train": 96, "valid": 48, "test": 48, "extra": 24}
 @pytest.fixture
 def corpus():
     """Tracks of all 24 keys in each split, chorales and tunes by turns."""
-    rows = [(f"{split}{i}", split, i % 24, ("chorale", "tune")[i // 24 % 2], f"{split}{i}") for split, n in N.items() for i in range(n)]
+    rows = [
+        (f"{split}{i}", split, i % 24, ("chorale", "tune")[i // 24 % 2], f"{split}{i}")
+        for split, n in N.items()
+        for i in range(n)
+    ]
     manifest = pd.DataFrame(rows, columns=["track_id", "split", "key", "source", "composition"]).set_index("track_id")
-    return SimpleNamespace(hash="c", manifest=manifest,
-                           tracks=lambda split: list(manifest.index[manifest["split"] == split]))
+    return SimpleNamespace(
+        hash="c", manifest=manifest, tracks=lambda split: list(manifest.index[manifest["split"] == split])
+    )
 
 
 def features(corpus, corrupt=()):
@@ -33,7 +38,9 @@ def features(corpus, corrupt=()):
     track = torch.arange(len(key)).repeat_interleave(3)
     shift = torch.tensor([0, 0, 2]).repeat(len(key))
     rows = Features(torch.empty(0), track, shift, tuple(corpus.manifest.index))
-    x = torch.nn.functional.one_hot(rows.keys(corpus.manifest["key"]), 24) + 0.1 * torch.randn(len(track), 24, generator=generator)
+    x = torch.nn.functional.one_hot(rows.keys(corpus.manifest["key"]), 24) + 0.1 * torch.randn(
+        len(track), 24, generator=generator
+    )
     spoiled = torch.tensor(corpus.manifest["split"].isin(corrupt).to_numpy())[track]
     x[spoiled] = torch.randn(int(spoiled.sum()), 24, generator=generator)
     return Features(x, track, shift, rows.track_ids)
@@ -43,12 +50,24 @@ GRID = [HeadSpec(lr=lr) for lr in (1e-5, 1e-2)]
 
 
 def study(**changes):
-    return protocol.HeadStudy(**{"features": "f", "head": "linear probe", "budget": 48, "shifts": (0,), "max_steps": 200,
-                                 "eval_every": 50, "patience": 4, "seed": 0} | changes)
+    return protocol.HeadStudy(
+        **{
+            "features": "f",
+            "head": "linear probe",
+            "budget": 48,
+            "shifts": (0,),
+            "max_steps": 200,
+            "eval_every": 50,
+            "patience": 4,
+            "seed": 0,
+        }
+        | changes
+    )
 
 
-@pytest.mark.parametrize("largest, step, shifts", [(6, 1, tuple(range(-6, 7))), (6, 3, (-6, -3, 0, 3, 6)),
-                                                   (6, 4, (-4, 0, 4)), (0, 1, (0,))])
+@pytest.mark.parametrize(
+    "largest, step, shifts", [(6, 1, tuple(range(-6, 7))), (6, 3, (-6, -3, 0, 3, 6)), (6, 4, (-4, 0, 4)), (0, 1, (0,))]
+)
 def test_shift_range(largest, step, shifts):
     assert protocol.shift_range(largest, step) == shifts
 
@@ -76,7 +95,9 @@ def test_selection_does_not_depend_on_the_test_tracks(corpus):
     """Whatever the test tracks hold, the same head is trained, at the same step, from the same rows."""
     one, other = (protocol.train(study(), GRID, features(corpus, corrupt), corpus) for corrupt in ((), ("test",)))
     for a, b in zip(one, other):
-        assert a.valid_curve == b.valid_curve and all(torch.equal(a.parameters[k], b.parameters[k]) for k in a.parameters)
+        assert a.valid_curve == b.valid_curve and all(
+            torch.equal(a.parameters[k], b.parameters[k]) for k in a.parameters
+        )
 
 
 def test_a_study_is_recorded_with_the_chosen_head(corpus, tmp_path, monkeypatch):
@@ -86,17 +107,22 @@ def test_a_study_is_recorded_with_the_chosen_head(corpus, tmp_path, monkeypatch)
     monkeypatch.setattr(results, "notebook_hash", lambda notebook: "source")
     rows = features(corpus)
     heads = protocol.train(study(shifts=(0, 2)), GRID, rows, corpus)
-    with results.Run("x", profile="smoke", notebook="n", config=protocol.configuration(study(), GRID), seed=0, inputs={}) as run:
+    with results.Run(
+        "x", profile="smoke", notebook="n", config=protocol.configuration(study(), GRID), seed=0, inputs={}
+    ) as run:
         chosen = protocol.record_study(run, study(), heads, rows, corpus)
     assert chosen.spec.lr == 1e-2  # the other has hardly moved
     predictions = results.load_predictions("smoke", run.run_id)
     assert list(predictions["track_id"]) == corpus.tracks("test")
     assert (predictions["reference"] == corpus.manifest.loc[predictions["track_id"], "key"].to_numpy()).all()
     metrics = results.load_metrics("smoke", [run.run_id]).set_index(["dataset", "split", "metric"])["value"]
-    assert metrics["all", "test", "weighted_both"] == pytest.approx(predictions["score"].mean(), abs=1e-6) and \
-        metrics["all", "test", "weighted_both"] > 0.95
+    assert (
+        metrics["all", "test", "weighted_both"] == pytest.approx(predictions["score"].mean(), abs=1e-6)
+        and metrics["all", "test", "weighted_both"] > 0.95
+    )
     assert metrics["tune", "test", "accuracy"] == pytest.approx(
-        (predictions["reference"] == predictions["estimate"])[predictions["source"] == "tune"].mean())
+        (predictions["reference"] == predictions["estimate"])[predictions["source"] == "tune"].mean()
+    )
     assert metrics["all", "train", "labelled_tracks"] == 48
 
 
@@ -115,8 +141,12 @@ def test_shifted_rows_carry_the_moved_label(corpus):
 def blurred(corpus, noise=1.5):
     """Features that hold the key under much noise, so that scores of heads and steps differ."""
     rows = features(corpus)
-    return Features(rows.x + noise * torch.randn(rows.x.shape, generator=torch.Generator().manual_seed(1)), rows.track,
-                    rows.shift, rows.track_ids)
+    return Features(
+        rows.x + noise * torch.randn(rows.x.shape, generator=torch.Generator().manual_seed(1)),
+        rows.track,
+        rows.shift,
+        rows.track_ids,
+    )
 
 
 LOOSE = [HeadSpec(lr=lr, dropout=p) for lr in (1e-3, 1e-2, 1e-1) for p in (0.0, 0.5)]
@@ -131,13 +161,17 @@ def split_score(head, rows, corpus, split):
 def test_optimism_is_the_best_test_score_of_all_heads_and_steps(corpus):
     """Against every head stopped at every step, scored on both splits: the maxima over the one and over the other."""
     rows, look = blurred(corpus), study(max_steps=60, eval_every=20, patience=3)
-    train, valid = (protocol.rows_of(rows, corpus, tracks)
-                    for tracks in (protocol.budget_tracks(corpus, 48, 0), corpus.tracks("valid")))
+    train, valid = (
+        protocol.rows_of(rows, corpus, tracks)
+        for tracks in (protocol.budget_tracks(corpus, 48, 0), corpus.tracks("valid"))
+    )
     scores = {}
     for steps in (20, 40, 60):
         stopped = heads.train_heads(LOOSE, train, valid, max_steps=steps, eval_every=steps, patience=1, seed=0)
-        scores |= {(h.spec.lr, h.spec.dropout, steps): [split_score(h, rows, corpus, s) for s in ("valid", "test")]
-                   for h in stopped}
+        scores |= {
+            (h.spec.lr, h.spec.dropout, steps): [split_score(h, rows, corpus, s) for s in ("valid", "test")]
+            for h in stopped
+        }
     choices, predictions = protocol.optimism(look, LOOSE, rows, corpus)
     choices = choices.set_index("chosen_on")
     for watched, column in (("valid", 0), ("test", 1)):
@@ -158,13 +192,17 @@ def test_the_honest_way_of_optimism_is_the_one_that_is_reported(corpus):
     chosen = heads.select(protocol.train(look, LOOSE, rows, corpus))
     choices, predictions = protocol.optimism(look, LOOSE, rows, corpus)
     honest = choices.set_index("chosen_on").loc["valid"]
-    assert [honest["lr"], honest["dropout"], honest["best_step"]] == \
-        [chosen.spec.lr, chosen.spec.dropout, chosen.best_step]
+    assert [honest["lr"], honest["dropout"], honest["best_step"]] == [
+        chosen.spec.lr,
+        chosen.spec.dropout,
+        chosen.best_step,
+    ]
     assert honest["valid_score"] == pytest.approx(chosen.valid_score)
     tracks = corpus.tracks("test")
     pd.testing.assert_frame_equal(
         predictions[predictions["chosen_on"] == "valid"].drop(columns="chosen_on").reset_index(drop=True),
-        protocol.prediction_table(corpus, tracks, protocol.predict(chosen, rows, corpus, tracks)))
+        protocol.prediction_table(corpus, tracks, protocol.predict(chosen, rows, corpus, tracks)),
+    )
 
 
 def test_there_is_no_optimism_where_both_splits_hold_the_same(corpus):
@@ -192,6 +230,7 @@ def outside(tmp_path, corpus):
     def write(change=lambda table: table):
         change(table.copy()).to_csv(path, index=False)
         return protocol.outside_predictions(tmp_path / "outside", "toy", corpus)
+
     return write
 
 
@@ -207,8 +246,10 @@ def test_outside_predictions_are_scored_like_the_rest(outside, corpus):
 def test_an_outside_track_that_may_be_either_of_two_is_refused(tmp_path):
     """Numbers of one data set are numbers of another as well."""
     tracks = {"test": ["billboard/1000"], "extra": ["fma_keys/1000"]}
-    manifest = pd.DataFrame({"source": ["billboard", "fma_keys"], "composition": "c", "key": [0, 5]},
-                            index=["billboard/1000", "fma_keys/1000"])
+    manifest = pd.DataFrame(
+        {"source": ["billboard", "fma_keys"], "composition": "c", "key": [0, 5]},
+        index=["billboard/1000", "fma_keys/1000"],
+    )
     corpus = SimpleNamespace(manifest=manifest, tracks=lambda split: tracks[split])
     path = tmp_path / "toy" / "a.csv"
     path.parent.mkdir()
@@ -219,11 +260,15 @@ def test_an_outside_track_that_may_be_either_of_two_is_refused(tmp_path):
     assert list(protocol.outside_predictions(tmp_path, "toy", corpus)["a"]["track_id"]) == ["billboard/1000"]
 
 
-@pytest.mark.parametrize("change, message", [
-    (lambda t: t.rename(columns={"key": "estimate"}), "MadKey.csv: no column 'key'"),
-    (lambda t: t.drop(index=5), "no estimate for track 'test5' .1 missing"),
-    (lambda t: pd.concat([t, t.iloc[:1]]), "'test0' is there twice"),
-    (lambda t: t.assign(key="H-Dur"), "MadKey.csv: 'H-Dur'")])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda t: t.rename(columns={"key": "estimate"}), "MadKey.csv: no column 'key'"),
+        (lambda t: t.drop(index=5), "no estimate for track 'test5' .1 missing"),
+        (lambda t: pd.concat([t, t.iloc[:1]]), "'test0' is there twice"),
+        (lambda t: t.assign(key="H-Dur"), "MadKey.csv: 'H-Dur'"),
+    ],
+)
 def test_outside_predictions_refuse(outside, change, message):
     with pytest.raises(KeyMynaError, match=message):
         outside(change)

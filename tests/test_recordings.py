@@ -17,9 +17,15 @@ from keymyna_lib.datasets.recordings import COLUMNS, build_recordings
 from keymyna_lib.errors import KeyMynaError
 
 # id, file, key, task, split; seven recordings of one to four seconds
-ROWS = [("b/2, live", "b2.wav", 5, "b", "train"), ("b/1", "b1.flac", 12, "b", "test"),
-        ("a/1", "a1.mp3", 0, "a", "train"), ("a/2", "a2.ogg", 23, "a", "valid"), ("a/3", "a3.wav", 9, "a", "test"),
-        ("x/1", "x1.wav", 3, "", "extra"), ("u/1", "u1.mp3", -1, "", "pretrain")]
+ROWS = [
+    ("b/2, live", "b2.wav", 5, "b", "train"),
+    ("b/1", "b1.flac", 12, "b", "test"),
+    ("a/1", "a1.mp3", 0, "a", "train"),
+    ("a/2", "a2.ogg", 23, "a", "valid"),
+    ("a/3", "a3.wav", 9, "a", "test"),
+    ("x/1", "x1.wav", 3, "", "extra"),
+    ("u/1", "u1.mp3", -1, "", "pretrain"),
+]
 SECONDS = 2.5
 
 
@@ -27,10 +33,22 @@ def table(folder: Path) -> pd.DataFrame:
     rows = []
     for track_id, name, key, task, split in ROWS:
         path = folder / name
-        rows.append({"track_id": track_id, "file": str(path), "n_samples": decode.audio_length(path), "source": name[0],
-                     "task": task, "split": split, "composition": track_id, "key": key,
-                     "content": files.sha256_file(path), "label": keys.KEY_NAMES[key] if key >= 0 else "",
-                     "artist": 'the "A", B', "title": "1999"})
+        rows.append(
+            {
+                "track_id": track_id,
+                "file": str(path),
+                "n_samples": decode.audio_length(path),
+                "source": name[0],
+                "task": task,
+                "split": split,
+                "composition": track_id,
+                "key": key,
+                "content": files.sha256_file(path),
+                "label": keys.KEY_NAMES[key] if key >= 0 else "",
+                "artist": 'the "A", B',
+                "title": "1999",
+            }
+        )
     return pd.DataFrame(rows).set_index("track_id")
 
 
@@ -84,14 +102,18 @@ def here(monkeypatch):
         return (store._make_track(folder, make, job) for job in jobs)
 
     monkeypatch.setattr(store, "_make_all", make_all)
-    monkeypatch.setattr(decode, "read_audio", lambda path, **options: (decoded.append(Path(path).name),
-                                                                       read(path, **options))[1])
+    monkeypatch.setattr(
+        decode, "read_audio", lambda path, **options: (decoded.append(Path(path).name), read(path, **options))[1]
+    )
     return decoded
 
 
 def contents(corpus):
-    return {path.relative_to(corpus.path): path.read_bytes() for path in corpus.path.rglob("*.*")
-            if path.name in (store.AUDIO, store.FRAMES, "manifest.csv", "places.csv")}
+    return {
+        path.relative_to(corpus.path): path.read_bytes()
+        for path in corpus.path.rglob("*.*")
+        if path.name in (store.AUDIO, store.FRAMES, "manifest.csv", "places.csv")
+    }
 
 
 def test_manifest(built, tracks):
@@ -179,7 +201,7 @@ def bad_copy(tracks, folder):
         (folder / Path(path).name).write_bytes(Path(path).read_bytes())
     tracks["file"] = [str(folder / Path(path).name) for path in tracks["file"]]
     data = (folder / "a1.mp3").read_bytes()
-    (folder / "a1.mp3").write_bytes(data[:len(data) // 2])
+    (folder / "a1.mp3").write_bytes(data[: len(data) // 2])
     (folder / "b1.flac").write_bytes(b"no audio at all [really]" * 99)
     soundfile.write(folder / "u1.mp3", np.zeros(800), 16000)
     return tracks.assign(n_samples=tracks["n_samples"].where(tracks.index != "u/1", 800))
@@ -214,7 +236,7 @@ def test_broken_files_are_not_tried_again(tracks, tmp_path, here, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         build(tracks, tmp_path / "cache")
     monkeypatch.setattr(store, "_make_all", original)
-    folder, = (tmp_path / "cache" / "corpus").iterdir()
+    (folder,) = (tmp_path / "cache" / "corpus").iterdir()
     with open(store.shard_folder(folder, 0) / store.PROBLEMS, "a") as file:
         file.write('["a/2", "cut short by a kill [now]')
     here.clear()
@@ -252,13 +274,14 @@ def test_nothing_but_broken_files(tracks, tmp_path, here):
         build(tracks.assign(file=str(tmp_path / "a.wav")), tmp_path)
 
 
-@pytest.mark.parametrize("change", [{"content": "another"}, {"key": 7}, {"split": "test"}, {"n_samples": 30000},
-                                    {"title": "2000"}])
+@pytest.mark.parametrize(
+    "change", [{"content": "another"}, {"key": 7}, {"split": "test"}, {"n_samples": 30000}, {"title": "2000"}]
+)
 def test_another_table_is_another_corpus(tracks, change):
     def key(table, seconds=SECONDS):
         return recordings._key(recordings._plan(table, seconds), {"seconds": seconds})
 
-    (column, value), = change.items()
+    ((column, value),) = change.items()
     changed = tracks.copy()
     changed.loc["a/1", column] = value
     assert key(changed) != key(tracks) and key(tracks, 0.0) != key(tracks)
@@ -270,11 +293,17 @@ def test_all_of_every_recording(tracks, tmp_path, here):
     assert corpus.manifest["n_samples"].tolist() == tracks["n_samples"].sort_index().tolist()
 
 
-@pytest.mark.parametrize("change, message", [
-    (lambda t: t.drop(columns=["artist", "content"]), "no column artist, content"),
-    (lambda t: t.iloc[:0], "0 rows"), (lambda t: pd.concat([t, t.iloc[:1]]), "8 rows, 7"),
-    (lambda t: t.assign(key=24), "key of a/1 is 24"), (lambda t: t.assign(split="dev"), "split of a/1 is dev"),
-    (lambda t: t.assign(n_samples=0), "n_samples of a/1 is 0")])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda t: t.drop(columns=["artist", "content"]), "no column artist, content"),
+        (lambda t: t.iloc[:0], "0 rows"),
+        (lambda t: pd.concat([t, t.iloc[:1]]), "8 rows, 7"),
+        (lambda t: t.assign(key=24), "key of a/1 is 24"),
+        (lambda t: t.assign(split="dev"), "split of a/1 is dev"),
+        (lambda t: t.assign(n_samples=0), "n_samples of a/1 is 0"),
+    ],
+)
 def test_tables_that_are_refused(tracks, tmp_path, change, message):
     with pytest.raises(KeyMynaError, match=message):
         build(change(tracks), tmp_path)
@@ -300,7 +329,7 @@ def test_views(built):
         assert view.hash == files.sha256_json([built.hash, name])
         done = list(parallel.over_tracks(mean, view, view.tracks(), desc="", workers=2, progress=False))
         assert done == [mean(built, track) for track in view.tracks()]
-        other, = set(views) - {name}
+        (other,) = set(views) - {name}
         with pytest.raises(KeyMynaError, match="no track"):
             view.audio(views[other].tracks("train")[0])
         assert view.pretraining_tracks() == ["u/1"]

@@ -2,24 +2,38 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from test_arrange import draw, make_score
 
 from keymyna_lib.data import arrange, render
 from keymyna_lib.spectrogram import SAMPLE_RATE
-from test_arrange import draw, make_score
 
 # Krumhansl and Kessler's (1982) probe-tone ratings for C major
 C_MAJOR = np.array([6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88])
 
 
-def plain(notes, programme: int = 80, seconds: float = 3.0, transposition: int = 0,
-          **changes) -> tuple[np.ndarray, dict]:
+def plain(
+    notes, programme: int = 80, seconds: float = 3.0, transposition: int = 0, **changes
+) -> tuple[np.ndarray, dict]:
     """Notes on one programme at 60 beats a minute, with nothing else to hear."""
     notes = np.array(notes, np.float32)
     parts = int(notes[:, 3].max()) + 1
-    section = {"start": 0.0, "length": seconds, "beat": 0.0, "tempo": 60.0,
-               "programmes": [programme] * parts, "levels": [0.0] * parts, "octave": 0, "cents": 0.0,
-               "drums": None, "level": 0.0, "reverb_time": 0.2, "reverb_level": -200.0,
-               "snr": 200.0, "colour": 0.0, "seed": 0} | changes
+    section = {
+        "start": 0.0,
+        "length": seconds,
+        "beat": 0.0,
+        "tempo": 60.0,
+        "programmes": [programme] * parts,
+        "levels": [0.0] * parts,
+        "octave": 0,
+        "cents": 0.0,
+        "drums": None,
+        "level": 0.0,
+        "reverb_time": 0.2,
+        "reverb_level": -200.0,
+        "snr": 200.0,
+        "colour": 0.0,
+        "seed": 0,
+    } | changes
     return notes, {"transposition": transposition, "tempo": 60.0, "duration": seconds, "sections": [section]}
 
 
@@ -94,7 +108,7 @@ def test_every_section_is_heard():
         samples = render.render(score.notes, plan).astype(float) / 32768
         for section in plan["sections"]:
             start = round(section["start"] * SAMPLE_RATE)
-            clip = samples[start:start + round(section["length"] * SAMPLE_RATE)]
+            clip = samples[start : start + round(section["length"] * SAMPLE_RATE)]
             assert np.sqrt(np.mean(clip**2)) > 0.01
 
 
@@ -111,8 +125,7 @@ def test_noise_level_and_colour(snr, colour):
 
 
 def test_noise_of_a_rendering_has_its_level():
-    clean, noisy = (render.render(*plain([(0, 3, 69, 0)], snr=snr))[2000:].astype(float)
-                    for snr in (200.0, 12.0))
+    clean, noisy = (render.render(*plain([(0, 3, 69, 0)], snr=snr))[2000:].astype(float) for snr in (200.0, 12.0))
     scale = clean @ noisy / (clean @ clean)  # each was normalised to its own peak
     ratio = np.sum((scale * clean) ** 2) / np.sum((noisy - scale * clean) ** 2)
     assert 10 * np.log10(ratio) == pytest.approx(12, abs=0.5)
@@ -123,7 +136,7 @@ def test_room_decays_as_it_should():
     impulse[0] = 1
     wet = render.add_room(impulse, 1.0, -6.0, np.random.default_rng(0)) - impulse
     assert 10 * np.log10(np.sum(wet.astype(float) ** 2)) == pytest.approx(-6, abs=0.1)
-    early, late = (np.mean(wet[i:i + 1600] ** 2) for i in (0, 8000))
+    early, late = (np.mean(wet[i : i + 1600] ** 2) for i in (0, 8000))
     assert 10 * np.log10(early / late) == pytest.approx(30, abs=1.5)
 
 

@@ -8,8 +8,9 @@ from keymyna_lib.errors import KeyMynaError
 
 
 def make(seed=0, config=None, corpus="c1", artifact=None):
-    with results.Run("probe", profile="smoke", notebook="20_x", config=config or {"budget": 48}, seed=seed,
-                     inputs={"corpus": corpus}) as run:
+    with results.Run(
+        "probe", profile="smoke", notebook="20_x", config=config or {"budget": 48}, seed=seed, inputs={"corpus": corpus}
+    ) as run:
         run.predictions(pd.DataFrame({"track_id": ["a"], "reference": [0], "estimate": [7]}))
         run.metric("all", "test", "accuracy", 0.25, 4)
         if artifact:
@@ -22,13 +23,29 @@ def make(seed=0, config=None, corpus="c1", artifact=None):
 def test_a_run_holds_what_a_reviewer_needs(home):
     run_id = make()
     folder = home / "results/smoke/runs" / run_id
-    assert sorted(p.name for p in folder.iterdir()) == ["config.json", "metrics.csv", "predictions.csv", "provenance.json"]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "config.json",
+        "metrics.csv",
+        "predictions.csv",
+        "provenance.json",
+    ]
     metrics = pd.read_csv(folder / "metrics.csv")
     assert list(metrics) == results.METRIC_COLUMNS
     assert metrics.iloc[0].tolist() == [run_id, "probe", "all", "test", "accuracy", 0.25, 4, 0]
     provenance = files.read_json(folder / "provenance.json")
-    assert {"commit", "dirty", "code_hash", "packages", "device", "started", "ended", "scale", "notebook",
-            "corpus_hash", "python"} <= set(provenance)
+    assert {
+        "commit",
+        "dirty",
+        "code_hash",
+        "packages",
+        "device",
+        "started",
+        "ended",
+        "scale",
+        "notebook",
+        "corpus_hash",
+        "python",
+    } <= set(provenance)
     assert provenance["packages"]["torch"].startswith("2.11.0") and provenance["corpus_hash"] == "c1"
 
 
@@ -86,7 +103,9 @@ def test_runs_of_different_corpora_are_not_mixed(home):
 def test_a_saved_table_names_run_commit_and_notebook_of_each_cell(home):
     run_id = make()
     table = pd.DataFrame({"system": ["ours"], "score": ["12.3"]})
-    results.save_table("t", table, {"ours / score": [run_id]}, profile="smoke", notebook="90_tables", caption="A caption.")
+    results.save_table(
+        "t", table, {"ours / score": [run_id]}, profile="smoke", notebook="90_tables", caption="A caption."
+    )
     folder = home / "results/smoke/tables"
     trace = files.read_json(folder / "t.trace.json")
     assert trace["cells"] == {"ours / score": [run_id]} and trace["runs"][run_id]["notebook"] == "20_x"
@@ -99,7 +118,9 @@ def test_what_a_notebook_makes_no_longer_is_removed(home):
 
     def publish(notebook, name):
         results._written.clear()  # a new kernel
-        results.save_table(name, table, {"ours / score": [run_id]}, profile="smoke", notebook=notebook, caption="A caption.")
+        results.save_table(
+            name, table, {"ours / score": [run_id]}, profile="smoke", notebook=notebook, caption="A caption."
+        )
         results.publish("smoke", notebook, runs=[run_id])
 
     publish("80_x", "other")
@@ -111,8 +132,9 @@ def test_what_a_notebook_makes_no_longer_is_removed(home):
 
 def test_a_table_says_which_parameters_were_set_by_hand(home, monkeypatch):
     run_id, table = make(), pd.DataFrame({"system": ["ours"], "score": ["12.3"]})
-    save = lambda: results.save_table("t", table, {"ours / score": [run_id]}, profile="smoke", notebook="90_tables",
-                                      caption="A caption.")
+    save = lambda: results.save_table(
+        "t", table, {"ours / score": [run_id]}, profile="smoke", notebook="90_tables", caption="A caption."
+    )
     monkeypatch.setenv(paths.CHANGED, "steps = 5\nlr = 0.1")
     for notebook in ("20_x", "30_y"):
         results.publish("smoke", notebook, runs=[run_id])

@@ -26,7 +26,7 @@ def music(seed=0):
     """Decaying harmonic notes, twice a second."""
     rng, audio = np.random.default_rng(seed), np.zeros(len(TIME))
     for start in range(0, len(TIME), SAMPLE_RATE // 2):
-        t = TIME[:len(TIME) - start]
+        t = TIME[: len(TIME) - start]
         f = 220 * 2 ** (rng.integers(24) / 12)
         audio[start:] += np.exp(-4 * t) * sum(np.sin(2 * np.pi * f * h * t) / h for h in range(1, 6))
     return (0.5 * audio / np.abs(audio).max()).astype(np.float32)
@@ -48,8 +48,8 @@ def power_in(audio, low, high):
 
 def peak(audio):
     """Frequency of the strongest component, Hz, away from the ends."""
-    middle = audio[len(audio) // 4:-len(audio) // 4]
-    return np.abs(np.fft.rfft(middle * np.hanning(len(middle)), 2 ** 18)).argmax() * SAMPLE_RATE / 2 ** 18
+    middle = audio[len(audio) // 4 : -len(audio) // 4]
+    return np.abs(np.fft.rfft(middle * np.hanning(len(middle)), 2**18)).argmax() * SAMPLE_RATE / 2**18
 
 
 class Music:
@@ -76,8 +76,7 @@ def test_contract(name):
 
 
 def test_bad_audio():
-    for bad in (music()[:1000], music().reshape(2, -1), np.zeros(SAMPLE_RATE, np.int16),
-                np.full(SAMPLE_RATE, np.nan)):
+    for bad in (music()[:1000], music().reshape(2, -1), np.zeros(SAMPLE_RATE, np.int16), np.full(SAMPLE_RATE, np.nan)):
         with pytest.raises(KeyMynaError, match="softer"):
             apply("softer", bad)
 
@@ -118,7 +117,7 @@ def test_peaking_filter(frequency, gain, q):
 def test_equaliser_changes_the_spectrum_and_not_the_level():
     audio = noise()
     changed = apply("equaliser", audio)
-    assert np.sqrt(np.mean(changed ** 2)) == pytest.approx(np.sqrt(np.mean(audio ** 2)), rel=1e-3)
+    assert np.sqrt(np.mean(changed**2)) == pytest.approx(np.sqrt(np.mean(audio**2)), rel=1e-3)
     bands = [decibel(power_in(changed, f, 2 * f) / power_in(audio, f, 2 * f)) for f in (100, 300, 900, 2700)]
     assert np.ptp(bands) > 3
 
@@ -134,12 +133,12 @@ def test_reverb_decays_by_60_db():
     response = apply("reverb", impulse).astype(np.float64)
     delay = SAMPLE_RATE // 100
     assert np.abs(response[1:delay]).max() < 1e-9
-    tail = response[delay + 1:]
+    tail = response[delay + 1 :]
     length = np.flatnonzero(np.abs(tail) > 1e-6 * np.abs(tail).max()).max() + 1
     assert 0.5 < length / SAMPLE_RATE < 1.5
-    assert np.sum(tail ** 2) == pytest.approx(response[0] ** 2, rel=1e-3)  # as strong as the direct sound
+    assert np.sum(tail**2) == pytest.approx(response[0] ** 2, rel=1e-3)  # as strong as the direct sound
     tenths = np.array_split(tail[:length], 10)
-    slope = np.polyfit(np.arange(10), [decibel(np.mean(part ** 2)) for part in tenths], 1)[0]
+    slope = np.polyfit(np.arange(10), [decibel(np.mean(part**2)) for part in tenths], 1)[0]
     assert slope == pytest.approx(-6, abs=0.3)
 
 
@@ -175,8 +174,9 @@ def test_augment_tracks():
     assert [s.shape for s in made["clean"]] == [(126, 128)] * 2 and made["faster"][0].shape == (101, 128)
     expected = compress(mel_power(music(2)))[0].numpy().T
     assert made["clean"][1].dtype == np.float16 and np.array_equal(made["clean"][1], expected)
-    alone = robustness.augment_tracks(Music(), ["2"], {"white_noise": chosen["white_noise"]}, seed=3,
-                                      workers=1, progress=False)
+    alone = robustness.augment_tracks(
+        Music(), ["2"], {"white_noise": chosen["white_noise"]}, seed=3, workers=1, progress=False
+    )
     assert np.array_equal(alone["white_noise"][0], made["white_noise"][1])
     other = robustness.augment_tracks(Music(), ["2"], chosen, seed=4, workers=1, progress=False)
     assert not np.array_equal(other["white_noise"][0], made["white_noise"][1])

@@ -50,9 +50,12 @@ def project(tmp_path) -> Project:
     (made.root / "requirements.lock").write_text("numpy==1.0\n")
     names = ["00_first", "10_second", "20_third"]
     needs = [[], ["00_first"], ["10_second"]]
-    (made.library / "run" / "pipeline.toml").write_text("".join(
-        f'[{name}]\ntitle = "Step {name[:2]}"\nneeds = {json.dumps(need)}\nminutes = {{mini = 2}}\n'
-        for name, need in zip(names, needs)))
+    (made.library / "run" / "pipeline.toml").write_text(
+        "".join(
+            f'[{name}]\ntitle = "Step {name[:2]}"\nneeds = {json.dumps(need)}\nminutes = {{mini = 2}}\n'
+            for name, need in zip(names, needs)
+        )
+    )
     (made.library / "run" / "profiles.toml").write_text("[mini]\n[smoke.00_first]\nsteps = 1\nrate = 1\n")
     for name in names:
         write_notebook(made, name, FIRST if name == "00_first" else SECOND, PUBLISH.format(name))
@@ -68,9 +71,14 @@ def fake_kernel(project, monkeypatch):
         made = project.root / "results" / profile / f"made_{notebook}.txt"
         files.write_text(made, str(values.get("steps")))
         files.write_text(project.executed(profile, notebook), "{}")
-        files.write_json(project.index(profile, notebook),
-                         {"runs": [], "outputs": {"steps": values.get("steps"), "folder": values.get("data_root", "")},
-                          "files": {project.show(made): made.stat().st_size}})
+        files.write_json(
+            project.index(profile, notebook),
+            {
+                "runs": [],
+                "outputs": {"steps": values.get("steps"), "folder": values.get("data_root", "")},
+                "files": {project.show(made): made.stat().st_size},
+            },
+        )
         ran.append((notebook, values))
 
     monkeypatch.setattr(execute, "execute", fake)
@@ -86,24 +94,34 @@ def go(project, ran, profile="mini", **options) -> list[str]:
 
 # Parameters
 
+
 def test_declared_parameters_have_type_default_and_comment(project):
     found = parameters.declared(project.source("00_first"))
     assert [(p.name, p.type_name) for p in found.values()] == [
-        ("profile", "str"), ("steps", "int"), ("rate", "float"), ("name", "str"), ("mixup", "bool"),
-        ("sizes", "list"), ("cutoffs", "list")]
+        ("profile", "str"),
+        ("steps", "int"),
+        ("rate", "float"),
+        ("name", "str"),
+        ("mixup", "bool"),
+        ("sizes", "list"),
+        ("cutoffs", "list"),
+    ]
     assert found["sizes"].default == [48, 150] and found["sizes"].comment == "labelled pieces"
     assert found["mixup"].comment == ""
 
 
-@pytest.mark.parametrize("cell, message", [
-    ('profile = "mini"\nsteps = 2 * 3', "line 2"),
-    ('profile = "mini"\nimport os', "line 2"),
-    ('profile = "mini"\nx = None', "line 2"),
-    ('profile = "mini"\nx = [1, "a"]', "line 2"),
-    ('profile = "mini"\nx = {"a": 1}', "line 2"),
-    ("profile = ", "not valid Python"),
-    ("steps = 3", "must declare `profile`"),
-])
+@pytest.mark.parametrize(
+    "cell, message",
+    [
+        ('profile = "mini"\nsteps = 2 * 3', "line 2"),
+        ('profile = "mini"\nimport os', "line 2"),
+        ('profile = "mini"\nx = None', "line 2"),
+        ('profile = "mini"\nx = [1, "a"]', "line 2"),
+        ('profile = "mini"\nx = {"a": 1}', "line 2"),
+        ("profile = ", "not valid Python"),
+        ("steps = 3", "must declare `profile`"),
+    ],
+)
 def test_only_plain_literals_are_parameters(project, cell, message):
     write_notebook(project, "00_first", cell)
     with pytest.raises(KeyMynaError, match=message):
@@ -116,22 +134,45 @@ def test_a_damaged_notebook_is_named(project):
         pipeline.load_notebooks(project)
 
 
-@pytest.mark.parametrize("name, text, value", [
-    ("steps", "12", 12), ("steps", "-1", -1), ("rate", "2", 2.0), ("rate", "1e-3", 1e-3), ("name", "3", "3"),
-    ("name", "two words", "two words"), ("mixup", "true", True), ("mixup", "False", False),
-    ("sizes", "[1, 2]", [1, 2]), ("sizes", "1,2", [1, 2]), ("sizes", "7", [7]), ("sizes", "[]", []),
-    ("cutoffs", "1, 2.5", [1.0, 2.5]),
-])
+@pytest.mark.parametrize(
+    "name, text, value",
+    [
+        ("steps", "12", 12),
+        ("steps", "-1", -1),
+        ("rate", "2", 2.0),
+        ("rate", "1e-3", 1e-3),
+        ("name", "3", "3"),
+        ("name", "two words", "two words"),
+        ("mixup", "true", True),
+        ("mixup", "False", False),
+        ("sizes", "[1, 2]", [1, 2]),
+        ("sizes", "1,2", [1, 2]),
+        ("sizes", "7", [7]),
+        ("sizes", "[]", []),
+        ("cutoffs", "1, 2.5", [1.0, 2.5]),
+    ],
+)
 def test_values_are_read_in_the_declared_type(project, name, text, value):
     got = parameters.declared(project.source("00_first"))[name].parse(text)
     assert got == value and type(got) is type(value)
     assert not isinstance(value, list) or [type(x) for x in got] == [type(x) for x in value]
 
 
-@pytest.mark.parametrize("name, text", [
-    ("steps", "1.5"), ("steps", "many"), ("rate", "fast"), ("rate", "nan"), ("mixup", "1"), ("sizes", "1,x"),
-    ("sizes", "1.5"), ("steps", "true"), ("unheard_of", "1"), ("profile", "paper"),
-])
+@pytest.mark.parametrize(
+    "name, text",
+    [
+        ("steps", "1.5"),
+        ("steps", "many"),
+        ("rate", "fast"),
+        ("rate", "nan"),
+        ("mixup", "1"),
+        ("sizes", "1,x"),
+        ("sizes", "1.5"),
+        ("steps", "true"),
+        ("unheard_of", "1"),
+        ("profile", "paper"),
+    ],
+)
 def test_bad_values_are_refused_before_anything_runs(project, fake_kernel, name, text):
     with pytest.raises(KeyMynaError) as caught:
         go(project, fake_kernel, overrides=[(name, text)])
@@ -149,9 +190,18 @@ def test_defaults_then_profile_then_command_line(project):
     assert pipeline.resolve(project, notebooks, "mini", [])["00_first"]["steps"] == 3
 
 
-@pytest.mark.parametrize("table", ["[mini.00_first]\nstep = 1", "[mini.99_none]\nsteps = 1",
-                                   '[mini.00_first]\nsteps = "1"', "[mini.00_first]\nsteps = true",
-                                   '[mini.00_first]\nprofile = "x"', "[mini", "[huge]"])
+@pytest.mark.parametrize(
+    "table",
+    [
+        "[mini.00_first]\nstep = 1",
+        "[mini.99_none]\nsteps = 1",
+        '[mini.00_first]\nsteps = "1"',
+        "[mini.00_first]\nsteps = true",
+        '[mini.00_first]\nprofile = "x"',
+        "[mini",
+        "[huge]",
+    ],
+)
 def test_bad_profiles_are_refused(project, table):
     (project.library / "run" / "profiles.toml").write_text(table)
     with pytest.raises(KeyMynaError, match="profile"):
@@ -160,10 +210,18 @@ def test_bad_profiles_are_refused(project, table):
 
 # Order and selection
 
-@pytest.mark.parametrize("only, start, order, asked", [
-    ([], None, "00 10 20", "00 10 20"), (["20"], None, "00 10 20", "20"),
-    (["10_second"], None, "00 10", "10"),
-    (["0"], None, "00", "00"), ([], "10", "00 10 20", "10 20"), (["20", "00"], None, "00 10 20", "00 20")])
+
+@pytest.mark.parametrize(
+    "only, start, order, asked",
+    [
+        ([], None, "00 10 20", "00 10 20"),
+        (["20"], None, "00 10 20", "20"),
+        (["10_second"], None, "00 10", "10"),
+        (["0"], None, "00", "00"),
+        ([], "10", "00 10 20", "10 20"),
+        (["20", "00"], None, "00 10 20", "00 20"),
+    ],
+)
 def test_selection_adds_what_is_needed(project, only, start, order, asked):
     got, got_asked = pipeline.select(pipeline.load_notebooks(project), only, start)
     assert [name[:2] for name in got] == order.split()
@@ -188,13 +246,15 @@ def test_notebooks_must_be_described_and_in_order(project):
 
 # Skipping
 
+
 def test_a_second_run_skips_everything_and_says_so(project, fake_kernel):
     assert go(project, fake_kernel) == ["00", "10", "20"]
     said = []
     pipeline.run(project, "mini", say=said.append)
     assert len(fake_kernel) == 3
-    assert [bool(re.match(rf"\[{i}/3\] \d\d_\w+  skipped: unchanged since 2", line))
-            for i, line in enumerate(said[:3], 1)] == [True] * 3
+    assert [
+        bool(re.match(rf"\[{i}/3\] \d\d_\w+  skipped: unchanged since 2", line)) for i, line in enumerate(said[:3], 1)
+    ] == [True] * 3
 
 
 def test_only_what_differs_from_the_defaults_is_injected(project, fake_kernel):
@@ -205,7 +265,9 @@ def test_only_what_differs_from_the_defaults_is_injected(project, fake_kernel):
 
 def test_a_notebook_is_told_what_was_set_by_hand(project, monkeypatch):
     told = {}
-    monkeypatch.setattr(execute, "execute", lambda project, profile, name, values: told.setdefault(name, os.environ[paths.CHANGED]))
+    monkeypatch.setattr(
+        execute, "execute", lambda project, profile, name, values: told.setdefault(name, os.environ[paths.CHANGED])
+    )
     with pytest.raises(KeyMynaError, match="without writing"):  # the fake publishes nothing
         pipeline.run(project, "smoke", overrides=[("name", "b")], say=lambda line: None)
     assert told == {"00_first": "name = 'b'"}
@@ -225,7 +287,9 @@ def test_changes_rerun_what_depends_on_them_and_no_more(project, fake_kernel):
     assert go(project, fake_kernel) == ["20"]
     files.write_json(project.index("mini", "00_first"), {"runs": [], "outputs": {"steps": 5}, "files": {}})
     assert go(project, fake_kernel) == ["10"]
-    files.write_json(project.index("mini", "00_first"), {"runs": [], "outputs": {"steps": 5}, "files": {}, "changed": "x"})
+    files.write_json(
+        project.index("mini", "00_first"), {"runs": [], "outputs": {"steps": 5}, "files": {}, "changed": "x"}
+    )
     assert go(project, fake_kernel) == []  # it came to the same end
 
 
@@ -240,9 +304,12 @@ def test_the_runner_and_its_tables_do_not_count_as_code(project, fake_kernel):
 def test_missing_outputs_and_damaged_notes_rerun(project, fake_kernel, damage):
     go(project, fake_kernel)
     made = project.root / "results" / "mini" / "made_10_second.txt"
-    {"remove": made.unlink, "truncate": lambda: made.write_text(""),
-     "executed": project.executed("mini", "10_second").unlink,
-     "state": lambda: project.state("mini", "10_second").write_text('{"finger')}[damage]()
+    {
+        "remove": made.unlink,
+        "truncate": lambda: made.write_text(""),
+        "executed": project.executed("mini", "10_second").unlink,
+        "state": lambda: project.state("mini", "10_second").write_text('{"finger'),
+    }[damage]()
     assert go(project, fake_kernel) == ["10"]
 
 
@@ -254,8 +321,11 @@ def test_force_runs_what_is_asked_for_only(project, fake_kernel):
 
 def test_what_is_there_on_request_runs_only_when_named(project, fake_kernel):
     described = project.library / "run" / "pipeline.toml"
-    described.write_text(described.read_text().replace('title = "Step 10"', 'title = "Step 10"\non_request = true')
-                         .replace('needs = ["10_second"]', 'needs = ["00_first"]'))
+    described.write_text(
+        described.read_text()
+        .replace('title = "Step 10"', 'title = "Step 10"\non_request = true')
+        .replace('needs = ["10_second"]', 'needs = ["00_first"]')
+    )
     assert go(project, fake_kernel) == ["00", "20"]
     assert go(project, fake_kernel, start="10", force=True) == ["20"]
     assert go(project, fake_kernel, only=["10"]) == ["10"]
@@ -274,6 +344,7 @@ def test_a_failure_stops_and_forgets_the_last_success(project, fake_kernel, monk
 
     def fail(*arguments):
         raise KeyMynaError("broken")
+
     monkeypatch.setattr(execute, "execute", fail)
     with pytest.raises(KeyMynaError, match="broken"):
         go(project, fake_kernel, only=["10"], force=True)
@@ -301,7 +372,9 @@ def test_files_that_the_user_brings_are_watched_and_not_named(project, fake_kern
     (brought / "sub").mkdir(parents=True)
     (brought / "sub" / "a.wav").write_bytes(b"one")
     said = []
-    monkeypatch.setattr(pipeline, "_run_one", lambda *a, one=pipeline._run_one: (said.append(os.environ[paths.CHANGED]), one(*a)))
+    monkeypatch.setattr(
+        pipeline, "_run_one", lambda *a, one=pipeline._run_one: (said.append(os.environ[paths.CHANGED]), one(*a))
+    )
     options = {"overrides": [("name", str(brought))]}
     assert go(project, fake_kernel, **options) == ["00", "10", "20"]
     assert said[0] == "name = 'music'" and str(tmp_path) not in " ".join(said)
@@ -351,15 +424,22 @@ def test_going_back_from_recordings_to_rendered_scores_is_said_not_guessed(monke
 
 # Real kernels
 
+
 def test_a_notebook_runs_and_its_copy_is_tidy(project, capsys):
-    write_notebook(project, "00_first", FIRST, """import os, sys, time, keymyna_lib
+    write_notebook(
+        project,
+        "00_first",
+        FIRST,
+        """import os, sys, time, keymyna_lib
 from IPython.display import Audio, display
 from keymyna_lib.progress import bar
 for _ in bar(range(steps), desc="work"):
     time.sleep(0.6)
 display(Audio([0.0] * 100, rate=8000, normalize=False))
 print(os.getcwd(), os.getcwd() + "/data.csv", sys.executable)
-print(name + "/a.wav")""", PUBLISH.format("00_first"))
+print(name + "/a.wav")""",
+        PUBLISH.format("00_first"),
+    )
     brought = project.root.parent / 'my "Müsic"'
     brought.mkdir()
     pipeline.run(project, "mini", only=["00"], overrides=[("steps", "2"), ("name", str(brought))])
@@ -371,7 +451,12 @@ print(name + "/a.wav")""", PUBLISH.format("00_first"))
     assert "2/2" in outputs[0].text and outputs[0].text.count("work") == 1
     assert outputs[1].data == {"text/plain": execute.AUDIO_NOTE}
     assert outputs[2].text.startswith(". data.csv ") and outputs[2].text.endswith("\n<name>/a.wav\n")
-    assert str(project.root) not in text and str(brought) not in text and "audio/wav" not in text and "start_time" not in text
+    assert (
+        str(project.root) not in text
+        and str(brought) not in text
+        and "audio/wav" not in text
+        and "start_time" not in text
+    )
     assert node.cells[1].source == '# Parameters\nprofile = "mini"\nsteps = 2\nname = "<name>"\n'
     assert not project.partial("mini", "00_first").exists()
     assert (project.root / "results/mini/made_00_first.txt").read_text() == "2"
@@ -380,11 +465,14 @@ print(name + "/a.wav")""", PUBLISH.format("00_first"))
     assert re.fullmatch(r"\[1/1\] 00_first  done in \d+ s \(total \d+ s\)", said[1])
 
 
-@pytest.mark.parametrize("line, cause", [
-    ("raise ValueError('seven')", "ValueError: seven"),
-    ("from keymyna_lib.errors import KeyMynaError; raise KeyMynaError('mend x.csv')", "\n  mend x.csv"),
-    ("import os; os._exit(9)", "the kernel died"),
-])
+@pytest.mark.parametrize(
+    "line, cause",
+    [
+        ("raise ValueError('seven')", "ValueError: seven"),
+        ("from keymyna_lib.errors import KeyMynaError; raise KeyMynaError('mend x.csv')", "\n  mend x.csv"),
+        ("import os; os._exit(9)", "the kernel died"),
+    ],
+)
 def test_a_failing_cell_is_named_and_its_copy_left(project, line, cause):
     write_notebook(project, "00_first", FIRST, "print('so far')", f"# the culprit\n{line}", "never = 1")
     with pytest.raises(KeyMynaError) as caught:
@@ -400,10 +488,18 @@ def test_a_failing_cell_is_named_and_its_copy_left(project, line, cause):
 
 # What is shown
 
-@pytest.mark.parametrize("raw, shown", [
-    ("\r 0%|\r50%|\r100%|\ndone\n", "100%|\ndone\n"), ("plain\n", "plain\n"), ("a\rb\r\n", "b\n"), ("", ""),
-    ("\ro 1/2\n\ri 1/2\x1b[A\n\ri 2/2\x1b[A\n\r      \x1b[A\ro 2/2\ndone\n", "o 2/2\ndone\n"),
-    ("\ro 1/2\n\ri 1/2\x1b[A", "o 1/2\ni 1/2")])
+
+@pytest.mark.parametrize(
+    "raw, shown",
+    [
+        ("\r 0%|\r50%|\r100%|\ndone\n", "100%|\ndone\n"),
+        ("plain\n", "plain\n"),
+        ("a\rb\r\n", "b\n"),
+        ("", ""),
+        ("\ro 1/2\n\ri 1/2\x1b[A\n\ri 2/2\x1b[A\n\r      \x1b[A\ro 2/2\ndone\n", "o 2/2\ndone\n"),
+        ("\ro 1/2\n\ri 1/2\x1b[A", "o 1/2\ni 1/2"),
+    ],
+)
 def test_progress_bars_collapse_to_their_last_state(raw, shown):
     assert execute.collapse(raw) == shown
 
@@ -421,6 +517,7 @@ def test_bars_are_passed_on_in_a_terminal_and_thinned_in_a_log(monkeypatch):
     class Terminal(io.StringIO):
         def isatty(self):
             return True
+
     terminal = Terminal()
     monkeypatch.setattr(execute.time, "monotonic", lambda: 0.0)
     monkeypatch.setenv("COLUMNS", "11")
@@ -443,21 +540,27 @@ def test_list_shows_parameters_and_marks_what_the_profile_changes(project):
     assert "about 2 min" in pipeline.describe(project, "mini")
 
 
-@pytest.mark.parametrize("error, status, message", [
-    (KeyMynaError("mend it"), 1, "error: mend it\n"),
-    (KeyboardInterrupt("stopped so"), 130, "stopped: stopped so\n"),
-    (OSError(28, "No space left on device", "x.npy"), 1, "x.npy: No space left on device.")])
+@pytest.mark.parametrize(
+    "error, status, message",
+    [
+        (KeyMynaError("mend it"), 1, "error: mend it\n"),
+        (KeyboardInterrupt("stopped so"), 130, "stopped: stopped so\n"),
+        (OSError(28, "No space left on device", "x.npy"), 1, "x.npy: No space left on device."),
+    ],
+)
 def test_failures_end_in_one_message_and_a_status(monkeypatch, capsys, error, status, message):
     def fail(*arguments, **options):
         raise error
+
     monkeypatch.setattr(pipeline, "run", fail)
     assert cli.main([]) == status
     captured = capsys.readouterr().err
     assert message in captured and "Traceback" not in captured
 
 
-@pytest.mark.parametrize("arguments", [["--profile", "huge"], ["--only", "20", "--from", "10"],
-                                       ["-p", "steps"], ["--bogus"]])
+@pytest.mark.parametrize(
+    "arguments", [["--profile", "huge"], ["--only", "20", "--from", "10"], ["-p", "steps"], ["--bogus"]]
+)
 def test_wrong_options_are_refused(arguments):
     with pytest.raises(SystemExit) as caught:
         cli.main(arguments)
@@ -494,8 +597,7 @@ def test_notebooks_need_what_they_read(path):
 def test_notebooks_are_stored_without_outputs(path):
     node = nbformat.read(path, as_version=4)
     nbformat.validate(node)
-    assert all(not cell.outputs and cell.execution_count is None
-               for cell in node.cells if cell.cell_type == "code")
+    assert all(not cell.outputs and cell.execution_count is None for cell in node.cells if cell.cell_type == "code")
     assert node.metadata.kernelspec.name == "python3"  # plain papermill needs it
     assert node.cells[0].cell_type == "markdown"
 
@@ -509,6 +611,9 @@ def test_every_parameter_has_a_comment_and_is_read(path):
     for cell in parameters.read_cells(path):
         if cell["cell_type"] == "code" and parameters.TAG not in cell["metadata"].get("tags", []):
             source = re.sub(r"^\s*[%!].*$", "", cell["source"], flags=re.M)
-            read |= {node.id for node in ast.walk(ast.parse(source))
-                     if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+            read |= {
+                node.id
+                for node in ast.walk(ast.parse(source))
+                if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
+            }
     assert set(declared) - read == set()

@@ -5,9 +5,9 @@ import sys
 
 import numpy as np
 import pytest
+import tones
 import torch
 
-import tones
 from keymyna_lib import song
 from keymyna_lib.data.store import track_spectrogram
 from keymyna_lib.datasets import recordings
@@ -20,14 +20,20 @@ from keymyna_lib.pretrain import generator_for
 
 
 def head_for(dim):
-    return TrainedHead(HeadSpec(), {"weight.0": torch.randn(N_KEYS, dim, generator=generator_for(1)),
-                                    "bias.0": torch.zeros(N_KEYS)}, torch.zeros(dim), torch.ones(dim))
+    return TrainedHead(
+        HeadSpec(),
+        {"weight.0": torch.randn(N_KEYS, dim, generator=generator_for(1)), "bias.0": torch.zeros(N_KEYS)},
+        torch.zeros(dim),
+        torch.ones(dim),
+    )
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("song")
-    save_encoder(build_encoder(EncoderConfig("vit-toy", "vertical", "log1p"), generator_for(0)), folder / "encoder.safetensors")
+    save_encoder(
+        build_encoder(EncoderConfig("vit-toy", "vertical", "log1p"), generator_for(0)), folder / "encoder.safetensors"
+    )
     head_for(64).save(folder / "head.safetensors")
     tones.write(folder / "long.flac", 3, seconds=15.0)
     tones.write(folder / "short.wav", 15, seconds=2.0)

@@ -7,8 +7,17 @@ import pytest
 import torch
 
 from keymyna_lib.errors import KeyMynaError
-from keymyna_lib.spectrogram import (HOP, SAMPLE_RATE, WINDOW, compress, expand, mel_filterbank,
-                                     mel_power, n_frames, window_starts)
+from keymyna_lib.spectrogram import (
+    HOP,
+    SAMPLE_RATE,
+    WINDOW,
+    compress,
+    expand,
+    mel_filterbank,
+    mel_power,
+    n_frames,
+    window_starts,
+)
 
 
 def tone(frequency, seconds=3.0, harmonics=1):

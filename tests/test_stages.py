@@ -17,9 +17,14 @@ def publish(notebook, runs=(), **outputs):
 @pytest.fixture
 def corpora(home, monkeypatch):
     """A rendered corpus and no recordings; corpora open as their folder's name, with that of their content."""
+
     def opened(path):
-        return SimpleNamespace(path=path, hash=f"content of {path.name}", tasks=lambda: ["giantsteps"],
-                               of_task=lambda name: f"{path.name}, {name}")
+        return SimpleNamespace(
+            path=path,
+            hash=f"content of {path.name}",
+            tasks=lambda: ["giantsteps"],
+            of_task=lambda name: f"{path.name}, {name}",
+        )
 
     monkeypatch.setattr(stages, "open_corpus", opened)
     publish("00_data", corpus="content of rendered", folder="corpus/rendered")
@@ -69,12 +74,17 @@ def test_given_weights_are_named(corpora):
 
 
 def test_the_papers_tasks_come_first():
-    corpus = SimpleNamespace(tasks=lambda: ["billboard", "folder:a", "giantsteps"], of_task=lambda name: f"view of {name}")
-    assert list(stages.tasks_of(corpus).items()) == [(name, f"view of {name}") for name in
-                                                     ("giantsteps", "billboard", "folder:a")]
+    corpus = SimpleNamespace(
+        tasks=lambda: ["billboard", "folder:a", "giantsteps"], of_task=lambda name: f"view of {name}"
+    )
+    assert list(stages.tasks_of(corpus).items()) == [
+        (name, f"view of {name}") for name in ("giantsteps", "billboard", "folder:a")
+    ]
 
 
-@pytest.mark.parametrize("task, expected", [("giantsteps", "GiantSteps Key (604)"), ("rendered", "rendered scores"),
-                                            ("folder:mine", "folder:mine")])
+@pytest.mark.parametrize(
+    "task, expected",
+    [("giantsteps", "GiantSteps Key (604)"), ("rendered", "rendered scores"), ("folder:mine", "folder:mine")],
+)
 def test_material(task, expected):
     assert stages.material(task) == expected

@@ -16,12 +16,19 @@ REFERENCE = np.arange(24)
 def store(features, head, estimates, budget=None, seed=0, task="giantsteps"):
     config = {"task": task, "features": features, "head": head} | ({} if budget is None else {"budget": budget})
     with results.Run("x", profile="smoke", notebook="n", config=config, seed=seed, inputs={"corpus": "c"}) as run:
-        run.predictions(pd.DataFrame({
-            "track_id": [f"t{i}" for i in range(24)], "source": ["chorale"] * 12 + ["tune"] * 12,
-            "composition": [f"c{i}" for i in range(24)],
-            "reference": REFERENCE, "estimate": estimates,
-            "score": mirex_scores(REFERENCE, estimates, fifths="both"),
-            "score_ascending": mirex_scores(REFERENCE, estimates, fifths="ascending")}))
+        run.predictions(
+            pd.DataFrame(
+                {
+                    "track_id": [f"t{i}" for i in range(24)],
+                    "source": ["chorale"] * 12 + ["tune"] * 12,
+                    "composition": [f"c{i}" for i in range(24)],
+                    "reference": REFERENCE,
+                    "estimate": estimates,
+                    "score": mirex_scores(REFERENCE, estimates, fifths="both"),
+                    "score_ascending": mirex_scores(REFERENCE, estimates, fifths="ascending"),
+                }
+            )
+        )
         if budget is not None:
             run.metric("all", "train", "labelled_tracks", budget or 90, 90)
         for source, part in (("tune", slice(12, 24)), ("gtzan", slice(0, 6))):
@@ -33,10 +40,16 @@ def store(features, head, estimates, budget=None, seed=0, task="giantsteps"):
 @pytest.fixture
 def runs(home):
     rng = np.random.default_rng(0)
-    ids = [store("KeyMyna", "linear", np.where(rng.random(24) < 0.8, REFERENCE, 3), budget, seed)
-           for budget in (48, 0) for seed in (0, 1)]
-    ids += [store("untrained", "linear", np.where(rng.random(24) < 0.3, REFERENCE, 3), budget, seed)
-            for budget in (48, 0) for seed in (0, 1)]
+    ids = [
+        store("KeyMyna", "linear", np.where(rng.random(24) < 0.8, REFERENCE, 3), budget, seed)
+        for budget in (48, 0)
+        for seed in (0, 1)
+    ]
+    ids += [
+        store("untrained", "linear", np.where(rng.random(24) < 0.3, REFERENCE, 3), budget, seed)
+        for budget in (48, 0)
+        for seed in (0, 1)
+    ]
     ids.append(store("template", "shaath", (REFERENCE + 7) % 12 + 12 * (REFERENCE // 12)))
     ids.append(store("outside", "ConvKey", REFERENCE, task="giantsteps"))
     results.publish("smoke", "n", runs=ids)
@@ -117,7 +130,11 @@ def test_a_task_that_lacks_a_run_is_named(runs):
 def test_published_numbers_name_their_source_and_are_not_ours(home):
     results.publish("smoke", "n", runs=[store("pre-trained", "wide MLP", REFERENCE, 0, task="rendered")])
     table, trace = tables.published_table(tables.systems("smoke", results.load_runs("smoke", ["n"])))
-    assert (table["measured here"] == tables.NOT_RUN).all() and (table["citation"] != "").all() and (table["place"] != "").all()
+    assert (
+        (table["measured here"] == tables.NOT_RUN).all()
+        and (table["citation"] != "").all()
+        and (table["place"] != "").all()
+    )
     assert not trace  # whatever was run on rendered scores
     keymyna = table[(table["system"] == "KeyMyna") & (table["dataset"] == "GiantSteps")]
     assert list(keymyna["value"]) == ["75.91", "72.02"]

@@ -1,10 +1,10 @@
 """Tasks: which tracks of which data sets they are made of, what is left out and why, and what a card says."""
 
+import layouts_published
 import pandas as pd
 import pytest
 import tones
 
-import layouts_published
 from keymyna_lib.datasets import tasks
 from keymyna_lib.errors import KeyMynaError
 
@@ -15,9 +15,11 @@ SIZES = {"tracks": 24, "seconds": 1.0}
 def root(tmp_path_factory):
     """GiantSteps and GTZAN in their layouts, and an unlabelled folder; no Billboard."""
     folder = tmp_path_factory.mktemp("root")
-    expected = {"giantsteps_key": layouts_published.write_giantsteps_key(folder, **SIZES),
-                "giantsteps_mtg_keys": layouts_published.write_giantsteps_mtg_keys(folder, **SIZES),
-                "gtzan": layouts_published.write_gtzan(folder, **SIZES)}
+    expected = {
+        "giantsteps_key": layouts_published.write_giantsteps_key(folder, **SIZES),
+        "giantsteps_mtg_keys": layouts_published.write_giantsteps_mtg_keys(folder, **SIZES),
+        "gtzan": layouts_published.write_gtzan(folder, **SIZES),
+    }
     tones.write(folder / "unlabelled" / "radio" / "a.mp3", 3, 1.0)
     return folder, expected
 
@@ -29,8 +31,12 @@ def planned(root):
     sets = [tasks.dataset(name) for name in names]
     examined, absent = tasks.examine_all(sets, folder, show=False)
     folders = {one.name: one.folder(folder) for one in sets}
-    return sets, examined, absent, *tasks.assemble(examined, folders, ["giantsteps", "billboard"], ["gtzan"],
-                                                   ["unlabelled:radio"])
+    return (
+        sets,
+        examined,
+        absent,
+        *tasks.assemble(examined, folders, ["giantsteps", "billboard"], ["gtzan"], ["unlabelled:radio"]),
+    )
 
 
 def test_a_task_takes_its_splits_from_its_data_sets(planned, root):
@@ -41,8 +47,11 @@ def test_a_task_takes_its_splits_from_its_data_sets(planned, root):
     for name in ("giantsteps_key", "giantsteps_mtg_keys"):
         found = {f"{name}/{track}" for track, state in expected[name]["states"].items() if state == "found"}
         assert found == set(task.index[task["source"] == name])
-        assert all(task.loc[f"{name}/{track}", "key"] == key for track, key in expected[name]["keys"].items()
-                   if f"{name}/{track}" in found)
+        assert all(
+            task.loc[f"{name}/{track}", "key"] == key
+            for track, key in expected[name]["keys"].items()
+            if f"{name}/{track}" in found
+        )
     assert all(open(file, "rb").read(1) for file in tracks["file"]) and (tracks["n_samples"] > 0).all()
 
 
@@ -91,9 +100,14 @@ def test_nothing_wanted_gives_no_tracks():
     assert tracks.empty and list(left_out) == ["giantsteps"]
 
 
-@pytest.mark.parametrize("ask, message", [(lambda: tasks.dataset("giantstep"), "data set 'giantstep'.*giantsteps_key"),
-                                          (lambda: tasks.datasets_of("gtzan"), "task 'gtzan'.*giantsteps"),
-                                          (lambda: tasks.dataset("giantsteps_mtg_keys", min_confidence=5), "min_confidence")])
+@pytest.mark.parametrize(
+    "ask, message",
+    [
+        (lambda: tasks.dataset("giantstep"), "data set 'giantstep'.*giantsteps_key"),
+        (lambda: tasks.datasets_of("gtzan"), "task 'gtzan'.*giantsteps"),
+        (lambda: tasks.dataset("giantsteps_mtg_keys", min_confidence=5), "min_confidence"),
+    ],
+)
 def test_unknown_names_are_refused(ask, message):
     with pytest.raises(KeyMynaError, match=message):
         ask()

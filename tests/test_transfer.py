@@ -15,9 +15,19 @@ def table():
     rows = []
     for i in range(240):
         split, key = ("train", "train", "valid", "test")[i // 4 % 4], int(rng.integers(4))
-        rows += [{"track_id": f"t{i:03d}", "split": split, "source": ("chorale", "tune")[i % 2], "key": key,
-                  "family": ("organ", "reed")[i // 2 % 2], "families": ("organ", "reed")[i // 2 % 2], "snr": (2.0, 14.0)[int(rng.integers(2))], "purity": 1.0}
-                 for _ in range(2)]
+        rows += [
+            {
+                "track_id": f"t{i:03d}",
+                "split": split,
+                "source": ("chorale", "tune")[i % 2],
+                "key": key,
+                "family": ("organ", "reed")[i // 2 % 2],
+                "families": ("organ", "reed")[i // 2 % 2],
+                "snr": (2.0, 14.0)[int(rng.integers(2))],
+                "purity": 1.0,
+            }
+            for _ in range(2)
+        ]
     return pd.DataFrame(rows)
 
 
@@ -39,7 +49,13 @@ def scores(found):
 
 def test_conditions_train_apart_from_their_test(table):
     found = {c.name: c for c in conditions(table)}
-    assert list(found) == ["tunes to chorales", "chorales to tunes", "clean to noisy", "unheard: organ", "unheard: reed"]
+    assert list(found) == [
+        "tunes to chorales",
+        "chorales to tunes",
+        "clean to noisy",
+        "unheard: organ",
+        "unheard: reed",
+    ]
     for condition in found.values():
         assert not (condition.train & condition.test).any() and (condition.control & condition.test).any()
 
@@ -70,5 +86,5 @@ def test_rows_must_fit(table):
 
 def test_a_window_in_which_a_family_plays_any_part_is_not_trained_on(table):
     mixed = table.assign(families=np.where(np.arange(len(table)) % 5 == 0, "organ+reed", table["family"]))
-    condition, = (c for c in conditions(mixed) if c.name == "unheard: reed")
+    (condition,) = (c for c in conditions(mixed) if c.name == "unheard: reed")
     assert set(mixed.loc[condition.train, "families"]) == {"organ"}

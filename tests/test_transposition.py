@@ -41,8 +41,9 @@ def test_known_maps_are_found(features, true_maps):
 
 def test_the_penalty_is_chosen_on_tracks_held_out(features):
     """Where views are noise, the maps are shrunk."""
-    noise = Features(torch.randn(features.x.shape, generator=torch.Generator().manual_seed(3)), features.track,
-                     features.shift, NAMES)
+    noise = Features(
+        torch.randn(features.x.shape, generator=torch.Generator().manual_seed(3)), features.track, features.shift, NAMES
+    )
     found, free = fit_shift_maps(noise, NAMES, [3])[3], fit_shift_maps(features, NAMES, [3])[3]
     assert found.norm() < 0.7 * free.norm()
 
@@ -52,15 +53,19 @@ def test_mapped_views_are_the_chosen_windows_times_the_maps_and_their_labels_mov
     middle = torch.stack([features.select([name]).x[n // 2] for name, n in zip(NAMES[1:3], (4, 5))])
     assert torch.allclose(views.select(NAMES[1:3], [3]).x, middle @ true_maps[3])
     assert torch.equal(views.select(NAMES).x, features.select(NAMES).x)
-    assert views.select(NAMES[1:3], [0, 3]).keys({name: 11 for name in NAMES}).unique().tolist() == [2, 11]  # B, and D
+    assert views.select(NAMES[1:3], [0, 3]).keys(dict.fromkeys(NAMES, 11)).unique().tolist() == [2, 11]  # B, and D
     with pytest.raises(KeyMynaError, match="were not extracted"):
         views.select(NAMES[:1], [3])
 
 
 def test_outputs_are_transposed_back_and_averaged(features):
     generator = torch.Generator().manual_seed(2)
-    head = TrainedHead(HeadSpec(), {"weight.0": torch.randn(24, DIM, generator=generator), "bias.0": torch.zeros(24)},
-                       torch.zeros(DIM), torch.ones(DIM))
+    head = TrainedHead(
+        HeadSpec(),
+        {"weight.0": torch.randn(24, DIM, generator=generator), "bias.0": torch.zeros(24)},
+        torch.zeros(DIM),
+        torch.ones(DIM),
+    )
     found = predict_transposed(head, features, NAMES[:4], (-2, 3))
     for i, name in enumerate(NAMES[:4]):
         for key in range(24):

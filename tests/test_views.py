@@ -26,7 +26,7 @@ def test_shifted_bands_are_those_of_shifted_audio(semitones):
     similar = torch.nn.functional.cosine_similarity(shifted, there, dim=0)
     untouched = torch.nn.functional.cosine_similarity(here[0].mean(1).log1p(), there, dim=0)
     assert similar > 0.9  # interpolation smears a little
-    assert semitones == 0 and torch.allclose(shifted, there, atol=1e-4) or similar > untouched + 0.1
+    assert (semitones == 0 and torch.allclose(shifted, there, atol=1e-4)) or similar > untouched + 0.1
 
 
 def test_what_comes_from_outside_the_bands_is_silence():

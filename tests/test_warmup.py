@@ -13,8 +13,13 @@ from keymyna_lib.run import warmup
 def test_once_and_not_before_it_has_succeeded(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "CACHE", tmp_path)
     calls, status = [], [1]
-    monkeypatch.setattr(subprocess, "run", lambda command, **_: calls.append(command) or SimpleNamespace(
-        returncode=status[0], stderr="ImportError: no such file"))
+    monkeypatch.setattr(
+        subprocess,
+        "run",
+        lambda command, **_: (
+            calls.append(command) or SimpleNamespace(returncode=status[0], stderr="ImportError: no such file")
+        ),
+    )
     with pytest.raises(KeyMynaError, match="ImportError: no such file"):
         warmup.compile_librosa()
     status[0] = 0

@@ -28,8 +28,16 @@ def simple_vit(patch, preset="vit-toy"):
     from vit_pytorch import SimpleViT
 
     dim, depth, heads, hidden = PRESETS[preset]
-    return SimpleViT(image_size=(128, 192), patch_size=patch, num_classes=7, dim=dim, depth=depth, heads=heads,
-                     mlp_dim=hidden, channels=1).eval()
+    return SimpleViT(
+        image_size=(128, 192),
+        patch_size=patch,
+        num_classes=7,
+        dim=dim,
+        depth=depth,
+        heads=heads,
+        mlp_dim=hidden,
+        channels=1,
+    ).eval()
 
 
 def official(patch):
@@ -42,8 +50,11 @@ def official(patch):
     if patch == "hybrid":
         models.append(simple_vit(PATCHES[patch][1]))
         models[1].transformer, models[1].linear_head = model.transformer, torch.nn.Identity()
-        state |= {name.replace("embedding.", "embedding_b."): value for name, value in models[1].state_dict().items()
-                  if name.startswith("to_patch_embedding.")}
+        state |= {
+            name.replace("embedding.", "embedding_b."): value
+            for name, value in models[1].state_dict().items()
+            if name.startswith("to_patch_embedding.")
+        }
     head = {"linear_head.0.weight": torch.ones(9, 64), "linear_head.2.weight": torch.ones(5, 9)}
     return state, head, lambda images: torch.cat([model(images[:, None]) for model in models], dim=1)
 
@@ -64,11 +75,14 @@ def toy():
 
 
 @pytest.mark.parametrize("patch", ["vertical", "square", "hybrid"])
-@pytest.mark.parametrize("name, wrap", [
-    ("model.safetensors", lambda state: state),
-    ("myna.pth", lambda state: state),
-    ("last.ckpt", lambda state: {"state_dict": {f"module.encoder.{n}": v for n, v in state.items()}, "epoch": 3}),
-])
+@pytest.mark.parametrize(
+    "name, wrap",
+    [
+        ("model.safetensors", lambda state: state),
+        ("myna.pth", lambda state: state),
+        ("last.ckpt", lambda state: {"state_dict": {f"module.encoder.{n}": v for n, v in state.items()}, "epoch": 3}),
+    ],
+)
 def test_an_official_checkpoint_computes_what_its_own_model_does(tmp_path, patch, name, wrap):
     state, head, expected = official(patch)
     path = write(tmp_path / name, wrap(state | head))
@@ -120,17 +134,23 @@ def test_a_hybrid_needs_no_word():
     assert encoder_of(state, "toy", scale="linear")[0].config.patch == "hybrid"
 
 
-@pytest.mark.parametrize("change, asked, message", [
-    (lambda s: s.pop("transformer.layers.1.0.to_qkv.weight"), {}, r"layers\.1\.0\.to_qkv\.weight is missing"),
-    (lambda s: s.update({"to_patch_embedding.2.weight": torch.zeros(64, 512)}), {},
-     r"to_patch_embedding\.2\.weight is \(64, 512\), not \(64, 256\)"),
-    (lambda s: s.update({"pos_embedding": torch.zeros(96, 64)}), {}, "pos_embedding is not the encoder's"),
-    (lambda s: s.pop("transformer.norm.weight"), {}, r"one tensor transformer\.norm\.weight, found 0"),
-    (lambda s: s.update({f"teacher.{name}": value for name, value in s.items()}), {}, "found 2"),
-    (lambda s: None, {"preset": "vit-s"}, "fits vit-toy with vertical or square patches, not vit-s with vertical"),
-    (lambda s: None, {"patch": "hybrid"}, "fits vit-toy with vertical or square patches, not any size with hybrid"),
-    (lambda s: None, {"patch": "diagonal"}, "patch 'diagonal'"),
-])
+@pytest.mark.parametrize(
+    "change, asked, message",
+    [
+        (lambda s: s.pop("transformer.layers.1.0.to_qkv.weight"), {}, r"layers\.1\.0\.to_qkv\.weight is missing"),
+        (
+            lambda s: s.update({"to_patch_embedding.2.weight": torch.zeros(64, 512)}),
+            {},
+            r"to_patch_embedding\.2\.weight is \(64, 512\), not \(64, 256\)",
+        ),
+        (lambda s: s.update({"pos_embedding": torch.zeros(96, 64)}), {}, "pos_embedding is not the encoder's"),
+        (lambda s: s.pop("transformer.norm.weight"), {}, r"one tensor transformer\.norm\.weight, found 0"),
+        (lambda s: s.update({f"teacher.{name}": value for name, value in s.items()}), {}, "found 2"),
+        (lambda s: None, {"preset": "vit-s"}, "fits vit-toy with vertical or square patches, not vit-s with vertical"),
+        (lambda s: None, {"patch": "hybrid"}, "fits vit-toy with vertical or square patches, not any size with hybrid"),
+        (lambda s: None, {"patch": "diagonal"}, "patch 'diagonal'"),
+    ],
+)
 def test_whatever_does_not_fit_is_refused(toy, change, asked, message):
     change(toy)
     with pytest.raises(KeyMynaError, match=f"(?s)^.*{message}"):
@@ -163,10 +183,16 @@ def test_loading_runs_no_code(tmp_path, toy, suffix):
     assert (tmp_path / "sprung").exists()
 
 
-@pytest.mark.parametrize("name, content, message", [
-    ("none.pth", None, "does not exist"), ("none.safetensors", None, "does not exist"),
-    ("cut.safetensors", b"cut", "damaged"), ("cut.bin", b"cut", "damaged"), ("weights.h5", b"", "ends in .safetensors"),
-])
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("none.pth", None, "does not exist"),
+        ("none.safetensors", None, "does not exist"),
+        ("cut.safetensors", b"cut", "damaged"),
+        ("cut.bin", b"cut", "damaged"),
+        ("weights.h5", b"", "ends in .safetensors"),
+    ],
+)
 def test_unreadable_files_are_named(tmp_path, name, content, message):
     if content is not None:
         (tmp_path / name).write_bytes(content)
@@ -247,8 +273,11 @@ def hub(tmp_path, monkeypatch):
     server = HTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setattr(client, "hf_hub_download", functools.partial(client.hf_hub_download, endpoint=address,
-                                                                     cache_dir=tmp_path / "cache"))
+    monkeypatch.setattr(
+        client,
+        "hf_hub_download",
+        functools.partial(client.hf_hub_download, endpoint=address, cache_dir=tmp_path / "cache"),
+    )
     yield SimpleNamespace(files=files, asked=asked)
     server.shutdown()
 
@@ -271,19 +300,31 @@ def run(home):
     """An encoder of ours, the run that made it and one that scored it."""
     encoder = build_encoder(EncoderConfig("vit-toy", "vertical", "log1p"), torch.Generator().manual_seed(0))
     config = {"encoder": vars(encoder.config), "steps": 137, "batch_size": 29, "mask_ratio": 0.85, "device": "auto"}
-    with results.Run("pretrain", profile="smoke", notebook="10_pretrain", config=config, seed=4,
-                     inputs={"corpus": "c0ffee"}) as made:
+    with results.Run(
+        "pretrain", profile="smoke", notebook="10_pretrain", config=config, seed=4, inputs={"corpus": "c0ffee"}
+    ) as made:
         path = made.artifact_path("encoder.safetensors")
         save_encoder(encoder, path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    with results.Run("linear_probe", profile="smoke", notebook="20_linear_probe", seed=0, inputs={"pretrain": digest},
-                     config={"features": "pre-trained", "head": "linear probe", "budget": 48}) as probe:
-        for metric, value in (("weighted_both", 0.61234), ("weighted_ascending", 0.59871), ("accuracy", 0.5),
-                              ("share_fifth", 0.1)):
+    with results.Run(
+        "linear_probe",
+        profile="smoke",
+        notebook="20_linear_probe",
+        seed=0,
+        inputs={"pretrain": digest},
+        config={"features": "pre-trained", "head": "linear probe", "budget": 48},
+    ) as probe:
+        for metric, value in (
+            ("weighted_both", 0.61234),
+            ("weighted_ascending", 0.59871),
+            ("accuracy", 0.5),
+            ("share_fifth", 0.1),
+        ):
             probe.metric("all", "test", metric, value, 31)
         probe.metric("all", "valid", "weighted_both", 0.99, 31)
-    manifest = pd.DataFrame({"source": ["tune", "tune", "chorale", "tune"], "duration": [1800.0, 900.0, 3600.0, 9e9]},
-                            index=list("abcd"))
+    manifest = pd.DataFrame(
+        {"source": ["tune", "tune", "chorale", "tune"], "duration": [1800.0, 900.0, 3600.0, 9e9]}, index=list("abcd")
+    )
     corpus = SimpleNamespace(hash="c0ffee", path=home, manifest=manifest, pretraining_tracks=lambda: list("abc"))
     return SimpleNamespace(path=path, id=made.run_id, probe=probe.run_id, corpus=corpus, digest=digest)
 
@@ -306,28 +347,36 @@ def test_the_card_says_what_the_runs_stored(run):
     assert rows_of(text, "Data") == [["chorale", "1", "1.0"], ["tune", "2", "0.75"]]
     settings = dict(rows_of(text, "Training"))
     assert settings == {"batch_size": "29", "mask_ratio": "0.85", "seed": "4", "steps": "137"}
-    assert rows_of(text, "Scores") == [["pre-trained", "linear probe", "48", "all", "0.6123", "0.5987", "0.5000", "31",
-                                        run.probe]]
+    assert rows_of(text, "Scores") == [
+        ["pre-trained", "linear probe", "48", "all", "0.6123", "0.5987", "0.5000", "31", run.probe]
+    ]
     origin = dict(rows_of(text, "Provenance"))
     assert run.digest in origin["file"] and run.id in origin["run"] and origin["corpus"] == "c0ffee"
 
 
 def test_the_cards_lines_load_the_encoder(run, monkeypatch):
     monkeypatch.chdir(run.path.parent)
-    lines, = re.findall(r"```python\n(.*?)```", card_of(run).read_text(), re.S)
+    (lines,) = re.findall(r"```python\n(.*?)```", card_of(run).read_text(), re.S)
     exec(lines, space := {})
     assert space["encoder"].config == EncoderConfig("vit-toy", "vertical", "log1p")
 
 
 def test_a_row_of_a_comparison_holds_its_own_scores(run):
-    with results.Run("objective", profile="smoke", notebook="50_objectives", seed=0, inputs={"corpus": "c0ffee"},
-                     config={"name": "masked contrastive", "steps": 7}) as made:
+    with results.Run(
+        "objective",
+        profile="smoke",
+        notebook="50_objectives",
+        seed=0,
+        inputs={"corpus": "c0ffee"},
+        config={"name": "masked contrastive", "steps": 7},
+    ) as made:
         path = made.artifact_path("encoder.safetensors")
         save_encoder(build_encoder(EncoderConfig("vit-toy"), torch.Generator().manual_seed(1)), path)
         for labels, value in (("0 labels", 0.75), ("24 labels", 0.25)):
             made.metric(labels, "test", "weighted_both", value, 31)
-    text = write_model_card(path, run.corpus, profile="smoke", run_id=made.run_id, scored_by=[made.run_id],
-                            licence="mit").read_text()
+    text = write_model_card(
+        path, run.corpus, profile="smoke", run_id=made.run_id, scored_by=[made.run_id], licence="mit"
+    ).read_text()
     assert [row[2:5] for row in rows_of(text, "Scores")] == [["all", "all", "0.7500"], ["24", "all", "0.2500"]]
 
 

@@ -23,7 +23,9 @@ def cadence(key: int, seconds: float, sample_rate: int = 16000, seed: int = 0) -
     return audio.astype(np.float32)
 
 
-def write(path: Path, key: int, seconds: float = 8.0, sample_rate: int = 22050, channels: int = 1, seed: int = 0) -> None:
+def write(
+    path: Path, key: int, seconds: float = 8.0, sample_rate: int = 22050, channels: int = 1, seed: int = 0
+) -> None:
     """Write a cadence as a sound file, by the ending of its name; folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     audio = cadence(key, seconds, sample_rate, seed)

@@ -14,10 +14,21 @@ from keymyna_lib.errors import KeyMynaError
 def parser() -> argparse.ArgumentParser:
     """The options."""
     made = argparse.ArgumentParser(prog="python -m keymyna_lib.bench", allow_abbrev=False, description=__doc__)
-    made.add_argument("--only", nargs="+", choices=report.SUBJECTS, default=list(report.SUBJECTS), metavar="SUBJECT",
-                      help=f"what to measure: {', '.join(report.SUBJECTS)}")
-    made.add_argument("--budget", type=float, default=1800.0, metavar="SECONDS",
-                      help="time for all of it, about; each case takes three rounds at least (default: 1800)")
+    made.add_argument(
+        "--only",
+        nargs="+",
+        choices=report.SUBJECTS,
+        default=list(report.SUBJECTS),
+        metavar="SUBJECT",
+        help=f"what to measure: {', '.join(report.SUBJECTS)}",
+    )
+    made.add_argument(
+        "--budget",
+        type=float,
+        default=1800.0,
+        metavar="SECONDS",
+        help="time for all of it, about; each case takes three rounds at least (default: 1800)",
+    )
     made.add_argument("--size", choices=SIZES, default="full", help="tiny is for tests")
     made.add_argument("--out", type=Path, default=Path("bench.json"), metavar="FILE", help="default: bench.json")
     return made

@@ -44,13 +44,15 @@ class _Patches(nn.Module):
 class _Attention(nn.Module):
     def __init__(self, dim: int, heads: int):
         super().__init__()
-        self.heads, self.scale = heads, _HEAD_DIM ** -0.5
+        self.heads, self.scale = heads, _HEAD_DIM**-0.5
         self.norm = nn.LayerNorm(dim)
         self.to_qkv = nn.Linear(dim, 3 * heads * _HEAD_DIM, bias=False)
         self.to_out = nn.Linear(heads * _HEAD_DIM, dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in self.to_qkv(self.norm(x)).chunk(3, 2))
+        q, k, v = (
+            part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in self.to_qkv(self.norm(x)).chunk(3, 2)
+        )
         weights = (torch.matmul(q, k.transpose(-1, -2)) * self.scale).softmax(dim=-1)
         return self.to_out(torch.matmul(weights, v).transpose(1, 2).flatten(2))
 
@@ -82,8 +84,9 @@ class PublicEncoder(nn.Module):
         self.to_patch_embedding = nn.Sequential(_Patches(), nn.LayerNorm(size), nn.Linear(size, dim), nn.LayerNorm(dim))
         self.transformer = nn.Module()
         self.transformer.norm = nn.LayerNorm(dim)
-        self.transformer.layers = nn.ModuleList(nn.ModuleList([_Attention(dim, heads), _FeedForward(dim, hidden)])
-                                                for _ in range(depth))
+        self.transformer.layers = nn.ModuleList(
+            nn.ModuleList([_Attention(dim, heads), _FeedForward(dim, hidden)]) for _ in range(depth)
+        )
 
     def forward(self, power: Tensor, mask_ratio: float = 0.0, keep: Tensor | None = None) -> Tensor:
         """(batch, 1, mel, frame) mel power to (batch, dim).
@@ -97,7 +100,7 @@ class PublicEncoder(nn.Module):
         x = x + position_table(1, x.shape[1], self.dim).to(x.device)
         if keep is None and mask_ratio:
             orders = torch.stack([torch.randperm(x.shape[1]) for _ in range(len(x))])
-            keep = orders[:, int(mask_ratio * x.shape[1]):].to(x.device)
+            keep = orders[:, int(mask_ratio * x.shape[1]) :].to(x.device)
         if keep is not None:
             x = x.gather(1, keep[:, :, None].expand(-1, -1, x.shape[2]))
         for attention, feed_forward in self.transformer.layers:
@@ -145,18 +148,30 @@ class PublicTracks(Dataset):
         power = np.load(self.paths[i])  # (1, mel, frame)
         last = power.shape[-1] - self.crop_frames
         starts = [self.draw.randint(0, last) for _ in range(2)]
-        return i, [power[..., start:start + self.crop_frames] for start in starts]
+        return i, [power[..., start : start + self.crop_frames] for start in starts]
 
 
 def loader(paths: Sequence[Path], crop_frames: int, batch_size: int, *, workers: int, seed: int) -> DataLoader:
     """Shuffled batches of `PublicTracks`: tracks (batch,), and a list of two views (batch, 1, mel, frame)."""
-    return DataLoader(PublicTracks(paths, crop_frames, seed), batch_size, shuffle=True, drop_last=True,
-                      num_workers=workers, persistent_workers=workers > 0,
-                      generator=torch.Generator().manual_seed(seed))
+    return DataLoader(
+        PublicTracks(paths, crop_frames, seed),
+        batch_size,
+        shuffle=True,
+        drop_last=True,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        generator=torch.Generator().manual_seed(seed),
+    )
 
 
-def step(encoder: PublicEncoder, loss: PublicSogCLR, optimizer: torch.optim.Optimizer,
-         batch: tuple[Tensor, list[Tensor]], mask_ratio: float, keeps: Sequence[Tensor | None] = (None, None)) -> float:
+def step(
+    encoder: PublicEncoder,
+    loss: PublicSogCLR,
+    optimizer: torch.optim.Optimizer,
+    batch: tuple[Tensor, list[Tensor]],
+    mask_ratio: float,
+    keeps: Sequence[Tensor | None] = (None, None),
+) -> float:
     """One optimizer step; the loss. `keeps` are the tokens of both views to keep, instead of a draw."""
     device = next(encoder.parameters()).device
     tracks, views = batch
@@ -188,8 +203,7 @@ def prepared(rows: Rows, standardize: bool) -> Rows:
 
 def head_loader(rows: Rows, spec: HeadSpec, seed: int) -> DataLoader:
     """Shuffled batches of rows: track (row,), features (row, dim), keys (row,)."""
-    return DataLoader(_RowByRow(rows), spec.batch_size, shuffle=True,
-                      generator=torch.Generator().manual_seed(seed))
+    return DataLoader(_RowByRow(rows), spec.batch_size, shuffle=True, generator=torch.Generator().manual_seed(seed))
 
 
 def head(spec: HeadSpec, dim: int) -> nn.Sequential:

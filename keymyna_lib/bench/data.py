@@ -36,8 +36,9 @@ def store_to_batch(folder: Path, size: Size, settings: PretrainConfig, seconds: 
         run.train_sampler.batch(tracks, run.objective.views, generator)
 
     times = alternate({OURS: draw, PUBLIC: lambda: next(batches), "step": run.take_step}, seconds)
-    rows = times.rows(SUBJECT, case, "examples", "1/s", dict.fromkeys((OURS, PUBLIC), settings.batch_size),
-                      ratios=[(OURS, PUBLIC)])
+    rows = times.rows(
+        SUBJECT, case, "examples", "1/s", dict.fromkeys((OURS, PUBLIC), settings.batch_size), ratios=[(OURS, PUBLIC)]
+    )
     share = [drawing / step for drawing, step in zip(times.seconds[OURS], times.seconds["step"])]
     return [*rows, summary(SUBJECT, case, OURS, "share of the step that draws its batch", "", share)]
 
@@ -47,19 +48,23 @@ def audio_to_spectrogram(folder: Path, size: Size, ending: str, seconds: float) 
     import soundfile
     import soxr
 
-    path, = material.write_audio(folder / "audio", size.audio_seconds, 1, ending=ending)
+    (path,) = material.write_audio(folder / "audio", size.audio_seconds, 1, ending=ending)
     stereo, rate = soundfile.read(path, dtype="float32")
     decoded = stereo.mean(axis=1)
     resampled = soxr.resample(decoded, rate, SAMPLE_RATE, quality="HQ")
-    actions = {"whole": lambda: compress(mel_power(read_audio(path))[0]),
-               "decode alone": lambda: soundfile.read(path, dtype="float32")[0].mean(axis=1),
-               "resample alone": lambda: soxr.resample(decoded, rate, SAMPLE_RATE, quality="HQ"),
-               "mel alone": lambda: compress(mel_power(resampled)[0])}
+    actions = {
+        "whole": lambda: compress(mel_power(read_audio(path))[0]),
+        "decode alone": lambda: soundfile.read(path, dtype="float32")[0].mean(axis=1),
+        "resample alone": lambda: soxr.resample(decoded, rate, SAMPLE_RATE, quality="HQ"),
+        "mel alone": lambda: compress(mel_power(resampled)[0]),
+    }
     with one_thread():
         times = alternate(actions, seconds)
     case = f"{ending}, 44.1 kHz stereo, one core"
-    return [summary(SUBJECT, case, OURS, part, "h/min", _MINUTES * size.audio_seconds / np.array(taken))
-            for part, taken in times.seconds.items()]
+    return [
+        summary(SUBJECT, case, OURS, part, "h/min", _MINUTES * size.audio_seconds / np.array(taken))
+        for part, taken in times.seconds.items()
+    ]
 
 
 def mel(folder: Path, size: Size, seconds: float) -> list[Measurement]:
@@ -76,22 +81,39 @@ def mel(folder: Path, size: Size, seconds: float) -> list[Measurement]:
     import librosa
     import torchaudio
 
-    other = torchaudio.transforms.MelSpectrogram(SAMPLE_RATE, N_FFT, hop_length=HOP, n_mels=N_MELS, norm="slaney",
-                                                 mel_scale="slaney")
+    other = torchaudio.transforms.MelSpectrogram(
+        SAMPLE_RATE, N_FFT, hop_length=HOP, n_mels=N_MELS, norm="slaney", mel_scale="slaney"
+    )
     actions["torchaudio"] = lambda: other(torch.from_numpy(audio))
-    actions["librosa"] = lambda: librosa.feature.melspectrogram(y=audio, sr=SAMPLE_RATE, n_fft=N_FFT, hop_length=HOP,
-                                                                n_mels=N_MELS)
+    actions["librosa"] = lambda: librosa.feature.melspectrogram(
+        y=audio, sr=SAMPLE_RATE, n_fft=N_FFT, hop_length=HOP, n_mels=N_MELS
+    )
     with one_thread(), torch.no_grad():
         times = alternate(actions, seconds)
-    return rows + times.rows(SUBJECT, case, "audio", "h/min", dict.fromkeys(actions, _MINUTES * size.audio_seconds),
-                             ratios=[(OURS, other) for other in actions if other != OURS])
+    return rows + times.rows(
+        SUBJECT,
+        case,
+        "audio",
+        "h/min",
+        dict.fromkeys(actions, _MINUTES * size.audio_seconds),
+        ratios=[(OURS, other) for other in actions if other != OURS],
+    )
 
 
 def cases(size: Size, folder: Path) -> list[Case]:
     """All cases of the data path."""
     steps = {preset: config(preset, batch, mask) for preset, batch, mask in size.steps}  # the last of each preset
-    made = [Case(SUBJECT, f"store to batch: {preset}", functools.partial(store_to_batch, folder, size, steps[preset]), 0.5)
-            for preset in size.presets]
-    made += [Case(SUBJECT, f"audio to spectrogram: {ending}", functools.partial(audio_to_spectrogram, folder, size, ending),
-                  0.3) for ending in size.formats]
+    made = [
+        Case(SUBJECT, f"store to batch: {preset}", functools.partial(store_to_batch, folder, size, steps[preset]), 0.5)
+        for preset in size.presets
+    ]
+    made += [
+        Case(
+            SUBJECT,
+            f"audio to spectrogram: {ending}",
+            functools.partial(audio_to_spectrogram, folder, size, ending),
+            0.3,
+        )
+        for ending in size.formats
+    ]
     return [*made, Case(SUBJECT, "mel", functools.partial(mel, folder, size), 0.3)]

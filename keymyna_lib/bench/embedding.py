@@ -32,13 +32,13 @@ def embed_public(encoder: baseline.PublicEncoder, files: list[Path]) -> None:
     """Track by track, a file each, the windows of one track at a time."""
     for file in files:
         power = torch.from_numpy(np.load(file)).to(next(encoder.parameters()).device)
-        encoder(torch.stack([power[..., start:start + WINDOW] for start in window_starts(power.shape[-1])])).cpu()
+        encoder(torch.stack([power[..., start : start + WINDOW] for start in window_starts(power.shape[-1])])).cpu()
 
 
 def compare(folder: Path, size: Size, preset: str, device: str, seconds: float) -> list[Measurement]:
     """Both rates of both ways; from audio the library's only, as the public code has no such path of its own."""
     path = corpus_in(folder, size)
-    corpus, files = open_corpus(path), public_files(path)[:size.embed_tracks]
+    corpus, files = open_corpus(path), public_files(path)[: size.embed_tracks]
     tracks = [file.stem for file in files]
     encoder = build_encoder(EncoderConfig(preset, "vertical", "linear"), generator_for(0)).to(device).eval()
     public = baseline.PublicEncoder(preset).to(device).eval()
@@ -52,14 +52,19 @@ def compare(folder: Path, size: Size, preset: str, device: str, seconds: float) 
         embed(encoder, torch.cat([windows_of(compress(mel_power(read_audio(sound))[0])) for sound in sounds]))
 
     gpu, where = torch.device(device), ", GPU" if device == "cuda" else ""
-    actions = {OURS: synchronised(from_store, gpu), "ours, from mp3": synchronised(from_audio, gpu),
-               PUBLIC: synchronised(lambda: embed_public(public, files), gpu)}
+    actions = {
+        OURS: synchronised(from_store, gpu),
+        "ours, from mp3": synchronised(from_audio, gpu),
+        PUBLIC: synchronised(lambda: embed_public(public, files), gpu),
+    }
     times = alternate(actions, seconds)
     n_windows = len(tracks) * len(window_starts(len(corpus.spectrogram(tracks[0]))))
     stored = (OURS, PUBLIC)
     case = f"{preset}{where}"
-    return [*times.rows(SUBJECT, case, "windows", "1/s", dict.fromkeys(stored, n_windows), ratios=[(OURS, PUBLIC)]),
-            *times.rows(SUBJECT, case, f"tracks of {size.seconds:g} s", "1/s", dict.fromkeys(actions, len(tracks)))]
+    return [
+        *times.rows(SUBJECT, case, "windows", "1/s", dict.fromkeys(stored, n_windows), ratios=[(OURS, PUBLIC)]),
+        *times.rows(SUBJECT, case, f"tracks of {size.seconds:g} s", "1/s", dict.fromkeys(actions, len(tracks))),
+    ]
 
 
 def cases(size: Size, folder: Path) -> list[Case]:

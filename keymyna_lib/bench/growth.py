@@ -10,8 +10,17 @@ from pathlib import Path
 
 from keymyna_lib.bench import material
 from keymyna_lib.bench.heads import train_ours
-from keymyna_lib.bench.measure import (Action, Case, Measurement, alternate, exponent, in_fresh_process, memory,
-                                       peak_of, summary)
+from keymyna_lib.bench.measure import (
+    Action,
+    Case,
+    Measurement,
+    alternate,
+    exponent,
+    in_fresh_process,
+    memory,
+    peak_of,
+    summary,
+)
 from keymyna_lib.bench.sizes import Size
 from keymyna_lib.bench.song import files_of
 from keymyna_lib.bench.step import OURS, config, corpus_in, our_bare_step
@@ -39,26 +48,38 @@ def grow(case: str, actions: Mapping[float, Action], seconds: float) -> list[Mea
 def step_by_batch(size: Size, folder: Path, seconds: float) -> list[Measurement]:
     """The bare step by tracks in a batch."""
     path = corpus_in(folder, size, max(size.growth_batches))
-    return grow("step by batch", {batch: our_bare_step(path, config(size.presets[-1], batch, 0.9))
-                                  for batch in size.growth_batches}, seconds)
+    return grow(
+        "step by batch",
+        {batch: our_bare_step(path, config(size.presets[-1], batch, 0.9)) for batch in size.growth_batches},
+        seconds,
+    )
 
 
 def memory_by_batch(size: Size, folder: Path, seconds: float) -> list[Measurement]:
     """Peak memory of the bare step beyond the imports, by tracks in a batch, each in a process of its own."""
     path = corpus_in(folder, size, max(size.growth_batches))
-    found = {batch: in_fresh_process(peak_of, our_bare_step, path, config(size.presets[-1], batch, 0.9))["above imports"]
-             for batch in size.growth_batches}
-    rows = [summary(SUBJECT, "memory by batch", OURS, "memory", "MB", [peak / 1e6], size=batch)
-            for batch, peak in found.items()]
-    return [*rows, summary(SUBJECT, "memory by batch", OURS, "exponent", "", [exponent(list(found), list(found.values()))[0]])]
+    found = {
+        batch: in_fresh_process(peak_of, our_bare_step, path, config(size.presets[-1], batch, 0.9))["above imports"]
+        for batch in size.growth_batches
+    }
+    rows = [
+        summary(SUBJECT, "memory by batch", OURS, "memory", "MB", [peak / 1e6], size=batch)
+        for batch, peak in found.items()
+    ]
+    return [
+        *rows,
+        summary(SUBJECT, "memory by batch", OURS, "exponent", "", [exponent(list(found), list(found.values()))[0]]),
+    ]
 
 
 def step_by_tokens(size: Size, folder: Path, seconds: float) -> list[Measurement]:
     """The bare unmasked step by tokens of a crop."""
     path = folder / "corpus-long"
     material.write_corpus(path, size.masking_batch + 2, max(size.growth_frames) + 10)
-    actions = {frames // 2: our_bare_step(path, config(size.presets[-1], size.masking_batch, 0.0, crop_frames=frames))
-               for frames in size.growth_frames}
+    actions = {
+        frames // 2: our_bare_step(path, config(size.presets[-1], size.masking_batch, 0.0, crop_frames=frames))
+        for frames in size.growth_frames
+    }
     return grow("unmasked step by tokens", actions, seconds)
 
 
@@ -66,24 +87,32 @@ def embedding_by_tracks(size: Size, folder: Path, seconds: float) -> list[Measur
     """Embedding by tracks."""
     corpus = open_corpus(corpus_in(folder, size))
     encoder = build_encoder(EncoderConfig(size.presets[-1], "vertical", "linear"), generator_for(0)).eval()
-    stored = [corpus.spectrogram(track) for track in corpus.tracks()[:max(size.growth_tracks)]]
-    return grow("embedding by tracks", {n: functools.partial(track_embeddings, encoder, stored[:n])
-                                        for n in size.growth_tracks}, seconds)
+    stored = [corpus.spectrogram(track) for track in corpus.tracks()[: max(size.growth_tracks)]]
+    return grow(
+        "embedding by tracks",
+        {n: functools.partial(track_embeddings, encoder, stored[:n]) for n in size.growth_tracks},
+        seconds,
+    )
 
 
 def heads_by_number(size: Size, folder: Path, seconds: float) -> list[Measurement]:
     """Linear heads side by side by their number: below 1, for they share the cost of Python."""
     train, valid = (material.rows(n // 4, 4, size.head_dim, seed=n) for n in (size.head_rows, size.head_rows // 32))
     grids = {n: [HeadSpec(dropout=0.5, lr=1e-4 * 1.01**i) for i in range(n)] for n in size.growth_heads}
-    return grow("linear heads by their number", {n: functools.partial(train_ours, grid, train, valid, size.linear_steps[0])
-                                                 for n, grid in grids.items()}, seconds)
+    return grow(
+        "linear heads by their number",
+        {n: functools.partial(train_ours, grid, train, valid, size.linear_steps[0]) for n, grid in grids.items()},
+        seconds,
+    )
 
 
 def song_by_length(size: Size, folder: Path, seconds: float) -> list[Measurement]:
     """A song's key by its length in seconds."""
     finder = KeyFinder(*files_of(folder, size.presets[-1]))
     songs = {length: material.write_audio(folder / f"song-{length:g}", length, 1)[0] for length in size.growth_seconds}
-    return grow("song by seconds", {length: functools.partial(finder.key, song) for length, song in songs.items()}, seconds)
+    return grow(
+        "song by seconds", {length: functools.partial(finder.key, song) for length, song in songs.items()}, seconds
+    )
 
 
 def draw_capped(path: Path, batch_size: int, cap: int) -> float:
@@ -111,14 +140,29 @@ def memory_by_corpus(size: Size, folder: Path, seconds: float) -> list[Measureme
             found[megabytes] = in_fresh_process(draw_capped, path, min(64, n_tracks // 2), size.cap_mb * 1_000_000)
         finally:
             shutil.rmtree(path)
-    rows = [summary(SUBJECT, case, OURS, "memory", "MB", [peak / 1e6], size=megabytes,
-                    note=f"cap {size.cap_mb} MB" if size.cap_mb else "") for megabytes, peak in found.items()]
+    rows = [
+        summary(
+            SUBJECT,
+            case,
+            OURS,
+            "memory",
+            "MB",
+            [peak / 1e6],
+            size=megabytes,
+            note=f"cap {size.cap_mb} MB" if size.cap_mb else "",
+        )
+        for megabytes, peak in found.items()
+    ]
     return [*rows, summary(SUBJECT, case, OURS, "exponent", "", [exponent(list(found), list(found.values()))[0]])]
 
 
 def cases(size: Size, folder: Path) -> list[Case]:
     """All cases of growth."""
     timed = (step_by_batch, step_by_tokens, embedding_by_tracks, heads_by_number, song_by_length)
-    return [*(Case(SUBJECT, function.__name__, functools.partial(function, size, folder), 0.7) for function in timed),
-            *(Case(SUBJECT, function.__name__, functools.partial(function, size, folder), 0.0)
-              for function in (memory_by_batch, memory_by_corpus))]
+    return [
+        *(Case(SUBJECT, function.__name__, functools.partial(function, size, folder), 0.7) for function in timed),
+        *(
+            Case(SUBJECT, function.__name__, functools.partial(function, size, folder), 0.0)
+            for function in (memory_by_batch, memory_by_corpus)
+        ),
+    ]

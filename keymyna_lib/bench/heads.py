@@ -9,8 +9,17 @@ from pathlib import Path
 import torch
 
 from keymyna_lib.bench import baseline, material
-from keymyna_lib.bench.measure import (NO_GPU, Case, Measurement, alternate, copy_action, not_run, product_action,
-                                       summary, synchronised)
+from keymyna_lib.bench.measure import (
+    NO_GPU,
+    Case,
+    Measurement,
+    alternate,
+    copy_action,
+    not_run,
+    product_action,
+    summary,
+    synchronised,
+)
 from keymyna_lib.bench.sizes import Size
 from keymyna_lib.heads import HeadSpec, Rows, linear_probe_grid, train_heads, wide_mlp_grid
 from keymyna_lib.keys import N_KEYS
@@ -64,28 +73,35 @@ def floor_seconds(grid: Sequence[HeadSpec], dim: int, flops_per_second: float, b
 
 def rows_of(size: Size) -> list[Rows]:
     """Training rows, and a thirty-second of their number for validation."""
-    return [material.rows(n // WINDOWS, WINDOWS, size.head_dim, seed=seed)
-            for seed, n in enumerate((size.head_rows, size.head_rows // 32))]
+    return [
+        material.rows(n // WINDOWS, WINDOWS, size.head_dim, seed=seed)
+        for seed, n in enumerate((size.head_rows, size.head_rows // 32))
+    ]
 
 
-def compare(size: Size, name: str, grid: Sequence[HeadSpec], steps: int, public_steps: int, roofline: bool,
-            seconds: float) -> list[Measurement]:
+def compare(
+    size: Size, name: str, grid: Sequence[HeadSpec], steps: int, public_steps: int, roofline: bool, seconds: float
+) -> list[Measurement]:
     """Head steps a second of both ways, and of the library's the share of the roofline where that is the limit.
 
     The few validation rows are looked at once: what a timing has besides steps must count for little.
     """
     train, valid = rows_of(size)
-    actions = {OURS: lambda: train_ours(grid, train, valid, steps),
-               PUBLIC: lambda: train_public(grid, train, valid, public_steps),
-               ALONE: lambda: train_public_alone(grid, train, valid, public_steps)}
+    actions = {
+        OURS: lambda: train_ours(grid, train, valid, steps),
+        PUBLIC: lambda: train_public(grid, train, valid, public_steps),
+        ALONE: lambda: train_public_alone(grid, train, valid, public_steps),
+    }
     product, flops = product_action(torch.device("cpu"), torch.float32, size.product)
     copy, traffic = copy_action(torch.device("cpu"), size.copy_mb << 20)
     times = alternate({**actions, "matrix product": product, "copy": copy} if roofline else actions, seconds)
     amounts = {OURS: len(grid) * steps, **dict.fromkeys((PUBLIC, ALONE), len(grid) * public_steps)}
     rows = times.rows(SUBJECT, name, "head steps", "1/s", amounts, ratios=[(OURS, PUBLIC), (OURS, ALONE)])
     if roofline:
-        share = [floor_seconds(grid, size.head_dim, flops / best, traffic / moved) * steps / mine for mine, best, moved in
-                 zip(times.seconds[OURS], times.seconds["matrix product"], times.seconds["copy"])]
+        share = [
+            floor_seconds(grid, size.head_dim, flops / best, traffic / moved) * steps / mine
+            for mine, best, moved in zip(times.seconds[OURS], times.seconds["matrix product"], times.seconds["copy"])
+        ]
         rows.append(summary(SUBJECT, name, OURS, "share of the roofline", "", share))
         rows += times.rows(SUBJECT, name, "arithmetic", "GFLOP/s", {"matrix product": flops / 1e9})
         rows += times.rows(SUBJECT, name, "memory traffic", "GB/s", {"copy": traffic / 1e9})
@@ -96,24 +112,30 @@ def on_gpu(size: Size, name: str, grid: Sequence[HeadSpec], steps: int, seconds:
     """The library's head steps a second on a GPU."""
     train, valid = rows_of(size)
     action = synchronised(lambda: train_ours(grid, train, valid, steps, "cuda"), torch.device("cuda"))
-    return alternate({OURS: action}, seconds).rows(SUBJECT, f"{name}, GPU", "head steps", "1/s",
-                                                   {OURS: len(grid) * steps})
+    return alternate({OURS: action}, seconds).rows(
+        SUBJECT, f"{name}, GPU", "head steps", "1/s", {OURS: len(grid) * steps}
+    )
 
 
 def grids(size: Size) -> dict[str, tuple[list[HeadSpec], tuple[int, int]]]:
     """The grids by name, with the steps of one timing, the library's and the public way's."""
-    return {"probe grid, linear half": (linear_probe_grid(hidden=[()]), size.linear_steps),
-            "probe grid, hidden half": (linear_probe_grid(hidden=[(512,)]), size.hidden_steps),
-            "grid B (wide MLP)": (wide_mlp_grid(widths=size.wide_widths, widest_pair=max(size.wide_widths) // 2),
-                                  size.wide_steps)}
+    return {
+        "probe grid, linear half": (linear_probe_grid(hidden=[()]), size.linear_steps),
+        "probe grid, hidden half": (linear_probe_grid(hidden=[(512,)]), size.hidden_steps),
+        "grid B (wide MLP)": (
+            wide_mlp_grid(widths=size.wide_widths, widest_pair=max(size.wide_widths) // 2),
+            size.wide_steps,
+        ),
+    }
 
 
 def cases(size: Size, folder: Path) -> list[Case]:
     """All cases of the heads."""
     made = []
     for name, (grid, (steps, public_steps)) in grids(size).items():
-        made.append(Case(SUBJECT, name, functools.partial(compare, size, name, grid, steps, public_steps,
-                                                          grid[0].hidden != ())))
+        made.append(
+            Case(SUBJECT, name, functools.partial(compare, size, name, grid, steps, public_steps, grid[0].hidden != ()))
+        )
         if torch.cuda.is_available():
             made.append(Case(SUBJECT, f"{name}, GPU", functools.partial(on_gpu, size, name, grid, steps), 0.3))
         else:

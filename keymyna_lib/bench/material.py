@@ -32,9 +32,15 @@ def write_corpus(folder: Path, n_tracks: int, n_frames: int, *, seed: int = 0) -
     block = (6 * rng.random((min(_BLOCK, n_tracks * n_frames), N_MELS), dtype=np.float32)).astype(np.float16)
     n_valid = max(1, n_tracks // 10)
     manifest = pd.DataFrame(
-        {"source": "noise", "split": ["valid"] * n_valid + ["train"] * (n_tracks - n_valid),
-         "key": np.arange(n_tracks) % N_KEYS, "n_samples": 1, "n_frames": n_frames},
-        index=pd.Index([f"noise-{i:06d}" for i in range(n_tracks)], name="track_id"))
+        {
+            "source": "noise",
+            "split": ["valid"] * n_valid + ["train"] * (n_tracks - n_valid),
+            "key": np.arange(n_tracks) % N_KEYS,
+            "n_samples": 1,
+            "n_frames": n_frames,
+        },
+        index=pd.Index([f"noise-{i:06d}" for i in range(n_tracks)], name="track_id"),
+    )
     places = store.offsets(manifest)
     for shard, sizes in store.sizes(places):
         path = store.shard_folder(folder, shard)
@@ -85,4 +91,3 @@ def rows(n_tracks: int, windows: int, dim: int, *, seed: int = 0) -> Rows:
     """Rows of features: so many windows a track, keys in turn."""
     rng, track = np.random.default_rng(seed), np.repeat(np.arange(n_tracks), windows)
     return Rows(torch.from_numpy(rng.standard_normal((len(track), dim), dtype=np.float32)), track % N_KEYS, track)
-

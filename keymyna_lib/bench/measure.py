@@ -84,16 +84,27 @@ class Timings:
 
     seconds: dict[str, list[float]] = field(default_factory=dict)
 
-    def rows(self, subject: str, case: str, quantity: str, unit: str, amounts: Mapping[str, float], *,
-             ratios: Sequence[tuple[str, str]] = ()) -> list[Measurement]:
+    def rows(
+        self,
+        subject: str,
+        case: str,
+        quantity: str,
+        unit: str,
+        amounts: Mapping[str, float],
+        *,
+        ratios: Sequence[tuple[str, str]] = (),
+    ) -> list[Measurement]:
         """Rates `amount / seconds` of the systems in `amounts`, and the ratios of some pairs of them, round by round."""
         rates = {name: amount / np.array(self.seconds[name]) for name, amount in amounts.items()}
-        return [*(summary(subject, case, name, quantity, unit, values) for name, values in rates.items()),
-                *(summary(subject, case, name, quantity, "x", rates[name] / rates[to], ratio_to=to) for name, to in ratios)]
+        return [
+            *(summary(subject, case, name, quantity, unit, values) for name, values in rates.items()),
+            *(summary(subject, case, name, quantity, "x", rates[name] / rates[to], ratio_to=to) for name, to in ratios),
+        ]
 
 
-def summary(subject: str, case: str, system: str, quantity: str, unit: str, values: Sequence[float] | np.ndarray,
-            **more: Any) -> Measurement:
+def summary(
+    subject: str, case: str, system: str, quantity: str, unit: str, values: Sequence[float] | np.ndarray, **more: Any
+) -> Measurement:
     """The row of some values, one a round: their median and quartiles."""
     low, median, high = (float(v) for v in np.quantile(np.asarray(values, dtype=np.float64), [0.25, 0.5, 0.75]))
     return Measurement(subject, case, system, quantity, unit, median, low, high, len(values), **more)
@@ -104,8 +115,14 @@ def not_run(subject: str, case: str, system: str, quantity: str, unit: str, why:
     return Measurement(subject, case, system, quantity, unit, None, None, None, 0, note=f"{NOT_RUN}: {why}")
 
 
-def alternate(actions: Mapping[str, Action], seconds: float, *, clock: Callable[[], float] = time.perf_counter,
-              least_rounds: int = LEAST_ROUNDS, least_seconds: float = LEAST_SECONDS) -> Timings:
+def alternate(
+    actions: Mapping[str, Action],
+    seconds: float,
+    *,
+    clock: Callable[[], float] = time.perf_counter,
+    least_rounds: int = LEAST_ROUNDS,
+    least_seconds: float = LEAST_SECONDS,
+) -> Timings:
     """Time actions by turns, A B A B ..., until the time is up.
 
     Each action runs once to warm up and once to learn how often it has to be repeated for one timing to last
@@ -155,6 +172,7 @@ def synchronised(action: Action, device: torch.device) -> Action:
     def run() -> None:
         action()
         torch.cuda.synchronize(device)
+
     return run
 
 
@@ -182,8 +200,10 @@ def exponent(sizes: Sequence[float], values: Sequence[float]) -> tuple[float, fl
     """
     sizes, values = (np.asarray(v, dtype=np.float64) for v in (sizes, values))
     if len(set(sizes)) < 2 or sizes.shape != values.shape or not (sizes > 0).all() or not (values > 0).all():
-        raise KeyMynaError(f"sizes {sizes.tolist()}, values {values.tolist()}: a power law is fitted to positive values "
-                           "at two sizes or more.")
+        raise KeyMynaError(
+            f"sizes {sizes.tolist()}, values {values.tolist()}: a power law is fitted to positive values "
+            "at two sizes or more."
+        )
     slope, intercept = np.polyfit(np.log(sizes), np.log(values), 1)
     return float(slope), float(np.exp(intercept))
 
@@ -252,11 +272,19 @@ def peak_of(prepare: Callable[..., Action], *arguments: Any) -> dict[str, float]
 def machine() -> dict[str, Any]:
     """What the numbers were measured on."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
-    return {"cpu": _of_proc("cpuinfo", "model name") or platform.machine(), "cores": len(os.sched_getaffinity(0)),
-            "threads": torch.get_num_threads(), "instructions": torch.backends.cpu.get_cpu_capability(),
-            "memory_gb": round(int(_of_proc("meminfo", "MemTotal").split()[0]) / 2**20, 1), "gpu": gpu,
-            "load": round(os.getloadavg()[0], 2), "system": platform.system(), "python": platform.python_version(),
-            "torch": torch.__version__, "numpy": np.__version__}
+    return {
+        "cpu": _of_proc("cpuinfo", "model name") or platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "threads": torch.get_num_threads(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "memory_gb": round(int(_of_proc("meminfo", "MemTotal").split()[0]) / 2**20, 1),
+        "gpu": gpu,
+        "load": round(os.getloadavg()[0], 2),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+    }
 
 
 def _of_proc(file: str, key: str) -> str:

@@ -23,8 +23,9 @@ from keymyna_lib.progress import bar
 SUBJECTS = ("step", "data", "embedding", "heads", "song", "growth")
 
 
-def measure_all(subjects: Sequence[str] = SUBJECTS, *, size: str = "full", budget: float = 1800.0,
-                show: bool = True) -> dict[str, Any]:
+def measure_all(
+    subjects: Sequence[str] = SUBJECTS, *, size: str = "full", budget: float = 1800.0, show: bool = True
+) -> dict[str, Any]:
     """Measure.
 
     Parameters
@@ -68,9 +69,16 @@ def measure_all(subjects: Sequence[str] = SUBJECTS, *, size: str = "full", budge
                 gc.collect()  # what a case held must not weigh on the next
                 progress.update()
     environment = results.environment()
-    return {"machine": here, "date": date, "commit": environment["commit"], "dirty": environment["dirty"],
-            "size": size, "budget": budget, "seconds": round(time.perf_counter() - began, 1),
-            "measurements": [asdict(row) for row in rows]}
+    return {
+        "machine": here,
+        "date": date,
+        "commit": environment["commit"],
+        "dirty": environment["dirty"],
+        "size": size,
+        "budget": budget,
+        "seconds": round(time.perf_counter() - began, 1),
+        "measurements": [asdict(row) for row in rows],
+    }
 
 
 def write(found: dict[str, Any], path: Path) -> None:
@@ -92,6 +100,7 @@ def text(found: dict[str, Any]) -> str:
 
 def readable(rows: pd.DataFrame) -> pd.DataFrame:
     """Columns subject, case, system, quantity, value (median, quartiles and unit; or why it was not run), rounds."""
+
     def value(row: Any) -> str:
         if row.n == 0:
             return row.note
@@ -101,5 +110,6 @@ def readable(rows: pd.DataFrame) -> pd.DataFrame:
 
     made = rows[["subject", "case", "system", "quantity"]].assign(
         case=[row.case if pd.isna(row.size) else f"{row.case}: {row.size:g}" for row in rows.itertuples()],
-        value=[value(row) for row in rows.itertuples()])
+        value=[value(row) for row in rows.itertuples()],
+    )
     return made.assign(rounds=rows["n"])

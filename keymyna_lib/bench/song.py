@@ -24,17 +24,23 @@ from keymyna_lib.song import KeyFinder
 
 SUBJECT = "song"
 OURS, ALONE, ESSENTIA = "ours", "ours, one thread", "essentia"
-_ESSENTIA = ("import essentia; essentia.log.infoActive = essentia.log.warningActive = False\n"
-             "import essentia.standard as e, sys\n"
-             "print(e.KeyExtractor()(e.MonoLoader(filename=sys.argv[1])()))")
+_ESSENTIA = (
+    "import essentia; essentia.log.infoActive = essentia.log.warningActive = False\n"
+    "import essentia.standard as e, sys\n"
+    "print(e.KeyExtractor()(e.MonoLoader(filename=sys.argv[1])()))"
+)
 
 
 def files_of(folder: Path, preset: str) -> tuple[Path, Path]:
     """An encoder and a linear head for it, untrained: what they cost does not depend on their weights."""
     encoder = build_encoder(EncoderConfig(preset, "vertical", "linear"), generator_for(0))
     dim, made = encoder.embedding_dim, folder / "song"
-    head = TrainedHead(HeadSpec(), {"weight.0": torch.randn(N_KEYS, dim, generator=generator_for(1)),
-                                    "bias.0": torch.zeros(N_KEYS)}, torch.zeros(dim), torch.ones(dim))
+    head = TrainedHead(
+        HeadSpec(),
+        {"weight.0": torch.randn(N_KEYS, dim, generator=generator_for(1)), "bias.0": torch.zeros(N_KEYS)},
+        torch.zeros(dim),
+        torch.ones(dim),
+    )
     save_encoder(encoder, made / f"{preset}.safetensors")
     head.save(made / f"{preset}-head.safetensors")
     return made / f"{preset}.safetensors", made / f"{preset}-head.safetensors"
@@ -47,27 +53,45 @@ def warm(folder: Path, size: Size, preset: str, seconds: float) -> list[Measurem
     essentia.log.infoActive = essentia.log.warningActive = False
     import essentia.standard
 
-    path, = material.write_audio(folder / "song", size.song_seconds, 1)
+    (path,) = material.write_audio(folder / "song", size.song_seconds, 1)
     finder, extractor = KeyFinder(*files_of(folder, preset)), essentia.standard.KeyExtractor()
 
     def alone() -> None:
         with one_thread():
             finder.key(path)
 
-    times = alternate({OURS: lambda: finder.key(path), ALONE: alone,
-                       ESSENTIA: lambda: extractor(essentia.standard.MonoLoader(filename=str(path))())}, seconds)
+    times = alternate(
+        {
+            OURS: lambda: finder.key(path),
+            ALONE: alone,
+            ESSENTIA: lambda: extractor(essentia.standard.MonoLoader(filename=str(path))()),
+        },
+        seconds,
+    )
     case = f"{preset}, warm, an mp3 of {size.song_seconds:g} s"
-    rows = times.rows(SUBJECT, case, "songs", "1/s", dict.fromkeys((OURS, ALONE, ESSENTIA), 1.0),
-                      ratios=[(OURS, ESSENTIA), (ALONE, ESSENTIA)])
+    rows = times.rows(
+        SUBJECT,
+        case,
+        "songs",
+        "1/s",
+        dict.fromkeys((OURS, ALONE, ESSENTIA), 1.0),
+        ratios=[(OURS, ESSENTIA), (ALONE, ESSENTIA)],
+    )
     return rows + [summary(SUBJECT, case, name, "time", "s", taken) for name, taken in times.seconds.items()]
 
 
 def cold(folder: Path, size: Size, preset: str, seconds: float) -> list[Measurement]:
     """Seconds of a whole process that finds one key, and how much of it goes into importing torch."""
-    path, = material.write_audio(folder / "song", size.song_seconds, 1)
+    (path,) = material.write_audio(folder / "song", size.song_seconds, 1)
     encoder, head = files_of(folder, preset)
-    times = alternate({OURS: process("-m", "keymyna_lib.song", "--encoder", encoder, "--head", head, path),
-                       ESSENTIA: process("-c", _ESSENTIA, path), "importing torch": process("-c", "import torch")}, seconds)
+    times = alternate(
+        {
+            OURS: process("-m", "keymyna_lib.song", "--encoder", encoder, "--head", head, path),
+            ESSENTIA: process("-c", _ESSENTIA, path),
+            "importing torch": process("-c", "import torch"),
+        },
+        seconds,
+    )
     case = f"{preset}, cold, an mp3 of {size.song_seconds:g} s"
     rows = times.rows(SUBJECT, case, "songs", "1/s", {OURS: 1.0, ESSENTIA: 1.0}, ratios=[(OURS, ESSENTIA)])
     rows += [summary(SUBJECT, case, name, "time", "s", taken) for name, taken in times.seconds.items()]
@@ -84,10 +108,16 @@ def process(*arguments: object) -> Action:
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         if done.returncode:
             raise KeyMynaError(f"{' '.join(command[1:3])} failed: {done.stderr[-500:]}")
+
     return run
 
 
 def cases(size: Size, folder: Path) -> list[Case]:
     """All cases of one song."""
-    made = [Case(SUBJECT, f"warm: {preset}", functools.partial(warm, folder, size, preset), 0.3) for preset in size.presets]
-    return [*made, Case(SUBJECT, f"cold: {size.presets[-1]}", functools.partial(cold, folder, size, size.presets[-1]), 0.5)]
+    made = [
+        Case(SUBJECT, f"warm: {preset}", functools.partial(warm, folder, size, preset), 0.3) for preset in size.presets
+    ]
+    return [
+        *made,
+        Case(SUBJECT, f"cold: {size.presets[-1]}", functools.partial(cold, folder, size, size.presets[-1]), 0.5),
+    ]

@@ -14,8 +14,19 @@ import torch
 from torch import Tensor
 
 from keymyna_lib.bench import baseline, material
-from keymyna_lib.bench.measure import (NO_GPU, Action, Case, Measurement, alternate, in_fresh_process,
-                                       not_run, peak_of, product_action, summary, synchronised)
+from keymyna_lib.bench.measure import (
+    NO_GPU,
+    Action,
+    Case,
+    Measurement,
+    alternate,
+    in_fresh_process,
+    not_run,
+    peak_of,
+    product_action,
+    summary,
+    synchronised,
+)
 from keymyna_lib.bench.sizes import Size
 from keymyna_lib.data.corpus import open_corpus
 from keymyna_lib.model import EncoderConfig
@@ -28,15 +39,40 @@ OURS, BARE, PUBLIC, CEILING = "ours", "ours, bare", "public way", "matrix produc
 LEAST_TURN = 2.0  # s of steps, so that what a loader has fetched ahead is little of it
 
 
-def config(preset: str, batch_size: int, mask_ratio: float, *, device: str = "cpu", precision: str = "fp32",
-           crop_frames: int = WINDOW) -> PretrainConfig:
+def config(
+    preset: str,
+    batch_size: int,
+    mask_ratio: float,
+    *,
+    device: str = "cpu",
+    precision: str = "fp32",
+    crop_frames: int = WINDOW,
+) -> PretrainConfig:
     """The paper's step: SogCLR on linear mel power, no projection head."""
     return PretrainConfig(
-        encoder=EncoderConfig(preset, "vertical", "linear"), objective="contrastive", mask_ratio=mask_ratio,
-        augmentation="none", crop_frames=crop_frames, crop_distance=0, loss="sogclr", temperature=0.1, gamma=0.9,
-        projection_dim=0, steps=1_000_000, batch_size=batch_size, optimizer="adam", lr=3e-4, weight_decay=1e-5,
-        warmup_steps=10, clip_norm=1.0, precision=precision, device=device, checkpoint_every=1_000_000,
-        validate_every=1_000_000, seed=0)
+        encoder=EncoderConfig(preset, "vertical", "linear"),
+        objective="contrastive",
+        mask_ratio=mask_ratio,
+        augmentation="none",
+        crop_frames=crop_frames,
+        crop_distance=0,
+        loss="sogclr",
+        temperature=0.1,
+        gamma=0.9,
+        projection_dim=0,
+        steps=1_000_000,
+        batch_size=batch_size,
+        optimizer="adam",
+        lr=3e-4,
+        weight_decay=1e-5,
+        warmup_steps=10,
+        clip_norm=1.0,
+        precision=precision,
+        device=device,
+        checkpoint_every=1_000_000,
+        validate_every=1_000_000,
+        seed=0,
+    )
 
 
 class Resident:
@@ -124,27 +160,40 @@ def name_of(settings: PretrainConfig) -> str:
 
 def compare(folder: Path, size: Size, settings: PretrainConfig, seconds: float) -> list[Measurement]:
     """Rates of the bare step, its ratio to the public way's, and the share of the ceiling."""
-    path, gpu, case = corpus_in(folder, size, settings.batch_size), settings.device.startswith("cuda"), name_of(settings)
+    path, gpu, case = (
+        corpus_in(folder, size, settings.batch_size),
+        settings.device.startswith("cuda"),
+        name_of(settings),
+    )
     actions = {name: make(path, settings) for name, make in MAKERS.items()}
     flops = {name: product_flops(action) for name, action in actions.items()}
     actions[CEILING], flops[CEILING] = product_action(
-        torch.device(settings.device), torch.bfloat16 if settings.precision == "bf16" else torch.float32,
-        size.gpu_product if gpu else size.product)
+        torch.device(settings.device),
+        torch.bfloat16 if settings.precision == "bf16" else torch.float32,
+        size.gpu_product if gpu else size.product,
+    )
     times = alternate(actions, seconds)
-    rows = times.rows(SUBJECT, case, "examples", "1/s", dict.fromkeys(MAKERS, settings.batch_size),
-                      ratios=[(OURS, PUBLIC)])
+    rows = times.rows(
+        SUBJECT, case, "examples", "1/s", dict.fromkeys(MAKERS, settings.batch_size), ratios=[(OURS, PUBLIC)]
+    )
     rows += times.rows(SUBJECT, case, "arithmetic", "GFLOP/s", {name: value / 1e9 for name, value in flops.items()})
     for name in MAKERS if settings.precision == "fp32" else [OURS]:  # the public way knows float32 only
-        share = [flops[name] / mine / (flops[CEILING] / best)
-                 for mine, best in zip(times.seconds[name], times.seconds[CEILING])]
+        share = [
+            flops[name] / mine / (flops[CEILING] / best)
+            for mine, best in zip(times.seconds[name], times.seconds[CEILING])
+        ]
         rows.append(summary(SUBJECT, case, name, "share of the ceiling", "", share))
     return in_float32(rows, settings)
 
 
 def in_float32(rows: list[Measurement], settings: PretrainConfig) -> list[Measurement]:
     """The rows, with a note on those of the public way and against it where the library's step has another precision."""
-    return [replace(row, note=f"{PUBLIC} in fp32") if settings.precision != "fp32" and PUBLIC in (row.system, row.ratio_to)
-            else row for row in rows]
+    return [
+        replace(row, note=f"{PUBLIC} in fp32")
+        if settings.precision != "fp32" and PUBLIC in (row.system, row.ratio_to)
+        else row
+        for row in rows
+    ]
 
 
 def peak(folder: Path, size: Size, settings: PretrainConfig, seconds: float) -> list[Measurement]:
@@ -158,19 +207,28 @@ def peak(folder: Path, size: Size, settings: PretrainConfig, seconds: float) -> 
             peaks = {"peak": float(torch.cuda.max_memory_allocated())}
         else:
             peaks = in_fresh_process(peak_of, make, path, settings)
-        rows += [summary(SUBJECT, name_of(settings), name, f"memory, {what}", "MB", [value / 1e6])
-                 for what, value in peaks.items()]
+        rows += [
+            summary(SUBJECT, name_of(settings), name, f"memory, {what}", "MB", [value / 1e6])
+            for what, value in peaks.items()
+        ]
     return rows
 
 
-def masking(folder: Path, size: Size, preset: str, batch_size: int, masks: tuple[float, ...],
-            seconds: float) -> list[Measurement]:
+def masking(
+    folder: Path, size: Size, preset: str, batch_size: int, masks: tuple[float, ...], seconds: float
+) -> list[Measurement]:
     """The library's step at several mask ratios, the first of them 0, and how many times the unmasked rate that is."""
     path = corpus_in(folder, size, batch_size)
     actions = {f"{OURS}, mask {mask:g}": our_bare_step(path, config(preset, batch_size, mask)) for mask in masks}
     bare, *masked = actions
-    return alternate(actions, seconds).rows(SUBJECT, f"{preset}, batch {batch_size}, masking", "examples", "1/s",
-                                            dict.fromkeys(actions, batch_size), ratios=[(name, bare) for name in masked])
+    return alternate(actions, seconds).rows(
+        SUBJECT,
+        f"{preset}, batch {batch_size}, masking",
+        "examples",
+        "1/s",
+        dict.fromkeys(actions, batch_size),
+        ratios=[(name, bare) for name in masked],
+    )
 
 
 def end_to_end(folder: Path, size: Size, settings: PretrainConfig, seconds: float) -> list[Measurement]:
@@ -181,11 +239,17 @@ def end_to_end(folder: Path, size: Size, settings: PretrainConfig, seconds: floa
     ours = {OURS: synchronised(run.take_step, run.device)}
     # Apart from the public loader, whose processes would go on working through the other two's turns.
     rows = alternate(ours | {BARE: bare}, seconds / 2).rows(
-        SUBJECT, f"{case}, or bare", "examples", "1/s", dict.fromkeys((OURS, BARE), settings.batch_size),
-        ratios=[(OURS, BARE)])
+        SUBJECT,
+        f"{case}, or bare",
+        "examples",
+        "1/s",
+        dict.fromkeys((OURS, BARE), settings.batch_size),
+        ratios=[(OURS, BARE)],
+    )
     actions = ours | {PUBLIC: synchronised(lambda: public.step(next(batches)), run.device)}
     rows += alternate(actions, seconds / 2, least_seconds=LEAST_TURN).rows(
-        SUBJECT, case, "examples", "1/s", dict.fromkeys(actions, settings.batch_size), ratios=[(OURS, PUBLIC)])
+        SUBJECT, case, "examples", "1/s", dict.fromkeys(actions, settings.batch_size), ratios=[(OURS, PUBLIC)]
+    )
     return in_float32(rows, settings)
 
 
@@ -202,7 +266,10 @@ def largest_batch(folder: Path, size: Size, preset: str, seconds: float) -> list
     """The largest power of two that fits on the GPU as a batch, and its rate."""
     rows, batch = [], 256
     while True:
-        settings, path = config(preset, batch, 0.9, device="cuda", precision="bf16"), folder / f"corpus-of-crops-{batch}"
+        settings, path = (
+            config(preset, batch, 0.9, device="cuda", precision="bf16"),
+            folder / f"corpus-of-crops-{batch}",
+        )
         material.write_corpus(path, 2 * batch, WINDOW)
         try:
             times = alternate({OURS: our_bare_step(path, settings)}, 0.0, least_rounds=1)
@@ -210,16 +277,24 @@ def largest_batch(folder: Path, size: Size, preset: str, seconds: float) -> list
             return rows
         finally:
             shutil.rmtree(path)
-        rows = [summary(SUBJECT, f"{preset}, largest batch on the GPU", OURS, "batch", "examples", [batch]),
-                *times.rows(SUBJECT, f"{preset}, largest batch on the GPU", "examples", "1/s", {OURS: batch})]
+        rows = [
+            summary(SUBJECT, f"{preset}, largest batch on the GPU", OURS, "batch", "examples", [batch]),
+            *times.rows(SUBJECT, f"{preset}, largest batch on the GPU", "examples", "1/s", {OURS: batch}),
+        ]
         batch *= 2
 
 
 # Parts of a step by the names of torch's operators, forward and backward; the first that fits.
-PARTS = {"attention": ("scaled_dot_product", "bmm", "softmax"), "optimizer": ("adam", "foreach", "Optimizer"),
-         "matrix products": ("mm", "linear"), "LayerNorm": ("layer_norm",), "GELU": ("gelu",),
-         "drawing masks": ("sort", "rand"), "patches and copies": ("index", "gather", "copy", "expm1", "cat", "clone"),
-         "other operators": ("",)}
+PARTS = {
+    "attention": ("scaled_dot_product", "bmm", "softmax"),
+    "optimizer": ("adam", "foreach", "Optimizer"),
+    "matrix products": ("mm", "linear"),
+    "LayerNorm": ("layer_norm",),
+    "GELU": ("gelu",),
+    "drawing masks": ("sort", "rand"),
+    "patches and copies": ("index", "gather", "copy", "expm1", "cat", "clone"),
+    "other operators": ("",),
+}
 DRAWING, REST = "drawing the batch", "Python and the rest"
 
 
@@ -261,7 +336,10 @@ def profile(folder: Path, size: Size, settings: PretrainConfig, seconds: float) 
     path = corpus_in(folder, size, settings.batch_size)
     run, other = our_run(path, settings), our_run(path, settings)
     run.train_sampler.batch = drawing = _Timed(run.train_sampler.batch)
-    public, fetching = PublicRun(other), _Timed(functools.partial(next, public_batches(public_files(path), settings, 0)))
+    public, fetching = (
+        PublicRun(other),
+        _Timed(functools.partial(next, public_batches(public_files(path), settings, 0))),
+    )
     steps = {OURS: (run.take_step, drawing), PUBLIC: (lambda: public.step(fetching()), fetching)}
     found: dict[str, list[dict[str, float]]] = {name: [] for name in steps}
     for step, _ in steps.values():
@@ -270,12 +348,16 @@ def profile(folder: Path, size: Size, settings: PretrainConfig, seconds: float) 
     while len(found[PUBLIC]) < 3 or time.perf_counter() - began < seconds:
         for name, (step, timed) in steps.items():
             found[name].append(shares_of(step, timed))
-    return [summary(SUBJECT, f"{name_of(settings)}, profile", name, f"share: {part}", "", [taken[part] for taken in rounds])
-            for name, rounds in found.items() for part in rounds[0]]
+    return [
+        summary(SUBJECT, f"{name_of(settings)}, profile", name, f"share: {part}", "", [taken[part] for taken in rounds])
+        for name, rounds in found.items()
+        for part in rounds[0]
+    ]
 
 
 def cases(size: Size, folder: Path) -> list[Case]:
     """All cases of the step."""
+
     def case(function, *arguments: object, weight: float = 1.0) -> Case:
         settings = next((a for a in arguments if isinstance(a, PretrainConfig)), None)
         name = f"{function.__name__}: {name_of(settings) if settings else arguments[0]}"
@@ -294,9 +376,23 @@ def cases(size: Size, folder: Path) -> list[Case]:
         made += [case(function, settings) for settings in on_gpu for function in (compare, peak)]
         made += [case(end_to_end, on_gpu[-1]), case(largest_batch, on_gpu[-1].encoder.preset)]
     else:
-        made.append(Case(SUBJECT, "GPU", lambda seconds: [
-            *(not_run(SUBJECT, name_of(settings), OURS, "examples", "1/s", NO_GPU) for settings in on_gpu),
-            not_run(SUBJECT, f"{name_of(on_gpu[-1])}, from files", OURS, "examples", "1/s", NO_GPU),
-            not_run(SUBJECT, f"{on_gpu[-1].encoder.preset}, largest batch on the GPU", OURS, "batch", "examples", NO_GPU)],
-            weight=0.0))
+        made.append(
+            Case(
+                SUBJECT,
+                "GPU",
+                lambda seconds: [
+                    *(not_run(SUBJECT, name_of(settings), OURS, "examples", "1/s", NO_GPU) for settings in on_gpu),
+                    not_run(SUBJECT, f"{name_of(on_gpu[-1])}, from files", OURS, "examples", "1/s", NO_GPU),
+                    not_run(
+                        SUBJECT,
+                        f"{on_gpu[-1].encoder.preset}, largest batch on the GPU",
+                        OURS,
+                        "batch",
+                        "examples",
+                        NO_GPU,
+                    ),
+                ],
+                weight=0.0,
+            )
+        )
     return made

@@ -37,21 +37,21 @@ FAMILIES: dict[str, dict[int, int]] = {
     "synth": {80: -29, 84: -27, 87: -18, 90: -26},
 }
 PROGRAMME_LOUDNESS: dict[int, int] = {p: dB for family in FAMILIES.values() for p, dB in family.items()}
-ENSEMBLE_PROBABILITY = 0.4          # all parts on one programme: a choir, an organ, a consort
+ENSEMBLE_PROBABILITY = 0.4  # all parts on one programme: a choir, an organ, a consort
 DRUM_KITS = (0, 8, 16, 24, 25, 40)  # presets of bank 128
 KICKS, SNARES, HATS = (35, 36), (37, 38, 40), (42, 44, 46, 51)  # General MIDI percussion keys
 
 SCOPES = ("section", "piece")
 SECTION_SECONDS = (5.0, 8.0)
 TEMPO = {"chorale": (60.0, 100.0), "tune": (90.0, 160.0)}  # beats per minute
-TEMPO_FACTOR = (0.85, 1.18)         # a section's tempo over the piece's
-PITCH_RANGE = (36, 96)              # MIDI; octave shifts stay inside
-PART_LEVEL = (-9.0, 0.0)            # dB, balance between the parts
-DRUM_LEVEL = (-15.0, -3.0)          # dB, power relative to the pitched instruments
-SECTION_LEVEL = (-12.0, 0.0)        # dB
-REVERB_TIME = (0.15, 1.5)           # s for a decay of 60 dB
-REVERB_LEVEL = (-20.0, -3.0)        # dB, power relative to the dry sound
-NOISE_COLOUR = (0.0, 2.0)           # power falls as frequency^-colour: white 0, pink 1, brown 2
+TEMPO_FACTOR = (0.85, 1.18)  # a section's tempo over the piece's
+PITCH_RANGE = (36, 96)  # MIDI; octave shifts stay inside
+PART_LEVEL = (-9.0, 0.0)  # dB, balance between the parts
+DRUM_LEVEL = (-15.0, -3.0)  # dB, power relative to the pitched instruments
+SECTION_LEVEL = (-12.0, 0.0)  # dB
+REVERB_TIME = (0.15, 1.5)  # s for a decay of 60 dB
+REVERB_LEVEL = (-20.0, -3.0)  # dB, power relative to the dry sound
+NOISE_COLOUR = (0.0, 2.0)  # power falls as frequency^-colour: white 0, pink 1, brown 2
 
 
 def arrange(score: Score, transposition: int, config: CorpusConfig, rng: np.random.Generator) -> dict:
@@ -89,17 +89,25 @@ def arrange(score: Score, transposition: int, config: CorpusConfig, rng: np.rand
         remaining = min(config.seconds - time, (end - beat) * 60 / section_tempo)
         length = _section_length(remaining, rng) if config.scope == "section" else remaining
         stop = beat + length * section_tempo / 60
-        sections.append({
-            "start": time, "length": length, "beat": beat, "tempo": section_tempo,
-            "programmes": _programmes(n_parts, sections[-1]["programmes"] if sections else (), rng),
-            "levels": [_uniform(rng, PART_LEVEL) for _ in range(n_parts)],
-            "octave": _octave(score.notes, beat, stop, transposition, rng),
-            "cents": _uniform(rng, (-config.detune_cents, config.detune_cents)),
-            "drums": _drums(score, rng) if rng.random() < config.drum_probability else None,
-            "level": _uniform(rng, SECTION_LEVEL),
-            "reverb_time": _uniform(rng, REVERB_TIME), "reverb_level": _uniform(rng, REVERB_LEVEL),
-            "snr": _uniform(rng, config.snr_db), "colour": _uniform(rng, NOISE_COLOUR),
-            "seed": int(rng.integers(2**32))})
+        sections.append(
+            {
+                "start": time,
+                "length": length,
+                "beat": beat,
+                "tempo": section_tempo,
+                "programmes": _programmes(n_parts, sections[-1]["programmes"] if sections else (), rng),
+                "levels": [_uniform(rng, PART_LEVEL) for _ in range(n_parts)],
+                "octave": _octave(score.notes, beat, stop, transposition, rng),
+                "cents": _uniform(rng, (-config.detune_cents, config.detune_cents)),
+                "drums": _drums(score, rng) if rng.random() < config.drum_probability else None,
+                "level": _uniform(rng, SECTION_LEVEL),
+                "reverb_time": _uniform(rng, REVERB_TIME),
+                "reverb_level": _uniform(rng, REVERB_LEVEL),
+                "snr": _uniform(rng, config.snr_db),
+                "colour": _uniform(rng, NOISE_COLOUR),
+                "seed": int(rng.integers(2**32)),
+            }
+        )
         time, beat = round(time + length, 6), round(stop, 6)
     return {"transposition": int(transposition), "tempo": tempo, "duration": time, "sections": sections}
 
@@ -143,8 +151,7 @@ def _programmes(n_parts: int, previous: tuple | list, rng: np.random.Generator) 
     return [draw() for _ in range(n_parts)]
 
 
-def _octave(notes: np.ndarray, start: float, stop: float, transposition: int,
-            rng: np.random.Generator) -> int:
+def _octave(notes: np.ndarray, start: float, stop: float, transposition: int, rng: np.random.Generator) -> int:
     """-12, 0 or 12 semitones, as far as the notes between two beats stay inside PITCH_RANGE; else 0."""
     sounding = notes[(notes[:, 0] < stop) & (notes[:, 0] + notes[:, 1] > start), 2]
     low, high = (sounding.min(), sounding.max()) if len(sounding) else (60, 60)
@@ -163,6 +170,12 @@ def _drums(score: Score, rng: np.random.Generator) -> dict:
     kick[0] = True
     snare = rng.random(len(steps)) < np.where(on_beat & (steps % 2 == 1), 0.8, 0.1)
     hat = rng.random(len(steps)) < np.where(on_beat, 0.9, rng.choice([0.1, 0.9]))
-    return {"kit": int(rng.choice(DRUM_KITS)), "bar": score.beats_per_bar, "level": _uniform(rng, DRUM_LEVEL),
-            "strokes": [[int(rng.choice(keys)), steps[hits].tolist()]
-                        for keys, hits in ((KICKS, kick), (SNARES, snare), (HATS, hat))]}
+    return {
+        "kit": int(rng.choice(DRUM_KITS)),
+        "bar": score.beats_per_bar,
+        "level": _uniform(rng, DRUM_LEVEL),
+        "strokes": [
+            [int(rng.choice(keys)), steps[hits].tolist()]
+            for keys, hits in ((KICKS, kick), (SNARES, snare), (HATS, hat))
+        ],
+    }

@@ -26,14 +26,16 @@ SPLITS = ("train", "valid", "test")
 NGRAM = 6
 SAME_MELODY = 0.3
 # Words that name a kind of piece, a setting or an edition rather than one piece.
-_GENERIC = frozenset("""
+_GENERIC = frozenset(
+    """
     air airs allemanda allemande an and around bwv by celebrated clog clogs cotillion cotillon dance
     dances double duet favorite favourite first fling for from german gigue highland hornpipe in irish jig
     jigg jigs lancashire march marches medley minuet new no of old on or original polka polonaise quick
     quickmarch quickstep reel reels regiment regt rondo royal scotch second set setting single slip
     slipjig slow song spanish step strathspey strathspeys strathsy the third to tune turkish unknown
     untitled variations version walk waltz way welch welsh with
-""".split())
+""".split()
+)
 
 
 def normalise_title(title: str) -> str:
@@ -64,7 +66,7 @@ def melody(notes: np.ndarray, source: str) -> np.ndarray:
 def melodic_shingles(notes: np.ndarray, source: str) -> list[str]:
     """Every run of `NGRAM` intervals of the melody (semitones) as text: what a transposition keeps."""
     intervals = [f"{i:+d}" for i in np.diff(melody(notes, source))]
-    return [source + "".join(intervals[i:i + NGRAM]) for i in range(max(1, len(intervals) - NGRAM + 1))]
+    return [source + "".join(intervals[i : i + NGRAM]) for i in range(max(1, len(intervals) - NGRAM + 1))]
 
 
 def composition_ids(scores: ScoreSet) -> pd.Series:
@@ -99,8 +101,7 @@ def _mode(key: pd.Series) -> pd.Series:
     return key.map(keys.mode).rename("mode")
 
 
-def assign_splits(table: pd.DataFrame, *, seed: int,
-                  fractions: Sequence[float] = (0.7, 0.15, 0.15)) -> pd.Series:
+def assign_splits(table: pd.DataFrame, *, seed: int, fractions: Sequence[float] = (0.7, 0.15, 0.15)) -> pd.Series:
     """Split of each piece, by composition and stratified by source and mode as well as compositions allow.
 
     Compositions that hold an analysed chorale go to test. The others, largest first and else in random order,
@@ -193,4 +194,4 @@ def label_budget(train: pd.DataFrame, n: int, *, seed: int) -> list[str]:
     turn = shuffled.groupby(shuffled).cumcount()
     key_order = pd.Series(generator.permutation(keys.N_KEYS))[shuffled].to_numpy()
     order = np.lexsort((key_order, turn))
-    return list(shuffled.index[order][:n or None])
+    return list(shuffled.index[order][: n or None])

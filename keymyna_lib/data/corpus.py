@@ -31,9 +31,26 @@ from keymyna_lib.errors import KeyMynaError
 if TYPE_CHECKING:
     from distributed import Client
 
-COLUMNS = ("piece_id", "source", "collection", "title", "composition", "split", "analysed", "key", "key_name",
-           "key_written", "transposition", "tempo", "duration", "n_samples", "n_frames", "sha256",
-           "spectrogram_sha256", "arrangement")
+COLUMNS = (
+    "piece_id",
+    "source",
+    "collection",
+    "title",
+    "composition",
+    "split",
+    "analysed",
+    "key",
+    "key_name",
+    "key_written",
+    "transposition",
+    "tempo",
+    "duration",
+    "n_samples",
+    "n_frames",
+    "sha256",
+    "spectrogram_sha256",
+    "arrangement",
+)
 SPLITS = (*compositions.SPLITS, "extra", "pretrain")  # scored besides; without labels
 RENDERED = "rendered"  # the one task of a rendered corpus
 _MANIFEST, _PLACES, INDEX = "manifest.csv", "places.csv", "corpus.json"
@@ -65,14 +82,16 @@ class CorpusConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "snr_db", tuple(self.snr_db))
-        rules = {"n_chorales": (self.n_chorales >= 0, "0 (all) or more"),
-                 "n_tunes": (self.n_tunes >= 0, "0 (all) or more"),
-                 "seconds": (self.seconds >= 1, "at least 1 s"),
-                 "scope": (self.scope in arrange.SCOPES, f"one of {arrange.SCOPES}"),
-                 "drum_probability": (0 <= self.drum_probability <= 1, "between 0 and 1"),
-                 "detune_cents": (self.detune_cents >= 0, "0 or more"),
-                 "snr_db": (len(self.snr_db) == 2 and self.snr_db[0] <= self.snr_db[1], "(low, high)"),
-                 "seed": (self.seed >= 0, "0 or more")}
+        rules = {
+            "n_chorales": (self.n_chorales >= 0, "0 (all) or more"),
+            "n_tunes": (self.n_tunes >= 0, "0 (all) or more"),
+            "seconds": (self.seconds >= 1, "at least 1 s"),
+            "scope": (self.scope in arrange.SCOPES, f"one of {arrange.SCOPES}"),
+            "drum_probability": (0 <= self.drum_probability <= 1, "between 0 and 1"),
+            "detune_cents": (self.detune_cents >= 0, "0 or more"),
+            "snr_db": (len(self.snr_db) == 2 and self.snr_db[0] <= self.snr_db[1], "(low, high)"),
+            "seed": (self.seed >= 0, "0 or more"),
+        }
         for name, (valid, rule) in rules.items():
             if not valid:
                 raise KeyMynaError(f"{name}={getattr(self, name)!r}: expected {rule}.")
@@ -104,8 +123,10 @@ class Corpus:
     def tracks(self, split: str | None = None, source: str | None = None) -> list[str]:
         """Track ids in the manifest's order, of one split (see `SPLITS`), one source (of the manifest's), or all."""
         keep = pd.Series(True, index=self.manifest.index)
-        for column, value, known in (("split", split, SPLITS),
-                                     ("source", source, tuple(self.manifest["source"].unique()))):
+        for column, value, known in (
+            ("split", split, SPLITS),
+            ("source", source, tuple(self.manifest["source"].unique())),
+        ):
             if value is not None:
                 if value not in known:
                     raise KeyMynaError(f"{column} {value!r}: expected one of {known}.")
@@ -130,8 +151,9 @@ class Corpus:
         keep = self.manifest["task"].isin([name, ""])
         if keep.all():
             return self
-        return replace(self, hash=files.sha256_json([self.hash, name]), manifest=self.manifest[keep],
-                       offsets=self.offsets[keep])
+        return replace(
+            self, hash=files.sha256_json([self.hash, name]), manifest=self.manifest[keep], offsets=self.offsets[keep]
+        )
 
     def pretraining_tracks(self) -> list[str]:
         """What pre-training sees: the tracks of split "pretrain", or, where there are none, the training tracks.
@@ -146,12 +168,12 @@ class Corpus:
     def audio(self, track_id: str) -> np.ndarray:
         """(sample,) float32 in [-1, 1], 16 kHz."""
         place = self._place(track_id)
-        return store.to_float(self.samples[place.shard][place.first_sample:place.first_sample + place.n_samples])
+        return store.to_float(self.samples[place.shard][place.first_sample : place.first_sample + place.n_samples])
 
     def spectrogram(self, track_id: str) -> np.ndarray:
         """(frame, mel) float16 log(1 + power), a view into the memory map."""
         place = self._place(track_id)
-        return self.frames[place.shard][place.first_frame:place.first_frame + place.n_frames]
+        return self.frames[place.shard][place.first_frame : place.first_frame + place.n_frames]
 
     def close(self) -> None:
         """Let go of the memory maps, whose pages count as this process's memory; what is read later is mapped again."""
@@ -165,8 +187,14 @@ class Corpus:
             raise KeyMynaError(f"no track {track_id!r} in {self.path}.") from None
 
 
-def build_corpus(config: CorpusConfig, *, progress: bool = True, cache: Path | None = None, workers: int = 0,
-                 client: Client | None = None) -> Corpus:
+def build_corpus(
+    config: CorpusConfig,
+    *,
+    progress: bool = True,
+    cache: Path | None = None,
+    workers: int = 0,
+    client: Client | None = None,
+) -> Corpus:
     """Build a corpus, or what of it is missing or damaged; a finished one is verified and opened in seconds.
 
     Parameters
@@ -190,8 +218,17 @@ def build_corpus(config: CorpusConfig, *, progress: bool = True, cache: Path | N
         return playable_score(scores, plan.piece_id[track_id]).notes, plan.arrangement[track_id]
 
     places = store.offsets(plan)
-    hashes, _ = store.fill(folder, places, _render, arguments, folder / INDEX, doing="rendering", progress=progress,
-                           workers=workers, client=client)
+    hashes, _ = store.fill(
+        folder,
+        places,
+        _render,
+        arguments,
+        folder / INDEX,
+        doing="rendering",
+        progress=progress,
+        workers=workers,
+        client=client,
+    )
     plan["sha256"], plan["spectrogram_sha256"] = zip(*(hashes[t] for t in plan.index))
     finish(folder, asdict(config), _versions(), plan[list(COLUMNS)], places)
     return open_corpus(folder)
@@ -213,8 +250,10 @@ def open_corpus(path: Path | str) -> Corpus:
     for name, sha256 in ((_MANIFEST, index["hash"]), (_PLACES, index.get("places"))):
         if not (path / name).exists() or files.sha256_file(path / name) != sha256:
             raise KeyMynaError(f"{path / name} is missing or was changed. {mend}")
-    manifest, places = (pd.read_csv(path / name, index_col="track_id", keep_default_na=False,
-                                    dtype=dict.fromkeys(_TEXTS, str)) for name in (_MANIFEST, _PLACES))
+    manifest, places = (
+        pd.read_csv(path / name, index_col="track_id", keep_default_na=False, dtype=dict.fromkeys(_TEXTS, str))
+        for name in (_MANIFEST, _PLACES)
+    )
     for shard, sizes in store.sizes(places):
         for name, size in sizes.items():
             file = store.shard_folder(path, shard) / name
@@ -222,8 +261,15 @@ def open_corpus(path: Path | str) -> Corpus:
                 raise KeyMynaError(f"{file} is missing or truncated. {mend}")
     if "task" not in manifest:
         manifest["task"] = RENDERED
-    return Corpus(index["config"], path, index["hash"], manifest, store.Shards(path, store.FRAMES),
-                  places.loc[manifest.index], store.Shards(path, store.AUDIO))
+    return Corpus(
+        index["config"],
+        path,
+        index["hash"],
+        manifest,
+        store.Shards(path, store.FRAMES),
+        places.loc[manifest.index],
+        store.Shards(path, store.AUDIO),
+    )
 
 
 def corpus_key(config: CorpusConfig) -> str:
@@ -243,15 +289,21 @@ def plan_corpus(config: CorpusConfig, scores: ScoreSet) -> pd.DataFrame:
     """The manifest but for what only rendering tells (the sha256 of the results)."""
     table = scores.table.assign(composition=compositions.composition_ids(scores))
     table["split"] = compositions.assign_splits(table, seed=config.seed)
-    chosen = compositions.select(table, n_chorales=config.n_chorales, n_tunes=config.n_tunes,
-                                 seed=config.seed)
+    chosen = compositions.select(table, n_chorales=config.n_chorales, n_tunes=config.n_tunes, seed=config.seed)
     table = table.loc[chosen].copy()
     table["transposition"] = compositions.transpositions(table, seed=config.seed)
     table["key_written"] = table["key"]
     table["key"] = keys.transpose(table["key_written"], table["transposition"])
     table["key_name"] = [keys.KEY_NAMES[k] for k in table["key"]]
-    drawn = [arrange.arrange(playable_score(scores, p), table.transposition[p], config,
-                             np.random.default_rng([config.seed, *files.stable_words(p)])) for p in chosen]
+    drawn = [
+        arrange.arrange(
+            playable_score(scores, p),
+            table.transposition[p],
+            config,
+            np.random.default_rng([config.seed, *files.stable_words(p)]),
+        )
+        for p in chosen
+    ]
     table["tempo"] = [a["tempo"] for a in drawn]
     table["duration"] = [a["duration"] for a in drawn]
     table["n_samples"] = [render.n_samples(a) for a in drawn]
@@ -269,13 +321,16 @@ def _render(notes: np.ndarray, arrangement: str) -> np.ndarray:
     return render.render(notes, json.loads(arrangement))
 
 
-def finish(folder: Path, config: Mapping[str, Any], versions: Mapping[str, str], manifest: pd.DataFrame,
-           places: pd.DataFrame) -> None:
+def finish(
+    folder: Path, config: Mapping[str, Any], versions: Mapping[str, str], manifest: pd.DataFrame, places: pd.DataFrame
+) -> None:
     """Write manifest.csv and places.csv, then corpus.json, which makes the corpus whole."""
     hashes = {}
     for name, table in ((_MANIFEST, manifest), (_PLACES, places)):
         text = table.to_csv()
         files.write_text(folder / name, text)
         hashes[name] = files.sha256_bytes(text.encode())
-    files.write_json(folder / INDEX, {"config": dict(config), "versions": dict(versions), "hash": hashes[_MANIFEST],
-                                      "places": hashes[_PLACES]})
+    files.write_json(
+        folder / INDEX,
+        {"config": dict(config), "versions": dict(versions), "hash": hashes[_MANIFEST], "places": hashes[_PLACES]},
+    )

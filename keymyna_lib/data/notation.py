@@ -30,8 +30,10 @@ _STEPS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
 _GRID = 48
 _ABC_HEADER = re.compile(r"[MLKPV]:")
 # Annotations, graces, decorations and ornaments; inline fields are captured, to be kept.
-_ABC_SILENT = re.compile(r'(\[[A-Z]:[^]]*\])|"[^"]*"|\{[^}]*\}|![^!]{1,20}!'
-                         r"|[~HJLMOPSTuv`]|\.(?=[\[(^_=A-Ga-g])")
+_ABC_SILENT = re.compile(
+    r'(\[[A-Z]:[^]]*\])|"[^"]*"|\{[^}]*\}|![^!]{1,20}!'
+    r"|[~HJLMOPSTuv`]|\.(?=[\[(^_=A-Ga-g])"
+)
 
 
 def read_musicxml(data: bytes) -> tuple[np.ndarray, int | None, int] | None:
@@ -79,8 +81,12 @@ def _part_notes(part: ET.Element, number: int) -> Iterator[tuple[float, float, i
                     onset, position = position, position + duration
                 pitch = element.find("pitch")
                 if pitch is not None:
-                    midi = (12 * int(pitch.findtext("octave")) + 12 + _STEPS[pitch.findtext("step")]
-                            + int(pitch.findtext("alter") or 0))
+                    midi = (
+                        12 * int(pitch.findtext("octave"))
+                        + 12
+                        + _STEPS[pitch.findtext("step")]
+                        + int(pitch.findtext("alter") or 0)
+                    )
                     ties = {tie.get("type") for tie in element.findall("tie")}
                     if "stop" in ties and midi in tied:
                         note = tied.pop(midi)
@@ -110,8 +116,13 @@ def read_abc(tunes: Sequence[str]) -> list[tuple[np.ndarray, int] | None]:
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "t.abc").write_text("\n".join(itertools.chain.from_iterable(texts)), encoding="latin-1")
         try:
-            subprocess.run([os.environ["SYMUSIC_ABC2MIDI"], Path(folder, "t.abc"), "-NGRA", "-NGUI", "-NFER"],
-                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=60, check=False)
+            subprocess.run(
+                [os.environ["SYMUSIC_ABC2MIDI"], Path(folder, "t.abc"), "-NGRA", "-NGUI", "-NFER"],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                timeout=60,
+                check=False,
+            )
         except subprocess.TimeoutExpired:
             raise KeyMynaError(f"abc2midi hangs on a tune, {tunes[0][:60]!r} or soon after.") from None
         parsed = [_read_midi(Path(folder, f"t{i}.mid"), text) for i, text in enumerate(texts)]

@@ -17,14 +17,14 @@ from keymyna_lib.data.arrange import PROGRAMME_LOUDNESS
 from keymyna_lib.errors import KeyMynaError
 from keymyna_lib.spectrogram import PEAK, SAMPLE_RATE
 
-FADE_IN = 0.01         # s at the start of a section
-RING_OUT = 0.15        # s for which a section fades out under the next one
-VELOCITY = (75, 110)   # MIDI
+FADE_IN = 0.01  # s at the start of a section
+RING_OUT = 0.15  # s for which a section fades out under the next one
+VELOCITY = (75, 110)  # MIDI
 _DRUM_CHANNEL = 9
 _CHANNELS = [c for c in range(16) if c != _DRUM_CHANNEL]
 _LOUDNESS = min(PROGRAMME_LOUDNESS.values())  # dB to which every programme is brought; volume can only lower
-_FLUSH = SAMPLE_RATE // 10                    # samples in which silenced voices die
-_SILENCE = 1e-6                               # RMS below which there is nothing to relate a level to
+_FLUSH = SAMPLE_RATE // 10  # samples in which silenced voices die
+_SILENCE = 1e-6  # RMS below which there is nothing to relate a level to
 
 # An event: (sample, 0 for off or 1 for on, channel, MIDI key, velocity); sorted, so that offs come first.
 Event = tuple[int, int, int, int, int]
@@ -41,8 +41,10 @@ def soundfont_path() -> Path:
     spec = importlib.util.find_spec("pretty_midi")
     path = Path(spec.submodule_search_locations[0]) / "TimGM6mb.sf2" if spec else None
     if path is None or not path.is_file():
-        raise KeyMynaError("TimGM6mb.sf2 is missing: it comes with the package pretty_midi. Install what "
-                           "requirements.lock names and run again.")
+        raise KeyMynaError(
+            "TimGM6mb.sf2 is missing: it comes with the package pretty_midi. Install what "
+            "requirements.lock names and run again."
+        )
     return path
 
 
@@ -67,8 +69,8 @@ def render(notes: np.ndarray, arrangement: dict) -> np.ndarray:
     for section in arrangement["sections"]:
         clip = render_section(notes, section, arrangement["transposition"])
         start = round(section["start"] * SAMPLE_RATE)
-        clip = clip[:len(audio) - start]
-        audio[start:start + len(clip)] += clip
+        clip = clip[: len(audio) - start]
+        audio[start : start + len(clip)] += clip
     return np.round(audio * (PEAK * 32767 / max(np.abs(audio).max(), _SILENCE))).astype(np.int16)
 
 
@@ -106,7 +108,7 @@ def add_room(audio: np.ndarray, reverb_time: float, level: float, rng: np.random
     response *= 10 ** (level / 20) / np.linalg.norm(response)
     size = scipy.fft.next_fast_len(len(audio) + len(response), real=True)
     wet = scipy.fft.irfft(scipy.fft.rfft(audio, size) * scipy.fft.rfft(response, size), size)
-    return audio + wet[:len(audio)]
+    return audio + wet[: len(audio)]
 
 
 def add_noise(audio: np.ndarray, snr: float, colour: float, rng: np.random.Generator) -> np.ndarray:
@@ -124,7 +126,7 @@ def add_noise(audio: np.ndarray, snr: float, colour: float, rng: np.random.Gener
     spectrum = scipy.fft.rfft(rng.standard_normal(size, dtype=np.float32))
     frequency = scipy.fft.rfftfreq(size, 1 / SAMPLE_RATE).astype(np.float32)
     spectrum *= np.where(frequency < 50, 0, np.maximum(frequency, 50) ** np.float32(-colour / 2))
-    noise = scipy.fft.irfft(spectrum, size)[:len(audio)]
+    noise = scipy.fft.irfft(spectrum, size)[: len(audio)]
     return audio + noise * (_rms(audio) / _rms(noise) * 10 ** (-snr / 20))
 
 
@@ -138,8 +140,7 @@ def _with_rms(audio: np.ndarray, level: float) -> np.ndarray:
     return audio * np.float32(10 ** (level / 20) / max(_rms(audio), _SILENCE))
 
 
-def _note_events(notes: np.ndarray, section: dict, transposition: int,
-                 rng: np.random.Generator) -> list[Event]:
+def _note_events(notes: np.ndarray, section: dict, transposition: int, rng: np.random.Generator) -> list[Event]:
     """Notes of a section; what is held across its boundary is cut off there and struck anew by the next."""
     rate = SAMPLE_RATE * 60 / section["tempo"]  # samples per beat
     start, stop = section["beat"], section["beat"] + section["length"] * section["tempo"] / 60
@@ -186,7 +187,7 @@ def _play(events: list[Event], section: dict, length: int) -> np.ndarray:
     time = 0
     for at, on, channel, key, velocity in [*events, (length, 0, _CHANNELS[0], 0, 0)]:
         if at > time:
-            synth.generate_simple(at - time, buffer[8 * time:8 * at])
+            synth.generate_simple(at - time, buffer[8 * time : 8 * at])
             time = at
         if on:
             synth.noteon(channel, key, velocity)

@@ -68,7 +68,7 @@ class ScoreSet:
 
     table: pd.DataFrame
     exclusions: pd.DataFrame
-    _notes: np.ndarray    # of all kept pieces, in the table's order
+    _notes: np.ndarray  # of all kept pieces, in the table's order
     _offsets: np.ndarray  # (piece + 1,)
 
     def notes(self, piece_id: str) -> np.ndarray:
@@ -77,14 +77,22 @@ class ScoreSet:
             i = self.table.index.get_loc(piece_id)
         except KeyError:
             raise KeyMynaError(f"no piece {piece_id!r} among the {len(self.table)} audited ones.") from None
-        return self._notes[self._offsets[i]:self._offsets[i + 1]]
+        return self._notes[self._offsets[i] : self._offsets[i + 1]]
 
     def score(self, piece_id: str) -> Score:
         """A kept piece with its notes."""
         notes = self.notes(piece_id)
         row = self.table.loc[piece_id]
-        return Score(piece_id, row.source, row.collection, row.title, int(row.key), int(row.beats_per_bar),
-                     bool(row.analysed), notes)
+        return Score(
+            piece_id,
+            row.source,
+            row.collection,
+            row.title,
+            int(row.key),
+            int(row.beats_per_bar),
+            bool(row.analysed),
+            notes,
+        )
 
 
 def pitch_class_histogram(notes: np.ndarray) -> np.ndarray:
@@ -136,18 +144,21 @@ def _parse_corpus() -> ScoreSet:
         raise KeyMynaError("music21, whose corpus holds the scores, is missing; ./run_all.sh installs it.")
     corpus = Path(spec.submodule_search_locations[0]) / "corpus"
     jobs = _chorale_jobs(corpus) + _tune_jobs(corpus)
-    batches = [jobs[i:i + _BATCH] for i in range(0, len(jobs), _BATCH)]
+    batches = [jobs[i : i + _BATCH] for i in range(0, len(jobs), _BATCH)]
     # Threads: most of the work is done by abc2midi, a process of its own.
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool, \
-            progress.bar(desc="parsing scores", total=len(jobs), unit="score") as bar:
+    with (
+        ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool,
+        progress.bar(desc="parsing scores", total=len(jobs), unit="score") as bar,
+    ):
         for batch in pool.map(_parse, batches):
             bar.update(len(batch))
     kept = [job for job in jobs if not job["reason"]]
     table = pd.DataFrame(kept, columns=_COLUMNS).astype({"key": int}).set_index("piece_id")
     exclusions = pd.DataFrame([job for job in jobs if job["reason"]], columns=_EXCLUSION_COLUMNS)
     notes = [job["notes"] for job in kept]
-    return ScoreSet(table, exclusions.astype({"interval": "Int64"}), np.concatenate(notes),
-                    np.cumsum([0, *map(len, notes)]))
+    return ScoreSet(
+        table, exclusions.astype({"interval": "Int64"}), np.concatenate(notes), np.cumsum([0, *map(len, notes)])
+    )
 
 
 def _chorale_jobs(corpus: Path) -> list[dict]:
@@ -166,8 +177,16 @@ def _chorale_jobs(corpus: Path) -> list[dict]:
                 data = archive.read(next(e for e in container.iter() if e.get("full-path")).get("full-path"))
         number = path.stem.removeprefix("bwv")
         title = titles.get(number) or titles.get(number.split("-")[0]) or f"BWV {number}"
-        jobs.append({"piece_id": path.stem, "source": "chorale", "collection": "bach", "data": data,
-                     "title": title, "analysed": number in analysed})
+        jobs.append(
+            {
+                "piece_id": path.stem,
+                "source": "chorale",
+                "collection": "bach",
+                "data": data,
+                "title": title,
+                "analysed": number in analysed,
+            }
+        )
     return jobs
 
 
@@ -184,10 +203,16 @@ def _tune_jobs(corpus: Path) -> list[dict]:
                 piece_id = next(i for i in itertools.chain([name], again) if i not in jobs)
                 title = re.search(r"(?m)^T:\s*(.*?)\s*$", tune)
                 written = re.findall(r"(?m)^K:\s*(.*?)\s*$", tune)
-                jobs[piece_id] = {"piece_id": piece_id, "source": "tune", "collection": collection,
-                                  "data": tune, "title": title[1] if title else "", "analysed": False,
-                                  "key_written": written[0] if written else "",
-                                  "changes_key": len(written) > 1 or "[K:" in tune}
+                jobs[piece_id] = {
+                    "piece_id": piece_id,
+                    "source": "tune",
+                    "collection": collection,
+                    "data": tune,
+                    "title": title[1] if title else "",
+                    "analysed": False,
+                    "key_written": written[0] if written else "",
+                    "changes_key": len(written) > 1 or "[K:" in tune,
+                }
     return list(jobs.values())
 
 
@@ -199,12 +224,14 @@ def _parse(jobs: list[dict]) -> list[dict]:
             parsed = notation.read_musicxml(job["data"])
             job["notes"], job["key"], job["beats_per_bar"] = parsed or (None, None, 0)
             job["key_written"] = "" if job["key"] is None else keys.KEY_NAMES[job["key"]]
-            job["reason"] = "not in four voices" if parsed is None else \
-                "no key and mode encoded" if job["key"] is None else ""
+            job["reason"] = (
+                "not in four voices" if parsed is None else "no key and mode encoded" if job["key"] is None else ""
+            )
         else:
             job["key"] = notation.plain_key(job["key_written"])
-            job["reason"] = "not plain major or minor" if job["key"] is None else \
-                "changes key" if job["changes_key"] else ""
+            job["reason"] = (
+                "not plain major or minor" if job["key"] is None else "changes key" if job["changes_key"] else ""
+            )
     tunes = [job for job in jobs if job["source"] == "tune" and not job["reason"]]
     for job, parsed in zip(tunes, notation.read_abc([job["data"] for job in tunes])):
         job["notes"], job["beats_per_bar"] = parsed or (None, 0)
@@ -231,6 +258,7 @@ def _read_cache(folder: Path) -> ScoreSet:
     with np.load(folder / "notes.npz", allow_pickle=False) as arrays:
         notes, offsets = arrays["notes"], arrays["offsets"]
     table = pd.read_csv(folder / "table.csv", index_col="piece_id", keep_default_na=False)
-    exclusions = pd.read_csv(folder / "exclusions.csv", keep_default_na=False, na_values={"interval": [""]},
-                             dtype={"interval": "Int64"})
+    exclusions = pd.read_csv(
+        folder / "exclusions.csv", keep_default_na=False, na_values={"interval": [""]}, dtype={"interval": "Int64"}
+    )
     return ScoreSet(table, exclusions, notes, offsets)

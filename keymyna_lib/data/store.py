@@ -113,9 +113,18 @@ def sizes(places: pd.DataFrame) -> Iterator[tuple[int, dict[str, int]]]:
         yield shard, {AUDIO: 2 * int(sums["n_samples"]), FRAMES: _FRAME_BYTES * int(sums["n_frames"])}
 
 
-def fill(folder: Path, places: pd.DataFrame, make: Callable[..., np.ndarray], arguments: Callable[[str], tuple],
-         finished: Path, *, doing: str, progress: bool, workers: int,
-         client: Client | None = None) -> tuple[dict[str, list[str]], dict[str, str]]:
+def fill(
+    folder: Path,
+    places: pd.DataFrame,
+    make: Callable[..., np.ndarray],
+    arguments: Callable[[str], tuple],
+    finished: Path,
+    *,
+    doing: str,
+    progress: bool,
+    workers: int,
+    client: Client | None = None,
+) -> tuple[dict[str, list[str]], dict[str, str]]:
     """Make what is missing or damaged. A track that turned out bad is not tried again.
 
     Parameters
@@ -145,27 +154,46 @@ def fill(folder: Path, places: pd.DataFrame, make: Callable[..., np.ndarray], ar
             hashes, problems, damaged = _fill(folder, places, make, arguments, finished, doing, progress, workers)
         else:
             hashes, problems, damaged = {}, {}, 0
-            tasks = [(folder, part, make, {t: arguments(t) for t in part.index}.__getitem__, finished, doing)
-                     for _, part in places.groupby("shard")]
-            for _, made in cluster.over(client, _fill, tasks, desc=doing, unit="track", show=progress,
-                                        sizes=[len(part) for _, part, *_ in tasks]):
+            tasks = [
+                (folder, part, make, {t: arguments(t) for t in part.index}.__getitem__, finished, doing)
+                for _, part in places.groupby("shard")
+            ]
+            for _, made in cluster.over(
+                client,
+                _fill,
+                tasks,
+                desc=doing,
+                unit="track",
+                show=progress,
+                sizes=[len(part) for _, part, *_ in tasks],
+            ):
                 hashes.update(made[0])
                 problems.update(made[1])
                 damaged += made[2]
     except OSError as error:
-        raise KeyMynaError(f"cannot write to {folder}: {error.strerror}. Free some space or mend its "
-                           "permissions and run again; it goes on where it stopped.") from error
+        raise KeyMynaError(
+            f"cannot write to {folder}: {error.strerror}. Free some space or mend its "
+            "permissions and run again; it goes on where it stopped."
+        ) from error
     except BrokenProcessPool:
-        raise KeyMynaError(f"{doing}: a process was killed, perhaps for want of memory. Run again; it goes on where "
-                           "it stopped.") from None
+        raise KeyMynaError(
+            f"{doing}: a process was killed, perhaps for want of memory. Run again; it goes on where it stopped."
+        ) from None
     if damaged:
         print(f"{folder}: {damaged} damaged track(s) were made anew.")
     return hashes, problems
 
 
-def _fill(folder: Path, places: pd.DataFrame, make: Callable[..., np.ndarray], arguments: Callable[[str], tuple],
-          finished: Path, doing: str, progress: bool = False,
-          workers: int | None = None) -> tuple[dict[str, list[str]], dict[str, str], int]:
+def _fill(
+    folder: Path,
+    places: pd.DataFrame,
+    make: Callable[..., np.ndarray],
+    arguments: Callable[[str], tuple],
+    finished: Path,
+    doing: str,
+    progress: bool = False,
+    workers: int | None = None,
+) -> tuple[dict[str, list[str]], dict[str, str], int]:
     """`fill` for some shards, in this process when `workers` is None; returns the number of damaged tracks besides."""
     hashes, problems = {}, {}
     for shard in map(functools.partial(shard_folder, folder), places["shard"].unique()):
@@ -179,10 +207,15 @@ def _fill(folder: Path, places: pd.DataFrame, make: Callable[..., np.ndarray], a
     damaged = sum(t in hashes for t in todo.index)
     if len(todo):
         finished.unlink(missing_ok=True)
-        jobs = [_Job(p.Index, arguments(p.Index), p.shard, p.first_sample, p.n_samples, p.first_frame)
-                for p in todo.itertuples()]
-        done = (map(functools.partial(_make_track, folder, make), jobs) if workers is None else
-                _make_all(folder, make, jobs, workers))
+        jobs = [
+            _Job(p.Index, arguments(p.Index), p.shard, p.first_sample, p.n_samples, p.first_frame)
+            for p in todo.itertuples()
+        ]
+        done = (
+            map(functools.partial(_make_track, folder, make), jobs)
+            if workers is None
+            else _make_all(folder, make, jobs, workers)
+        )
         for track_id, *pair, problem in bar(done, desc=doing, total=len(jobs), unit="track", show=progress):
             shard = shard_folder(folder, todo.shard[track_id])
             if problem:
@@ -202,9 +235,11 @@ def _reserve(folder: Path, places: pd.DataFrame, finished: Path) -> None:
     needed = sum(wanted.values()) - sum(512 * stat.st_blocks for stat in present.values())
     free = shutil.disk_usage(folder).free
     if needed > free:
-        raise KeyMynaError(f"the corpus needs {needed / 1e9:.2f} GB more in {folder}, but only "
-                           f"{free / 1e9:.2f} GB are free. Free some space, or set KEYMYNA_CACHE to a folder "
-                           "on a larger disk.")
+        raise KeyMynaError(
+            f"the corpus needs {needed / 1e9:.2f} GB more in {folder}, but only "
+            f"{free / 1e9:.2f} GB are free. Free some space, or set KEYMYNA_CACHE to a folder "
+            "on a larger disk."
+        )
     for path, size in wanted.items():
         if path not in present or present[path].st_size != size:
             finished.unlink(missing_ok=True)
@@ -238,26 +273,37 @@ def _append(path: Path, line: str) -> None:
         file.write(line + "\n")
 
 
-def _intact(folder: Path, places: pd.DataFrame, hashes: dict[str, list[str]], progress: bool,
-            workers: int | None) -> set[str]:
+def _intact(
+    folder: Path, places: pd.DataFrame, hashes: dict[str, list[str]], progress: bool, workers: int | None
+) -> set[str]:
     """Tracks whose samples and spectrogram have their sha256."""
+
     def check(place: tuple) -> bool:
         shard = shard_folder(folder, place.shard)
-        parts = (np.fromfile(shard / AUDIO, np.uint8, 2 * place.n_samples, offset=2 * place.first_sample),
-                 np.fromfile(shard / FRAMES, np.uint8, _FRAME_BYTES * place.n_frames,
-                             offset=_FRAME_BYTES * place.first_frame))
+        parts = (
+            np.fromfile(shard / AUDIO, np.uint8, 2 * place.n_samples, offset=2 * place.first_sample),
+            np.fromfile(
+                shard / FRAMES, np.uint8, _FRAME_BYTES * place.n_frames, offset=_FRAME_BYTES * place.first_frame
+            ),
+        )
         return hashes[place.Index] == [files.sha256_bytes(part) for part in parts]
 
     known = places[places.index.isin(hashes)]
     # Hashing releases the interpreter's lock.
     with ThreadPoolExecutor(1 if workers is None else worker_count(0, len(places))) as pool:
-        checked = bar(pool.map(check, known.itertuples()), desc="verifying", total=len(known), unit="track",
-                      show=progress and len(known) > 0)
+        checked = bar(
+            pool.map(check, known.itertuples()),
+            desc="verifying",
+            total=len(known),
+            unit="track",
+            show=progress and len(known) > 0,
+        )
         return {t for t, good in zip(known.index, checked) if good}
 
 
-def _make_all(folder: Path, make: Callable[..., np.ndarray], jobs: list[_Job],
-              workers: int) -> Iterator[tuple[str, str, str, str]]:
+def _make_all(
+    folder: Path, make: Callable[..., np.ndarray], jobs: list[_Job], workers: int
+) -> Iterator[tuple[str, str, str, str]]:
     """Make tracks in processes; yields track_id, the two hashes and the problem, in order, as they are done."""
     context = multiprocessing.get_context("forkserver")  # plain forking is unsafe beside torch's threads
     module = getattr(make, "func", make).__module__  # `make` may be a functools.partial
@@ -278,8 +324,10 @@ def _make_track(folder: Path, make: Callable[..., np.ndarray], job: _Job) -> tup
     except BadTrack as problem:
         return job.track_id, "", "", str(problem)
     frames = track_spectrogram(samples)
-    for name, start, array in ((AUDIO, 2 * job.first_sample, samples),
-                               (FRAMES, _FRAME_BYTES * job.first_frame, frames)):
+    for name, start, array in (
+        (AUDIO, 2 * job.first_sample, samples),
+        (FRAMES, _FRAME_BYTES * job.first_frame, frames),
+    ):
         with open(shard_folder(folder, job.shard) / name, "r+b") as file:
             file.seek(start)
             file.write(array.data)

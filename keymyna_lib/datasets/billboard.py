@@ -39,16 +39,20 @@ class Billboard(Dataset):
 
     name = "billboard"
     title = "McGill Billboard"
-    citation = ("J. A. Burgoyne, J. Wild, I. Fujinaga: An expert ground truth set for audio chord recognition and "
-                "music analysis. ISMIR 2011, pp. 633-638. Keys: F. Korzeniowski, G. Widmer: End-to-end musical key "
-                "estimation using a convolutional neural network. EUSIPCO 2017.")
+    citation = (
+        "J. A. Burgoyne, J. Wild, I. Fujinaga: An expert ground truth set for audio chord recognition and "
+        "music analysis. ISMIR 2011, pp. 633-638. Keys: F. Korzeniowski, G. Widmer: End-to-end musical key "
+        "estimation using a convolutional neural network. EUSIPCO 2017."
+    )
     licence = "keys: none stated (the chords they come from: CC0); audio: commercial recordings"
     size = "keys: small; audio: 625 songs"
     url = "http://www.cp.jku.at/people/korzeniowski/bb.zip"
-    how = ("The keys can be downloaded: unpack http://www.cp.jku.at/people/korzeniowski/bb.zip to "
-           "<data root>/billboard. Bring the songs as <data root>/billboard/audio/<id>.flac, .wav or .mp3, <id> as in "
-           "the names of the .key files. Unless the two eusipco2017_*.fold files are there, the split is ours and not "
-           "the literature's.")
+    how = (
+        "The keys can be downloaded: unpack http://www.cp.jku.at/people/korzeniowski/bb.zip to "
+        "<data root>/billboard. Bring the songs as <data root>/billboard/audio/<id>.flac, .wav or .mp3, <id> as in "
+        "the names of the .key files. Unless the two eusipco2017_*.fold files are there, the split is ours and not "
+        "the literature's."
+    )
 
     def sources(self) -> Sequence[Source]:
         """The keys; the songs must be brought."""
@@ -69,18 +73,29 @@ class Billboard(Dataset):
                 raise KeyMynaError(f"{path}: expected mcgill-billboard_<id>-<artist>-<title>.key.")
             track_id, song, artist, title = match.groups()
             label = path.read_text(encoding="utf-8", errors="replace").strip()
-            rows.append({"track_id": track_id, "path": audio_path(folder, f"audio/{track_id}", _SUFFIXES),
-                         **labelled(label), "artist": artist.replace("_", " "), "title": title.replace("_", " "),
-                         "composition": _composition(song), "name": path.stem})
+            rows.append(
+                {
+                    "track_id": track_id,
+                    "path": audio_path(folder, f"audio/{track_id}", _SUFFIXES),
+                    **labelled(label),
+                    "artist": artist.replace("_", " "),
+                    "title": title.replace("_", " "),
+                    "composition": _composition(song),
+                    "name": path.stem,
+                }
+            )
         if not rows:
             raise KeyMynaError(f"{folder} has no mcgill-billboard_*.key. {self.how}")
         table = table_of(rows)
         used = table[table["excluded"] == ""]
         names = {row["name"]: row["track_id"] for row in rows}
-        split = _published_split(folder, names) or assign_splits(
-            used.assign(source=self.name, analysed=False), seed=_SEED, fractions=SHARES).to_dict()
-        return table.assign(split=[split.get(track_id, "train") * (reason == "")
-                                   for track_id, reason in table["excluded"].items()])
+        split = (
+            _published_split(folder, names)
+            or assign_splits(used.assign(source=self.name, analysed=False), seed=_SEED, fractions=SHARES).to_dict()
+        )
+        return table.assign(
+            split=[split.get(track_id, "train") * (reason == "") for track_id, reason in table["excluded"].items()]
+        )
 
 
 def _composition(song: str) -> str:
@@ -106,7 +121,9 @@ def _published_split(folder: Path, names: dict[str, str]) -> dict[str, str]:
             if not (name := name.strip()):
                 continue
             if name not in names:
-                raise KeyMynaError(f"{found[0]} names {name!r}, but there is no such .key file. Unpack bb.zip again, "
-                                   "or remove the .fold files for a split of our own.")
+                raise KeyMynaError(
+                    f"{found[0]} names {name!r}, but there is no such .key file. Unpack bb.zip again, "
+                    "or remove the .fold files for a split of our own."
+                )
             split[names[name]] = part
     return split

@@ -31,8 +31,10 @@ _LEAST_BYTES = 8  # a second; silence in flac takes more
 _LEAST_RATE = 4000  # Hz
 _ENDLESS = 0x7FFF0000  # bytes from which a wav header's length only says that its writer did not know it
 
-_MP3_KBPS = {True: (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),  # MPEG 1, layer III
-             False: (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)}  # MPEG 2 and 2.5
+_MP3_KBPS = {
+    True: (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),  # MPEG 1, layer III
+    False: (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+}  # MPEG 2 and 2.5
 _MP3_RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}  # Hz, by version bits
 
 
@@ -78,8 +80,9 @@ def read_audio(path: Path | str, *, seconds: float = 0.0) -> np.ndarray:
             wanted = min(frames, math.ceil((seconds + _MARGIN) * rate))
         audio = _decode(sound, wanted)
     if not len(audio) or len(audio) < wanted - _MISSING * rate:
-        raise KeyMynaError(f"{path} is truncated: {len(audio) / rate:.1f} s of {frames / rate:.1f} s are there. Get "
-                           "the file again.")
+        raise KeyMynaError(
+            f"{path} is truncated: {len(audio) / rate:.1f} s of {frames / rate:.1f} s are there. Get the file again."
+        )
     if not np.isfinite(audio).all():
         raise KeyMynaError(f"{path} has samples that are no numbers (NaN or infinite). Get the file again.")
     if rate != SAMPLE_RATE:
@@ -115,8 +118,10 @@ def _opened(path: Path | str) -> Iterator[tuple[soundfile.SoundFile, int, int]]:
                 sound = stack.enter_context(soundfile.SoundFile(counted))
             frames, rate = _promised(sound), sound.samplerate
             if rate < _LEAST_RATE or not 0 < frames < size / _LEAST_BYTES * rate:
-                raise KeyMynaError(f"{path} does not say how long it is, or not truly: {frames} samples at {rate} Hz "
-                                   f"in {size} bytes. Get the file again, or write it anew with an audio tool.")
+                raise KeyMynaError(
+                    f"{path} does not say how long it is, or not truly: {frames} samples at {rate} Hz "
+                    f"in {size} bytes. Get the file again, or write it anew with an audio tool."
+                )
             yield sound, frames, rate
     except OSError as error:
         raise KeyMynaError(f"{path} cannot be read ({error.strerror}).") from error
@@ -140,16 +145,16 @@ def _with_count(path: Path | str) -> io.BytesIO | None:
     """
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         start = 0
-        while data[start:start + 3] == b"ID3":
-            start += 10 + sum(byte << shift for byte, shift in zip(data[start + 6:start + 10], (21, 14, 7, 0)))
+        while data[start : start + 3] == b"ID3":
+            start += 10 + sum(byte << shift for byte, shift in zip(data[start + 6 : start + 10], (21, 14, 7, 0)))
         start = _next_mp3_frame(data, start)
-        head = bytes(data[start:start + 48])
+        head = bytes(data[start : start + 48])
         tag = max(head.find(b"Xing"), head.find(b"Info"))
-        if not head or tag > 0 and head[tag + 7] & 1:
+        if not head or (tag > 0 and head[tag + 7] & 1):
             return None
         count, place = 0, start
         while (place := _next_mp3_frame(data, place)) < len(data):
-            count, place = count + 1, place + _mp3_frame_size(data[place:place + 4])
+            count, place = count + 1, place + _mp3_frame_size(data[place : place + 4])
         version, rate = head[1] >> 3 & 3, head[2] & 0x0C
         side_information = (32 if version == 3 else 17) if head[3] >> 6 != 3 else (17 if version == 3 else 9)
         header = bytes([0xFF, head[1] | 1, 0xE0 | rate, head[3]])  # the highest bit rate, no check sum, no padding
@@ -160,9 +165,9 @@ def _with_count(path: Path | str) -> io.BytesIO | None:
 def _next_mp3_frame(data: mmap.mmap, place: int) -> int:
     """Where the next whole frame starts that another one, a tag or the end follows; len(data) where there is none."""
     while 0 <= place < len(data):
-        if size := _mp3_frame_size(data[place:place + 4]):
+        if size := _mp3_frame_size(data[place : place + 4]):
             after = place + size
-            if after == len(data) or _mp3_frame_size(data[after:after + 4]) or data[after:after + 3] == b"TAG":
+            if after == len(data) or _mp3_frame_size(data[after : after + 4]) or data[after : after + 3] == b"TAG":
                 return place
         place = data.find(b"\xff", place + 1)
     return len(data)

@@ -107,8 +107,16 @@ class _Again(Exception):
         self.wait, self.host = wait, host
 
 
-def fetch(sources: Sequence[Source], folder: Path | str, *, offline: bool = False, workers: int = 4, mirror: str = "",
-          show: bool = True, sleep: Callable[[float], Any] | None = None) -> pd.DataFrame:
+def fetch(
+    sources: Sequence[Source],
+    folder: Path | str,
+    *,
+    offline: bool = False,
+    workers: int = 4,
+    mirror: str = "",
+    show: bool = True,
+    sleep: Callable[[float], Any] | None = None,
+) -> pd.DataFrame:
     """Get what is missing of some files, and unpack the archives among them.
 
     A file counts as present when its size and its checksums, as far as they are known, are right; a wrong one is
@@ -154,8 +162,9 @@ def fetch(sources: Sequence[Source], folder: Path | str, *, offline: bool = Fals
                 extract(job.target, folder / job.source.extract, show=show)
             except KeyMynaError as error:
                 job.state, job.problem = "failed", str(error)
-    return pd.DataFrame([(job.source.path, job.state, job.problem) for job in jobs],
-                        columns=["path", "state", "problem"])
+    return pd.DataFrame(
+        [(job.source.path, job.state, job.problem) for job in jobs], columns=["path", "state", "problem"]
+    )
 
 
 def md5_file(path: Path | str) -> str:
@@ -199,8 +208,10 @@ def _urls(source: Source, mirror: str) -> list[str]:
         parts = urlsplit(url)
         known = bool(parts.netloc) if parts.scheme in ("http", "https") else _is_local(url) and not parts.netloc
         if not known or not re.fullmatch("[!-~]+", url):
-            raise KeyMynaError(f"URL {url!r} of {source.path}: expected http://, https:// or file:///, without spaces "
-                               "and other characters that must be quoted.")
+            raise KeyMynaError(
+                f"URL {url!r} of {source.path}: expected http://, https:// or file:///, without spaces "
+                "and other characters that must be quoted."
+            )
     return urls
 
 
@@ -213,8 +224,11 @@ def _describe(source: Source) -> str:
     facts = [f"{source.size} bytes"] * bool(source.size)
     facts += [f"{name} {value}" for name, value in (("md5", source.md5), ("sha256", source.sha256)) if value]
     remote = [url for url in source.urls if not _is_local(url)][:1]
-    return (PurePosixPath(source.path).name + (f" ({', '.join(facts)})" if facts else "")
-            + "".join(f" from {url}" for url in remote))
+    return (
+        PurePosixPath(source.path).name
+        + (f" ({', '.join(facts)})" if facts else "")
+        + "".join(f" from {url}" for url in remote)
+    )
 
 
 def _reason(error: Exception) -> str:
@@ -225,6 +239,7 @@ def _reason(error: Exception) -> str:
 
 
 # What is there
+
 
 def _look(job: _Job) -> None:
     """State and problem of a file before anything is downloaded."""
@@ -290,16 +305,20 @@ def _locked(path: Path) -> Iterator[None]:
         except BlockingIOError:
             raise KeyMynaError(f"another process is writing into {path.parent}. Wait for it, or stop it.") from None
         except OSError as error:
-            raise KeyMynaError(f"cannot write into {path.parent}: {error.strerror}. Mend its permissions, or choose "
-                               "another folder.") from error
+            raise KeyMynaError(
+                f"cannot write into {path.parent}: {error.strerror}. Mend its permissions, or choose another folder."
+            ) from error
         yield
 
 
 # Downloads
 
+
 def _download(jobs: Sequence[_Job], workers: int, show: bool, sleep: Callable[[float], Any] | None) -> None:
-    with bar(desc="downloads", total=0, unit="B", unit_scale=True, show=show) as shown, \
-            ThreadPoolExecutor(workers) as pool:
+    with (
+        bar(desc="downloads", total=0, unit="B", unit_scale=True, show=show) as shown,
+        ThreadPoolExecutor(workers) as pool,
+    ):
         downloads = _Downloads(jobs, shown, sleep)
         try:
             for future in [pool.submit(downloads.get, job) for job in jobs]:
@@ -472,8 +491,12 @@ def _continues(response: Any, have: int, validator: str, length: int | None) -> 
     """Does an answer 206 go on exactly where the part ends, in the same file?"""
     match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
     kind = "ETag" if validator.startswith('"') else "Last-Modified"
-    return (match is not None and int(match[1]) == have > 0 and response.headers.get(kind, validator) == validator
-            and (length is None or match[2] in ("*", str(length))))
+    return (
+        match is not None
+        and int(match[1]) == have > 0
+        and response.headers.get(kind, validator) == validator
+        and (length is None or match[2] in ("*", str(length)))
+    )
 
 
 def _answer(error: HTTPError) -> Exception:
@@ -496,6 +519,7 @@ def _retry_after(text: str) -> float | None:
 
 
 # Archives
+
 
 class _Member(NamedTuple):
     """A file or folder in an archive; `open` gives its content."""
@@ -550,8 +574,10 @@ def extract(archive: Path | str, folder: Path | str, *, show: bool = True) -> No
     except OSError as error:
         if error.errno is None:  # what gzip and bz2 raise
             raise KeyMynaError(f"{archive} is damaged ({error}). Delete it and fetch it again.") from error
-        raise KeyMynaError(f"cannot unpack {archive} into {folder}: {error.strerror}. Mend that (space, "
-                           "permissions, the files' names) and run again.") from error
+        raise KeyMynaError(
+            f"cannot unpack {archive} into {folder}: {error.strerror}. Mend that (space, "
+            "permissions, the files' names) and run again."
+        ) from error
 
 
 def _archive_mode(name: str) -> str:
@@ -563,13 +589,17 @@ def _archive_mode(name: str) -> str:
 
 def _unpack(archive: Path, mode: str, folder: Path, show: bool) -> None:
     """Write an archive's files below an empty folder, after a look at all of them."""
-    with (tarfile.open(archive, mode) if mode else zipfile.ZipFile(archive)) as opened:
-        members = [(_place(archive, member.name), member)
-                   for member in (_tar_members(archive, opened) if mode else _zip_members(archive, opened))]
+    with tarfile.open(archive, mode) if mode else zipfile.ZipFile(archive) as opened:
+        members = [
+            (_place(archive, member.name), member)
+            for member in (_tar_members(archive, opened) if mode else _zip_members(archive, opened))
+        ]
         total, free = sum(member.size for _, member in members), shutil.disk_usage(folder).free
         if total > free:
-            raise KeyMynaError(f"{archive} holds {total / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free. "
-                               "Free some space and run again.")
+            raise KeyMynaError(
+                f"{archive} holds {total / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free. "
+                "Free some space and run again."
+            )
         with bar(desc=f"unpacking {archive.name}", total=total, unit="B", unit_scale=True, show=show) as shown:
             for place, member in members:
                 path = folder / place

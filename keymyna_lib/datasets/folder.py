@@ -1,7 +1,7 @@
 """Folders of the user: any audio with a table of its keys, and any audio without.
 
-    <data root>/folders/NAME/keys.csv, and the audio it names, in subfolders if you like       data set "folder:NAME"
-    <data root>/unlabelled/NAME/, audio at any depth                                           "unlabelled:NAME"
+<data root>/folders/NAME/keys.csv, and the audio it names, in subfolders if you like       data set "folder:NAME"
+<data root>/unlabelled/NAME/, audio at any depth                                           "unlabelled:NAME"
 """
 
 from __future__ import annotations
@@ -43,8 +43,9 @@ class _Folder(Dataset):
 
     def __init__(self, name: str) -> None:
         if not re.fullmatch(r"\w[\w. -]*", name):
-            raise KeyMynaError(f"folder {name!r}: expected its name alone, of letters, digits, '.', '-', '_' and "
-                               "spaces.")
+            raise KeyMynaError(
+                f"folder {name!r}: expected its name alone, of letters, digits, '.', '-', '_' and spaces."
+            )
         self._folder, self.name, self.title = name, f"{self.kind}:{name}", f"{self.words} {name}"
 
     def folder(self, root: Path | str) -> Path:
@@ -77,8 +78,10 @@ class AudioFolder(_Folder):
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
-        self.how = (f"Put a table keys.csv with the columns {' and '.join(_NEEDED)} (and {', '.join(_OPTIONAL)}, if "
-                    f"known) beside the audio in <data root>/folders/{name}.")
+        self.how = (
+            f"Put a table keys.csv with the columns {' and '.join(_NEEDED)} (and {', '.join(_OPTIONAL)}, if "
+            f"known) beside the audio in <data root>/folders/{name}."
+        )
 
     def index(self, root: Path | str) -> pd.DataFrame:
         """The tracks of keys.csv, by the path of their file; see `Dataset.index`.
@@ -105,16 +108,21 @@ class AudioFolder(_Folder):
             if "split" not in given:
                 row["split"] = _drawn(group)
             elif given["split"] not in SHARES:
-                raise KeyMynaError(f"{where}: split {given['split']!r}; expected {', '.join(SHARES)} in every line, or "
-                                   "no column split.")
+                raise KeyMynaError(
+                    f"{where}: split {given['split']!r}; expected {', '.join(SHARES)} in every line, or "
+                    "no column split."
+                )
             elif given.get("composition") and whole.setdefault(group, row["split"]) != row["split"]:
-                raise KeyMynaError(f"{where}: composition {given['composition']!r} is in {whole[group]} and in "
-                                   f"{row['split']}. Keep it in one of them.")
+                raise KeyMynaError(
+                    f"{where}: composition {given['composition']!r} is in {whole[group]} and in "
+                    f"{row['split']}. Keep it in one of them."
+                )
             rows[name] = row
         if not any("key" in row for row in rows.values()):
             label = next((f", such as {row['label']!r}" for row in rows.values()), "")
-            raise KeyMynaError(f"{path}: none of its {len(rows)} labels is a major or minor key{label}. Write keys "
-                               "like 'Eb minor'.")
+            raise KeyMynaError(
+                f"{path}: none of its {len(rows)} labels is a major or minor key{label}. Write keys like 'Eb minor'."
+            )
         return table_of(list(rows.values()))
 
     def _lines(self, path: Path) -> Iterator[tuple[int, dict[str, str]]]:
@@ -132,8 +140,10 @@ class AudioFolder(_Folder):
                     raise KeyMynaError(f"{path}: a column is there twice in {columns}.")
                 for cells in table:
                     if None in cells:
-                        raise KeyMynaError(f"{path}, line {table.line_num}: more cells than columns. Quote a cell that "
-                                           "has a comma in it.")
+                        raise KeyMynaError(
+                            f"{path}, line {table.line_num}: more cells than columns. Quote a cell that "
+                            "has a comma in it."
+                        )
                     yield table.line_num, {column: cell.strip() for column, cell in cells.items()}
         except FileNotFoundError:
             raise KeyMynaError(f"{path} does not exist. {self.how}") from None

@@ -38,8 +38,13 @@ class _Repository(Dataset):
 
     def sources(self) -> Sequence[Source]:
         """The annotations. Which audio there is, and its checksums, only they can tell: see `audio_sources`."""
-        return (Source((f"https://github.com/GiantSteps/{self.repository}/archive/{self.commit}.zip",),
-                       f"{self.repository}.zip", extract="repository"),)
+        return (
+            Source(
+                (f"https://github.com/GiantSteps/{self.repository}/archive/{self.commit}.zip",),
+                f"{self.repository}.zip",
+                extract="repository",
+            ),
+        )
 
     def audio_sources(self, root: Path | str) -> Sequence[Source]:
         """The audio of the tracks that are used, with the md5 that the annotations give.
@@ -50,8 +55,10 @@ class _Repository(Dataset):
             As `index` does.
         """
         table = self.index(root)
-        return tuple(Source(tuple(host + Path(row.path).name for host in self.hosts), row.path, md5=row.md5)
-                     for row in table[table["excluded"] == ""].itertuples())
+        return tuple(
+            Source(tuple(host + Path(row.path).name for host in self.hosts), row.path, md5=row.md5)
+            for row in table[table["excluded"] == ""].itertuples()
+        )
 
     def _annotations(self, root: Path | str) -> Path:
         folder = self.folder(root)
@@ -71,14 +78,18 @@ class GiantStepsKey(_Repository):
 
     name = "giantsteps_key"
     title = "GiantSteps Key"
-    citation = ("P. Knees, Á. Faraldo, P. Herrera, R. Vogl, S. Böck, F. Hörschläger, M. Le Goff: Two data sets for "
-                "tempo estimation and key detection in electronic dance music annotated from user corrections. "
-                "ISMIR 2015, pp. 364-370.")
+    citation = (
+        "P. Knees, Á. Faraldo, P. Herrera, R. Vogl, S. Böck, F. Hörschläger, M. Le Goff: Two data sets for "
+        "tempo estimation and key detection in electronic dance music annotated from user corrections. "
+        "ISMIR 2015, pp. 364-370."
+    )
     licence = "annotations: none stated; audio: previews of Beatport, rights with their owners"
     size = "850 MB (604 mp3)"
     url = "https://github.com/GiantSteps/giantsteps-key-dataset"
-    how = ("Download it, or clone https://github.com/GiantSteps/giantsteps-key-dataset to <data root>/giantsteps_key "
-           "and run its audio_dl.sh.")
+    how = (
+        "Download it, or clone https://github.com/GiantSteps/giantsteps-key-dataset to <data root>/giantsteps_key "
+        "and run its audio_dl.sh."
+    )
     repository = "giantsteps-key-dataset"
     commit = "c8cb8aad2cb53f165be51ea099d0dc75c64a844f"
     needed = "annotations/key"
@@ -95,17 +106,28 @@ class GiantStepsKey(_Repository):
         folder = self.folder(root)
         for mark in ("keys_gs+", "meta"):
             if (folder / mark).exists():
-                raise KeyMynaError(f"{folder} has a folder {mark}: that is mirdata's giantsteps_key, 600 tracks with "
-                                   "revised labels, and not the 604 of the literature. Move it elsewhere; the two "
-                                   "are never mixed.")
+                raise KeyMynaError(
+                    f"{folder} has a folder {mark}: that is mirdata's giantsteps_key, 600 tracks with "
+                    "revised labels, and not the 604 of the literature. Move it elsewhere; the two "
+                    "are never mixed."
+                )
         base = self._annotations(root)
         rows = []
         for path in sorted((base / self.needed).glob("*.key")):
             label = _text(path)
             key, reason = _key(label)
-            rows.append({"track_id": path.stem, "path": f"audio/{path.stem}.mp3", "label": label, "key": key,
-                         "excluded": reason, "split": "" if reason else "test", "md5": _md5(base, path.stem),
-                         "genre": _text(base / "annotations" / "genre" / f"{path.stem}.genre")})
+            rows.append(
+                {
+                    "track_id": path.stem,
+                    "path": f"audio/{path.stem}.mp3",
+                    "label": label,
+                    "key": key,
+                    "excluded": reason,
+                    "split": "" if reason else "test",
+                    "md5": _md5(base, path.stem),
+                    "genre": _text(base / "annotations" / "genre" / f"{path.stem}.genre"),
+                }
+            )
         if not rows:
             raise KeyMynaError(f"{base / self.needed} has no *.key. {self.how}")
         return table_of(rows)
@@ -135,13 +157,17 @@ class GiantStepsMTG(_Repository):
 
     name = "giantsteps_mtg_keys"
     title = "GiantSteps MTG Keys"
-    citation = ("Á. Faraldo: Tonality estimation in electronic dance music: a computational and musically informed "
-                "examination. PhD thesis, Universitat Pompeu Fabra, Barcelona, 2017.")
+    citation = (
+        "Á. Faraldo: Tonality estimation in electronic dance music: a computational and musically informed "
+        "examination. PhD thesis, Universitat Pompeu Fabra, Barcelona, 2017."
+    )
     licence = "annotations: none stated; audio: previews of Beatport, rights with their owners"
     size = "about 2 GB (1,486 mp3)"
     url = "https://github.com/GiantSteps/giantsteps-mtg-key-dataset"
-    how = ("Download it, or clone https://github.com/GiantSteps/giantsteps-mtg-key-dataset to "
-           "<data root>/giantsteps_mtg_keys and run its audio_dl.sh.")
+    how = (
+        "Download it, or clone https://github.com/GiantSteps/giantsteps-mtg-key-dataset to "
+        "<data root>/giantsteps_mtg_keys and run its audio_dl.sh."
+    )
     repository = "giantsteps-mtg-key-dataset"
     commit = "fd7b8c584f7bd6d720d170c325a6d42c9bf75a6b"
     needed = "annotations/annotations.txt"
@@ -167,8 +193,10 @@ class GiantStepsMTG(_Repository):
         try:
             test = GiantStepsKey().index(root)
         except KeyMynaError as error:
-            raise KeyMynaError(f"{self.name} is only used beside the annotations of giantsteps_key (not its audio), "
-                               f"which say what must not be trained on: {error}") from error
+            raise KeyMynaError(
+                f"{self.name} is only used beside the annotations of giantsteps_key (not its audio), "
+                f"which say what must not be trained on: {error}"
+            ) from error
         metadata = base / "annotations" / "beatport_metadata.txt"
         labels = _table(base / self.needed, ("ID", "MANUAL KEY", "C"))
         facts = _table(metadata, ("ID", "ARTIST", "SONG TITLE", "MIX", "BP GENRE"))
@@ -180,17 +208,29 @@ class GiantStepsMTG(_Repository):
             track_id, fact = f"{number}.LOFI", facts[number]
             label, confidence, md5 = row["MANUAL KEY"], row["C"], _md5(base, track_id)
             if confidence not in ("0", "1", "2"):
-                raise KeyMynaError(f"{base / self.needed}: the confidence of track {number} is {confidence!r} instead "
-                                   f"of 0, 1 or 2. {self.how}")
+                raise KeyMynaError(
+                    f"{base / self.needed}: the confidence of track {number} is {confidence!r} instead "
+                    f"of 0, 1 or 2. {self.how}"
+                )
             key, reason = _key(label, first=not self.single_key)
             if not reason and int(confidence) < self.min_confidence:
                 reason = "low confidence"
             if not reason and not tested.isdisjoint((track_id, md5)):
                 reason = "in GiantSteps Key"
             title = fact["SONG TITLE"] + (f" ({fact['MIX']})" if fact["MIX"] else "")
-            rows.append({"track_id": track_id, "path": f"audio/{track_id}.mp3", "label": label, "key": key,
-                         "excluded": reason, "artist": fact["ARTIST"], "title": title, "genre": fact["BP GENRE"],
-                         "md5": md5})
+            rows.append(
+                {
+                    "track_id": track_id,
+                    "path": f"audio/{track_id}.mp3",
+                    "label": label,
+                    "key": key,
+                    "excluded": reason,
+                    "artist": fact["ARTIST"],
+                    "title": title,
+                    "genre": fact["BP GENRE"],
+                    "md5": md5,
+                }
+            )
         table = table_of(rows)
         table["composition"] = _artist_groups(table)
         split = _split(table["composition"], [_key(label)[1] == "" for label in table["label"]])
@@ -202,8 +242,10 @@ def _artist_groups(table: pd.DataFrame) -> pd.Series:
     from scipy.sparse.csgraph import connected_components  # here, because they cost a second to import
     from sklearn.feature_extraction.text import CountVectorizer
 
-    shared = [[track_id, *{name.strip().casefold() for name in artist.split(",")} - {""}, *[md5] * bool(md5)]
-              for track_id, artist, md5 in zip(table.index, table["artist"], table["md5"])]
+    shared = [
+        [track_id, *{name.strip().casefold() for name in artist.split(",")} - {""}, *[md5] * bool(md5)]
+        for track_id, artist, md5 in zip(table.index, table["artist"], table["md5"])
+    ]
     counts = CountVectorizer(analyzer=list, binary=True, dtype=np.int32).fit_transform(shared)
     group = connected_components(counts @ counts.T, directed=False)[1]
     return pd.Series(table.index, table.index).groupby(group).transform("first")

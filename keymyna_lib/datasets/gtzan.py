@@ -29,15 +29,19 @@ class GTZAN(Dataset):
 
     name = "gtzan"
     title = "GTZAN"
-    citation = ("G. Tzanetakis, P. Cook: Musical genre classification of audio signals. IEEE Transactions on Speech "
-                "and Audio Processing 10(5), 2002, pp. 293-302. Keys: S. Kraft, A. Lerch, U. Zölzer: The tonalness "
-                "spectrum: feature-based estimation of tonal components. DAFx 2013.")
+    citation = (
+        "G. Tzanetakis, P. Cook: Musical genre classification of audio signals. IEEE Transactions on Speech "
+        "and Audio Processing 10(5), 2002, pp. 293-302. Keys: S. Kraft, A. Lerch, U. Zölzer: The tonalness "
+        "spectrum: feature-based estimation of tonal components. DAFx 2013."
+    )
     licence = "keys: MIT; audio: none stated, excerpts of commercial recordings"
     size = "1.2 GB (1,000 excerpts of 30 s)"
     url = "https://github.com/alexanderlerch/gtzan_key"
-    how = ("The keys can be downloaded, or cloned from https://github.com/alexanderlerch/gtzan_key to "
-           "<data root>/gtzan. Bring the audio of GTZAN (genres.tar.gz) as "
-           "<data root>/gtzan/genres/<genre>/<genre>.<number>.wav or .au.")
+    how = (
+        "The keys can be downloaded, or cloned from https://github.com/alexanderlerch/gtzan_key to "
+        "<data root>/gtzan. Bring the audio of GTZAN (genres.tar.gz) as "
+        "<data root>/gtzan/genres/<genre>/<genre>.<number>.wav or .au."
+    )
 
     def sources(self) -> Sequence[Source]:
         """The keys; nobody may pass on the audio."""
@@ -62,8 +66,17 @@ class GTZAN(Dataset):
             label = path.read_text(encoding="utf-8", errors="replace").strip()
             key, reason = _key(label)
             audio = audio_path(folder, f"genres/{genre}/{track_id}", _SUFFIXES)
-            rows.append({"track_id": track_id, "path": audio, "label": label, "key": key,
-                         "excluded": reason, "genre": genre, "split": "" if reason else "test"})
+            rows.append(
+                {
+                    "track_id": track_id,
+                    "path": audio,
+                    "label": label,
+                    "key": key,
+                    "excluded": reason,
+                    "genre": genre,
+                    "split": "" if reason else "test",
+                }
+            )
         return table_of(rows)
 
 

@@ -47,8 +47,15 @@ class _Mirdata(Dataset):
             remote = module.REMOTES[name]
             folder = Path(remote.destination_dir or ".")
             extract = folder.as_posix() if remote.filename.endswith(".zip") else ""
-            found.append(Source((remote.url,), (folder / remote.filename).as_posix(), md5=remote.checksum, size=size,
-                                extract=extract))
+            found.append(
+                Source(
+                    (remote.url,),
+                    (folder / remote.filename).as_posix(),
+                    md5=remote.checksum,
+                    size=size,
+                    extract=extract,
+                )
+            )
         return tuple(found)
 
     def index(self, root: Path | str) -> pd.DataFrame:
@@ -64,13 +71,22 @@ class _Mirdata(Dataset):
         try:
             for track_id, paths in files.read_json(path)["tracks"].items():
                 audio, md5 = paths[self.audio]
-                rows.append({"track_id": track_id, "path": audio, "md5": md5, **self._row(loader.track(track_id)),
-                             **(facts[track_id] if facts else {})})
+                rows.append(
+                    {
+                        "track_id": track_id,
+                        "path": audio,
+                        "md5": md5,
+                        **self._row(loader.track(track_id)),
+                        **(facts[track_id] if facts else {}),
+                    }
+                )
         except KeyMynaError:
             raise
         except Exception as error:  # whatever mirdata's parsers meet in a damaged file, they let through
-            raise KeyMynaError(f"{folder}: the annotations of track {track_id} are missing or damaged "
-                               f"({type(error).__name__}: {error}). {self.how}") from error
+            raise KeyMynaError(
+                f"{folder}: the annotations of track {track_id} are missing or damaged "
+                f"({type(error).__name__}: {error}). {self.how}"
+            ) from error
         return table_of(rows)
 
     @abstractmethod
@@ -94,27 +110,54 @@ class FMAKeys(_Mirdata):
 
     name = "fma_keys"
     title = "FMA-keys"
-    citation = ("S. Wong, G. Hernandez: FMAK: a dataset of key and mode annotations for the Free Music Archive. ISMIR "
-                "2023, late-breaking demo. M. Defferrard, K. Benzi, P. Vandergheynst, X. Bresson: FMA: a dataset for "
-                "music analysis. ISMIR 2017.")
+    citation = (
+        "S. Wong, G. Hernandez: FMAK: a dataset of key and mode annotations for the Free Music Archive. ISMIR "
+        "2023, late-breaking demo. M. Defferrard, K. Benzi, P. Vandergheynst, X. Bresson: FMA: a dataset for "
+        "music analysis. ISMIR 2017."
+    )
     licence = "annotations: CC BY 4.0; audio: the Creative Commons licence that its artist chose, track by track"
     size = "39 GB in ten archives (5,489 mp3); the first one, of 4.2 GB, is enough to start"
     url = "https://zenodo.org/records/10719860"
-    how = ("Download it, or bring fma_keys_index_1.0.json, fma_keys_metadata.csv, fma_metadata/tracks.csv and the "
-           "audio (000/000010.mp3) to <data root>/fma_keys.")
+    how = (
+        "Download it, or bring fma_keys_index_1.0.json, fma_keys_metadata.csv, fma_metadata/tracks.csv and the "
+        "audio (000/000010.mp3) to <data root>/fma_keys."
+    )
     loader = "fma_keys"
     version = "1.0"
-    wanted = {"metadata": 0, "tracks-000-019": 4_150_442_299,
-              **dict.fromkeys((f"tracks-{part}" for part in ("020-039", "040-049", "050-059", "060-069", "070-079",
-                                                             "080-089", "090-099", "100-109", "110-124")), 0)}
+    wanted = {
+        "metadata": 0,
+        "tracks-000-019": 4_150_442_299,
+        **dict.fromkeys(
+            (
+                f"tracks-{part}"
+                for part in (
+                    "020-039",
+                    "040-049",
+                    "050-059",
+                    "060-069",
+                    "070-079",
+                    "080-089",
+                    "090-099",
+                    "100-109",
+                    "110-124",
+                )
+            ),
+            0,
+        ),
+    }
     _SPLITS: ClassVar = {"training": "train", "validation": "valid", "test": "test"}
 
     def sources(self) -> Sequence[Source]:
         """mirdata's downloads and the FMA's metadata; each archive of audio can be had by itself."""
         index, metadata, *audio = super().sources()
         # mdeff/fma publishes a SHA-1 only (f0df49ffe5f2a6008d7dc83c6915b31835dfe733); this one others computed.
-        fma = Source(("https://os.unil.cloud.switch.ch/fma/fma_metadata.zip",), "fma_metadata.zip", size=358_412_441,
-                     sha256="d9527a5297a65da31c5676484d5047c3e2b8a8060ce72a46e26158be736bf265", extract=".")
+        fma = Source(
+            ("https://os.unil.cloud.switch.ch/fma/fma_metadata.zip",),
+            "fma_metadata.zip",
+            size=358_412_441,
+            sha256="d9527a5297a65da31c5676484d5047c3e2b8a8060ce72a46e26158be736bf265",
+            extract=".",
+        )
         return (index, metadata, fma, *audio)
 
     def _row(self, track: Any) -> dict[str, Any]:
@@ -125,8 +168,14 @@ class FMAKeys(_Mirdata):
         for needed in (folder / "fma_keys_metadata.csv", path):
             if not needed.is_file():
                 raise KeyMynaError(f"{needed} does not exist. {self.how}")
-        wanted = {("", ""): "track_id", ("artist", "id"): "composition", ("artist", "name"): "artist",
-                  ("track", "title"): "title", ("track", "genre_top"): "genre", ("set", "split"): "split"}
+        wanted = {
+            ("", ""): "track_id",
+            ("artist", "id"): "composition",
+            ("artist", "name"): "artist",
+            ("track", "title"): "title",
+            ("track", "genre_top"): "genre",
+            ("set", "split"): "split",
+        }
         try:
             with open(path, encoding="utf-8", newline="") as file:
                 lines = csv.reader(file)
@@ -138,8 +187,9 @@ class FMAKeys(_Mirdata):
             table["composition"] = "artist " + table["composition"]
             return table.to_dict("index")
         except (OSError, ValueError, KeyError, StopIteration) as error:
-            raise KeyMynaError(f"{path} is not the FMA's table of tracks ({type(error).__name__}: {error}). "
-                               f"{self.how}") from error
+            raise KeyMynaError(
+                f"{path} is not the FMA's table of tracks ({type(error).__name__}: {error}). {self.how}"
+            ) from error
 
 
 class GuitarSet(_Mirdata):
@@ -155,13 +205,17 @@ class GuitarSet(_Mirdata):
 
     name = "guitarset"
     title = "GuitarSet"
-    citation = ("Q. Xi, R. M. Bittner, J. Pauwels, X. Ye, J. P. Bello: GuitarSet: a dataset for guitar transcription. "
-                "ISMIR 2018.")
+    citation = (
+        "Q. Xi, R. M. Bittner, J. Pauwels, X. Ye, J. P. Bello: GuitarSet: a dataset for guitar transcription. "
+        "ISMIR 2018."
+    )
     licence = "CC BY 4.0"
     size = "0.7 GB (360 wav from the microphone)"
     url = "https://zenodo.org/records/3371780"
-    how = ("Download it, or bring guitarset_index_1.1.0.json, annotation/ (jams) and audio_mono-mic/ (wav) to "
-           "<data root>/guitarset.")
+    how = (
+        "Download it, or bring guitarset_index_1.1.0.json, annotation/ (jams) and audio_mono-mic/ (wav) to "
+        "<data root>/guitarset."
+    )
     loader = "guitarset"
     version = "1.1.0"
     audio = "audio_mic"
@@ -173,8 +227,12 @@ class GuitarSet(_Mirdata):
         place = sorted(self._TUNES, key=files.stable_words).index(tune)
         split = "train" if place < 10 else "valid" if place < 13 else "test"
         return labelled(" | ".join(dict.fromkeys(track.key_mode.keys))) | {
-            "artist": f"player {track.player_id}", "title": track.track_id, "genre": track.style, "composition": tune,
-            "split": split}
+            "artist": f"player {track.player_id}",
+            "title": track.track_id,
+            "genre": track.style,
+            "composition": tune,
+            "split": split,
+        }
 
 
 class MirdataGiantSteps(_Mirdata):
@@ -188,13 +246,17 @@ class MirdataGiantSteps(_Mirdata):
 
     name = "giantsteps_key_mirdata"
     title = "GiantSteps+ (mirdata's 600)"
-    citation = ("Á. Faraldo: Tonality estimation in electronic dance music: a computational and musically informed "
-                "examination. PhD thesis, Universitat Pompeu Fabra, Barcelona, 2017.")
+    citation = (
+        "Á. Faraldo: Tonality estimation in electronic dance music: a computational and musically informed "
+        "examination. PhD thesis, Universitat Pompeu Fabra, Barcelona, 2017."
+    )
     licence = "annotations: CC BY-SA 4.0; audio: previews of Beatport, rights with their owners"
     size = "about 0.9 GB (600 mp3)"
     url = "https://zenodo.org/records/1095691"
-    how = ("Download it, or bring giantsteps_key_index_+.json, keys_gs+/ (txt), meta/ (json) and audio/ (mp3) to "
-           "<data root>/giantsteps_key_mirdata.")
+    how = (
+        "Download it, or bring giantsteps_key_index_+.json, keys_gs+/ (txt), meta/ (json) and audio/ (mp3) to "
+        "<data root>/giantsteps_key_mirdata."
+    )
     loader = "giantsteps_key"
     version = "+"
     wanted = {"keys": 0, "metadata": 0, "audio": 0}
@@ -203,9 +265,13 @@ class MirdataGiantSteps(_Mirdata):
     def _row(self, track: Any) -> dict[str, Any]:
         label = track.key.strip()
         key = re.sub(rf"^(\S+ (?:major|minor)) (?:{self._SCALES})$", r"\1", label)
-        return labelled(key) | {"label": label, "artist": ", ".join(track.artists), "title": track.title,
-                                "genre": ", ".join(track.genres["sub_genres"] or track.genres["genres"]),
-                                "split": "test"}
+        return labelled(key) | {
+            "label": label,
+            "artist": ", ".join(track.artists),
+            "title": track.title,
+            "genre": ", ".join(track.genres["sub_genres"] or track.genres["genres"]),
+            "split": "test",
+        }
 
 
 def _module(name: str) -> Any:

@@ -28,15 +28,36 @@ from keymyna_lib.errors import KeyMynaError
 if TYPE_CHECKING:
     from distributed import Client
 
-COLUMNS = ("source", "task", "title", "artist", "composition", "split", "key", "key_name", "label", "duration",
-           "n_samples", "n_frames", "sha256", "spectrogram_sha256")
+COLUMNS = (
+    "source",
+    "task",
+    "title",
+    "artist",
+    "composition",
+    "split",
+    "key",
+    "key_name",
+    "label",
+    "duration",
+    "n_samples",
+    "n_frames",
+    "sha256",
+    "spectrogram_sha256",
+)
 _GIVEN = ("file", "n_samples", "source", "task", "split", "composition", "key", "label", "artist", "title", "content")
 _LIBRARIES = ("soundfile", "soxr", "numpy", "torch", "librosa")
 _SILENCE = 1e-6  # peak below which there is nothing to scale
 
 
-def build_recordings(tracks: pd.DataFrame, *, seconds: float, cache: Path | None = None, progress: bool = True,
-                     workers: int = 0, client: Client | None = None) -> tuple[corpora.Corpus, pd.DataFrame]:
+def build_recordings(
+    tracks: pd.DataFrame,
+    *,
+    seconds: float,
+    cache: Path | None = None,
+    progress: bool = True,
+    workers: int = 0,
+    client: Client | None = None,
+) -> tuple[corpora.Corpus, pd.DataFrame]:
     """Decode recordings into a corpus, or what of it is missing or damaged; a finished one is verified and opened.
 
     A file that cannot be decoded is left out, reported, and not tried again. One that is not there at all stops the
@@ -69,9 +90,17 @@ def build_recordings(tracks: pd.DataFrame, *, seconds: float, cache: Path | None
     recipe = {"seconds": float(seconds), "peak": spectrogram.PEAK}
     folder = Path(cache or paths.CACHE) / "corpus" / _key(plan, recipe)
     places = store.offsets(plan)
-    hashes, problems = store.fill(folder, places, functools.partial(_samples, seconds=seconds),
-                                  lambda track_id: (plan.file[track_id],), folder / corpora.INDEX, doing="decoding",
-                                  progress=progress, workers=workers, client=client)
+    hashes, problems = store.fill(
+        folder,
+        places,
+        functools.partial(_samples, seconds=seconds),
+        lambda track_id: (plan.file[track_id],),
+        folder / corpora.INDEX,
+        doing="decoding",
+        progress=progress,
+        workers=workers,
+        client=client,
+    )
     manifest = plan.drop(index=[track_id for track_id in plan.index if track_id in problems])
     if manifest.empty:
         track_id, problem = next(iter(problems.items()))
@@ -86,13 +115,18 @@ def _plan(tracks: pd.DataFrame, seconds: float) -> pd.DataFrame:
     if absent := [name for name in _GIVEN if name not in tracks]:
         raise KeyMynaError(f"tracks: no column {', '.join(absent)}.")
     if tracks.empty or not tracks.index.is_unique:
-        raise KeyMynaError(f"tracks: {len(tracks)} rows, {tracks.index.nunique()} of them with an id of their own; "
-                           "expected at least one, and no id twice.")
+        raise KeyMynaError(
+            f"tracks: {len(tracks)} rows, {tracks.index.nunique()} of them with an id of their own; "
+            "expected at least one, and no id twice."
+        )
     plan = tracks[list(_GIVEN)].rename_axis("track_id").sort_index()
     plan = plan.astype({name: np.int64 if name in ("n_samples", "key") else str for name in _GIVEN})
     least = spectrogram.N_FFT // 2 / spectrogram.SAMPLE_RATE
-    rules = {"n_samples": (plan["n_samples"] > 0, "1 or more"), "key": (plan["key"].between(-1, 23), "-1 to 23"),
-             "split": (plan["split"].isin(corpora.SPLITS), f"one of {corpora.SPLITS}")}
+    rules = {
+        "n_samples": (plan["n_samples"] > 0, "1 or more"),
+        "key": (plan["key"].between(-1, 23), "-1 to 23"),
+        "split": (plan["split"].isin(corpora.SPLITS), f"one of {corpora.SPLITS}"),
+    }
     for name, (valid, rule) in rules.items():
         if not valid.all():
             row = plan[~valid].iloc[0]
@@ -108,14 +142,20 @@ def _plan(tracks: pd.DataFrame, seconds: float) -> pd.DataFrame:
 
 
 def _key(plan: pd.DataFrame, recipe: dict[str, float]) -> str:
-    code = files.source_hash(paths.LIBRARY / "datasets" / "recordings.py", paths.LIBRARY / "datasets" / "decode.py",
-                             paths.LIBRARY / "data" / "store.py", paths.LIBRARY / "spectrogram.py")
+    code = files.source_hash(
+        paths.LIBRARY / "datasets" / "recordings.py",
+        paths.LIBRARY / "datasets" / "decode.py",
+        paths.LIBRARY / "data" / "store.py",
+        paths.LIBRARY / "spectrogram.py",
+    )
     return files.sha256_json([plan.drop(columns="file").to_csv(), recipe, code, _versions()])[:16]
 
 
 def _versions() -> dict[str, str]:
-    return {"libsndfile": soundfile.__libsndfile_version__,
-            **{name: importlib.metadata.version(name) for name in _LIBRARIES}}
+    return {
+        "libsndfile": soundfile.__libsndfile_version__,
+        **{name: importlib.metadata.version(name) for name in _LIBRARIES},
+    }
 
 
 def _samples(file: str, *, seconds: float) -> np.ndarray:

@@ -37,10 +37,12 @@ class Task:
 
 
 # The paper's two tasks, then the open ones. "folder:NAME" is a task as well, on the folder's own splits.
-TASKS = {"giantsteps": Task("GiantSteps Key (604)", ("giantsteps_mtg_keys", "giantsteps_key")),
-         "billboard": Task("McGill Billboard", ("billboard",)),
-         "fma": Task("FMA-keys", ("fma_keys",)),
-         "guitarset": Task("GuitarSet", ("guitarset",))}
+TASKS = {
+    "giantsteps": Task("GiantSteps Key (604)", ("giantsteps_mtg_keys", "giantsteps_key")),
+    "billboard": Task("McGill Billboard", ("billboard",)),
+    "fma": Task("FMA-keys", ("fma_keys",)),
+    "guitarset": Task("GuitarSet", ("guitarset",)),
+}
 _SETS = {kind.name: kind for kind in (GiantStepsKey, Billboard, GTZAN, FMAKeys, GuitarSet, MirdataGiantSteps)}
 NAMES = (GiantStepsMTG.name, *_SETS)
 _FOLDERS = {"folder": AudioFolder, "unlabelled": UnlabelledFolder}
@@ -84,8 +86,9 @@ def datasets_of(task: str) -> tuple[str, ...]:
     return TASKS[task].datasets
 
 
-def download(sets: Sequence[Dataset], root: Path | str, *, offline: bool, mirror: str = "",
-             show: bool = True) -> pd.DataFrame:
+def download(
+    sets: Sequence[Dataset], root: Path | str, *, offline: bool, mirror: str = "", show: bool = True
+) -> pd.DataFrame:
     """Fetch what the publishers of some data sets let anyone download: `fetch.fetch`'s rows, and the data set's name.
 
     First the annotations of all, then the audio that these name. A mirror holds a folder for each data set.
@@ -95,12 +98,15 @@ def download(sets: Sequence[Dataset], root: Path | str, *, offline: bool, mirror
         for one in sets:
             if sources := ask(one):
                 address = f"{mirror.rstrip('/')}/{one.name}" if mirror else ""
-                done.append(fetch(sources, one.folder(root), offline=offline, mirror=address, show=show).assign(name=one.name))
+                done.append(
+                    fetch(sources, one.folder(root), offline=offline, mirror=address, show=show).assign(name=one.name)
+                )
     return pd.concat(done, ignore_index=True) if done else pd.DataFrame(columns=["path", "state", "problem", "name"])
 
 
-def examine_all(sets: Sequence[Dataset], root: Path | str, *,
-                show: bool = True) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
+def examine_all(
+    sets: Sequence[Dataset], root: Path | str, *, show: bool = True
+) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
     """`base.examine` of those data sets whose annotations are there; and why the others cannot be used, by name.
 
     The reasons go into committed tables, and name no folder of this machine."""
@@ -113,8 +119,13 @@ def examine_all(sets: Sequence[Dataset], root: Path | str, *,
     return examined, absent
 
 
-def assemble(examined: Mapping[str, pd.DataFrame], folders: Mapping[str, Path], tasks: Sequence[str],
-             extra: Sequence[str], unlabelled: Sequence[str]) -> tuple[pd.DataFrame, dict[str, str]]:
+def assemble(
+    examined: Mapping[str, pd.DataFrame],
+    folders: Mapping[str, Path],
+    tasks: Sequence[str],
+    extra: Sequence[str],
+    unlabelled: Sequence[str],
+) -> tuple[pd.DataFrame, dict[str, str]]:
     """The tracks of a corpus of recordings, as `recordings.build_recordings` wants them.
 
     Parameters
@@ -161,9 +172,16 @@ def card(sets: Sequence[Dataset], examined: Mapping[str, pd.DataFrame], absent: 
     rows = []
     for one in sets:
         states = examined[one.name]["state"] if one.name in examined else pd.Series(dtype=str)
-        rows.append({"data set": one.title, "name": one.name, **{state: int((states == state).sum()) for state in STATES},
-                     "licence": one.licence, "size": one.size,
-                     "note": f"{absent[one.name]} {one.how}" if one.name in absent else ""})
+        rows.append(
+            {
+                "data set": one.title,
+                "name": one.name,
+                **{state: int((states == state).sum()) for state in STATES},
+                "licence": one.licence,
+                "size": one.size,
+                "note": f"{absent[one.name]} {one.how}" if one.name in absent else "",
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -172,13 +190,27 @@ def reasons(examined: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     rows = []
     for name, table in examined.items():
         for reason, group in table[table["state"] == "excluded"].groupby("excluded"):
-            rows.append({"name": name, "state": "excluded", "tracks": len(group), "why": reason,
-                         "for instance": f"{group.index[0]}: {group['label'].iloc[0]}"})
+            rows.append(
+                {
+                    "name": name,
+                    "state": "excluded",
+                    "tracks": len(group),
+                    "why": reason,
+                    "for instance": f"{group.index[0]}: {group['label'].iloc[0]}",
+                }
+            )
         for state in ("missing", "corrupt"):
             group = table[table["state"] == state]
             if len(group):
-                rows.append({"name": name, "state": state, "tracks": len(group), "why": "",
-                             "for instance": f"{group.index[0]}: {group['problem'].iloc[0]}"})
+                rows.append(
+                    {
+                        "name": name,
+                        "state": state,
+                        "tracks": len(group),
+                        "why": "",
+                        "for instance": f"{group.index[0]}: {group['problem'].iloc[0]}",
+                    }
+                )
     return pd.DataFrame(rows, columns=["name", "state", "tracks", "why", "for instance"])
 
 

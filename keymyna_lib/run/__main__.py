@@ -31,22 +31,44 @@ A value for -p is an int, float, string, true, false, or a list such as 48,150.
 def parser() -> argparse.ArgumentParser:
     """The options."""
     made = argparse.ArgumentParser(
-        prog="./run_all.sh", allow_abbrev=False, epilog=EXAMPLES,
+        prog="./run_all.sh",
+        allow_abbrev=False,
+        epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Set up the environment, then run the notebooks in order. Results go to "
-                    "results/<profile>/ and figures/<profile>/.")
-    made.add_argument("--profile", choices=paths.PROFILES, default="mini",
-                      help="size of it all: toy, small (the default), or the paper's")
-    made.add_argument("--data-root", metavar="DIR", help="folder with data sets of recordings, see notebook 05; without "
-                      "it, or with none, rendered scores are used")
+        "results/<profile>/ and figures/<profile>/.",
+    )
+    made.add_argument(
+        "--profile",
+        choices=paths.PROFILES,
+        default="mini",
+        help="size of it all: toy, small (the default), or the paper's",
+    )
+    made.add_argument(
+        "--data-root",
+        metavar="DIR",
+        help="folder with data sets of recordings, see notebook 05; without it, or with none, rendered scores are used",
+    )
     made.add_argument("--offline", action="store_true", help="never touch the network; what is missing stays missing")
     which = made.add_mutually_exclusive_group()
-    which.add_argument("--only", metavar="N", action="append", default=[],
-                       help="run notebook number N and, where not up to date, what it needs (repeatable)")
+    which.add_argument(
+        "--only",
+        metavar="N",
+        action="append",
+        default=[],
+        help="run notebook number N and, where not up to date, what it needs (repeatable)",
+    )
     which.add_argument("--from", metavar="N", dest="start", help="run notebook number N and all later ones")
     made.add_argument("--force", action="store_true", help="run those asked for even if nothing has changed")
-    made.add_argument("-p", nargs=2, metavar=("NAME", "VALUE"), action="append", default=[], dest="overrides",
-                      help="set a parameter in every notebook that declares it (repeatable)")
+    made.add_argument(
+        "-p",
+        nargs=2,
+        metavar=("NAME", "VALUE"),
+        action="append",
+        default=[],
+        dest="overrides",
+        help="set a parameter in every notebook that declares it (repeatable)",
+    )
     made.add_argument("--list", action="store_true", help="list the notebooks and their parameters, and stop")
     made.add_argument("--tests", nargs=argparse.REMAINDER, metavar="...", help="run the test suite instead")
     return made
@@ -85,11 +107,19 @@ def main(arguments: list[str] | None = None) -> int:
             # Threads that spin while they wait make two busy programs on few cores crawl; alone it costs nothing.
             os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
             if options.data_root is None and pipeline.on_recordings(pipeline.Project(), options.profile):
-                raise KeyMynaError(f"the results of profile {options.profile} are those of recordings. Give --data-root DIR "
-                                   "again, or --data-root none to train on rendered scores in their place.")
+                raise KeyMynaError(
+                    f"the results of profile {options.profile} are those of recordings. Give --data-root DIR "
+                    "again, or --data-root none to train on rendered scores in their place."
+                )
             warmup.compile_librosa()
-            pipeline.run(pipeline.Project(), options.profile, only=options.only, start=options.start,
-                         force=options.force, overrides=overrides)
+            pipeline.run(
+                pipeline.Project(),
+                options.profile,
+                only=options.only,
+                start=options.start,
+                force=options.force,
+                overrides=overrides,
+            )
     except KeyMynaError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -102,8 +132,11 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS}:
             raise
-        print(f"error: cannot write{' ' + str(error.filename) if error.filename else ''}: {error.strerror}. "
-              "Free some space or mend its permissions and run again.", file=sys.stderr)
+        print(
+            f"error: cannot write{' ' + str(error.filename) if error.filename else ''}: {error.strerror}. "
+            "Free some space or mend its permissions and run again.",
+            file=sys.stderr,
+        )
         return 1
     return 0
 

@@ -24,8 +24,7 @@ def locked(lock: Path | str) -> dict[str, str]:
 
     lines = (line.split("#")[0].strip() for line in Path(lock).read_text(encoding="utf-8").splitlines())
     requirements = [Requirement(line) for line in lines if line]
-    return {r.name: next(iter(r.specifier)).version for r in requirements
-            if r.marker is None or r.marker.evaluate()}
+    return {r.name: next(iter(r.specifier)).version for r in requirements if r.marker is None or r.marker.evaluate()}
 
 
 def differences(lock: Path | str) -> list[str]:

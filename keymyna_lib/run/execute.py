@@ -36,9 +36,19 @@ class ThisInterpreter(AsyncKernelManager):
     @property
     def kernel_spec(self) -> KernelSpec:
         """The specification that every kernel is started by."""
-        return KernelSpec(argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}",
-                                "--log-level=CRITICAL"],  # it would log a traceback of its own on Ctrl-C
-                          display_name="Python 3", language="python", env={"PYTHONPATH": str(paths.ROOT)})
+        return KernelSpec(
+            argv=[
+                sys.executable,
+                "-m",
+                "ipykernel_launcher",
+                "-f",
+                "{connection_file}",
+                "--log-level=CRITICAL",
+            ],  # it would log a traceback of its own on Ctrl-C
+            display_name="Python 3",
+            language="python",
+            env={"PYTHONPATH": str(paths.ROOT)},
+        )
 
 
 class LiveBars:
@@ -95,21 +105,35 @@ def execute(project: Project, profile: str, notebook: str, values: dict[str, Any
     failure = None
     try:
         papermill.execute_notebook(
-            project.source(notebook), partial, values, cwd=project.root, kernel_name="python3",
-            language="python", progress_bar=False, stderr_file=bars, kernel_manager_class=ThisInterpreter)
+            project.source(notebook),
+            partial,
+            values,
+            cwd=project.root,
+            kernel_name="python3",
+            language="python",
+            progress_bar=False,
+            stderr_file=bars,
+            kernel_manager_class=ThisInterpreter,
+        )
     except PapermillExecutionError as error:
         failure = f"in cell [{error.exec_count}] `{_first_line(error.source)}`:\n  {_cause(error)}"
     except DeadKernelError:
         failure = f"in cell `{_first_line(_last_started(partial))}`:\n  the kernel died (out of memory?)."
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"{notebook} was interrupted; its partly executed copy is "
-                                f"{project.show(partial)}") from None
+        raise KeyboardInterrupt(
+            f"{notebook} was interrupted; its partly executed copy is {project.show(partial)}"
+        ) from None
     finally:
         bars.close()
     if failure:
         raise KeyMynaError(f"{notebook} failed {failure}\nThe partly executed copy: {project.show(partial)}")
-    node = tidy(nbformat.read(partial, as_version=4), project, profile, notebook,
-                {path: f"<{name}>" for name, path in local_paths(values, project.root).items()})
+    node = tidy(
+        nbformat.read(partial, as_version=4),
+        project,
+        profile,
+        notebook,
+        {path: f"<{name}>" for name, path in local_paths(values, project.root).items()},
+    )
     with files.atomic_path(project.executed(profile, notebook)) as temporary:
         nbformat.write(node, temporary)
     partial.unlink()
@@ -130,13 +154,17 @@ def _cause(error: PapermillExecutionError) -> str:
 
 def _last_started(partial: Path) -> str:
     """Source of the last cell that had begun, from papermill's marks in the partial copy."""
-    cells = [cell for cell in nbformat.read(partial, as_version=4).cells if cell.cell_type == "code"
-             and cell.metadata.get("papermill", {}).get("start_time")]
+    cells = [
+        cell
+        for cell in nbformat.read(partial, as_version=4).cells
+        if cell.cell_type == "code" and cell.metadata.get("papermill", {}).get("start_time")
+    ]
     return cells[-1].source if cells else ""
 
 
-def tidy(node: nbformat.NotebookNode, project: Project, profile: str, notebook: str,
-         brought: dict[Path, str]) -> nbformat.NotebookNode:
+def tidy(
+    node: nbformat.NotebookNode, project: Project, profile: str, notebook: str, brought: dict[Path, str]
+) -> nbformat.NotebookNode:
     """Make an executed notebook fit to be committed; changes it in place and returns it.
 
     `brought` says how paths that the user gave are to be shown.
@@ -148,7 +176,8 @@ def tidy(node: nbformat.NotebookNode, project: Project, profile: str, notebook: 
         "input_path": project.show(project.source(notebook)),
         "output_path": project.show(project.executed(profile, notebook)),
         "duration": round(node.metadata.papermill.duration, 1),
-        "parameters": _scrub(dict(node.metadata.papermill.parameters), project, brought)}
+        "parameters": _scrub(dict(node.metadata.papermill.parameters), project, brought),
+    }
     for cell in node.cells:
         cell.source = _hidden(cell.source, brought)
         timing = cell.metadata.pop("papermill", {})
@@ -183,8 +212,9 @@ def _merge_streams(outputs: list[nbformat.NotebookNode]) -> list[nbformat.Notebo
     for output in outputs:
         if output.output_type == "stream" and merged and merged[-1].get("name") == output.name:
             merged[-1].text += output.text
-        elif any(kind.startswith("audio/") for kind in output.get("data", {})) \
-                or re.search(r"<audio|data:audio/", output.get("data", {}).get("text/html", "")):
+        elif any(kind.startswith("audio/") for kind in output.get("data", {})) or re.search(
+            r"<audio|data:audio/", output.get("data", {}).get("text/html", "")
+        ):
             merged.append(nbformat.v4.new_output("display_data", {"text/plain": AUDIO_NOTE}))
         else:
             merged.append(output)
@@ -197,7 +227,7 @@ def _merge_streams(outputs: list[nbformat.NotebookNode]) -> list[nbformat.Notebo
 def _hidden(text: str, brought: dict[Path, str]) -> str:
     for path, shown in brought.items():
         # As it is, and as papermill writes it into a cell.
-        for written in {str(path), str(path).encode("unicode_escape").decode().replace('"', r'\"')}:
+        for written in {str(path), str(path).encode("unicode_escape").decode().replace('"', r"\"")}:
             text = re.sub(re.escape(written) + r"(?![\w.-])", lambda _: shown, text)
     return text
 

@@ -116,18 +116,23 @@ def declared(path: Path) -> dict[str, Parameter]:
             name, value = statement.targets[0].id, ast.literal_eval(statement.value)
             assert value == [] or _kind(value if isinstance(value, list) else [value])
         except (AssertionError, AttributeError, ValueError, TypeError):
-            raise KeyMynaError(f"the parameters cell of {path}, line {statement.lineno}: only "
-                               "`name = literal` with a bool, int, float, str or a list of these.") from None
-        rest = lines[statement.end_lineno - 1].encode()[statement.end_col_offset:].decode()
+            raise KeyMynaError(
+                f"the parameters cell of {path}, line {statement.lineno}: only "
+                "`name = literal` with a bool, int, float, str or a list of these."
+            ) from None
+        rest = lines[statement.end_lineno - 1].encode()[statement.end_col_offset :].decode()
         found[name] = Parameter(name, value, rest.partition("#")[2].strip())
     if not isinstance(getattr(found.get("profile"), "default", None), str):
         raise KeyMynaError(f"the parameters cell of {path} must declare `profile`, a string.")
     return found
 
 
-def resolve(declarations: dict[str, dict[str, Parameter]], profile: str,
-            profile_values: dict[str, dict[str, Any]],
-            overrides: list[tuple[str, str]]) -> dict[str, dict[str, Value]]:
+def resolve(
+    declarations: dict[str, dict[str, Parameter]],
+    profile: str,
+    profile_values: dict[str, dict[str, Any]],
+    overrides: list[tuple[str, str]],
+) -> dict[str, dict[str, Value]]:
     """Every parameter of every notebook: its default, then the profile's value, then the command line's.
 
     Parameters
@@ -141,8 +146,10 @@ def resolve(declarations: dict[str, dict[str, Parameter]], profile: str,
     KeyMynaError
         For a notebook or a name that is not declared, or a value of another type. Nothing has run by then.
     """
-    values = {notebook: {name: parameter.default for name, parameter in parameters.items()}
-              for notebook, parameters in declarations.items()}
+    values = {
+        notebook: {name: parameter.default for name, parameter in parameters.items()}
+        for notebook, parameters in declarations.items()
+    }
     for notebook, table in profile_values.items():
         for name, value in table.items():
             place = f"profiles.toml, [{profile}.{notebook}], {name}"
@@ -151,23 +158,27 @@ def resolve(declarations: dict[str, dict[str, Parameter]], profile: str,
             try:
                 values[notebook][name] = declarations[notebook][name].check(value)
             except TypeError:
-                raise KeyMynaError(f"{place}: {value!r} is not of type "
-                                   f"{declarations[notebook][name].type_name}.") from None
+                raise KeyMynaError(
+                    f"{place}: {value!r} is not of type {declarations[notebook][name].type_name}."
+                ) from None
     for name, text in overrides:
         if name == "profile":
             raise KeyMynaError("choose the profile by --profile, not by -p profile.")
         owners = [notebook for notebook, parameters in declarations.items() if name in parameters]
         if not owners:
-            raise KeyMynaError(f"no notebook declares a parameter {name!r}. Declared are:\n"
-                               + describe_names(declarations))
+            raise KeyMynaError(
+                f"no notebook declares a parameter {name!r}. Declared are:\n" + describe_names(declarations)
+            )
         for notebook in owners:
             parameter = declarations[notebook][name]
             try:
                 values[notebook][name] = parameter.parse(text)
             except TypeError:
-                raise KeyMynaError(f"{name} = {text!r} is not of type {parameter.type_name}, which "
-                                   f"{notebook} declares (default {parameter.default!r}). Declared are:\n"
-                                   + describe_names(declarations)) from None
+                raise KeyMynaError(
+                    f"{name} = {text!r} is not of type {parameter.type_name}, which "
+                    f"{notebook} declares (default {parameter.default!r}). Declared are:\n"
+                    + describe_names(declarations)
+                ) from None
     for table in values.values():
         table["profile"] = profile
     return values
@@ -175,12 +186,16 @@ def resolve(declarations: dict[str, dict[str, Parameter]], profile: str,
 
 def local_paths(values: dict[str, Value], root: Path) -> dict[str, Path]:
     """Those values that name a file or folder of this machine, absolute or below `root`; a path has a slash in it."""
-    return {name: root / value for name, value in values.items()
-            if isinstance(value, str) and "/" in value and (root / value).exists()}
+    return {
+        name: root / value
+        for name, value in values.items()
+        if isinstance(value, str) and "/" in value and (root / value).exists()
+    }
 
 
 def describe_names(declarations: dict[str, dict[str, Parameter]]) -> str:
     """The declared parameters, one line a notebook."""
-    return "\n".join(f"  {notebook}: " + ", ".join(f"{p.name} ({p.type_name})" for p in parameters.values()
-                                                  if p.name != "profile")
-                     for notebook, parameters in declarations.items())
+    return "\n".join(
+        f"  {notebook}: " + ", ".join(f"{p.name} ({p.type_name})" for p in parameters.values() if p.name != "profile")
+        for notebook, parameters in declarations.items()
+    )

@@ -61,12 +61,12 @@ class Project:
 class Notebook:
     """One step of the pipeline."""
 
-    name: str                                     # "20_linear_probe"
+    name: str  # "20_linear_probe"
     title: str
-    needs: tuple[str, ...]                        # notebooks whose published results it reads
-    minutes: dict[str, float]                     # profile -> expected time
+    needs: tuple[str, ...]  # notebooks whose published results it reads
+    minutes: dict[str, float]  # profile -> expected time
     parameters: dict[str, parameters.Parameter]
-    on_request: bool                              # runs only when it is named
+    on_request: bool  # runs only when it is named
 
     @property
     def number(self) -> int:
@@ -98,22 +98,30 @@ def load_notebooks(project: Project) -> dict[str, Notebook]:
         absent = [need for need in entry["needs"] if need not in found]
         if absent:
             raise KeyMynaError(f"{path.stem} needs {', '.join(absent)}: no such notebook before it.")
-        found[path.stem] = Notebook(path.stem, entry["title"], tuple(entry["needs"]), entry["minutes"],
-                                    parameters.declared(path), entry.get("on_request", False))
+        found[path.stem] = Notebook(
+            path.stem,
+            entry["title"],
+            tuple(entry["needs"]),
+            entry["minutes"],
+            parameters.declared(path),
+            entry.get("on_request", False),
+        )
     if not found:
         raise KeyMynaError(f"there are no notebooks in {project.root / 'notebooks'}.")
     return found
 
 
-def resolve(project: Project, notebooks: dict[str, Notebook], profile: str,
-            overrides: list[tuple[str, str]]) -> dict[str, dict[str, parameters.Value]]:
+def resolve(
+    project: Project, notebooks: dict[str, Notebook], profile: str, overrides: list[tuple[str, str]]
+) -> dict[str, dict[str, parameters.Value]]:
     """The parameters that each notebook runs with (see `parameters.resolve`)."""
     profiles = _read_toml(project.library / "run" / "profiles.toml")
     unknown = [name for name in (profile, *profiles) if name not in paths.PROFILES]
     if unknown:
         raise KeyMynaError(f"profiles.toml: no profile {unknown[0]!r}, only {', '.join(paths.PROFILES)}.")
-    return parameters.resolve({n.name: n.parameters for n in notebooks.values()}, profile,
-                              profiles.get(profile, {}), overrides)
+    return parameters.resolve(
+        {n.name: n.parameters for n in notebooks.values()}, profile, profiles.get(profile, {}), overrides
+    )
 
 
 def select(notebooks: dict[str, Notebook], only: list[str], start: str | None) -> tuple[list[str], set[str]]:
@@ -123,12 +131,15 @@ def select(notebooks: dict[str, Notebook], only: list[str], start: str | None) -
     ----------
     only, start : numbers ("20", "0") or whole names; neither means all but those that run on request only.
     """
+
     def find(text: str) -> Notebook:
         for notebook in notebooks.values():
             if text == notebook.name or (text.isdecimal() and int(text) == notebook.number):
                 return notebook
-        raise KeyMynaError(f"there is no notebook {text}. There are:\n"
-                           + "\n".join(f"  {n.name}  {n.title}" for n in notebooks.values()))
+        raise KeyMynaError(
+            f"there is no notebook {text}. There are:\n"
+            + "\n".join(f"  {n.name}  {n.title}" for n in notebooks.values())
+        )
 
     if only:
         asked = {find(text).name for text in only}
@@ -148,17 +159,22 @@ def fingerprint(project: Project, notebook: Notebook, values: dict[str, paramete
     The runner itself is left out: it acts on results only through the parameters. Of what an earlier notebook published
     its runs and outputs count, so that one which ran again and came to the same end costs nothing after it.
     """
-    cells = [(cell["cell_type"], cell["source"], cell.get("metadata", {}).get("tags", []))
-             for cell in parameters.read_cells(project.source(notebook.name))]
+    cells = [
+        (cell["cell_type"], cell["source"], cell.get("metadata", {}).get("tags", []))
+        for cell in parameters.read_cells(project.source(notebook.name))
+    ]
     code = [p for p in project.library.iterdir() if p.name not in {"run", "__pycache__"}]
     indices = {need: project.index(values["profile"], need) for need in notebook.needs}
     read = {need: files.read_json(path) if path.exists() else {} for need, path in indices.items()}
     brought = parameters.local_paths(values, project.root)
     asked = {name: value for name, value in values.items() if name != WHERE}
-    return {"parameters": files.sha256_json(asked), "notebook": files.sha256_json(cells),
-            "code": files.source_hash(*sorted(code), project.root / paths.LOCK.name),
-            "inputs": {need: files.sha256_json([index.get("runs"), index.get("outputs")]) for need, index in read.items()},
-            "files brought": {name: files.listing_hash(path) for name, path in brought.items()}}
+    return {
+        "parameters": files.sha256_json(asked),
+        "notebook": files.sha256_json(cells),
+        "code": files.source_hash(*sorted(code), project.root / paths.LOCK.name),
+        "inputs": {need: files.sha256_json([index.get("runs"), index.get("outputs")]) for need, index in read.items()},
+        "files brought": {name: files.listing_hash(path) for name, path in brought.items()},
+    }
 
 
 def on_recordings(project: Project, profile: str) -> bool:
@@ -167,8 +183,7 @@ def on_recordings(project: Project, profile: str) -> bool:
     return index.exists() and bool(files.read_json(index)["outputs"]["folder"])
 
 
-def outdated(project: Project, notebook: Notebook,
-             values: dict[str, parameters.Value]) -> tuple[str, dict[str, Any]]:
+def outdated(project: Project, notebook: Notebook, values: dict[str, parameters.Value]) -> tuple[str, dict[str, Any]]:
     """Why a notebook has to run ("" if it need not), and the note on its last success ({} if none)."""
     try:
         state = files.read_json(project.state(values["profile"], notebook.name))
@@ -185,8 +200,9 @@ def outdated(project: Project, notebook: Notebook,
 
 def _present(project: Project, name: str, size: int) -> bool:
     """Whether an output, named relative to the clone or to the cache, is there with its size [bytes]."""
-    return any((base / name).is_file() and (base / name).stat().st_size == size
-               for base in (project.root, project.cache))
+    return any(
+        (base / name).is_file() and (base / name).stat().st_size == size for base in (project.root, project.cache)
+    )
 
 
 def published(project: Project, profile: str, notebook: str, since: int | None) -> dict[str, int]:
@@ -203,8 +219,9 @@ def published(project: Project, profile: str, notebook: str, since: int | None) 
     """
     index = project.index(profile, notebook)
     if modified(index) in (None, since):
-        raise KeyMynaError(f"{notebook} ran to its end without writing {project.show(index)}: "
-                           "its last cell must call results.publish.")
+        raise KeyMynaError(
+            f"{notebook} ran to its end without writing {project.show(index)}: its last cell must call results.publish."
+        )
     produced = dict(files.read_json(index)["files"])
     absent = [name for name, size in produced.items() if not _present(project, name, size)]
     if absent:
@@ -228,17 +245,25 @@ def locked(project: Project, profile: str) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            raise KeyMynaError(f"profile {profile} is being run already (process {file.read().strip()}). "
-                               "Wait for it, or stop it.") from None
+            raise KeyMynaError(
+                f"profile {profile} is being run already (process {file.read().strip()}). Wait for it, or stop it."
+            ) from None
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
         yield
 
 
-def run(project: Project, profile: str, *, only: list[str] | None = None, start: str | None = None,
-        force: bool = False, overrides: list[tuple[str, str]] | None = None,
-        say: Callable[[str], None] = lambda line: print(line, flush=True)) -> None:
+def run(
+    project: Project,
+    profile: str,
+    *,
+    only: list[str] | None = None,
+    start: str | None = None,
+    force: bool = False,
+    overrides: list[tuple[str, str]] | None = None,
+    say: Callable[[str], None] = lambda line: print(line, flush=True),
+) -> None:
     """Run the notebooks that are asked for and not up to date, and what they need; stop at the first failure.
 
     Parameters
@@ -263,15 +288,25 @@ def run(project: Project, profile: str, *, only: list[str] | None = None, start:
             head = f"[{position}/{len(order)}] {name}"
             here = parameters.local_paths(values[name], project.root)  # committed tables hold no path of a machine
             changed = {key: value for key, value in values[name].items() if value != plain[name][key] and key != WHERE}
-            os.environ[paths.CHANGED] = "\n".join(f"{key} = {here[key].name if key in here else value!r}"
-                                                  for key, value in changed.items())
+            os.environ[paths.CHANGED] = "\n".join(
+                f"{key} = {here[key].name if key in here else value!r}" for key, value in changed.items()
+            )
             _run_one(project, notebooks[name], values[name], force and name in asked, head, began, say)
-        say(f"All done in {duration(time.monotonic() - began)}. Executed notebooks, tables and runs: "
-            f"results/{profile}/; figures: figures/{profile}/")
+        say(
+            f"All done in {duration(time.monotonic() - began)}. Executed notebooks, tables and runs: "
+            f"results/{profile}/; figures: figures/{profile}/"
+        )
 
 
-def _run_one(project: Project, notebook: Notebook, values: dict[str, parameters.Value], force: bool,
-             head: str, began: float, say: Callable[[str], None]) -> None:
+def _run_one(
+    project: Project,
+    notebook: Notebook,
+    values: dict[str, parameters.Value],
+    force: bool,
+    head: str,
+    began: float,
+    say: Callable[[str], None],
+) -> None:
     """Run or skip one notebook, saying which and why."""
     profile, name = values["profile"], notebook.name
     reason, state = ("forced", {}) if force else outdated(project, notebook, values)
@@ -286,13 +321,21 @@ def _run_one(project: Project, notebook: Notebook, values: dict[str, parameters.
     note, before = fingerprint(project, notebook, values), modified(project.index(profile, name))
     # From here on the last success counts no more: a failing run may leave some of its outputs replaced.
     project.state(profile, name).unlink(missing_ok=True)
-    given = {key: value for key, value in values.items()
-             if key == "profile" or value != notebook.parameters[key].default}
+    given = {
+        key: value for key, value in values.items() if key == "profile" or value != notebook.parameters[key].default
+    }
     execute.execute(project, profile, name, given)
     seconds = time.monotonic() - started
-    files.write_json(project.state(profile, name), {
-        "fingerprint": note, "parameters": values, "seconds": round(seconds, 1),
-        "finished": time.strftime("%Y-%m-%d %H:%M:%S"), "files": published(project, profile, name, before)})
+    files.write_json(
+        project.state(profile, name),
+        {
+            "fingerprint": note,
+            "parameters": values,
+            "seconds": round(seconds, 1),
+            "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
+            "files": published(project, profile, name, before),
+        },
+    )
     say(f"{head}  done in {duration(seconds)} (total {duration(time.monotonic() - began)})")
 
 
@@ -322,6 +365,7 @@ def describe(project: Project, profile: str) -> str:
             mark = "*" if value != parameter.default and parameter.name != "profile" else " "
             rows.append((f"{mark} {parameter.name}", parameter.type_name, repr(value), parameter.comment))
         widths = [min(max(len(row[i]) for row in rows), 36) for i in range(3)]
-        lines += ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, [*widths, 0])).rstrip()
-                  for row in rows]
+        lines += [
+            "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, [*widths, 0])).rstrip() for row in rows
+        ]
     return "\n".join(lines)

@@ -42,11 +42,21 @@ def config_of(values: Mapping[str, Any]) -> PretrainConfig:
 
 def parser() -> argparse.ArgumentParser:
     """The options."""
-    made = argparse.ArgumentParser(prog="torchrun ... -m keymyna_lib.run.pretrain", allow_abbrev=False,
-                                   description="Pre-train as notebook 10 would, on several processes.")
+    made = argparse.ArgumentParser(
+        prog="torchrun ... -m keymyna_lib.run.pretrain",
+        allow_abbrev=False,
+        description="Pre-train as notebook 10 would, on several processes.",
+    )
     made.add_argument("--profile", choices=paths.PROFILES, default="mini", help="whose parameters and corpus to take")
-    made.add_argument("-p", nargs=2, metavar=("NAME", "VALUE"), action="append", default=[], dest="overrides",
-                      help="set a parameter, as for ./run_all.sh (repeatable)")
+    made.add_argument(
+        "-p",
+        nargs=2,
+        metavar=("NAME", "VALUE"),
+        action="append",
+        default=[],
+        dest="overrides",
+        help="set a parameter, as for ./run_all.sh (repeatable)",
+    )
     return made
 
 
@@ -65,9 +75,11 @@ def train(profile: str, overrides: list[tuple[str, str]]) -> None:
     config = config_of(values[PRETRAINED])
     for need in notebooks[PRETRAINED].needs:
         if reason := pipeline.outdated(project, notebooks[need], values[need])[0]:
-            raise KeyMynaError(f"notebook {need} is not up to date ({reason}), so that the corpus may change before "
-                               f"notebook 10 runs. First: ./run_all.sh --profile {profile} --only {need[:2]}, with the "
-                               "same -p.")
+            raise KeyMynaError(
+                f"notebook {need} is not up to date ({reason}), so that the corpus may change before "
+                f"notebook 10 runs. First: ./run_all.sh --profile {profile} --only {need[:2]}, with the "
+                "same -p."
+            )
     with distributed.joined(pick_device(config.device).type):
         first = not distributed.rank()
         with pipeline.locked(project, profile) if first else contextlib.nullcontext():

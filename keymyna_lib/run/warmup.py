@@ -39,6 +39,8 @@ def compile_librosa() -> None:
     print("compiling librosa's functions, once (about 20 s) ...", flush=True)
     done = subprocess.run([sys.executable, "-c", _PROGRAM], capture_output=True, text=True)
     if done.returncode:
-        raise KeyMynaError(f"librosa does not run in this environment ({done.stderr.strip().splitlines()[-1:]}, status "
-                           f"{done.returncode}). Delete .venv and run again.")
+        raise KeyMynaError(
+            f"librosa does not run in this environment ({done.stderr.strip().splitlines()[-1:]}, status "
+            f"{done.returncode}). Delete .venv and run again."
+        )
     files.write_text(stamp, "")
