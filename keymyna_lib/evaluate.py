@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 
 from keymyna_lib import keys
-from keymyna_lib.errors import KeyMynaError
+from keymyna_lib.base.errors import KeyMynaError
 
 FIFTHS = ("both", "ascending")
 RELATION_SCORES = np.array([1.0, 0.5, 0.3, 0.2, 0.0])  # in the order of keys.RELATIONS

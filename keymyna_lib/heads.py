@@ -28,12 +28,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from keymyna_lib import files
-from keymyna_lib.errors import KeyMynaError
+from keymyna_lib.base import files, seeds
+from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.base.progress import bar
+from keymyna_lib.compute.threads import one_thread
 from keymyna_lib.evaluate import mirex_scores, track_predictions
 from keymyna_lib.keys import N_KEYS
-from keymyna_lib.parallel import one_thread
-from keymyna_lib.progress import bar
 
 # Heads of a stack, and bytes of their parameters, gradients and Adam's moments. On a CPU a stack stays in its cache
 # from step to step, and the cores train one each; a GPU wants few large ones.
@@ -218,7 +218,7 @@ def select(heads: Sequence[TrainedHead]) -> TrainedHead:
 
 def _stream(seed: int, *names) -> np.random.Generator:
     """Random numbers that depend on nothing but the seed and what they are for."""
-    return np.random.default_rng([seed, *files.stable_words(repr(names))])
+    return np.random.default_rng([seed, *seeds.stable_words(repr(names))])
 
 
 def _batches(train: Rows, spec: HeadSpec, seed: int, dtype: torch.dtype) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

@@ -10,7 +10,7 @@ import re
 
 import numpy as np
 
-from keymyna_lib.errors import KeyMynaError
+from keymyna_lib.base.errors import KeyMynaError
 
 N_KEYS = 24
 MODES = ("major", "minor")

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from keymyna_lib.distributed import gather, rank, world
+from keymyna_lib.compute.ranks import gather, rank, world
 
 
 class InfoNCE(nn.Module):

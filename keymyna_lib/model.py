@@ -19,8 +19,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from keymyna_lib.errors import KeyMynaError
-from keymyna_lib.files import atomic_path
+from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.base.files import atomic_path
 from keymyna_lib.spectrogram import N_MELS
 
 # name: width, depth, heads (of 64), MLP width. "vit-s" is the paper's, "vit-b" that of Myna-85M; the others fit a CPU.

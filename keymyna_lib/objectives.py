@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from keymyna_lib.errors import KeyMynaError
+from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.keys import N_KEYS
 from keymyna_lib.losses import InfoNCE, SogCLR, top1
 from keymyna_lib.model import Encoder, ProjectionHead, Transformer, initialise, kept_tokens, position_table, random_keep

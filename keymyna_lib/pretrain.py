@@ -12,8 +12,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,17 +22,20 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
 
-from keymyna_lib import distributed, paths
-from keymyna_lib.data.corpus import Corpus
-from keymyna_lib.errors import KeyMynaError
-from keymyna_lib.files import atomic_path, sha256_json, source_hash
+from keymyna_lib.base import paths
+from keymyna_lib.base.device import pick_device
+from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.base.files import atomic_path
+from keymyna_lib.base.hashing import code_hash_of, sha256_json
+from keymyna_lib.base.progress import bar
+from keymyna_lib.base.seeds import generator_for
+from keymyna_lib.compute import ranks
+from keymyna_lib.corpus.corpus import Corpus
 from keymyna_lib.losses import InfoNCE, SogCLR
 from keymyna_lib.model import Encoder, EncoderConfig, build_encoder
 from keymyna_lib.objectives import AUGMENTATIONS, MEASURES, Batch, Contrastive, Objective, Reconstruction, Supervised
-from keymyna_lib.progress import bar
 from keymyna_lib.spectrogram import N_MELS
 
 
@@ -105,27 +108,6 @@ class PretrainConfig:
             raise KeyMynaError(f"crop_distance {self.crop_distance}: expected frames, or 0 for any distance.")
 
 
-def pick_device(name: str) -> torch.device:
-    """The device of a name; "auto" is CUDA when there is one, else the CPU.
-
-    Raises
-    ------
-    KeyMynaError
-        When CUDA is asked for and absent.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise KeyMynaError("device 'cuda': this machine shows no CUDA GPU; use device 'cpu' or 'auto'.")
-    return torch.device(name)
-
-
-def generator_for(seed: int, *words: int) -> torch.Generator:
-    """A CPU generator for one purpose of one seed, independent of all others; a third word of 0 is as good as none."""
-    state = np.random.SeedSequence([seed, *words]).generate_state(2, np.uint32)
-    return torch.Generator().manual_seed(int(state[0]) << 31 ^ int(state[1]))
-
-
 def learning_rate(step: int, config: PretrainConfig) -> float:
     """Learning rate of a step: linear warm-up, then half a cosine down to zero at the last step."""
     if step < config.warmup_steps:
@@ -181,12 +163,12 @@ class CropSampler:
         shard, first, length = self.spans[tracks.numpy()].T
         room = np.maximum(length - self.crop_frames, 0)
         draws = torch.rand(views, len(tracks), generator=generator).numpy()
+        starts = np.minimum((draws[0] * (room + 1)).astype(int), room)
         for view in range(views):
             low, high = np.zeros_like(room), room
-            if view and self.crop_distance:
+            if self.crop_distance:
                 low, high = np.maximum(starts - self.crop_distance, 0), np.minimum(starts + self.crop_distance, room)
-            here = np.minimum(low + (draws[view] * (high - low + 1)).astype(int), high)
-            starts = here if view == 0 else starts
+            here = np.minimum(low + (draws[view] * (high - low + 1)).astype(int), high) if view else starts
             for crop, part, start, size in zip(crops[view], shard, first + here, np.minimum(self.crop_frames, length)):
                 crop[:size], crop[size:] = self.frames[part][start : start + size], 0
         return Batch(torch.from_numpy(crops).transpose(2, 3), tracks * self.world + self.rank, self.keys[tracks])
@@ -237,7 +219,7 @@ class Pretraining:
         self.config = config
         self.device = pick_device(config.device)
         self.train_sampler = CropSampler(
-            corpus, train, config.crop_frames, config.crop_distance, rank=distributed.rank(), world=distributed.world()
+            corpus, train, config.crop_frames, config.crop_distance, rank=ranks.rank(), world=ranks.world()
         )
         self.valid_sampler = CropSampler(corpus, valid, config.crop_frames, config.crop_distance)
         self.fingerprint = sha256_json({"config": asdict(config), "corpus": corpus.hash, "tracks": list(train)})
@@ -247,7 +229,7 @@ class Pretraining:
         # DistributedDataParallel averages gradients while the backward pass is still going on; buffers are SogCLR's
         # state, which each process has for itself.
         self._forward = (
-            DistributedDataParallel(self.modules, broadcast_buffers=False) if distributed.world() > 1 else self.modules
+            DistributedDataParallel(self.modules, broadcast_buffers=False) if ranks.world() > 1 else self.modules
         )
         optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
         self.optimizer = optimizer(
@@ -276,9 +258,9 @@ class Pretraining:
         started, config = time.perf_counter(), self.config
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, config)
-        tracks = self.train_sampler.tracks_of_step(self.step, config.batch_size // distributed.world(), config.seed)
+        tracks = self.train_sampler.tracks_of_step(self.step, config.batch_size // ranks.world(), config.seed)
         outputs, batch = self._outputs(
-            self.train_sampler, tracks, generator_for(config.seed, 2, self.step, distributed.rank())
+            self.train_sampler, tracks, generator_for(config.seed, 2, self.step, ranks.rank())
         )
         loss = self.objective.loss(outputs, batch)
         self.optimizer.zero_grad()
@@ -288,7 +270,7 @@ class Pretraining:
         own = torch.tensor(
             [[loss.item(), self.objective.measure(outputs, batch)]], dtype=torch.float64, device=self.device
         )
-        joint_loss, measure = distributed.gather(own).mean(dim=0).tolist()
+        joint_loss, measure = ranks.gather(own).mean(dim=0).tolist()
         self.history.append(
             {
                 "step": self.step,
@@ -307,7 +289,7 @@ class Pretraining:
         Every process takes it for itself, on all of them.
         """
         tracks = torch.arange(min(len(self.valid_sampler), self.config.batch_size))
-        with distributed.alone():
+        with ranks.alone():
             return self.objective.measure(
                 *self._outputs(self.valid_sampler, tracks, generator_for(self.config.seed, 4))
             )
@@ -315,7 +297,7 @@ class Pretraining:
     def save(self, path: Path) -> None:
         """Write everything that the next step depends on, as safetensors; all processes call it, the first writes."""
         tensors = {f"modules.{name}": value for name, value in self.modules.state_dict().items()}
-        if distributed.rank():
+        if ranks.rank():
             return
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
@@ -332,7 +314,7 @@ class Pretraining:
         except FileNotFoundError:
             return False
         except Exception as error:
-            if not distributed.rank():
+            if not ranks.rank():
                 print(f"checkpoint {path.name} is damaged ({error}): starting from step 0.")
             return False
         if metadata["fingerprint"] != self.fingerprint:
@@ -385,15 +367,15 @@ def pretrain(
         raise KeyMynaError("pre-training needs training and validation tracks; the corpus has none. Raise n_tunes.")
     if config.batch_size > len(train):
         raise KeyMynaError(f"batch_size {config.batch_size}: there are only {len(train)} training tracks; lower it.")
-    if config.batch_size % distributed.world():
+    if config.batch_size % ranks.world():
         raise KeyMynaError(
-            f"batch_size {config.batch_size}: it is shared out evenly among {distributed.world()} "
+            f"batch_size {config.batch_size}: it is shared out evenly among {ranks.world()} "
             "processes; make it a multiple of their number."
         )
-    show = show and not distributed.rank()
+    show = show and not ranks.rank()
     run = Pretraining(config, corpus, train, valid)
     resumed = run.restore(checkpoint)
-    if len(distributed.gather(torch.tensor([run.step], device=run.device)).unique()) > 1:
+    if len(ranks.gather(torch.tensor([run.step], device=run.device)).unique()) > 1:
         raise KeyMynaError(
             f"the processes do not see the same {checkpoint}. All machines need the clone, or "
             "KEYMYNA_CACHE, in a folder that they share."
@@ -426,37 +408,5 @@ def pretrain_once(
 
     Many notebooks compare the same encoder with others; it is trained once.
     """
-    code = source_hash(
-        *(
-            paths.LIBRARY / f"{name}.py"
-            for name in ("pretrain", "distributed", "objectives", "views", "losses", "model")
-        )
-    )
-    name = sha256_json([asdict(config), corpus.hash, list(train), code])[:16]
+    name = sha256_json([asdict(config), corpus.hash, list(train), code_hash_of(__name__)])[:16]
     return pretrain(config, corpus, train, valid, paths.CACHE / "pretraining" / f"{name}.safetensors", desc=desc)
-
-
-def counted_flops(config: PretrainConfig, corpus: Corpus, tracks: Sequence[str]) -> float:
-    """Floating-point operations of the matrix products of one step, forward and backward, as torch counts them.
-
-    Counted on eight tracks and scaled to the batch, so that the contrastive similarities, which grow with its square
-    and are less than a hundredth, are counted short.
-    """
-    few = list(tracks[:8])
-    run = Pretraining(replace(config, batch_size=len(few), device="cpu"), corpus, few, few)
-
-    def forward_and_backward() -> None:
-        outputs, batch = run._outputs(run.train_sampler, torch.arange(len(few)), generator_for(config.seed, 5))
-        run.objective.loss(outputs, batch).backward()
-
-    return product_flops(forward_and_backward) * config.batch_size / len(few)
-
-
-def product_flops(action: Callable[[], object]) -> float:
-    """Floating-point operations of the matrix products of one run of an action, as torch counts them."""
-    from torch.utils.flop_counter import FlopCounterMode  # here, because few ask for it
-
-    # Fused attention has no count on every device; spelled out, it is two batched products.
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        action()
-    return float(counter.get_total_flops())

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from keymyna_lib.errors import KeyMynaError
+from keymyna_lib.base.errors import KeyMynaError
 
 SAMPLE_RATE = 16_000  # Hz
 PEAK = 0.9  # of full scale: what every track is scaled to before its spectrogram is taken

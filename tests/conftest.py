@@ -2,9 +2,11 @@
 
 import pytest
 
-from keymyna_lib import paths, results
-from keymyna_lib.data import compositions
-from keymyna_lib.data.scores import load_scores
+from keymyna_lib.base import paths
+from keymyna_lib.corpus import splits
+from keymyna_lib.corpus.rendered import compositions
+from keymyna_lib.corpus.rendered.scores import load_scores
+from keymyna_lib.report import results
 
 
 def pytest_collection_modifyitems(items):
@@ -21,7 +23,7 @@ def scores():
 def pieces(scores):
     """The table of all kept pieces with their composition and split."""
     table = scores.table.assign(composition=compositions.composition_ids(scores))
-    return table.assign(split=compositions.assign_splits(table, seed=0))
+    return table.assign(split=splits.assign_splits(table, seed=0))
 
 
 @pytest.fixture

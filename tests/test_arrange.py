@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import tinysoundfont
 
-from keymyna_lib.data import arrange, render
-from keymyna_lib.data.corpus import CorpusConfig
-from keymyna_lib.data.scores import Score
-from keymyna_lib.errors import KeyMynaError
+from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.corpus.rendered import arrange, render
+from keymyna_lib.corpus.rendered.build import CorpusConfig
+from keymyna_lib.corpus.rendered.scores import Score
 from keymyna_lib.spectrogram import SAMPLE_RATE
 
 CONFIG = CorpusConfig(

@@ -8,17 +8,19 @@ import numpy as np
 import pytest
 import torch
 
-from keymyna_lib import heads, paths
+from keymyna_lib import heads
+from keymyna_lib.base import paths
+from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.base.files import read_json
+from keymyna_lib.base.seeds import generator_for
 from keymyna_lib.bench import __main__ as cli
 from keymyna_lib.bench import baseline, data, growth, material, measure, report, step
 from keymyna_lib.bench.sizes import SIZES
-from keymyna_lib.data.corpus import open_corpus
-from keymyna_lib.errors import KeyMynaError
-from keymyna_lib.files import read_json
+from keymyna_lib.corpus.corpus import open_corpus
+from keymyna_lib.experiments.cost import product_flops
 from keymyna_lib.heads import HeadSpec
 from keymyna_lib.losses import SogCLR
 from keymyna_lib.model import EncoderConfig, build_encoder, random_keep
-from keymyna_lib.pretrain import generator_for, product_flops
 from keymyna_lib.spectrogram import N_MELS
 
 

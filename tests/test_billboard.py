@@ -5,10 +5,10 @@ import shutil
 import layouts_published as layouts
 import pytest
 
-from keymyna_lib.datasets.base import examine
-from keymyna_lib.datasets.billboard import Billboard
-from keymyna_lib.datasets.fetch import fetch
-from keymyna_lib.errors import KeyMynaError
+from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.corpus.recordings.billboard import Billboard
+from keymyna_lib.corpus.recordings.dataset import examine
+from keymyna_lib.corpus.recordings.fetch import fetch
 
 
 @pytest.fixture

@@ -17,17 +17,19 @@ import tones
 import torch
 from distributed import Future
 
-from keymyna_lib import cluster, embed, files, paths
-from keymyna_lib.data import store
-from keymyna_lib.datasets import decode
-from keymyna_lib.datasets.recordings import build_recordings
-from keymyna_lib.embed import CHROMA, MEAN_MEL
-from keymyna_lib.errors import KeyMynaError
-from keymyna_lib.frozen import extract_audio
+from keymyna_lib import features
+from keymyna_lib.base import files, hashing, paths
+from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.compute import cluster
+from keymyna_lib.compute.threads import one_thread
+from keymyna_lib.corpus import store
+from keymyna_lib.corpus.recordings import decode
+from keymyna_lib.corpus.recordings.build import build_recordings
+from keymyna_lib.encoders.huggingface import extract_audio
+from keymyna_lib.experiments.head_study import HeadStudy, sweep
+from keymyna_lib.features import CHROMA, MEAN_MEL
 from keymyna_lib.heads import HeadSpec
 from keymyna_lib.model import EncoderConfig, build_encoder
-from keymyna_lib.parallel import one_thread
-from keymyna_lib.protocol import HeadStudy, sweep
 
 
 @pytest.fixture(scope="module")
@@ -269,7 +271,7 @@ def recordings(tmp_path_factory):
             "label": "",
             "artist": "",
             "title": "",
-            "content": files.sha256_file(path),
+            "content": hashing.sha256_file(path),
         }
     (folder / "3.wav").write_bytes(b"nothing")
     return folder, pd.DataFrame.from_dict(rows, orient="index").rename_axis("track_id")
@@ -308,7 +310,7 @@ class Ear:
 
 @pytest.mark.parametrize("name", ["toy", MEAN_MEL, CHROMA, "ear"])
 def test_features_are_the_same_from_a_cluster(client, corpus, tmp_path, monkeypatch, name):
-    monkeypatch.setattr(embed, "PART", 16)  # two parts
+    monkeypatch.setattr(features, "PART", 16)  # two parts
     encoder = build_encoder(EncoderConfig("vit-toy", "vertical", "log1p"), torch.Generator().manual_seed(0)).eval()
     made = []
     for folder, on in (("serial", None), ("cluster", client)):
@@ -317,7 +319,7 @@ def test_features_are_the_same_from_a_cluster(client, corpus, tmp_path, monkeypa
             made.append(
                 extract_audio(corpus, Ear(), show=False, client=on)
                 if name == "ear"
-                else embed.extract(corpus, name, encoder if name == "toy" else None, show=False, client=on)
+                else features.extract(corpus, name, encoder if name == "toy" else None, show=False, client=on)
             )
     assert made[0].track_ids == made[1].track_ids == tuple(corpus.tracks()) and len(made[0].x) == 19
     for part in ("x", "track", "shift"):
@@ -332,42 +334,42 @@ def lengths(corpus, track_ids, *, log, gone):
         file.write(track_ids[0] + "\n")
     if "t18" in track_ids and gone.exists():
         raise KeyMynaError("t18 cannot be read.")
-    return embed.of_tracks([torch.tensor([[float(len(corpus.audio(track)))]]) for track in track_ids], track_ids)
+    return features.of_tracks([torch.tensor([[float(len(corpus.audio(track)))]]) for track in track_ids], track_ids)
 
 
 def test_parts_that_are_there_are_not_computed_again(client, corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr(embed, "PART", 7)
+    monkeypatch.setattr(features, "PART", 7)
     monkeypatch.setattr(paths, "CACHE", tmp_path)
     log, gone = tmp_path / "log", tmp_path / "gone"
     gone.touch()
     work = functools.partial(lengths, log=log, gone=gone)
     arguments = (client, work, corpus, corpus.tracks(), "identity")
     with pytest.raises(KeyMynaError, match="t18"):
-        embed.in_parts(*arguments, desc="", show=False)
+        features.in_parts(*arguments, desc="", show=False)
     until = time.monotonic() + 60
     while len(kept := list(tmp_path.rglob("part-*.safetensors"))) < 2:
         assert time.monotonic() < until, "the other parts were not finished"
         time.sleep(0.01)
     gone.unlink()
     kept[0].write_bytes(b"damaged")
-    features = embed.in_parts(*arguments, desc="", show=False)
-    assert features.x[:, 0].tolist() == corpus.manifest["n_samples"].tolist()
+    joined = features.in_parts(*arguments, desc="", show=False)
+    assert joined.x[:, 0].tolist() == corpus.manifest["n_samples"].tolist()
     assert sorted(Counter(log.read_text().split()).values()) == [1, 2, 2]
 
 
 def test_heads_are_the_same_from_a_cluster(client, corpus, tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "CACHE", tmp_path)
-    features = {MEAN_MEL: embed.extract(corpus, MEAN_MEL, show=False)}
+    sets = {MEAN_MEL: features.extract(corpus, MEAN_MEL, show=False)}
     grid = [HeadSpec(lr=lr) for lr in (1e-4, 1e-2)]
     studies = [
         HeadStudy(MEAN_MEL, "linear probe", 0, (0,), max_steps=steps, eval_every=10, patience=2, seed=seed)
         for seed, steps in ((0, 100), (1, 10), (2, 10))
     ]
     with one_thread():
-        here = list(sweep(studies, grid, features, corpus, show=False))
+        here = list(sweep(studies, grid, sets, corpus, show=False))
     written = []
     for _ in range(2):  # the second time nothing is trained
-        there = list(sweep(studies, grid, features, corpus, client=client, show=False))
+        there = list(sweep(studies, grid, sets, corpus, client=client, show=False))
         assert [[head.valid_curve for head in heads] for heads in there] == [
             [head.valid_curve for head in heads] for heads in here
         ]

@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from keymyna_lib import conclusions, files, paths
-from keymyna_lib.comparison import OBJECTIVES, UNTRAINED
+from keymyna_lib.base import files, hashing, paths
 from keymyna_lib.evaluate import mirex_scores, summary
+from keymyna_lib.experiments import conclusions
+from keymyna_lib.experiments.encoder_study import OBJECTIVES, UNTRAINED
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -122,7 +123,7 @@ def test_executed_notebooks_are_those_that_made_the_runs(stored):
         source = [
             "".join(cell["source"]) for cell in cells if "injected-parameters" not in cell["metadata"].get("tags", [])
         ]
-        assert files.sha256_json(source) == origin["notebook_hash"]
+        assert hashing.sha256_json(source) == origin["notebook_hash"]
 
 
 def test_main_table():

@@ -5,18 +5,17 @@ import pandas as pd
 import pytest
 
 from keymyna_lib import keys
-from keymyna_lib.data import compositions
-from keymyna_lib.data.compositions import (
-    assign_splits,
+from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.corpus.rendered import compositions
+from keymyna_lib.corpus.rendered.compositions import (
     composition_ids,
-    label_budget,
     melodic_shingles,
     normalise_title,
     select,
     transpositions,
 )
-from keymyna_lib.data.scores import ScoreSet
-from keymyna_lib.errors import KeyMynaError
+from keymyna_lib.corpus.rendered.scores import ScoreSet
+from keymyna_lib.corpus.splits import assign_splits, label_budget
 
 
 def _score_set(pieces):

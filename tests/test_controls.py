@@ -4,17 +4,17 @@ import numpy as np
 import pytest
 
 from keymyna_lib import keys
-from keymyna_lib.controls import (
+from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.chroma import mean_chroma
+from keymyna_lib.experiments.controls import (
     PROFILES,
     SYSTEMS,
     essentia_key,
-    mean_chroma,
     predict_all,
     profile_correlation,
     profile_key,
     template_keys,
 )
-from keymyna_lib.errors import KeyMynaError
 from keymyna_lib.spectrogram import SAMPLE_RATE
 
 

@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-from keymyna_lib import files, keys, spectrogram
-from keymyna_lib.data import corpus as module
-from keymyna_lib.data import render, store
-from keymyna_lib.data.compositions import SPLITS
-from keymyna_lib.data.corpus import COLUMNS, CorpusConfig, build_corpus, open_corpus, plan_corpus
-from keymyna_lib.data.scores import load_scores
-from keymyna_lib.errors import KeyMynaError
+from keymyna_lib import keys, spectrogram
+from keymyna_lib.base import hashing
+from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.corpus import store
+from keymyna_lib.corpus.corpus import COLUMNS, open_corpus
+from keymyna_lib.corpus.rendered import build, render
+from keymyna_lib.corpus.rendered.build import CorpusConfig, build_corpus, plan_corpus
+from keymyna_lib.corpus.rendered.scores import load_scores
+from keymyna_lib.corpus.splits import SPLITS
 from keymyna_lib.pretrain import CropSampler
 
 CONFIG = CorpusConfig(
@@ -32,7 +34,7 @@ CONFIG = CorpusConfig(
 )
 
 
-def build(cache: Path, config: CorpusConfig = CONFIG, **options):
+def make(cache: Path, config: CorpusConfig = CONFIG, **options):
     return build_corpus(config, progress=False, cache=cache, **options)
 
 
@@ -46,7 +48,7 @@ def small_shards():
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    return build(tmp_path_factory.mktemp("cache"))
+    return make(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture
@@ -75,7 +77,7 @@ def test_manifest(built):
     np.testing.assert_array_equal(table.key, moved)
     assert table.key_name.tolist() == [keys.KEY_NAMES[k] for k in table.key]
     assert table.transposition.between(-6, 5).all() and (table.duration <= 7).all()
-    assert CorpusConfig(**built.config) == CONFIG and built.hash == files.sha256_file(built.path / "manifest.csv")
+    assert CorpusConfig(**built.config) == CONFIG and built.hash == hashing.sha256_file(built.path / "manifest.csv")
     assert (built.path / "manifest.csv").read_text().splitlines()[0] == ",".join(["track_id", *COLUMNS])
     assert all(json.loads(a)["transposition"] == t for a, t in zip(table.arrangement, table.transposition))
 
@@ -106,12 +108,12 @@ def test_audio_and_spectrograms_belong_together(built):
         row, audio, stored = built.manifest.loc[track], built.audio(track), built.spectrogram(track)
         assert audio.dtype == np.float32 and len(audio) == row.n_samples
         assert np.abs(audio).max() == pytest.approx(render.PEAK, abs=1e-3)
-        notes = module.playable_score(scores, row.piece_id).notes
+        notes = build.playable_score(scores, row.piece_id).notes
         samples = render.render(notes, json.loads(row.arrangement))
         np.testing.assert_array_equal(audio, store.to_float(samples))
-        assert files.sha256_bytes(samples.data) == row.sha256
+        assert hashing.sha256_bytes(samples.data) == row.sha256
         assert stored.dtype == np.float16 and stored.shape == (row.n_frames, spectrogram.N_MELS)
-        assert files.sha256_bytes(np.ascontiguousarray(stored).data) == row.spectrogram_sha256
+        assert hashing.sha256_bytes(np.ascontiguousarray(stored).data) == row.spectrogram_sha256
         power = spectrogram.mel_power(audio)[0].numpy().T
         np.testing.assert_allclose(stored.astype(np.float32), np.log1p(power), rtol=1e-3, atol=1e-5)
     for shard in range(3):
@@ -126,7 +128,7 @@ def contents(corpus, name):
 
 def test_neither_processes_nor_the_size_of_shards_matter(built, tmp_path, monkeypatch):
     monkeypatch.setattr(store, "SHARD", 1024)
-    whole = build(tmp_path, workers=1)
+    whole = make(tmp_path, workers=1)
     assert whole.hash == built.hash and whole.offsets.shard.eq(0).all() and built.offsets.shard.max() == 2
     for name in ("audio.i16", "spectrograms.f16"):
         assert contents(whole, name) == contents(built, name)
@@ -157,7 +159,7 @@ def test_maps_are_opened_when_read_and_keep_no_file_open(built):
 
 def test_a_second_build_renders_nothing(copy, built, monkeypatch, capsys):
     monkeypatch.setattr(store, "_make_all", None)
-    assert build(copy[0]).hash == built.hash
+    assert make(copy[0]).hash == built.hash
     assert capsys.readouterr().out == ""
 
 
@@ -172,7 +174,7 @@ def test_damaged_track_alone_is_rendered_again(copy, built, monkeypatch, capsys,
         lambda f, make, jobs, w: (rendered.extend(j.track_id for j in jobs), original(f, make, jobs, w))[1],
     )
     flip(folder / name, 100)
-    assert build(cache).hash == built.hash
+    assert make(cache).hash == built.hash
     assert rendered == built.tracks()[5:6] and "1 damaged track" in capsys.readouterr().out
     assert (folder / name).read_bytes() == (built.path / name).read_bytes()
 
@@ -186,7 +188,7 @@ def test_truncation_is_noticed_and_mended(copy, built, name):
         file.truncate((folder / name).stat().st_size - 10)
     with pytest.raises(KeyMynaError):
         open_corpus(folder)
-    assert build(cache).hash == open_corpus(folder).hash == built.hash
+    assert make(cache).hash == open_corpus(folder).hash == built.hash
     assert (folder / name).read_bytes() == (built.path / name).read_bytes()
 
 
@@ -196,7 +198,7 @@ def test_changed_manifest_is_not_believed(copy, built):
     (folder / "manifest.csv").write_text(text.replace("train", "valid", 1))
     with pytest.raises(KeyMynaError, match="changed"):
         open_corpus(folder)
-    assert build(cache).hash == built.hash
+    assert make(cache).hash == built.hash
 
 
 def test_a_killed_build_goes_on(tmp_path, built, monkeypatch):
@@ -213,7 +215,7 @@ def test_a_killed_build_goes_on(tmp_path, built, monkeypatch):
 
     monkeypatch.setattr(store, "_make_all", killed)
     with pytest.raises(KeyboardInterrupt):
-        build(tmp_path)
+        make(tmp_path)
     with pytest.raises(KeyMynaError, match="no finished corpus"):
         open_corpus(tmp_path / "corpus" / built.path.name)
     monkeypatch.setattr(
@@ -221,10 +223,10 @@ def test_a_killed_build_goes_on(tmp_path, built, monkeypatch):
         "_make_all",
         lambda f, make, jobs, w: (rendered.extend(j.track_id for j in jobs), original(f, make, jobs, w))[1],
     )
-    assert build(tmp_path).hash == built.hash
+    assert make(tmp_path).hash == built.hash
     assert rendered == built.tracks()[5:]
     monkeypatch.setattr(store, "_make_all", None)  # the line that was cut short has spoiled none of the others
-    assert build(tmp_path).hash == built.hash
+    assert make(tmp_path).hash == built.hash
 
 
 def test_scope_piece(tmp_path):
@@ -234,10 +236,10 @@ def test_scope_piece(tmp_path):
 
 
 def test_another_configuration_is_another_corpus(built, monkeypatch):
-    assert module.corpus_key(CONFIG) == built.path.name
-    assert module.corpus_key(dataclasses.replace(CONFIG, seed=1)) != built.path.name
-    monkeypatch.setattr(module, "_versions", lambda: {"numpy": "0"})
-    assert module.corpus_key(CONFIG) != built.path.name
+    assert build.corpus_key(CONFIG) == built.path.name
+    assert build.corpus_key(dataclasses.replace(CONFIG, seed=1)) != built.path.name
+    monkeypatch.setattr(build, "_versions", lambda: {"numpy": "0"})
+    assert build.corpus_key(CONFIG) != built.path.name
 
 
 @pytest.mark.parametrize(
@@ -262,7 +264,7 @@ def test_full_disk(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(store.shutil, "disk_usage", lambda path: usage._replace(free=1000))
     with pytest.raises(KeyMynaError, match="free"):
-        build(tmp_path)
+        make(tmp_path)
     monkeypatch.undo()
 
     def full(*args):
@@ -271,4 +273,4 @@ def test_full_disk(tmp_path, monkeypatch):
 
     monkeypatch.setattr(store, "_make_all", full)
     with pytest.raises(KeyMynaError, match="No space left"):
-        build(tmp_path)
+        make(tmp_path)

@@ -7,8 +7,8 @@ import pytest
 import soundfile
 import tones
 
-from keymyna_lib.datasets.decode import audio_length, read_audio
-from keymyna_lib.errors import KeyMynaError
+from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.corpus.recordings.decode import audio_length, read_audio
 from keymyna_lib.spectrogram import SAMPLE_RATE
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".au")

@@ -16,7 +16,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from keymyna_lib import paths
+from keymyna_lib.base import paths
 from keymyna_lib.run import environment
 
 PROJECT = tomllib.loads((paths.ROOT / "pyproject.toml").read_text())["project"]

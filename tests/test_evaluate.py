@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from keymyna_lib import keys
-from keymyna_lib.errors import KeyMynaError
+from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.evaluate import (
     _resampled_means,
     bootstrap_interval,

@@ -19,9 +19,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
-from keymyna_lib.datasets import fetch as module
-from keymyna_lib.datasets.fetch import Source, extract, fetch, md5_file
-from keymyna_lib.errors import KeyMynaError
+from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.corpus.recordings import fetch as module
+from keymyna_lib.corpus.recordings.fetch import Source, extract, fetch, md5_file
 
 DATA = np.random.default_rng(0).bytes(100_000)
 OTHER = np.random.default_rng(1).bytes(100_000)

@@ -7,8 +7,8 @@ import os
 
 import pytest
 
-from keymyna_lib import files
-from keymyna_lib.errors import KeyMynaError
+from keymyna_lib.base import files, hashing, seeds
+from keymyna_lib.base.errors import KeyMynaError
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -37,33 +37,33 @@ def test_damaged_json_is_named(tmp_path):
 
 def test_hashes(tmp_path):
     (tmp_path / "x.py").write_bytes(b"content")
-    assert files.sha256_file(tmp_path / "x.py") == hashlib.sha256(b"content").hexdigest()
-    assert files.sha256_json({"b": 1, "a": [2]}) == files.sha256_json(json.loads('{"a": [2], "b": 1}'))
-    before = files.source_hash(tmp_path)
+    assert hashing.sha256_file(tmp_path / "x.py") == hashlib.sha256(b"content").hexdigest()
+    assert hashing.sha256_json({"b": 1, "a": [2]}) == hashing.sha256_json(json.loads('{"a": [2], "b": 1}'))
+    before = hashing.source_hash(tmp_path)
     (tmp_path / "ignored.txt").write_text("not code")
-    assert files.source_hash(tmp_path) == before
+    assert hashing.source_hash(tmp_path) == before
     (tmp_path / "x.py").write_bytes(b"changed")
-    assert files.source_hash(tmp_path) != before
+    assert hashing.source_hash(tmp_path) != before
 
 
 def test_stable_words_never_change():
     """Seeds hang on these: the first 16 bytes of the name's SHA-256."""
     digest = hashlib.sha256(b"bwv1.6").digest()
-    assert files.stable_words("bwv1.6") == [int.from_bytes(digest[i : i + 4], "little") for i in (0, 4, 8, 12)]
+    assert seeds.stable_words("bwv1.6") == [int.from_bytes(digest[i : i + 4], "little") for i in (0, 4, 8, 12)]
 
 
 def test_a_listing_notices_what_was_added_removed_or_replaced(tmp_path):
     (tmp_path / "sub").mkdir()
     for name in ("a.wav", "sub/b.wav"):
         (tmp_path / name).write_bytes(b"1234")
-    seen = [files.listing_hash(tmp_path), files.listing_hash(tmp_path / "a.wav")]
-    assert seen == [files.listing_hash(tmp_path), files.listing_hash(tmp_path / "a.wav")]
+    seen = [hashing.listing_hash(tmp_path), hashing.listing_hash(tmp_path / "a.wav")]
+    assert seen == [hashing.listing_hash(tmp_path), hashing.listing_hash(tmp_path / "a.wav")]
     (tmp_path / "c.wav").write_bytes(b"")
-    seen.append(files.listing_hash(tmp_path))
+    seen.append(hashing.listing_hash(tmp_path))
     (tmp_path / "c.wav").rename(tmp_path / "sub/c.wav")
-    seen.append(files.listing_hash(tmp_path))
+    seen.append(hashing.listing_hash(tmp_path))
     (tmp_path / "a.wav").write_bytes(b"12345")
-    seen.append(files.listing_hash(tmp_path))
+    seen.append(hashing.listing_hash(tmp_path))
     assert len(set(seen)) == 5
 
 
@@ -72,11 +72,11 @@ def test_a_listing_enters_links_once_and_reads_any_name(tmp_path):
     root.mkdir(), disk.mkdir()
     (root / "set").symlink_to(disk)
     (disk / "back").symlink_to(root)  # a loop
-    seen = [files.listing_hash(root)]
+    seen = [hashing.listing_hash(root)]
     (disk / "a.wav").write_bytes(b"1234")
-    seen.append(files.listing_hash(root))
+    seen.append(hashing.listing_hash(root))
     (root / os.fsdecode(b"\xff.wav")).write_bytes(b"")
-    seen.append(files.listing_hash(root))
+    seen.append(hashing.listing_hash(root))
     assert len(set(seen)) == 3
     (disk / ".fetch.lock").write_bytes(b"")  # what a download leaves behind
-    assert files.listing_hash(root) == seen[-1]
+    assert hashing.listing_hash(root) == seen[-1]

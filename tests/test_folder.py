@@ -6,9 +6,9 @@ import os
 import layouts_open as layouts
 import pytest
 
-from keymyna_lib.datasets.base import COLUMNS, examine
-from keymyna_lib.datasets.folder import AudioFolder, UnlabelledFolder, unlabelled_folders
-from keymyna_lib.errors import KeyMynaError
+from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.corpus.recordings.dataset import COLUMNS, examine
+from keymyna_lib.corpus.recordings.folder import AudioFolder, UnlabelledFolder, unlabelled_folders
 
 
 def write_keys(root, text, encoding="utf-8"):

@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 
 from keymyna_lib import keys
-from keymyna_lib.datasets.base import examine
-from keymyna_lib.datasets.fetch import fetch
-from keymyna_lib.datasets.giantsteps import GiantStepsKey, GiantStepsMTG
-from keymyna_lib.errors import KeyMynaError
+from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.corpus.recordings.dataset import examine
+from keymyna_lib.corpus.recordings.fetch import fetch
+from keymyna_lib.corpus.recordings.giantsteps import GiantStepsKey, GiantStepsMTG
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,10 @@ import layouts_published as layouts
 import pytest
 
 from keymyna_lib import keys
-from keymyna_lib.datasets.base import examine
-from keymyna_lib.datasets.fetch import fetch
-from keymyna_lib.datasets.gtzan import GTZAN
-from keymyna_lib.errors import KeyMynaError
+from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.corpus.recordings.dataset import examine
+from keymyna_lib.corpus.recordings.fetch import fetch
+from keymyna_lib.corpus.recordings.gtzan import GTZAN
 
 
 @pytest.fixture

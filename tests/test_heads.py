@@ -4,7 +4,7 @@ import torch
 from safetensors.torch import save_file
 
 from keymyna_lib import heads
-from keymyna_lib.errors import KeyMynaError
+from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.evaluate import mirex_scores, track_predictions
 from keymyna_lib.heads import HeadSpec, Rows, TrainedHead, linear_probe_grid, select, train_heads, wide_mlp_grid
 

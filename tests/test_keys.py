@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from keymyna_lib import keys
-from keymyna_lib.errors import KeyMynaError
+from keymyna_lib.base.errors import KeyMynaError
 
 ALL = range(24)
 MAJOR_SCALE, MINOR_SCALE = (0, 2, 4, 5, 7, 9, 11), (0, 2, 3, 5, 7, 8, 10)

@@ -14,10 +14,10 @@ import pandas as pd
 import pytest
 from mirdata.validate import md5
 
-from keymyna_lib.datasets import fetch, mirdata_sets
-from keymyna_lib.datasets.base import COLUMNS, examine
-from keymyna_lib.datasets.mirdata_sets import FMAKeys, GuitarSet, MirdataGiantSteps
-from keymyna_lib.errors import KeyMynaError
+from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.corpus.recordings import fetch, mirdata_sets
+from keymyna_lib.corpus.recordings.dataset import COLUMNS, examine
+from keymyna_lib.corpus.recordings.mirdata_sets import FMAKeys, GuitarSet, MirdataGiantSteps
 
 SETS = {
     FMAKeys: layouts.write_fma_keys,

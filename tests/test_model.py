@@ -6,7 +6,8 @@ import pytest
 import torch
 from scipy import stats
 
-from keymyna_lib.errors import KeyMynaError
+from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.encoders.official import encoder_of
 from keymyna_lib.model import (
     PATCHES,
     PRESETS,
@@ -21,7 +22,6 @@ from keymyna_lib.model import (
     random_keep,
     save_encoder,
 )
-from keymyna_lib.weights import encoder_of
 
 
 def generator(seed=0):

@@ -12,10 +12,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from keymyna_lib import files, paths
-from keymyna_lib.datasets.giantsteps import GiantStepsKey
+from keymyna_lib.base import files, paths
+from keymyna_lib.corpus.recordings.giantsteps import GiantStepsKey
 from keymyna_lib.evaluate import mirex_scores
-from keymyna_lib.run.pipeline import Project, load_notebooks
+from keymyna_lib.run.pipeline import load_notebooks
+from keymyna_lib.run.project import Project
 
 COPIED = ("keymyna_lib", "notebooks", "requirements.lock", "pyproject.toml")
 # The paper's sizes, made small; the rendered corpus is that of the smoke run.

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from keymyna_lib.errors import KeyMynaError
+from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.losses import InfoNCE
 from keymyna_lib.model import EncoderConfig, build_encoder
 from keymyna_lib.objectives import Batch, Contrastive, Reconstruction, Supervised

@@ -7,17 +7,17 @@ import pandas as pd
 import pytest
 import torch
 
-from keymyna_lib import paths
-from keymyna_lib.errors import KeyMynaError
+from keymyna_lib.base import paths
+from keymyna_lib.base.device import pick_device
+from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.experiments.cost import counted_flops
 from keymyna_lib.model import EncoderConfig
 from keymyna_lib.objectives import MEASURES
 from keymyna_lib.pretrain import (
     CropSampler,
     PretrainConfig,
     Pretraining,
-    counted_flops,
     learning_rate,
-    pick_device,
     pretrain,
     pretrain_once,
     training_tracks,

@@ -8,13 +8,15 @@ import pytest
 import soundfile
 import tones
 
-from keymyna_lib import files, keys, parallel, spectrogram
-from keymyna_lib.data import store
-from keymyna_lib.data.corpus import open_corpus
-from keymyna_lib.data.render import PEAK
-from keymyna_lib.datasets import decode, recordings
-from keymyna_lib.datasets.recordings import COLUMNS, build_recordings
-from keymyna_lib.errors import KeyMynaError
+from keymyna_lib import keys, spectrogram
+from keymyna_lib.base import hashing
+from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.compute import processes
+from keymyna_lib.corpus import store
+from keymyna_lib.corpus.corpus import open_corpus
+from keymyna_lib.corpus.recordings import build, decode
+from keymyna_lib.corpus.recordings.build import COLUMNS, build_recordings
+from keymyna_lib.corpus.rendered.render import PEAK
 
 # id, file, key, task, split; seven recordings of one to four seconds
 ROWS = [
@@ -43,7 +45,7 @@ def table(folder: Path) -> pd.DataFrame:
                 "split": split,
                 "composition": track_id,
                 "key": key,
-                "content": files.sha256_file(path),
+                "content": hashing.sha256_file(path),
                 "label": keys.KEY_NAMES[key] if key >= 0 else "",
                 "artist": 'the "A", B',
                 "title": "1999",
@@ -77,7 +79,7 @@ def small_shards():
         yield
 
 
-def build(tracks, cache, **options):
+def make(tracks, cache, **options):
     return build_recordings(tracks, **{"seconds": SECONDS, "cache": cache, "progress": False, "workers": 2, **options})
 
 
@@ -88,7 +90,7 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def built(tracks, cache):
-    corpus, problems = build(tracks, cache)
+    corpus, problems = make(tracks, cache)
     assert problems.empty and list(problems.columns) == ["track_id", "problem"]
     return corpus
 
@@ -127,7 +129,7 @@ def test_manifest(built, tracks):
     expected = np.minimum(given["n_samples"], round(SECONDS * 16000))
     assert manifest["n_samples"].tolist() == expected.tolist() and manifest["n_samples"].nunique() > 3
     np.testing.assert_allclose(manifest["duration"], expected / 16000)
-    assert built.config["seconds"] == SECONDS and built.hash == files.sha256_file(built.path / "manifest.csv")
+    assert built.config["seconds"] == SECONDS and built.hash == hashing.sha256_file(built.path / "manifest.csv")
     assert built.path.parent.name == "corpus"
 
 
@@ -143,20 +145,20 @@ def test_audio_and_spectrograms_are_those_of_the_files(built, tracks):
         stored = built.spectrogram(track)
         assert stored.dtype == np.float16 and stored.shape == (row.n_frames, 128) and np.isfinite(stored).all()
         np.testing.assert_allclose(stored.astype(np.float32), np.log1p(power), rtol=1e-3, atol=1e-5)
-        assert files.sha256_bytes(np.ascontiguousarray(stored).data) == row.spectrogram_sha256
+        assert hashing.sha256_bytes(np.ascontiguousarray(stored).data) == row.spectrogram_sha256
     assert not built.audio("x/1").any() and np.abs(built.audio("a/1")).max() == pytest.approx(PEAK, abs=1e-3)
 
 
 def test_neither_processes_nor_order_matter(built, tracks, tmp_path):
-    other, _ = build(tracks.iloc[::-1], tmp_path, workers=1)
+    other, _ = make(tracks.iloc[::-1], tmp_path, workers=1)
     assert other.hash == built.hash and other.path.name == built.path.name and contents(other) == contents(built)
 
 
 def test_a_second_call_decodes_nothing(built, tracks, cache, here, capsys):
-    again, problems = build(tracks, cache)
+    again, problems = make(tracks, cache)
     assert again.hash == built.hash and problems.empty and here == [] and capsys.readouterr().out == ""
     moved = tracks.assign(file="/elsewhere/" + tracks["file"].str.rsplit("/", n=1).str[-1])
-    assert build(moved, cache)[0].path == built.path  # where the files lie is no part of a corpus
+    assert make(moved, cache)[0].path == built.path  # where the files lie is no part of a corpus
 
 
 def test_a_killed_build_goes_on(built, tracks, tmp_path, here, monkeypatch):
@@ -173,23 +175,23 @@ def test_a_killed_build_goes_on(built, tracks, tmp_path, here, monkeypatch):
 
     monkeypatch.setattr(store, "_make_all", killed)
     with pytest.raises(KeyboardInterrupt):
-        build(tracks, tmp_path)
+        make(tracks, tmp_path)
     here.clear()
     monkeypatch.setattr(store, "_make_all", original)
-    again, _ = build(tracks, tmp_path)
+    again, _ = make(tracks, tmp_path)
     assert len(here) == len(ROWS) - 3 and again.hash == built.hash and contents(again) == contents(built)
     here.clear()
-    assert build(tracks, tmp_path)[0].hash == built.hash and here == []
+    assert make(tracks, tmp_path)[0].hash == built.hash and here == []
 
 
 def test_a_damaged_track_alone_is_decoded_again(built, tracks, tmp_path, here, capsys):
-    corpus, _ = build(tracks, tmp_path)
+    corpus, _ = make(tracks, tmp_path)
     here.clear()
     place = corpus.offsets.loc["a/3"]
     with open(store.shard_folder(corpus.path, place.shard) / store.AUDIO, "r+b") as file:
         file.seek(2 * int(place.first_sample) + 7)
         file.write(b"\x55")
-    again, _ = build(tracks, tmp_path)
+    again, _ = make(tracks, tmp_path)
     assert here == ["a3.wav"] and "1 damaged track" in capsys.readouterr().out
     assert again.hash == built.hash and contents(again) == contents(built)
 
@@ -210,7 +212,7 @@ def bad_copy(tracks, folder):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_broken_files_are_reported_and_left_out(built, tracks, tmp_path, workers):
     tracks = bad_copy(tracks, tmp_path)
-    corpus, problems = build(tracks, tmp_path / "cache", workers=workers)
+    corpus, problems = make(tracks, tmp_path / "cache", workers=workers)
     assert problems["track_id"].tolist() == ["a/1", "b/1", "u/1"]
     for problem, expected in zip(problems["problem"], ("a1.mp3 is truncated", "b1.flac is not", "u1.mp3 is too short")):
         assert problem.startswith(expected) and str(tmp_path) not in problem
@@ -234,16 +236,16 @@ def test_broken_files_are_not_tried_again(tracks, tmp_path, here, monkeypatch):
 
     monkeypatch.setattr(store, "_make_all", killed)
     with pytest.raises(KeyboardInterrupt):
-        build(tracks, tmp_path / "cache")
+        make(tracks, tmp_path / "cache")
     monkeypatch.setattr(store, "_make_all", original)
     (folder,) = (tmp_path / "cache" / "corpus").iterdir()
     with open(store.shard_folder(folder, 0) / store.PROBLEMS, "a") as file:
         file.write('["a/2", "cut short by a kill [now]')
     here.clear()
-    corpus, problems = build(tracks, tmp_path / "cache")
+    corpus, problems = make(tracks, tmp_path / "cache")
     assert "a1.mp3" not in here and "u1.mp3" in here
     here.clear()
-    again, same = build(tracks, tmp_path / "cache")
+    again, same = make(tracks, tmp_path / "cache")
     assert here == [] and again.hash == corpus.hash and same.equals(problems) and len(problems) == 3
     assert "a/2" in corpus.tracks()
 
@@ -252,17 +254,17 @@ def test_a_file_that_is_gone_stops_the_build_until_it_is_back(built, tracks, tmp
     elsewhere = tmp_path / "a3.wav"
     moved = tracks.assign(file=tracks["file"].where(tracks.index != "a/3", str(elsewhere)))
     with pytest.raises(KeyMynaError, match="a3.wav cannot be read.*run again"):
-        build(moved, tmp_path)
+        make(moved, tmp_path)
     elsewhere.write_bytes(Path(tracks.file["a/3"]).read_bytes())
     here.clear()
-    corpus, problems = build(moved, tmp_path)
+    corpus, problems = make(moved, tmp_path)
     assert corpus.hash == built.hash and problems.empty and "a1.mp3" not in here and "a3.wav" in here
 
 
 @pytest.mark.parametrize("change", [-5000, 5000])
 def test_a_file_of_another_length_than_was_said_spoils_no_other(built, tracks, tmp_path, here, change):
     said = tracks["n_samples"] + np.where(tracks.index == "b/1", change, 0)
-    corpus, problems = build(tracks.assign(n_samples=said), tmp_path)
+    corpus, problems = make(tracks.assign(n_samples=said), tmp_path)
     assert problems["track_id"].tolist() == ["b/1"] and "samples and not" in problems["problem"][0]
     for track in corpus.tracks():
         np.testing.assert_array_equal(corpus.audio(track), built.audio(track))
@@ -271,7 +273,7 @@ def test_a_file_of_another_length_than_was_said_spoils_no_other(built, tracks, t
 def test_nothing_but_broken_files(tracks, tmp_path, here):
     (tmp_path / "a.wav").write_bytes(b"nothing")
     with pytest.raises(KeyMynaError, match="none of the 7 recordings.*a.wav is not a sound file"):
-        build(tracks.assign(file=str(tmp_path / "a.wav")), tmp_path)
+        make(tracks.assign(file=str(tmp_path / "a.wav")), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -279,7 +281,7 @@ def test_nothing_but_broken_files(tracks, tmp_path, here):
 )
 def test_another_table_is_another_corpus(tracks, change):
     def key(table, seconds=SECONDS):
-        return recordings._key(recordings._plan(table, seconds), {"seconds": seconds})
+        return build._key(build._plan(table, seconds), {"seconds": seconds})
 
     ((column, value),) = change.items()
     changed = tracks.copy()
@@ -289,7 +291,7 @@ def test_another_table_is_another_corpus(tracks, change):
 
 
 def test_all_of_every_recording(tracks, tmp_path, here):
-    corpus, _ = build(tracks, tmp_path, seconds=0.0)
+    corpus, _ = make(tracks, tmp_path, seconds=0.0)
     assert corpus.manifest["n_samples"].tolist() == tracks["n_samples"].sort_index().tolist()
 
 
@@ -306,13 +308,13 @@ def test_all_of_every_recording(tracks, tmp_path, here):
 )
 def test_tables_that_are_refused(tracks, tmp_path, change, message):
     with pytest.raises(KeyMynaError, match=message):
-        build(change(tracks), tmp_path)
+        make(change(tracks), tmp_path)
 
 
 @pytest.mark.parametrize("seconds", [-1.0, 0.01])
 def test_seconds_out_of_range(tracks, tmp_path, seconds):
     with pytest.raises(KeyMynaError, match="seconds="):
-        build(tracks, tmp_path, seconds=seconds)
+        make(tracks, tmp_path, seconds=seconds)
 
 
 def mean(corpus, track_id):
@@ -326,8 +328,8 @@ def test_views(built):
         assert view.tracks() == [row[0] for row in sorted(ROWS) if row[3] in (name, "")]
         assert view.tasks() == [name] and view.of_task(name) is view and view.path == built.path
         assert view.tracks("test") == [t for t in built.tracks("test") if t in view.tracks()] != []
-        assert view.hash == files.sha256_json([built.hash, name])
-        done = list(parallel.over_tracks(mean, view, view.tracks(), desc="", workers=2, progress=False))
+        assert view.hash == hashing.sha256_json([built.hash, name])
+        done = list(processes.over_tracks(mean, view, view.tracks(), desc="", workers=2, progress=False))
         assert done == [mean(built, track) for track in view.tracks()]
         (other,) = set(views) - {name}
         with pytest.raises(KeyMynaError, match="no track"):
@@ -342,19 +344,19 @@ def test_views(built):
 
 
 def test_opening_notices_truncation_and_change(built, tracks, tmp_path, here):
-    corpus, _ = build(tracks, tmp_path)
+    corpus, _ = make(tracks, tmp_path)
     for name in ("shard-00000/audio.i16", "shard-00002/spectrograms.f16", "manifest.csv", "places.csv"):
         with open(corpus.path / name, "r+b") as file:
             file.truncate((corpus.path / name).stat().st_size - 10)
         with pytest.raises(KeyMynaError, match=name):
             open_corpus(corpus.path)
-        assert build(tracks, tmp_path)[0].hash == built.hash
+        assert make(tracks, tmp_path)[0].hash == built.hash
 
 
 def test_pretraining_leaves_out_copies_of_what_is_scored(tracks, tmp_path, here):
     copies = tracks.loc[["a/3", "x/1", "b/2, live"]].assign(task="", split="pretrain", key=-1, source="u")
     copies.index = ["u/test", "u/extra", "u/train"]
-    corpus, _ = build(pd.concat([tracks, copies]), tmp_path)
+    corpus, _ = make(pd.concat([tracks, copies]), tmp_path)
     assert corpus.pretraining_tracks() == ["u/1", "u/train"]
-    only_copies, _ = build(pd.concat([tracks.drop("u/1"), copies.drop("u/train")]), tmp_path)
+    only_copies, _ = make(pd.concat([tracks.drop("u/1"), copies.drop("u/train")]), tmp_path)
     assert only_copies.pretraining_tracks() == only_copies.tracks("train")

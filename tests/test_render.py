@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from test_arrange import draw, make_score
 
-from keymyna_lib.data import arrange, render
+from keymyna_lib.corpus.rendered import arrange, render
 from keymyna_lib.spectrogram import SAMPLE_RATE
 
 # Krumhansl and Kessler's (1982) probe-tone ratings for C major

@@ -3,8 +3,9 @@
 import pandas as pd
 import pytest
 
-from keymyna_lib import files, paths, results
-from keymyna_lib.errors import KeyMynaError
+from keymyna_lib.base import files, paths
+from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.report import results
 
 
 def make(seed=0, config=None, corpus="c1", artifact=None):

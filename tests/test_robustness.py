@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import scipy.signal
 
-from keymyna_lib import augmentations, robustness
-from keymyna_lib.augmentations import AUGMENTATIONS, peaking_filter
-from keymyna_lib.errors import KeyMynaError
+from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.experiments import audio_changes, robustness
+from keymyna_lib.experiments.audio_changes import AUGMENTATIONS, peaking_filter
+from keymyna_lib.report import figures
 from keymyna_lib.spectrogram import SAMPLE_RATE, compress, mel_power
 
 SECONDS = 4
@@ -160,11 +161,11 @@ def test_pitch_shift_moves_the_peak(name):
 def test_mp3_is_aligned_and_lossy(level):
     """At 80 kbit/s the decoder knows the delay, at 16 it does not: both must come out in place."""
     audio = music()
-    changed = augmentations.code_mp3(audio, None, level=level)
+    changed = audio_changes.code_mp3(audio, None, level=level)
     assert len(changed) == len(audio)
     assert scipy.signal.correlate(changed, audio, method="fft").argmax() == len(audio) - 1
     assert 0.99 < np.corrcoef(audio, changed)[0, 1] < 1
-    assert np.corrcoef(noise(), augmentations.code_mp3(noise(), None, level=0.95))[0, 1] < 0.95
+    assert np.corrcoef(noise(), audio_changes.code_mp3(noise(), None, level=0.95))[0, 1] < 0.95
 
 
 def test_augment_tracks():
@@ -231,16 +232,16 @@ def test_tsne_parts_clusters_and_repeats():
 
 
 def test_plot_tsne():
-    names = np.repeat(["clean", "pitch-1", "reverb"], 4)
+    family, shift = np.repeat(["", "reverb", "pitch"], 4), np.repeat([0, 0, -1], 4)
     track = np.tile(["a", "b", "c", "d"], 3)
     xy = np.random.default_rng(0).standard_normal((12, 2))
     fig = matplotlib.figure.Figure(figsize=(6, 6), layout="constrained")
     with matplotlib.rc_context({"axes.titlelocation": "center"}):  # whatever style another test has left
-        robustness.plot_tsne(fig, {"ours": xy, "untrained": -xy}, track, names)
+        figures.plot_tsne(fig, {"ours": xy, "untrained": -xy}, track, family, shift)
     fig.canvas.draw()
     assert [axis.get_title() for axis in fig.axes[:2]] == ["ours", "untrained"]
     assert [text.get_text() for text in fig.legends[0].get_texts()] == ["clean", "reverb", "pitch"]
     rings = fig.axes[0].collections[-1].get_offsets()
     assert np.allclose(rings, xy[:4])
     with pytest.raises(KeyMynaError, match="one clean point"):
-        robustness.plot_tsne(fig, {"ours": xy[1:]}, track[1:], names[1:])
+        figures.plot_tsne(fig, {"ours": xy[1:]}, track[1:], family[1:], shift[1:])

@@ -11,11 +11,11 @@ import re
 import nbformat
 import pytest
 
-from keymyna_lib import files, paths
-from keymyna_lib.errors import KeyMynaError
+from keymyna_lib.base import files, paths
+from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.run import __main__ as cli
 from keymyna_lib.run import execute, parameters, pipeline
-from keymyna_lib.run.pipeline import Project
+from keymyna_lib.run.project import Project
 
 FIRST = """profile = "mini"  # smoke, mini or paper
 steps = 3  # optimiser steps
@@ -408,7 +408,7 @@ def test_a_data_root_that_is_not_there_is_refused_before_anything_runs(monkeypat
 
 
 def test_going_back_from_recordings_to_rendered_scores_is_said_not_guessed(monkeypatch, capsys, tmp_path):
-    project = pipeline.Project(tmp_path, tmp_path / "cache")
+    project = Project(tmp_path, tmp_path / "cache")
     monkeypatch.setattr(pipeline, "Project", lambda: project)
     asked = []
     monkeypatch.setattr(pipeline, "run", lambda project, profile, **options: asked.append(options["overrides"]))
@@ -432,7 +432,7 @@ def test_a_notebook_runs_and_its_copy_is_tidy(project, capsys):
         FIRST,
         """import os, sys, time, keymyna_lib
 from IPython.display import Audio, display
-from keymyna_lib.progress import bar
+from keymyna_lib.base.progress import bar
 for _ in bar(range(steps), desc="work"):
     time.sleep(0.6)
 display(Audio([0.0] * 100, rate=8000, normalize=False))
@@ -469,7 +469,7 @@ print(name + "/a.wav")""",
     "line, cause",
     [
         ("raise ValueError('seven')", "ValueError: seven"),
-        ("from keymyna_lib.errors import KeyMynaError; raise KeyMynaError('mend x.csv')", "\n  mend x.csv"),
+        ("from keymyna_lib.base.errors import KeyMynaError; raise KeyMynaError('mend x.csv')", "\n  mend x.csv"),
         ("import os; os._exit(9)", "the kernel died"),
     ],
 )

@@ -6,11 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from keymyna_lib import keys, paths
-from keymyna_lib.data import notation
-from keymyna_lib.data import scores as module
-from keymyna_lib.data.scores import ScoreSet, audit, last_bass_pitch, load_scores, pitch_class_histogram
-from keymyna_lib.errors import KeyMynaError
+from keymyna_lib import keys
+from keymyna_lib.base import paths
+from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.corpus.rendered import notation
+from keymyna_lib.corpus.rendered import scores as module
+from keymyna_lib.corpus.rendered.scores import ScoreSet, audit, last_bass_pitch, load_scores, pitch_class_histogram
 
 CORPUS = Path(music21.__file__).parent / "corpus"
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from keymyna_lib.errors import KeyMynaError
+from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.spectrogram import (
     HOP,
     SAMPLE_RATE,

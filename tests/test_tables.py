@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from keymyna_lib import results, tables
-from keymyna_lib.errors import KeyMynaError
+from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.evaluate import mirex_scores
+from keymyna_lib.report import results, summaries, tables
 
 REFERENCE = np.arange(24)
 
@@ -57,8 +57,8 @@ def runs(home):
 
 
 def test_cells_are_the_mean_of_the_predictions(runs):
-    table = tables.systems("smoke", runs)
-    tables.expect_complete(runs)
+    table = summaries.systems("smoke", runs)
+    summaries.expect_complete(runs)
     assert len(table) == 6
     for row in table.to_dict("records"):
         frames = [results.load_predictions("smoke", run) for run in row["run_ids"]]
@@ -74,7 +74,7 @@ def test_cells_are_the_mean_of_the_predictions(runs):
 
 
 def test_main_table_and_its_trace(runs):
-    table, trace = tables.main_table(tables.systems("smoke", runs), [48, 150, 0], n_train=90)
+    table, trace = tables.main_table(summaries.systems("smoke", runs), [48, 150, 0], n_train=90)
     assert list(table.columns) == ["features", "head", "48 labels", "150 labels", "all 90 labels"]
     ours = table.set_index("features").loc["KeyMyna"]
     assert ours["150 labels"] == tables.NOT_RUN and "KeyMyna, linear / 150 labels" not in trace
@@ -84,8 +84,8 @@ def test_main_table_and_its_trace(runs):
 
 
 def test_differences_are_paired(runs):
-    table = tables.systems("smoke", runs)
-    found = tables.differences("smoke", table, "untrained", "KeyMyna")
+    table = summaries.systems("smoke", runs)
+    found = summaries.differences("smoke", table, "untrained", "KeyMyna")
     assert len(found) == 2
     values = table.set_index(["features", "budget"])["weighted_both"]
     for row in found.itertuples():
@@ -93,26 +93,26 @@ def test_differences_are_paired(runs):
         assert row.low < row.difference < row.high and row.low > 0
     shown, _ = tables.difference_table(found, 90, "gain")
     assert list(shown["verdict"]) == ["better", "better"]
-    same = tables.differences("smoke", table, "KeyMyna", "KeyMyna")
+    same = summaries.differences("smoke", table, "KeyMyna", "KeyMyna")
     assert (same[["difference", "low", "high"]] == 0).all(axis=None)
 
 
 def test_missing_and_surplus_runs_are_errors(runs):
     with pytest.raises(KeyMynaError, match="0 runs with 48 labels and seed 1"):
-        tables.expect_complete(runs.drop(index=runs.index[1]))
+        summaries.expect_complete(runs.drop(index=runs.index[1]))
     with pytest.raises(KeyMynaError, match="2 runs"):
-        tables.expect_complete(pd.concat([runs, runs.iloc[:1]]))
+        summaries.expect_complete(pd.concat([runs, runs.iloc[:1]]))
 
 
 def test_every_measured_cell_of_the_detail_table_is_traced(runs):
-    table, trace = tables.detail_table(tables.systems("smoke", runs), 90)
+    table, trace = tables.detail_table(summaries.systems("smoke", runs), 90)
     for row in table.to_dict("records"):
         for column in table.columns[3:-2]:
             assert f"{row['features']}, {row['head']}, {row['labels']} / {column}" in trace
 
 
 def test_a_system_without_the_extra_set_was_not_run_on_it(runs):
-    systems = tables.systems("smoke", runs)
+    systems = summaries.systems("smoke", runs)
     systems.loc[systems["features"] == "outside", "weighted, gtzan"] = np.nan
     table, trace = tables.detail_table(systems, 90)
     outside = table.set_index("features").loc["outside"]
@@ -122,14 +122,14 @@ def test_a_system_without_the_extra_set_was_not_run_on_it(runs):
 
 def test_a_task_that_lacks_a_run_is_named(runs):
     other = runs.dropna(subset="budget").assign(task="billboard")
-    tables.expect_complete(pd.concat([runs, other]))
+    summaries.expect_complete(pd.concat([runs, other]))
     with pytest.raises(KeyMynaError, match="billboard, KeyMyna, linear: 0 runs"):
-        tables.expect_complete(pd.concat([runs, other.iloc[1:]]))
+        summaries.expect_complete(pd.concat([runs, other.iloc[1:]]))
 
 
 def test_published_numbers_name_their_source_and_are_not_ours(home):
     results.publish("smoke", "n", runs=[store("pre-trained", "wide MLP", REFERENCE, 0, task="rendered")])
-    table, trace = tables.published_table(tables.systems("smoke", results.load_runs("smoke", ["n"])))
+    table, trace = tables.published_table(summaries.systems("smoke", results.load_runs("smoke", ["n"])))
     assert (
         (table["measured here"] == tables.NOT_RUN).all()
         and (table["citation"] != "").all()
@@ -144,7 +144,7 @@ def test_what_was_measured_stands_beside_what_was_published(home):
     fifth_below = (REFERENCE + 5) % 12 + 12 * (REFERENCE // 12)
     ours = [store("pre-trained", "wide MLP", REFERENCE, 48), store("pre-trained", "wide MLP", fifth_below, 0)]
     results.publish("smoke", "n", runs=[*ours, store("outside", "ConvKey", REFERENCE)])
-    table, trace = tables.published_table(tables.systems("smoke", results.load_runs("smoke", ["n"])))
+    table, trace = tables.published_table(summaries.systems("smoke", results.load_runs("smoke", ["n"])))
     here = table.set_index(["system", "dataset", "metric"])["measured here"]
     assert here["KeyMyna", "GiantSteps", "weighted score"] == f"0.0 ascending only, 50.0 both ({len(REFERENCE)} tracks)"
     # that of all labels, and on how many of the 604 tracks
@@ -156,10 +156,10 @@ def test_what_was_measured_stands_beside_what_was_published(home):
 
 
 def test_mert_is_found_under_the_name_of_its_repository(home):
-    from keymyna_lib import frozen
+    from keymyna_lib.encoders import huggingface
 
-    repository = re.search(r'"(\S+)@[0-9a-f]{40}"', frozen.frozen_encoder.__doc__)[1]
+    repository = re.search(r'"(\S+)@[0-9a-f]{40}"', huggingface.frozen_encoder.__doc__)[1]
     results.publish("smoke", "n", runs=[store(repository.split("/")[-1], "wide MLP", REFERENCE, 0)])
-    table, _ = tables.published_table(tables.systems("smoke", results.load_runs("smoke", ["n"])))
+    table, _ = tables.published_table(summaries.systems("smoke", results.load_runs("smoke", ["n"])))
     here = table.set_index(["system", "dataset"])["measured here"]
     assert here["MERT-95M", "GiantSteps"].startswith("100.0 ") and here["MERT-95M", "Billboard"] == tables.NOT_RUN

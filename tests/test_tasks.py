@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 import tones
 
-from keymyna_lib.datasets import tasks
-from keymyna_lib.errors import KeyMynaError
+from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.corpus.recordings import tasks
 
 SIZES = {"tracks": 24, "seconds": 1.0}
 

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from keymyna_lib.errors import KeyMynaError
-from keymyna_lib.transfer import conditions, transfer
+from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.experiments.transfer import conditions, transfer
 
 
 @pytest.fixture(scope="module")

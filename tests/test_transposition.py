@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from keymyna_lib.embed import Features
-from keymyna_lib.errors import KeyMynaError
+from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.experiments.transposition import fit_shift_maps, mapped_views, predict_transposed
+from keymyna_lib.features import Features
 from keymyna_lib.heads import HeadSpec, TrainedHead
-from keymyna_lib.transposition import fit_shift_maps, mapped_views, predict_transposed
 
 DIM, SHIFTS = 6, (-2, 0, 3)
 NAMES = tuple(f"t{i}" for i in range(40))

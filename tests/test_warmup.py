@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from keymyna_lib import paths
-from keymyna_lib.errors import KeyMynaError
+from keymyna_lib.base import paths
+from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.run import warmup
 
 

@@ -1,1 +1,4 @@
-"""How fast the library is, beside a plain re-statement of the public code's way: `python -m keymyna_lib.bench`."""
+"""The benchmark: how fast the library is on this machine, beside a reference implementation of the public code.
+
+Imports anything but `run`.
+"""

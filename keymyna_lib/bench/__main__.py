@@ -6,9 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.bench import report
 from keymyna_lib.bench.sizes import SIZES
-from keymyna_lib.errors import KeyMynaError
 
 
 def parser() -> argparse.ArgumentParser:

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from keymyna_lib.base.seeds import generator_for
 from keymyna_lib.bench import material
 from keymyna_lib.bench.measure import Case, Measurement, alternate, not_run, summary
 from keymyna_lib.bench.sizes import Size
 from keymyna_lib.bench.step import OURS, PUBLIC, config, corpus_in, name_of, our_run, public_batches, public_files
-from keymyna_lib.datasets.decode import read_audio
-from keymyna_lib.parallel import one_thread
-from keymyna_lib.pretrain import PretrainConfig, generator_for
+from keymyna_lib.compute.threads import one_thread
+from keymyna_lib.corpus.recordings.decode import read_audio
+from keymyna_lib.pretrain import PretrainConfig
 from keymyna_lib.spectrogram import HOP, N_FFT, N_MELS, SAMPLE_RATE, compress, mel_power
 
 SUBJECT = "data"

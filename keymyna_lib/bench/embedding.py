@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from keymyna_lib.base.seeds import generator_for
 from keymyna_lib.bench import baseline, material
 from keymyna_lib.bench.measure import NO_GPU, Case, Measurement, alternate, not_run, synchronised
 from keymyna_lib.bench.sizes import Size
 from keymyna_lib.bench.step import OURS, PUBLIC, corpus_in, public_files
-from keymyna_lib.data.corpus import open_corpus
-from keymyna_lib.datasets.decode import read_audio
-from keymyna_lib.embed import cut_windows, embed
+from keymyna_lib.corpus.corpus import open_corpus
+from keymyna_lib.corpus.recordings.decode import read_audio
+from keymyna_lib.features import cut_windows, embed
 from keymyna_lib.model import EncoderConfig, build_encoder
-from keymyna_lib.pretrain import generator_for
 from keymyna_lib.spectrogram import WINDOW, compress, mel_power, window_starts
 
 SUBJECT = "embedding"

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from keymyna_lib.base.seeds import generator_for
 from keymyna_lib.bench import material
 from keymyna_lib.bench.heads import train_ours
 from keymyna_lib.bench.measure import (
@@ -24,12 +25,12 @@ from keymyna_lib.bench.measure import (
 from keymyna_lib.bench.sizes import Size
 from keymyna_lib.bench.song import files_of
 from keymyna_lib.bench.step import OURS, config, corpus_in, our_bare_step
-from keymyna_lib.data.corpus import open_corpus
-from keymyna_lib.embed import track_embeddings
+from keymyna_lib.corpus.corpus import open_corpus
+from keymyna_lib.features import track_embeddings
 from keymyna_lib.heads import HeadSpec
 from keymyna_lib.model import EncoderConfig, build_encoder
-from keymyna_lib.pretrain import CropSampler, generator_for
-from keymyna_lib.song import KeyFinder
+from keymyna_lib.predict import KeyFinder
+from keymyna_lib.pretrain import CropSampler
 from keymyna_lib.spectrogram import N_MELS, WINDOW
 
 SUBJECT = "growth"

@@ -21,9 +21,9 @@ from keymyna_lib.bench.measure import (
     synchronised,
 )
 from keymyna_lib.bench.sizes import Size
+from keymyna_lib.compute.threads import one_thread
 from keymyna_lib.heads import HeadSpec, Rows, linear_probe_grid, train_heads, wide_mlp_grid
 from keymyna_lib.keys import N_KEYS
-from keymyna_lib.parallel import one_thread
 
 SUBJECT = "heads"
 OURS, PUBLIC, ALONE = "ours", "public way", "public way, one thread"

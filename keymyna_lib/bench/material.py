@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from keymyna_lib.data import corpus as corpora
-from keymyna_lib.data import store
+from keymyna_lib.corpus import corpus as corpora
+from keymyna_lib.corpus import store
 from keymyna_lib.heads import Rows
 from keymyna_lib.keys import N_KEYS
 from keymyna_lib.spectrogram import N_MELS, SAMPLE_RATE

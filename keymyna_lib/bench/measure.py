@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from keymyna_lib.errors import KeyMynaError
+from keymyna_lib.base.errors import KeyMynaError
 
 NOT_RUN = "not run"
 NO_GPU = "no GPU here"

@@ -13,12 +13,13 @@ from typing import Any
 
 import pandas as pd
 
-from keymyna_lib import paths, results
+from keymyna_lib.base import paths
+from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.base.files import write_json
+from keymyna_lib.base.progress import bar
 from keymyna_lib.bench.measure import Case, Measurement, machine, not_run
 from keymyna_lib.bench.sizes import SIZES
-from keymyna_lib.errors import KeyMynaError
-from keymyna_lib.files import write_json
-from keymyna_lib.progress import bar
+from keymyna_lib.report import results
 
 SUBJECTS = ("step", "data", "embedding", "heads", "song", "growth")
 
@@ -113,3 +114,9 @@ def readable(rows: pd.DataFrame) -> pd.DataFrame:
         value=[value(row) for row in rows.itertuples()],
     )
     return made.assign(rounds=rows["n"])
+
+
+def speed_table(rows: pd.DataFrame, run_id: str) -> tuple[pd.DataFrame, dict[str, list[str]]]:
+    """Rows of the benchmark (columns as `bench.measure.Measurement`) for people, and their trace to the run."""
+    table = readable(rows)
+    return table, {f"{', '.join(row[:4])} / value": [run_id] for row in table.itertuples(index=False)}

@@ -10,17 +10,17 @@ from pathlib import Path
 
 import torch
 
-from keymyna_lib import paths
+from keymyna_lib.base import paths
+from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.base.seeds import generator_for
 from keymyna_lib.bench import material
 from keymyna_lib.bench.measure import Action, Case, Measurement, alternate, summary
 from keymyna_lib.bench.sizes import Size
-from keymyna_lib.errors import KeyMynaError
+from keymyna_lib.compute.threads import one_thread
 from keymyna_lib.heads import HeadSpec, TrainedHead
 from keymyna_lib.keys import N_KEYS
 from keymyna_lib.model import EncoderConfig, build_encoder, save_encoder
-from keymyna_lib.parallel import one_thread
-from keymyna_lib.pretrain import generator_for
-from keymyna_lib.song import KeyFinder
+from keymyna_lib.predict import KeyFinder
 
 SUBJECT = "song"
 OURS, ALONE, ESSENTIA = "ours", "ours, one thread", "essentia"
@@ -86,7 +86,7 @@ def cold(folder: Path, size: Size, preset: str, seconds: float) -> list[Measurem
     encoder, head = files_of(folder, preset)
     times = alternate(
         {
-            OURS: process("-m", "keymyna_lib.song", "--encoder", encoder, "--head", head, path),
+            OURS: process("-m", "keymyna_lib.predict", "--encoder", encoder, "--head", head, path),
             ESSENTIA: process("-c", _ESSENTIA, path),
             "importing torch": process("-c", "import torch"),
         },

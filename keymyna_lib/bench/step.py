@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from keymyna_lib.base.seeds import generator_for
 from keymyna_lib.bench import baseline, material
 from keymyna_lib.bench.measure import (
     NO_GPU,
@@ -28,10 +29,11 @@ from keymyna_lib.bench.measure import (
     synchronised,
 )
 from keymyna_lib.bench.sizes import Size
-from keymyna_lib.data.corpus import open_corpus
+from keymyna_lib.corpus.corpus import open_corpus
+from keymyna_lib.experiments.cost import product_flops
 from keymyna_lib.model import EncoderConfig
 from keymyna_lib.objectives import Batch
-from keymyna_lib.pretrain import PretrainConfig, Pretraining, generator_for, product_flops
+from keymyna_lib.pretrain import PretrainConfig, Pretraining
 from keymyna_lib.spectrogram import SAMPLE_RATE, WINDOW, n_frames
 
 SUBJECT = "step"

@@ -9,9 +9,10 @@ import signal
 import sys
 from pathlib import Path
 
-from keymyna_lib import paths
-from keymyna_lib.errors import KeyMynaError
+from keymyna_lib.base import paths
+from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.run import pipeline, warmup
+from keymyna_lib.run.project import Project
 
 EXAMPLES = """
 examples:
@@ -102,18 +103,18 @@ def main(arguments: list[str] | None = None) -> int:
         if options.tests is not None:
             run_tests(options.tests)
         elif options.list:
-            print(pipeline.describe(pipeline.Project(), options.profile))
+            print(pipeline.describe(Project(), options.profile))
         else:
             # Threads that spin while they wait make two busy programs on few cores crawl; alone it costs nothing.
             os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-            if options.data_root is None and pipeline.on_recordings(pipeline.Project(), options.profile):
+            if options.data_root is None and pipeline.on_recordings(Project(), options.profile):
                 raise KeyMynaError(
                     f"the results of profile {options.profile} are those of recordings. Give --data-root DIR "
                     "again, or --data-root none to train on rendered scores in their place."
                 )
             warmup.compile_librosa()
             pipeline.run(
-                pipeline.Project(),
+                Project(),
                 options.profile,
                 only=options.only,
                 start=options.start,

@@ -19,10 +19,10 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from traitlets import Float
 
-from keymyna_lib import files, paths
-from keymyna_lib.errors import KeyMynaError
+from keymyna_lib.base import files, paths
+from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.run.parameters import local_paths
-from keymyna_lib.run.pipeline import Project
+from keymyna_lib.run.project import Project
 
 PLAIN_INTERVAL = 30.0  # s between the lines of a progress bar where there is no terminal
 AUDIO_NOTE = "(an audio player; removed from the stored copy, run the notebook to listen)"

@@ -12,49 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from keymyna_lib import files, paths
-from keymyna_lib.errors import KeyMynaError
+from keymyna_lib.base import files, hashing, paths
+from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.run import parameters
+from keymyna_lib.run.project import Project
 
 RECORDINGS = "05_recordings"  # the notebook that takes a data root
 WHERE = "scheduler"  # the parameter that says where to work, and not what: no result depends on it
-
-
-@dataclass(frozen=True)
-class Project:
-    """A clone and its cache; the tests hand in throw-away ones."""
-
-    root: Path = paths.ROOT
-    cache: Path = paths.CACHE
-
-    @property
-    def library(self) -> Path:
-        """The library's folder."""
-        return self.root / paths.LIBRARY.name
-
-    def source(self, notebook: str) -> Path:
-        """The notebook as written, without outputs."""
-        return self.root / "notebooks" / f"{notebook}.ipynb"
-
-    def executed(self, profile: str, notebook: str) -> Path:
-        """Its executed copy, there only after a success."""
-        return self.root / "results" / profile / "notebooks" / f"{notebook}.ipynb"
-
-    def partial(self, profile: str, notebook: str) -> Path:
-        """The copy that is being executed, or that a failure left behind."""
-        return self.cache / "partial" / profile / f"{notebook}.ipynb"
-
-    def index(self, profile: str, notebook: str) -> Path:
-        """What the notebook published: its runs and the files that it made."""
-        return self.root / "results" / profile / "index" / f"{notebook}.json"
-
-    def state(self, profile: str, notebook: str) -> Path:
-        """The runner's note on its last success on this machine."""
-        return self.cache / "state" / profile / f"{notebook}.json"
-
-    def show(self, path: Path) -> str:
-        """A path as a reader in the clone types it."""
-        return os.path.relpath(path, self.root) if path.is_relative_to(self.root) else str(path)
 
 
 @dataclass(frozen=True)
@@ -169,11 +133,13 @@ def fingerprint(project: Project, notebook: Notebook, values: dict[str, paramete
     brought = parameters.local_paths(values, project.root)
     asked = {name: value for name, value in values.items() if name != WHERE}
     return {
-        "parameters": files.sha256_json(asked),
-        "notebook": files.sha256_json(cells),
-        "code": files.source_hash(*sorted(code), project.root / paths.LOCK.name),
-        "inputs": {need: files.sha256_json([index.get("runs"), index.get("outputs")]) for need, index in read.items()},
-        "files brought": {name: files.listing_hash(path) for name, path in brought.items()},
+        "parameters": hashing.sha256_json(asked),
+        "notebook": hashing.sha256_json(cells),
+        "code": hashing.source_hash(*sorted(code), project.root / paths.LOCK.name),
+        "inputs": {
+            need: hashing.sha256_json([index.get("runs"), index.get("outputs")]) for need, index in read.items()
+        },
+        "files brought": {name: hashing.listing_hash(path) for name, path in brought.items()},
     }
 
 

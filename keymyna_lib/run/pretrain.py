@@ -18,12 +18,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
-from keymyna_lib import distributed, paths
-from keymyna_lib.errors import KeyMynaError
+from keymyna_lib.base import paths
+from keymyna_lib.base.device import pick_device
+from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.compute import ranks
+from keymyna_lib.experiments.upstream import PRETRAINED, corpus_of, pretraining_of, train_encoder
 from keymyna_lib.model import EncoderConfig
-from keymyna_lib.pretrain import PretrainConfig, pick_device
+from keymyna_lib.pretrain import PretrainConfig
 from keymyna_lib.run import pipeline
-from keymyna_lib.stages import PRETRAINED, corpus_of, pretraining_of, train_encoder
+from keymyna_lib.run.project import Project
 
 
 def config_of(values: Mapping[str, Any]) -> PretrainConfig:
@@ -69,7 +72,7 @@ def train(profile: str, overrides: list[tuple[str, str]]) -> None:
         For bad input, or when the notebooks that make the corpus would run again before notebook 10; or as
         `pretrain.pretrain` does.
     """
-    project = pipeline.Project()
+    project = Project()
     notebooks = pipeline.load_notebooks(project)
     values = pipeline.resolve(project, notebooks, profile, overrides)
     config = config_of(values[PRETRAINED])
@@ -80,8 +83,8 @@ def train(profile: str, overrides: list[tuple[str, str]]) -> None:
                 f"notebook 10 runs. First: ./run_all.sh --profile {profile} --only {need[:2]}, with the "
                 "same -p."
             )
-    with distributed.joined(pick_device(config.device).type):
-        first = not distributed.rank()
+    with ranks.joined(pick_device(config.device).type):
+        first = not ranks.rank()
         with pipeline.locked(project, profile) if first else contextlib.nullcontext():
             corpus = corpus_of(profile)
             train_encoder(pretraining_of(profile, corpus, asdict(config)), corpus, config)

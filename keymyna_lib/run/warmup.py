@@ -11,8 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from keymyna_lib import files, paths
-from keymyna_lib.errors import KeyMynaError
+from keymyna_lib.base import files, hashing, paths
+from keymyna_lib.base.errors import KeyMynaError
 
 _PROGRAM = """
 import librosa, numpy
@@ -32,7 +32,7 @@ def compile_librosa() -> None:
         When librosa cannot be run in this environment.
     """
     librosa = Path(importlib.util.find_spec("librosa").origin)  # found without being imported
-    installed = files.sha256_json([str(librosa), librosa.stat().st_ctime_ns])
+    installed = hashing.sha256_json([str(librosa), librosa.stat().st_ctime_ns])
     stamp = paths.CACHE / "compiled" / installed[:16]
     if stamp.exists():
         return

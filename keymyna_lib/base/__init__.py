@@ -1,0 +1,4 @@
+"""What every module stands on: errors, paths, atomic files, hashes, seeds, progress bars, devices.
+
+Imports nothing else of the library.
+"""

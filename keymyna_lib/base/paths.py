@@ -1,0 +1,26 @@
+"""Where things live: the clone, its cache, and the outputs of a profile."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+LIBRARY = ROOT / "keymyna_lib"
+NOTEBOOKS = ROOT / "notebooks"
+LOCK = ROOT / "requirements.lock"
+# Audio, spectrograms, checkpoints and embeddings: large, made anew from the code, never committed.
+CACHE = Path(os.environ.get("KEYMYNA_CACHE") or ROOT / ".cache").expanduser().resolve()
+CHANGED = "KEYMYNA_CHANGED"  # variable by which the runner tells a notebook which parameters were set by hand
+
+PROFILES = ("smoke", "mini", "mini-full", "paper")
+
+
+def results_dir(profile: str) -> Path:
+    """Runs, tables, executed notebooks and the index of a profile; committed for `mini`."""
+    return ROOT / "results" / profile
+
+
+def figures_dir(profile: str) -> Path:
+    """Figures of a profile, each with its data and its provenance; committed for `mini`."""
+    return ROOT / "figures" / profile

@@ -1,0 +1,209 @@
+"""Corpora: audio and spectrograms in a cache that is addressed by content; and how the rendered one is made.
+
+A corpus lives in CACHE/corpus/<key>, the key being a hash of its configuration, of the code that makes it and
+of the libraries' versions; another version of either is another corpus, and nothing is ever removed. Beside
+the shards of `store` it holds
+
+    manifest.csv   one row a track
+    places.csv     where each track lies, see `store.offsets`
+    corpus.json    configuration, versions, sha256 of manifest and places; written last
+
+`datasets.recordings` makes corpora of recordings, which are opened like the rendered one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from keymyna_lib.base import files, hashing
+from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.corpus import splits, store
+
+COLUMNS = (
+    "piece_id",
+    "source",
+    "collection",
+    "title",
+    "composition",
+    "split",
+    "analysed",
+    "key",
+    "key_name",
+    "key_written",
+    "transposition",
+    "tempo",
+    "duration",
+    "n_samples",
+    "n_frames",
+    "sha256",
+    "spectrogram_sha256",
+    "arrangement",
+)
+SPLITS = (*splits.SPLITS, "extra", "pretrain")  # scored besides; without labels
+RENDERED = "rendered"  # the one task of a rendered corpus
+_MANIFEST, _PLACES, INDEX = "manifest.csv", "places.csv", "corpus.json"
+_TEXTS = ("track_id", "piece_id", "source", "task", "title", "artist", "composition", "split", "label")
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """A finished corpus.
+
+    config : what it was built from; of a rendered one the fields of `CorpusConfig`.
+    path : its folder.
+    hash : sha256 of the manifest, which holds that of every track's samples and spectrogram; a view's is its own.
+    manifest : one row a track, indexed by track_id; columns `COLUMNS` and task, or those of recordings (see
+        `recordings.build_recordings`). key is after transposition, key_written before; duration in s; arrangement is
+        JSON (see `arrange.arrange`).
+    frames : by shard, (frame, mel) float16 memory map of its spectrograms end to end.
+    offsets : shard, first_frame, n_frames, first_sample, n_samples by track_id.
+    samples : by shard, (sample,) int16 memory map of its audio end to end.
+    task : of a view (see `of_task`), its name.
+    """
+
+    config: Mapping[str, Any]
+    path: Path
+    hash: str
+    manifest: pd.DataFrame
+    frames: store.Shards
+    offsets: pd.DataFrame
+    samples: store.Shards
+    task: str = ""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Only the path travels to another process; it opens the corpus there."""
+        return _opened, (self.path, self.task)
+
+    def tracks(self, split: str | None = None, source: str | None = None) -> list[str]:
+        """Track ids in the manifest's order, of one split (see `SPLITS`), one source (of the manifest's), or all."""
+        keep = pd.Series(True, index=self.manifest.index)
+        for column, value, known in (
+            ("split", split, SPLITS),
+            ("source", source, tuple(self.manifest["source"].unique())),
+        ):
+            if value is not None:
+                if value not in known:
+                    raise KeyMynaError(f"{column} {value!r}: expected one of {known}.")
+                keep &= self.manifest[column] == value
+        return self.manifest.index[keep].tolist()
+
+    def tasks(self) -> list[str]:
+        """Names of the tasks that have labelled tracks, sorted."""
+        labelled = self.manifest[self.manifest["key"] >= 0]
+        return sorted(set(labelled["task"]) - {""})
+
+    def of_task(self, name: str) -> Corpus:
+        """The view of a task: its tracks and those of no task (extra, pretrain); this corpus where these are all.
+
+        Raises
+        ------
+        KeyMynaError
+            When there is no such task.
+        """
+        if name not in self.tasks():
+            raise KeyMynaError(f"task {name!r}: {self.path} has {', '.join(self.tasks()) or 'none'}.")
+        keep = self.manifest["task"].isin([name, ""])
+        if keep.all():
+            return self
+        return replace(
+            self,
+            hash=hashing.sha256_json([self.hash, name]),
+            manifest=self.manifest[keep],
+            offsets=self.offsets[keep],
+            task=name,
+        )
+
+    def pretraining_tracks(self) -> list[str]:
+        """What pre-training sees: the tracks of split "pretrain", or, where there are none, the training tracks.
+
+        Left out of the former is what has the very samples of a track that is scored: an unlabelled folder may well hold
+        the files of a test set. Other copies of the same music (another coding, another excerpt) cannot be told like this.
+        """
+        scored = self.manifest.loc[self.manifest["split"].isin(["valid", "test", "extra"]), "sha256"]
+        copies = set(self.manifest.index[self.manifest["sha256"].isin(scored)])
+        return [track for track in self.tracks("pretrain") if track not in copies] or self.tracks("train")
+
+    def audio(self, track_id: str) -> np.ndarray:
+        """(sample,) float32 in [-1, 1], 16 kHz."""
+        place = self._place(track_id)
+        return store.to_float(self.samples[place.shard][place.first_sample : place.first_sample + place.n_samples])
+
+    def spectrogram(self, track_id: str) -> np.ndarray:
+        """(frame, mel) float16 log(1 + power), a view into the memory map."""
+        place = self._place(track_id)
+        return self.frames[place.shard][place.first_frame : place.first_frame + place.n_frames]
+
+    def close(self) -> None:
+        """Let go of the memory maps, whose pages count as this process's memory; what is read later is mapped again."""
+        self.frames.close()
+        self.samples.close()
+
+    def _place(self, track_id: str) -> pd.Series:
+        try:
+            return self.offsets.loc[track_id]
+        except KeyError:
+            raise KeyMynaError(f"no track {track_id!r} in {self.path}.") from None
+
+
+def _opened(path: Path, task: str) -> Corpus:
+    corpus = open_corpus(path)
+    return corpus.of_task(task) if task else corpus
+
+
+def open_corpus(path: Path | str) -> Corpus:
+    """Open a finished corpus. Checks sizes and the manifest's sha256; `build_corpus` verifies every track.
+
+    Raises
+    ------
+    KeyMynaError
+        When the corpus is unfinished, truncated or changed.
+    """
+    path = Path(path)
+    mend = "Run the notebook that builds it again; what is damaged is made anew."
+    if not (path / INDEX).exists():
+        raise KeyMynaError(f"{path} holds no finished corpus. {mend}")
+    index = files.read_json(path / INDEX)
+    for name, sha256 in ((_MANIFEST, index["hash"]), (_PLACES, index.get("places"))):
+        if not (path / name).exists() or hashing.sha256_file(path / name) != sha256:
+            raise KeyMynaError(f"{path / name} is missing or was changed. {mend}")
+    manifest, places = (
+        pd.read_csv(path / name, index_col="track_id", keep_default_na=False, dtype=dict.fromkeys(_TEXTS, str))
+        for name in (_MANIFEST, _PLACES)
+    )
+    for shard, sizes in store.sizes(places):
+        for name, size in sizes.items():
+            file = store.shard_folder(path, shard) / name
+            if not file.exists() or file.stat().st_size != size:
+                raise KeyMynaError(f"{file} is missing or truncated. {mend}")
+    if "task" not in manifest:
+        manifest["task"] = RENDERED
+    return Corpus(
+        index["config"],
+        path,
+        index["hash"],
+        manifest,
+        store.Shards(path, store.FRAMES),
+        places.loc[manifest.index],
+        store.Shards(path, store.AUDIO),
+    )
+
+
+def finish(
+    folder: Path, config: Mapping[str, Any], versions: Mapping[str, str], manifest: pd.DataFrame, places: pd.DataFrame
+) -> None:
+    """Write manifest.csv and places.csv, then corpus.json, which makes the corpus whole."""
+    hashes = {}
+    for name, table in ((_MANIFEST, manifest), (_PLACES, places)):
+        text = table.to_csv()
+        files.write_text(folder / name, text)
+        hashes[name] = hashing.sha256_bytes(text.encode())
+    files.write_json(
+        folder / INDEX,
+        {"config": dict(config), "versions": dict(versions), "hash": hashes[_MANIFEST], "places": hashes[_PLACES]},
+    )

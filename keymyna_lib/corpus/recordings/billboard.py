@@ -1,0 +1,129 @@
+"""McGill Billboard with one global key a song, as Korzeniowski and Widmer annotated it: pop to train and to test on."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.corpus.recordings.dataset import Dataset, audio_path, labelled, table_of
+from keymyna_lib.corpus.recordings.fetch import Source
+from keymyna_lib.corpus.splits import assign_splits
+
+SHARES = (0.625, 0.125, 0.25)  # of train, valid and test in the literature
+_SEED = 0  # of the split, which never changes
+_SUFFIXES = (".flac", ".wav", ".mp3")  # the first that is there is taken
+_NAME = re.compile(r"mcgill-billboard_([^-]+)-(([^-]+)-(.+))")
+
+
+class Billboard(Dataset):
+    """625 songs from the Billboard charts with a key each.
+
+        .../mcgill-billboard_<id>-<artist>-<title>.key     anywhere below the data set's folder, as bb.zip unpacks
+        .../eusipco2017_val.fold, eusipco2017_test.fold    optional, likewise
+        audio/<id>.flac, .wav or .mp3                      to be brought
+
+    The names of the .key files and what is in them (one key, such as "Bb major") are those that InceptionKeyNet's
+    public code reads from bb.zip; where in that archive they lie is not known here, so they are looked for everywhere.
+    The artist ends at the first hyphen: of "Bachman-Turner Overdrive" the second half counts to the title.
+
+    Split: where the two .fold files of Korzeniowski and Widmer (2017) are there (names of .key files without their
+    ending, one a line), theirs; they name the songs of valid and test, the others are train. Whether bb.zip holds them
+    is not known here, nor which 154 songs KeyMyna is tested on. Without them the split is ours, in the same shares, by
+    composition and stratified by mode: scores on it are of another test set than the published ones.
+    """
+
+    name = "billboard"
+    title = "McGill Billboard"
+    citation = (
+        "J. A. Burgoyne, J. Wild, I. Fujinaga: An expert ground truth set for audio chord recognition and "
+        "music analysis. ISMIR 2011, pp. 633-638. Keys: F. Korzeniowski, G. Widmer: End-to-end musical key "
+        "estimation using a convolutional neural network. EUSIPCO 2017."
+    )
+    licence = "keys: none stated (the chords they come from: CC0); audio: commercial recordings"
+    size = "keys: small; audio: 625 songs"
+    url = "http://www.cp.jku.at/people/korzeniowski/bb.zip"
+    how = (
+        "The keys can be downloaded: unpack http://www.cp.jku.at/people/korzeniowski/bb.zip to "
+        "<data root>/billboard. Bring the songs as <data root>/billboard/audio/<id>.flac, .wav or .mp3, <id> as in "
+        "the names of the .key files. Unless the two eusipco2017_*.fold files are there, the split is ours and not "
+        "the literature's."
+    )
+
+    def sources(self) -> Sequence[Source]:
+        """The keys; the songs must be brought."""
+        return (Source((self.url,), "bb.zip", extract="bb"),)
+
+    def index(self, root: Path | str) -> pd.DataFrame:
+        """The tracks of the annotations; see `Dataset.index`.
+
+        Raises
+        ------
+        KeyMynaError
+            When the annotations are missing, a file's name is not as expected, or a .fold file names no song.
+        """
+        folder = self.folder(root)
+        rows = []
+        for path in sorted(folder.rglob("mcgill-billboard_*.key")):
+            if not (match := _NAME.fullmatch(path.stem)):
+                raise KeyMynaError(f"{path}: expected mcgill-billboard_<id>-<artist>-<title>.key.")
+            track_id, song, artist, title = match.groups()
+            label = path.read_text(encoding="utf-8", errors="replace").strip()
+            rows.append(
+                {
+                    "track_id": track_id,
+                    "path": audio_path(folder, f"audio/{track_id}", _SUFFIXES),
+                    **labelled(label),
+                    "artist": artist.replace("_", " "),
+                    "title": title.replace("_", " "),
+                    "composition": _composition(song),
+                    "name": path.stem,
+                }
+            )
+        if not rows:
+            raise KeyMynaError(f"{folder} has no mcgill-billboard_*.key. {self.how}")
+        table = table_of(rows)
+        used = table[table["excluded"] == ""]
+        names = {row["name"]: row["track_id"] for row in rows}
+        split = (
+            _published_split(folder, names)
+            or assign_splits(used.assign(source=self.name, analysed=False), seed=_SEED, fractions=SHARES).to_dict()
+        )
+        return table.assign(
+            split=[split.get(track_id, "train") * (reason == "") for track_id, reason in table["excluded"].items()]
+        )
+
+
+def _composition(song: str) -> str:
+    """What the versions of a song share: letters and digits of artist and title, without accents and brackets."""
+    text = unicodedata.normalize("NFKD", song.casefold())
+    text = "".join(c for c in text if not unicodedata.combining(c))
+    return " ".join(re.findall(r"[^\W_]+", re.sub(r"\([^)]*\)", " ", text)))
+
+
+def _published_split(folder: Path, names: dict[str, str]) -> dict[str, str]:
+    """Split of the tracks that the two .fold files name; empty where they are not there.
+
+    Parameters
+    ----------
+    names : track id of each .key file's name without its ending.
+    """
+    split = {}
+    for part, fold in (("valid", "eusipco2017_val.fold"), ("test", "eusipco2017_test.fold")):
+        found = sorted(folder.rglob(fold))
+        if not found:
+            return {}
+        for name in found[0].read_text(encoding="utf-8", errors="replace").split("\n"):
+            if not (name := name.strip()):
+                continue
+            if name not in names:
+                raise KeyMynaError(
+                    f"{found[0]} names {name!r}, but there is no such .key file. Unpack bb.zip again, "
+                    "or remove the .fold files for a split of our own."
+                )
+            split[names[name]] = part
+    return split

@@ -1,0 +1,167 @@
+"""A corpus of recordings: decoded once, kept like the rendered one, and opened by the same `open_corpus`.
+
+Every recording is brought to the peak of a rendered piece (`spectrogram.PEAK` of full scale), the loud and the quiet ones
+alike: nothing is ever clipped, 16 bits hold what is quiet, and the level of a log spectrogram does not tell data sets
+apart. An encoder of linear mel power hardly notices, as its first layer normalises each patch.
+
+The folder is CACHE/corpus/<key>, the key being a hash of the table of tracks but for where their files lie, of
+`seconds`, of the code that decodes and of the libraries' versions.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import soundfile
+
+from keymyna_lib import keys, spectrogram
+from keymyna_lib.base import hashing, paths
+from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.corpus import corpus as corpora
+from keymyna_lib.corpus import store
+from keymyna_lib.corpus.recordings import decode
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+COLUMNS = (
+    "source",
+    "task",
+    "title",
+    "artist",
+    "composition",
+    "split",
+    "key",
+    "key_name",
+    "label",
+    "duration",
+    "n_samples",
+    "n_frames",
+    "sha256",
+    "spectrogram_sha256",
+)
+_GIVEN = ("file", "n_samples", "source", "task", "split", "composition", "key", "label", "artist", "title", "content")
+_LIBRARIES = ("soundfile", "soxr", "numpy", "torch", "librosa")
+_SILENCE = 1e-6  # peak below which there is nothing to scale
+
+
+def build_recordings(
+    tracks: pd.DataFrame,
+    *,
+    seconds: float,
+    cache: Path | None = None,
+    progress: bool = True,
+    workers: int = 0,
+    client: Client | None = None,
+) -> tuple[corpora.Corpus, pd.DataFrame]:
+    """Decode recordings into a corpus, or what of it is missing or damaged; a finished one is verified and opened.
+
+    A file that cannot be decoded is left out, reported, and not tried again. One that is not there at all stops the
+    build, which goes on where it was when called again: a disk may have been taken away, and its tracks with it.
+
+    Parameters
+    ----------
+    tracks : index track_id; columns file (path), n_samples (at 16 kHz, as `decode.audio_length` has it), source (data
+        set), task (or empty), split (one of `corpus.SPLITS`), composition, key (0..23, or -1 without a label), label
+        (as written), artist, title, content (a string that changes with the file's content).
+    seconds : of each recording, from its beginning; 0 for all of it.
+    cache : folder to build in; `paths.CACHE` by default.
+    progress : show bars.
+    workers : processes; 0 is one for each core. The result does not depend on it, nor on the order of `tracks`.
+    client : a cluster to decode on instead, see `cluster.connect`; nor does the result depend on this. Its workers see
+        the recordings under the same paths.
+
+    Returns
+    -------
+    corpus : its manifest has the columns `COLUMNS`, its rows are sorted by track_id; key_name is empty without a label.
+    problems : what could not be decoded: columns track_id, problem.
+
+    Raises
+    ------
+    KeyMynaError
+        When the table is not as above, a file is not there, nothing can be decoded, the disk is too full, or a process
+        is killed.
+    """
+    plan = _plan(tracks, seconds)
+    recipe = {"seconds": float(seconds), "peak": spectrogram.PEAK}
+    folder = Path(cache or paths.CACHE) / "corpus" / _key(plan, recipe)
+    places = store.offsets(plan)
+    hashes, problems = store.fill(
+        folder,
+        places,
+        functools.partial(_samples, seconds=seconds),
+        lambda track_id: (plan.file[track_id],),
+        folder / corpora.INDEX,
+        doing="decoding",
+        progress=progress,
+        workers=workers,
+        client=client,
+    )
+    manifest = plan.drop(index=[track_id for track_id in plan.index if track_id in problems])
+    if manifest.empty:
+        track_id, problem = next(iter(problems.items()))
+        raise KeyMynaError(f"none of the {len(plan)} recordings can be decoded; {track_id}: {problem}")
+    manifest["sha256"], manifest["spectrogram_sha256"] = zip(*(hashes[t] for t in manifest.index))
+    corpora.finish(folder, recipe, _versions(), manifest[list(COLUMNS)], places)
+    return corpora.open_corpus(folder), pd.DataFrame(sorted(problems.items()), columns=["track_id", "problem"])
+
+
+def _plan(tracks: pd.DataFrame, seconds: float) -> pd.DataFrame:
+    """The manifest but for what only decoding tells, with file and content."""
+    if absent := [name for name in _GIVEN if name not in tracks]:
+        raise KeyMynaError(f"tracks: no column {', '.join(absent)}.")
+    if tracks.empty or not tracks.index.is_unique:
+        raise KeyMynaError(
+            f"tracks: {len(tracks)} rows, {tracks.index.nunique()} of them with an id of their own; "
+            "expected at least one, and no id twice."
+        )
+    plan = tracks[list(_GIVEN)].rename_axis("track_id").sort_index()
+    plan = plan.astype({name: np.int64 if name in ("n_samples", "key") else str for name in _GIVEN})
+    least = spectrogram.N_FFT // 2 / spectrogram.SAMPLE_RATE
+    rules = {
+        "n_samples": (plan["n_samples"] > 0, "1 or more"),
+        "key": (plan["key"].between(-1, 23), "-1 to 23"),
+        "split": (plan["split"].isin(corpora.SPLITS), f"one of {corpora.SPLITS}"),
+    }
+    for name, (valid, rule) in rules.items():
+        if not valid.all():
+            row = plan[~valid].iloc[0]
+            raise KeyMynaError(f"tracks: {name} of {row.name} is {row[name]}; expected {rule}.")
+    if seconds and not seconds > least:
+        raise KeyMynaError(f"seconds={seconds}: expected 0 (all), or more than {least} s.")
+    if seconds:
+        plan["n_samples"] = plan["n_samples"].clip(upper=round(seconds * spectrogram.SAMPLE_RATE))
+    plan["n_frames"] = [spectrogram.n_frames(n) for n in plan["n_samples"]]
+    plan["duration"] = plan["n_samples"] / spectrogram.SAMPLE_RATE
+    plan["key_name"] = [keys.KEY_NAMES[k] if k >= 0 else "" for k in plan["key"]]
+    return plan
+
+
+def _key(plan: pd.DataFrame, recipe: dict[str, float]) -> str:
+    code = hashing.code_hash_of(__name__)
+    return hashing.sha256_json([plan.drop(columns="file").to_csv(), recipe, code, _versions()])[:16]
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "libsndfile": soundfile.__libsndfile_version__,
+        **{name: importlib.metadata.version(name) for name in _LIBRARIES},
+    }
+
+
+def _samples(file: str, *, seconds: float) -> np.ndarray:
+    """(sample,) int16 of a recording, its peak at spectrogram.PEAK of full scale."""
+    try:
+        audio = decode.read_audio(file, seconds=seconds)
+    except KeyMynaError as error:
+        if isinstance(error.__cause__, OSError):
+            raise KeyMynaError(f"{error} Bring it back and run again; the build goes on where it stopped.") from error
+        raise store.BadTrack(str(error).replace(file, Path(file).name)) from error
+    if len(audio) <= spectrogram.N_FFT // 2:
+        raise store.BadTrack(f"{Path(file).name} is too short: {len(audio)} samples at 16 kHz.")
+    return np.round(audio * (spectrogram.PEAK * 32767 / max(np.abs(audio).max(), _SILENCE))).astype(np.int16)

@@ -1,0 +1,127 @@
+"""What every data set of recordings looks like from outside: its tracks, what it says of itself, its downloads.
+
+A data set lies in <data root>/<its name>, in the layout of its publisher. Its index is read from its annotations alone,
+so that a track whose audio is not there is a row all the same and can be counted as missing.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pandas as pd
+
+from keymyna_lib import keys
+from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.base.progress import bar
+from keymyna_lib.corpus.recordings.decode import audio_length
+from keymyna_lib.corpus.recordings.fetch import Source, md5_file
+
+# path: of the audio, relative to the data set's folder. label: the key as written. key: 0..23, or -1. excluded: why the
+# track is not used, or empty. composition: what must not be torn apart by a split. split: train, valid, test, or empty
+# where the data set has none. md5: of the audio file, or empty where its publisher gives none.
+COLUMNS = ("path", "label", "key", "excluded", "artist", "title", "genre", "composition", "split", "md5")
+STATES = ("found", "missing", "corrupt", "excluded")
+
+
+class Dataset(ABC):
+    """One data set.
+
+    Attributes
+    ----------
+    name : of its folder under the data root, and of its rows in the tables.
+    title, citation, licence, size, url : what a data card says.
+    how : how to get it, in a sentence or two.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    citation: ClassVar[str]
+    licence: ClassVar[str]
+    size: ClassVar[str]
+    url: ClassVar[str]
+    how: ClassVar[str]
+
+    def folder(self, root: Path | str) -> Path:
+        """The data set's folder."""
+        return Path(root) / self.name
+
+    @abstractmethod
+    def index(self, root: Path | str) -> pd.DataFrame:
+        """The tracks that the annotations name: index track_id (str), columns COLUMNS, sorted by track_id.
+
+        Raises
+        ------
+        KeyMynaError
+            When the annotations are missing or cannot be read; names the file and says how to get it.
+        """
+
+    def sources(self) -> Sequence[Source]:
+        """What can lawfully be downloaded, for `fetch.fetch`; empty where everything must be brought by the user."""
+        return ()
+
+    def audio_sources(self, root: Path | str) -> Sequence[Source]:
+        """What can be downloaded once `sources` are there, because only the annotations name it."""
+        return ()
+
+
+def labelled(label: str) -> dict[str, Any]:
+    """Columns of an index that a label decides on: label, and either key or excluded."""
+    try:
+        return {"label": label, "key": keys.parse_key(label)}
+    except keys.KeyLabelError as error:
+        return {"label": label, "excluded": error.reason}
+
+
+def audio_path(folder: Path, stem: str, suffixes: Sequence[str]) -> str:
+    """Path of a recording that may be in one of several formats: that of the file there is, else the first."""
+    names = [f"{stem}{spelt}" for suffix in suffixes for spelt in (suffix, suffix.upper())]
+    return next((name for name in names if (folder / name).is_file()), names[0])
+
+
+def table_of(rows: Sequence[dict]) -> pd.DataFrame:
+    """Rows of an index, each a dict with track_id and what is known of COLUMNS, as `Dataset.index` returns them.
+
+    Raises
+    ------
+    KeyMynaError
+        When a track is named twice.
+    """
+    table = pd.DataFrame(list(rows), columns=["track_id", *COLUMNS])
+    texts = [column for column in ("track_id", *COLUMNS) if column != "key"]
+    table[texts] = table[texts].astype(object).fillna("").astype(str)
+    table["key"] = table["key"].fillna(-1).astype(int)
+    if (twice := table["track_id"].duplicated()).any():
+        raise KeyMynaError(f"track {table.loc[twice, 'track_id'].iloc[0]!r} is named twice in the annotations.")
+    return table.set_index("track_id").sort_index()
+
+
+def examine(dataset: Dataset, root: Path | str, *, show: bool = True) -> pd.DataFrame:
+    """The index with three more columns: state, one of STATES; problem, why a track is missing or corrupt; and n_samples,
+    its length at 16 kHz by the file's header (0 where there is none).
+
+    A file is corrupt when its md5 is not its publisher's or its header cannot be read; what goes wrong later, while the
+    audio is decoded, `recordings.build_recordings` reports. What is excluded is not looked at.
+    """
+    table = dataset.index(root)
+    states, problems, lengths = [], [], []
+    for row in bar(table.itertuples(), desc=dataset.title, total=len(table), unit="track", show=show):
+        path, problem, n_samples = dataset.folder(root) / row.path, "", 0
+        if row.excluded:
+            state = "excluded"
+        elif not path.is_file():
+            state, problem = "missing", f"no file {row.path}"
+        else:
+            state = "found"
+            try:
+                if row.md5 and md5_file(path) != row.md5:
+                    raise KeyMynaError(f"{row.path}: its md5 is not the one that was published")
+                n_samples = audio_length(path)
+            except KeyMynaError as error:
+                state, problem = "corrupt", str(error).replace(str(path), row.path)
+        states.append(state)
+        problems.append(problem)
+        lengths.append(n_samples)
+    return table.assign(state=states, problem=problems, n_samples=lengths)

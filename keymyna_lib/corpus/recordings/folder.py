@@ -1,0 +1,219 @@
+"""Folders of the user: any audio with a table of its keys, and any audio without.
+
+<data root>/folders/NAME/keys.csv, and the audio it names, in subfolders if you like       data set "folder:NAME"
+<data root>/unlabelled/NAME/, audio at any depth                                           "unlabelled:NAME"
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar
+
+import pandas as pd
+
+from keymyna_lib.base import seeds
+from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.corpus.recordings.dataset import Dataset, labelled, table_of
+
+SHARES = {"train": 0.7, "valid": 0.15, "test": 0.15}  # our choice
+_NEEDED, _OPTIONAL = ("file", "key"), ("artist", "title", "genre", "composition", "split")
+# What libsndfile reads, by the usual endings.
+_AUDIO = frozenset({".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".w64", ".wav"})
+
+
+class _Folder(Dataset):
+    """A folder of the user, <data root>/<place>/NAME, as the data set "<kind>:NAME".
+
+    Attributes
+    ----------
+    kind, words, place : how its name, its title and its place begin.
+    """
+
+    citation = "none"
+    licence = "as its owner says"
+    size = "any"
+    url = ""
+    kind: ClassVar[str]
+    words: ClassVar[str]
+    place: ClassVar[str]
+
+    def __init__(self, name: str) -> None:
+        if not re.fullmatch(r"\w[\w. -]*", name):
+            raise KeyMynaError(
+                f"folder {name!r}: expected its name alone, of letters, digits, '.', '-', '_' and spaces."
+            )
+        self._folder, self.name, self.title = name, f"{self.kind}:{name}", f"{self.words} {name}"
+
+    def folder(self, root: Path | str) -> Path:
+        """The folder."""
+        return Path(root) / self.place / self._folder
+
+
+class AudioFolder(_Folder):
+    """Labelled recordings of the user: <data root>/folders/NAME with a table keys.csv, UTF-8, separated by commas.
+
+    Its columns, in any order: file, relative to the folder; key, in any notation that `keys.parse_key` reads; and, if
+    known, artist, title, genre, composition, split (train, valid or test in every line). A label that is not one major
+    or minor key excludes its track; all other mistakes in the table are errors.
+
+    Without the column split, 70/15/15 are drawn by composition, where there is none by artist, where there is none
+    either by file. The draw is a hash of that name: tracks that are added move none of the others. The shares of a
+    small folder may be far from these, or nothing; give a split then.
+
+    Parameters
+    ----------
+    name : NAME.
+
+    Raises
+    ------
+    KeyMynaError
+        When NAME is not the plain name of a folder.
+    """
+
+    kind, words, place = "folder", "folder", "folders"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.how = (
+            f"Put a table keys.csv with the columns {' and '.join(_NEEDED)} (and {', '.join(_OPTIONAL)}, if "
+            f"known) beside the audio in <data root>/folders/{name}."
+        )
+
+    def index(self, root: Path | str) -> pd.DataFrame:
+        """The tracks of keys.csv, by the path of their file; see `Dataset.index`.
+
+        Raises
+        ------
+        KeyMynaError
+            When there is no such table, or when a column is missing or unknown, a file has no name, leaves the folder
+            or is there twice, a split is another word or tears a composition apart, or no label is a key.
+        """
+        path = self.folder(root) / "keys.csv"
+        rows: dict[str, dict[str, Any]] = {}
+        whole: dict[str, str] = {}  # split of each composition
+        for line, given in self._lines(path):
+            where = f"{path}, line {line}"
+            file = PurePosixPath(given.pop("file"))
+            if file.is_absolute() or ".." in file.parts or not file.parts:
+                raise KeyMynaError(f"{where}: file {str(file)!r}; expected a path inside {path.parent}.")
+            if (name := str(file)) in rows:
+                raise KeyMynaError(f"{where}: file {name!r} is there a second time. Keep one line of each file.")
+            row = {"track_id": name, "path": name} | labelled(given.pop("key")) | given
+            group = given.get("composition") or given.get("artist") or name
+            row["composition"] = group = " ".join(group.casefold().split())
+            if "split" not in given:
+                row["split"] = _drawn(group)
+            elif given["split"] not in SHARES:
+                raise KeyMynaError(
+                    f"{where}: split {given['split']!r}; expected {', '.join(SHARES)} in every line, or "
+                    "no column split."
+                )
+            elif given.get("composition") and whole.setdefault(group, row["split"]) != row["split"]:
+                raise KeyMynaError(
+                    f"{where}: composition {given['composition']!r} is in {whole[group]} and in "
+                    f"{row['split']}. Keep it in one of them."
+                )
+            rows[name] = row
+        if not any("key" in row for row in rows.values()):
+            label = next((f", such as {row['label']!r}" for row in rows.values()), "")
+            raise KeyMynaError(
+                f"{path}: none of its {len(rows)} labels is a major or minor key{label}. Write keys like 'Eb minor'."
+            )
+        return table_of(list(rows.values()))
+
+    def _lines(self, path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+        """Number and cells, by column, of each line below the header."""
+        try:
+            with open(path, encoding="utf-8-sig", newline="") as file:
+                table = csv.DictReader(file, skipinitialspace=True, restval="")
+                columns = [column.strip() for column in table.fieldnames or ()]
+                table.fieldnames = columns
+                if lacking := [column for column in _NEEDED if column not in columns]:
+                    raise KeyMynaError(f"{path}: no column {lacking[0]!r} in {columns}. {self.how}")
+                if unknown := [column for column in columns if column not in _NEEDED + _OPTIONAL]:
+                    raise KeyMynaError(f"{path}: unknown column {unknown[0]!r}. {self.how}")
+                if len(set(columns)) < len(columns):
+                    raise KeyMynaError(f"{path}: a column is there twice in {columns}.")
+                for cells in table:
+                    if None in cells:
+                        raise KeyMynaError(
+                            f"{path}, line {table.line_num}: more cells than columns. Quote a cell that "
+                            "has a comma in it."
+                        )
+                    yield table.line_num, {column: cell.strip() for column, cell in cells.items()}
+        except FileNotFoundError:
+            raise KeyMynaError(f"{path} does not exist. {self.how}") from None
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise KeyMynaError(f"{path} cannot be read ({error}). Save it as CSV in UTF-8.") from error
+
+
+class UnlabelledFolder(_Folder):
+    """Recordings without labels, for pre-training: all audio below <data root>/unlabelled/NAME.
+
+    Files count by their ending; those whose names, or whose folders' names, begin with a dot do not. NAME itself may be
+    a link, and files below may be; linked folders are not entered.
+
+    Parameters
+    ----------
+    name : NAME.
+
+    Raises
+    ------
+    KeyMynaError
+        When NAME is not the plain name of a folder.
+    """
+
+    kind, words, place = "unlabelled", "unlabelled folder", "unlabelled"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.how = f"Put audio into <data root>/unlabelled/{name}, or link that name to where it is."
+
+    def index(self, root: Path | str) -> pd.DataFrame:
+        """The audio files, by their paths, key -1; see `Dataset.index`. Names alone are read, no file is opened.
+
+        Raises
+        ------
+        KeyMynaError
+            When there is no such folder, no audio in it, or a folder in it that cannot be read.
+        """
+        top, rows = self.folder(root), []
+        if not top.is_dir():
+            raise KeyMynaError(f"{top} does not exist. {self.how}")
+        for place, folders, names in os.walk(top, onerror=_refuse):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            below = "" if place == str(top) else f"{os.path.relpath(place, top)}/"
+            for name in names:
+                if os.path.splitext(name)[1].lower() in _AUDIO and not name.startswith("."):
+                    rows.append(_unlabelled(below + name))
+        if not rows:
+            raise KeyMynaError(f"{top} has no audio in it. {self.how}")
+        return table_of(rows)
+
+
+def unlabelled_folders(root: Path | str) -> list[str]:
+    """Names, as data sets, of the folders for pre-training under a data root."""
+    return [f"unlabelled:{path.name}" for path in sorted((Path(root) / "unlabelled").glob("[!.]*")) if path.is_dir()]
+
+
+def _drawn(group: str) -> str:
+    """The split of all tracks of a group, drawn by its name."""
+    place = seeds.stable_words(group)[0] / 2**32
+    return "train" if place < SHARES["train"] else "valid" if place < SHARES["train"] + SHARES["valid"] else "test"
+
+
+def _unlabelled(path: str) -> dict[str, str]:
+    try:
+        path.encode()
+        return {"track_id": path, "path": path}
+    except UnicodeEncodeError:  # bytes of another encoding, which no table could hold
+        readable = os.fsencode(path).decode(errors="backslashreplace")
+        return {"track_id": readable, "path": readable, "excluded": "name is not UTF-8"}
+
+
+def _refuse(error: OSError) -> None:
+    raise KeyMynaError(f"{error.filename} cannot be read ({error.strerror}). Mend its permissions.") from error

@@ -1,0 +1,296 @@
+"""GiantSteps: electronic dance music with one global key, the test set of the literature and what is trained on for it.
+
+Both data sets consist of a public repository of annotations and of two-minute mp3 previews, named by their numbers at
+Beatport (<number>.LOFI.mp3), which two hosts keep. The annotations lie in the data set's folder itself (a clone), or in
+`repository/` below it, as the downloaded archive unpacks; the audio in `audio/`:
+
+    annotations/key/<id>.key, annotations/genre/<id>.genre, md5/<id>.md5              giantsteps_key
+    annotations/annotations.txt, annotations/beatport_metadata.txt, md5/<id>.md5      giantsteps_mtg_keys
+    audio/<id>.mp3                                                                    both
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from keymyna_lib import keys
+from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.corpus.recordings.dataset import Dataset, table_of
+from keymyna_lib.corpus.recordings.fetch import Source
+
+VALID_SHARE = 0.125  # of GiantSteps MTG's tracks with one key: our choice
+_SEED = 0  # of their split, which never changes
+
+
+class _Repository(Dataset):
+    """A repository of annotations, with the audio at two hosts."""
+
+    repository: str  # its name at GitHub
+    commit: str  # of its archive
+    needed: str  # what makes a folder the repository, relative to it
+    hosts: tuple[str, str]  # of the audio, the better one first
+
+    def sources(self) -> Sequence[Source]:
+        """The annotations. Which audio there is, and its checksums, only they can tell: see `audio_sources`."""
+        return (
+            Source(
+                (f"https://github.com/GiantSteps/{self.repository}/archive/{self.commit}.zip",),
+                f"{self.repository}.zip",
+                extract="repository",
+            ),
+        )
+
+    def audio_sources(self, root: Path | str) -> Sequence[Source]:
+        """The audio of the tracks that are used, with the md5 that the annotations give.
+
+        Raises
+        ------
+        KeyMynaError
+            As `index` does.
+        """
+        table = self.index(root)
+        return tuple(
+            Source(tuple(host + Path(row.path).name for host in self.hosts), row.path, md5=row.md5)
+            for row in table[table["excluded"] == ""].itertuples()
+        )
+
+    def _annotations(self, root: Path | str) -> Path:
+        folder = self.folder(root)
+        places = (folder, folder / "repository" / f"{self.repository}-{self.commit}")
+        found = [place for place in places if (place / self.needed).exists()]
+        if not found:
+            raise KeyMynaError(f"{folder / self.needed} does not exist. {self.how}")
+        return found[0]
+
+
+class GiantStepsKey(_Repository):
+    """The 604 tracks of the literature's GiantSteps Key (Knees et al. 2015), all of them split "test".
+
+    mirdata's `giantsteps_key` is another data set: 600 of these tracks with revised labels. The two are never mixed; a
+    folder in its layout (keys_gs+/, meta/) is refused.
+    """
+
+    name = "giantsteps_key"
+    title = "GiantSteps Key"
+    citation = (
+        "P. Knees, Á. Faraldo, P. Herrera, R. Vogl, S. Böck, F. Hörschläger, M. Le Goff: Two data sets for "
+        "tempo estimation and key detection in electronic dance music annotated from user corrections. "
+        "ISMIR 2015, pp. 364-370."
+    )
+    licence = "annotations: none stated; audio: previews of Beatport, rights with their owners"
+    size = "850 MB (604 mp3)"
+    url = "https://github.com/GiantSteps/giantsteps-key-dataset"
+    how = (
+        "Download it, or clone https://github.com/GiantSteps/giantsteps-key-dataset to <data root>/giantsteps_key "
+        "and run its audio_dl.sh."
+    )
+    repository = "giantsteps-key-dataset"
+    commit = "c8cb8aad2cb53f165be51ea099d0dc75c64a844f"
+    needed = "annotations/key"
+    hosts = ("https://www.cp.jku.at/datasets/giantsteps/backup/", "https://geo-samples.beatport.com/lofi/")
+
+    def index(self, root: Path | str) -> pd.DataFrame:
+        """The tracks of the annotations; see `Dataset.index`.
+
+        Raises
+        ------
+        KeyMynaError
+            When the annotations are missing, or when the folder is mirdata's.
+        """
+        folder = self.folder(root)
+        for mark in ("keys_gs+", "meta"):
+            if (folder / mark).exists():
+                raise KeyMynaError(
+                    f"{folder} has a folder {mark}: that is mirdata's giantsteps_key, 600 tracks with "
+                    "revised labels, and not the 604 of the literature. Move it elsewhere; the two "
+                    "are never mixed."
+                )
+        base = self._annotations(root)
+        rows = []
+        for path in sorted((base / self.needed).glob("*.key")):
+            label = _text(path)
+            key, reason = _key(label)
+            rows.append(
+                {
+                    "track_id": path.stem,
+                    "path": f"audio/{path.stem}.mp3",
+                    "label": label,
+                    "key": key,
+                    "excluded": reason,
+                    "split": "" if reason else "test",
+                    "md5": _md5(base, path.stem),
+                    "genre": _text(base / "annotations" / "genre" / f"{path.stem}.genre"),
+                }
+            )
+        if not rows:
+            raise KeyMynaError(f"{base / self.needed} has no *.key. {self.how}")
+        return table_of(rows)
+
+
+class GiantStepsMTG(_Repository):
+    """GiantSteps MTG Keys (Faraldo 2017): 1,486 tracks of the same kind, to train and validate on.
+
+    With one key each and min_confidence 2 there are 1,159 tracks (what JukeMIR trains on), with 0 there are 1,349
+    (InceptionKeyNet's list), with single_key=False and 2 there are 1,182. No setting gives the 1,077 of the literature:
+    what was left out there beyond low confidences and second keys is not in annotations.txt.
+
+    Train and valid share no artist: tracks with a name in common, directly or through others, go together, and so do
+    the nine recordings that are there under two numbers. A track's split does not depend on the parameters.
+
+    Parameters
+    ----------
+    min_confidence : 0, 1 or 2; tracks of a lower confidence are excluded.
+    single_key : exclude what is not labelled with one major or minor key. False: of several keys the first tonic and
+        the first mode count ("F minor / G# major" is F minor); tracks without a key stay excluded.
+
+    Raises
+    ------
+    KeyMynaError
+        When min_confidence is another value.
+    """
+
+    name = "giantsteps_mtg_keys"
+    title = "GiantSteps MTG Keys"
+    citation = (
+        "Á. Faraldo: Tonality estimation in electronic dance music: a computational and musically informed "
+        "examination. PhD thesis, Universitat Pompeu Fabra, Barcelona, 2017."
+    )
+    licence = "annotations: none stated; audio: previews of Beatport, rights with their owners"
+    size = "about 2 GB (1,486 mp3)"
+    url = "https://github.com/GiantSteps/giantsteps-mtg-key-dataset"
+    how = (
+        "Download it, or clone https://github.com/GiantSteps/giantsteps-mtg-key-dataset to "
+        "<data root>/giantsteps_mtg_keys and run its audio_dl.sh."
+    )
+    repository = "giantsteps-mtg-key-dataset"
+    commit = "fd7b8c584f7bd6d720d170c325a6d42c9bf75a6b"
+    needed = "annotations/annotations.txt"
+    hosts = ("https://www.cp.jku.at/datasets/giantsteps/mtg_key_backup/", "https://geo-samples.beatport.com/lofi/")
+
+    def __init__(self, min_confidence: int = 2, single_key: bool = True) -> None:
+        if min_confidence not in (0, 1, 2):
+            raise KeyMynaError(f"min_confidence={min_confidence!r}: expected 0, 1 or 2.")
+        self.min_confidence, self.single_key = min_confidence, single_key
+
+    def index(self, root: Path | str) -> pd.DataFrame:
+        """The tracks of the annotations; see `Dataset.index`.
+
+        Tracks that are in GiantSteps Key too, by number or md5, are excluded.
+
+        Raises
+        ------
+        KeyMynaError
+            When annotations are missing or damaged: these, or those of GiantSteps Key under the same root, without
+            which nobody knows whether a track that is trained on is tested on as well.
+        """
+        base = self._annotations(root)
+        try:
+            test = GiantStepsKey().index(root)
+        except KeyMynaError as error:
+            raise KeyMynaError(
+                f"{self.name} is only used beside the annotations of giantsteps_key (not its audio), "
+                f"which say what must not be trained on: {error}"
+            ) from error
+        metadata = base / "annotations" / "beatport_metadata.txt"
+        labels = _table(base / self.needed, ("ID", "MANUAL KEY", "C"))
+        facts = _table(metadata, ("ID", "ARTIST", "SONG TITLE", "MIX", "BP GENRE"))
+        if unknown := sorted(set(labels) - set(facts)):
+            raise KeyMynaError(f"{metadata} has no track {unknown[0]}, whose artist decides on its split. {self.how}")
+        tested = {*test.index, *test["md5"]} - {""}
+        rows = []
+        for number, row in labels.items():
+            track_id, fact = f"{number}.LOFI", facts[number]
+            label, confidence, md5 = row["MANUAL KEY"], row["C"], _md5(base, track_id)
+            if confidence not in ("0", "1", "2"):
+                raise KeyMynaError(
+                    f"{base / self.needed}: the confidence of track {number} is {confidence!r} instead "
+                    f"of 0, 1 or 2. {self.how}"
+                )
+            key, reason = _key(label, first=not self.single_key)
+            if not reason and int(confidence) < self.min_confidence:
+                reason = "low confidence"
+            if not reason and not tested.isdisjoint((track_id, md5)):
+                reason = "in GiantSteps Key"
+            title = fact["SONG TITLE"] + (f" ({fact['MIX']})" if fact["MIX"] else "")
+            rows.append(
+                {
+                    "track_id": track_id,
+                    "path": f"audio/{track_id}.mp3",
+                    "label": label,
+                    "key": key,
+                    "excluded": reason,
+                    "artist": fact["ARTIST"],
+                    "title": title,
+                    "genre": fact["BP GENRE"],
+                    "md5": md5,
+                }
+            )
+        table = table_of(rows)
+        table["composition"] = _artist_groups(table)
+        split = _split(table["composition"], [_key(label)[1] == "" for label in table["label"]])
+        return table.assign(split=split.where(table["excluded"] == "", ""))
+
+
+def _artist_groups(table: pd.DataFrame) -> pd.Series:
+    """The first track of those that share an artist or the very recording, directly or through others."""
+    from scipy.sparse.csgraph import connected_components  # here, because they cost a second to import
+    from sklearn.feature_extraction.text import CountVectorizer
+
+    shared = [
+        [track_id, *{name.strip().casefold() for name in artist.split(",")} - {""}, *[md5] * bool(md5)]
+        for track_id, artist, md5 in zip(table.index, table["artist"], table["md5"])
+    ]
+    counts = CountVectorizer(analyzer=list, binary=True, dtype=np.int32).fit_transform(shared)
+    group = connected_components(counts @ counts.T, directed=False)[1]
+    return pd.Series(table.index, table.index).groupby(group).transform("first")
+
+
+def _split(groups: pd.Series, counted: Sequence[bool]) -> pd.Series:
+    """train or valid: whole groups, drawn in random order, until valid has its share of the tracks that are counted."""
+    sizes = pd.Series(counted, groups.index).groupby(groups).sum()
+    sizes = sizes.iloc[np.random.default_rng(_SEED).permutation(len(sizes))]
+    valid = sizes.index[sizes.cumsum() <= VALID_SHARE * sizes.sum()]
+    return groups.isin(valid).map({True: "valid", False: "train"})
+
+
+def _key(label: str, *, first: bool = False) -> tuple[int, str]:
+    """Key and reason of exclusion of a label; `first`: of several keys the first one counts."""
+    try:
+        return keys.parse_key(label), ""
+    except keys.KeyLabelError as error:
+        tonic, mode = re.search("[A-G]#?", label), re.search("major|minor", label)
+        if first and error.reason == "several keys" and tonic and mode:
+            return keys.parse_key(f"{tonic[0]} {mode[0]}"), ""
+        return -1, error.reason
+
+
+def _text(path: Path) -> str:
+    """A small text file's content without the white space around it; empty where there is none."""
+    return path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else ""
+
+
+def _md5(base: Path, track_id: str) -> str:
+    return _text(base / "md5" / f"{track_id}.md5")
+
+
+def _table(path: Path, columns: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Rows of a tab-separated table by their ID, stripped of white space."""
+    rows: dict[str, dict[str, str]] = {}
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file, delimiter="\t"):
+                values = {name: (row[name] or "").strip() for name in columns}
+                if not values["ID"] or values["ID"] in rows:
+                    raise ValueError(f"row {len(rows) + 1} has no ID, or that of another row")
+                rows[values["ID"]] = values
+    except (OSError, ValueError, csv.Error) as error:
+        raise KeyMynaError(f"{path} cannot be read ({error}). Get the annotations again.") from error
+    except KeyError as error:
+        raise KeyMynaError(f"{path} has no column {error}. Get the annotations again.") from error
+    return rows

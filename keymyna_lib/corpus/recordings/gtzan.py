@@ -1,0 +1,90 @@
+"""GTZAN's thousand excerpts with Lerch's annotations of the key: a test set that no head here is trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from keymyna_lib import keys
+from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.corpus.recordings.dataset import Dataset, audio_path, table_of
+from keymyna_lib.corpus.recordings.fetch import Source
+
+_REPOSITORY, _COMMIT = "gtzan_key", "9ef1591f81ee2f7821c7ce41e774ea7ac7f94cbe"
+_SUFFIXES = (".wav", ".au")  # of copies that go round; the original is .au
+
+
+class GTZAN(Dataset):
+    """1,000 excerpts of 30 s in ten genres (Tzanetakis and Cook 2002), 837 of them with a key, all split "test".
+
+        gtzan_key/genres/<genre>/<genre>.<number>.lerch.txt     in the data set's folder, or in repository/ below it
+        genres/<genre>/<genre>.<number>.wav, or .au
+
+    A label is a number: 0-11 the major keys from A upwards, 12-23 the minor keys from A upwards, -1 where the key
+    changes or is unknown (all of classical). The latter are excluded ("no key"). So is jazz.00054, whose wav is damaged
+    in the copies that go round. Some recordings occur more than once (Sturm 2013); it is only used for tests.
+    """
+
+    name = "gtzan"
+    title = "GTZAN"
+    citation = (
+        "G. Tzanetakis, P. Cook: Musical genre classification of audio signals. IEEE Transactions on Speech "
+        "and Audio Processing 10(5), 2002, pp. 293-302. Keys: S. Kraft, A. Lerch, U. Zölzer: The tonalness "
+        "spectrum: feature-based estimation of tonal components. DAFx 2013."
+    )
+    licence = "keys: MIT; audio: none stated, excerpts of commercial recordings"
+    size = "1.2 GB (1,000 excerpts of 30 s)"
+    url = "https://github.com/alexanderlerch/gtzan_key"
+    how = (
+        "The keys can be downloaded, or cloned from https://github.com/alexanderlerch/gtzan_key to "
+        "<data root>/gtzan. Bring the audio of GTZAN (genres.tar.gz) as "
+        "<data root>/gtzan/genres/<genre>/<genre>.<number>.wav or .au."
+    )
+
+    def sources(self) -> Sequence[Source]:
+        """The keys; nobody may pass on the audio."""
+        return (Source((f"{self.url}/archive/{_COMMIT}.zip",), f"{_REPOSITORY}.zip", extract="repository"),)
+
+    def index(self, root: Path | str) -> pd.DataFrame:
+        """The tracks of the annotations; see `Dataset.index`.
+
+        Raises
+        ------
+        KeyMynaError
+            When the annotations are missing.
+        """
+        folder = self.folder(root)
+        places = (folder, folder / "repository" / f"{_REPOSITORY}-{_COMMIT}")
+        found = next(filter(None, (sorted(place.glob("gtzan_key/genres/*/*.lerch.txt")) for place in places)), [])
+        if not found:
+            raise KeyMynaError(f"{folder / 'gtzan_key' / 'genres'} has no annotations (*.lerch.txt). {self.how}")
+        rows = []
+        for path in found:
+            track_id, genre = path.name.removesuffix(".lerch.txt"), path.parent.name
+            label = path.read_text(encoding="utf-8", errors="replace").strip()
+            key, reason = _key(label)
+            audio = audio_path(folder, f"genres/{genre}/{track_id}", _SUFFIXES)
+            rows.append(
+                {
+                    "track_id": track_id,
+                    "path": audio,
+                    "label": label,
+                    "key": key,
+                    "excluded": reason,
+                    "genre": genre,
+                    "split": "" if reason else "test",
+                }
+            )
+        return table_of(rows)
+
+
+def _key(label: str) -> tuple[int, str]:
+    """Key and reason of exclusion of a label."""
+    if label == "-1":
+        return -1, "no key"
+    if label not in map(str, range(keys.N_KEYS)):
+        return -1, "not a key"
+    number = int(label)
+    return keys.key_index(9 + number, keys.MODES[number // 12]), ""  # A has pitch class 9

@@ -1,0 +1,230 @@
+"""Which data sets there are, and what is trained and tested on which of them.
+
+A task is a labelled training, validation and test set; heads are trained and scored task by task. Extra test sets are
+scored by the heads of every task and never trained on. Unlabelled sets are for pre-training alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.corpus.recordings.billboard import Billboard
+from keymyna_lib.corpus.recordings.dataset import STATES, Dataset, examine
+from keymyna_lib.corpus.recordings.fetch import fetch
+from keymyna_lib.corpus.recordings.folder import AudioFolder, UnlabelledFolder
+from keymyna_lib.corpus.recordings.giantsteps import GiantStepsKey, GiantStepsMTG
+from keymyna_lib.corpus.recordings.gtzan import GTZAN
+from keymyna_lib.corpus.recordings.mirdata_sets import FMAKeys, GuitarSet, MirdataGiantSteps
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task.
+
+    Attributes
+    ----------
+    title : for captions.
+    datasets : names of the data sets whose splits, taken together, it is made of.
+    """
+
+    title: str
+    datasets: tuple[str, ...]
+
+
+# The paper's two tasks, then the open ones. "folder:NAME" is a task as well, on the folder's own splits.
+TASKS = {
+    "giantsteps": Task("GiantSteps Key (604)", ("giantsteps_mtg_keys", "giantsteps_key")),
+    "billboard": Task("McGill Billboard", ("billboard",)),
+    "fma": Task("FMA-keys", ("fma_keys",)),
+    "guitarset": Task("GuitarSet", ("guitarset",)),
+}
+_SETS = {kind.name: kind for kind in (GiantStepsKey, Billboard, GTZAN, FMAKeys, GuitarSet, MirdataGiantSteps)}
+NAMES = (GiantStepsMTG.name, *_SETS)
+_FOLDERS = {"folder": AudioFolder, "unlabelled": UnlabelledFolder}
+SPLITS = ("train", "valid", "test")
+
+
+def dataset(name: str, *, min_confidence: int = 2, single_key: bool = True) -> Dataset:
+    """A data set by its name; "folder:NAME" and "unlabelled:NAME" stand for folders of the user.
+
+    Parameters
+    ----------
+    min_confidence, single_key : of `GiantStepsMTG`.
+
+    Raises
+    ------
+    KeyMynaError
+        When there is none of this name.
+    """
+    kind, _, folder = name.partition(":")
+    if kind in _FOLDERS and folder:
+        return _FOLDERS[kind](folder)
+    if name == GiantStepsMTG.name:
+        return GiantStepsMTG(min_confidence=min_confidence, single_key=single_key)
+    if name not in _SETS:
+        raise KeyMynaError(f"data set {name!r}: there are {', '.join(NAMES)}, folder:NAME and unlabelled:NAME.")
+    return _SETS[name]()
+
+
+def datasets_of(task: str) -> tuple[str, ...]:
+    """Names of the data sets of a task.
+
+    Raises
+    ------
+    KeyMynaError
+        When there is no such task.
+    """
+    if task.startswith("folder:"):
+        return (task,)
+    if task not in TASKS:
+        raise KeyMynaError(f"task {task!r}: choose among {', '.join(TASKS)} and folder:NAME.")
+    return TASKS[task].datasets
+
+
+def download(
+    sets: Sequence[Dataset], root: Path | str, *, offline: bool, mirror: str = "", show: bool = True
+) -> pd.DataFrame:
+    """Fetch what the publishers of some data sets let anyone download: `fetch.fetch`'s rows, and the data set's name.
+
+    First the annotations of all, then the audio that these name. A mirror holds a folder for each data set.
+    """
+    done = []
+    for ask in (lambda one: one.sources(), lambda one: one.audio_sources(root)):
+        for one in sets:
+            if sources := ask(one):
+                address = f"{mirror.rstrip('/')}/{one.name}" if mirror else ""
+                done.append(
+                    fetch(sources, one.folder(root), offline=offline, mirror=address, show=show).assign(name=one.name)
+                )
+    return pd.concat(done, ignore_index=True) if done else pd.DataFrame(columns=["path", "state", "problem", "name"])
+
+
+def examine_all(
+    sets: Sequence[Dataset], root: Path | str, *, show: bool = True
+) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
+    """`base.examine` of those data sets whose annotations are there; and why the others cannot be used, by name.
+
+    The reasons go into committed tables, and name no folder of this machine."""
+    examined, absent = {}, {}
+    for one in sets:
+        try:
+            examined[one.name] = examine(one, root, show=show)
+        except KeyMynaError as error:
+            absent[one.name] = str(error).replace(str(root), "<data root>")
+    return examined, absent
+
+
+def assemble(
+    examined: Mapping[str, pd.DataFrame],
+    folders: Mapping[str, Path],
+    tasks: Sequence[str],
+    extra: Sequence[str],
+    unlabelled: Sequence[str],
+) -> tuple[pd.DataFrame, dict[str, str]]:
+    """The tracks of a corpus of recordings, as `recordings.build_recordings` wants them.
+
+    Parameters
+    ----------
+    examined : data set -> its examined index; only what was found is taken.
+    folders : data set -> its folder.
+    tasks : wanted; one that lacks tracks of a split is left out.
+    extra : data sets that are scored besides. unlabelled : data sets for pre-training.
+
+    Returns
+    -------
+    tracks : index track_id, "<data set>/<id>".
+    left_out : task -> why.
+    """
+    parts, left_out = [], {}
+    for task in tasks:
+        names = datasets_of(task)
+        usable = [_found(name, examined, folders) for name in names]
+        together = pd.concat(usable) if usable else pd.DataFrame()
+        if lacking := [split for split in SPLITS if together.empty or not (together["split"] == split).any()]:
+            left_out[task] = f"no {' and no '.join(lacking)} tracks found of {', '.join(names)}"
+        else:
+            parts.append(together.assign(task=task))
+    parts += [_found(name, examined, folders).assign(task="", split="extra") for name in extra]
+    parts += [_found(name, examined, folders).assign(task="", split="pretrain", key=-1) for name in unlabelled]
+    tracks = pd.concat(parts) if parts else pd.DataFrame()
+    return tracks, left_out
+
+
+def _found(name: str, examined: Mapping[str, pd.DataFrame], folders: Mapping[str, Path]) -> pd.DataFrame:
+    columns = ["file", "n_samples", "source", "split", "composition", "key", "label", "artist", "title", "content"]
+    if name not in examined:
+        return pd.DataFrame(columns=columns)
+    table = examined[name][examined[name]["state"] == "found"]
+    table = table.assign(file=[str(folders[name] / path) for path in table["path"]], source=name)
+    stats = [Path(file).stat() for file in table["file"]]
+    table["content"] = [md5 or f"{stat.st_size}-{stat.st_mtime_ns}" for md5, stat in zip(table["md5"], stats)]
+    table["composition"] = name + ": " + table["composition"].where(table["composition"] != "", table.index.to_series())
+    return table.set_index(name + "/" + table.index)[columns]
+
+
+def card(sets: Sequence[Dataset], examined: Mapping[str, pd.DataFrame], absent: Mapping[str, str]) -> pd.DataFrame:
+    """One row a data set: what it is, how many of its tracks are in which state, and what to do where it is not there."""
+    rows = []
+    for one in sets:
+        states = examined[one.name]["state"] if one.name in examined else pd.Series(dtype=str)
+        rows.append(
+            {
+                "data set": one.title,
+                "name": one.name,
+                **{state: int((states == state).sum()) for state in STATES},
+                "licence": one.licence,
+                "size": one.size,
+                "note": f"{absent[one.name]} {one.how}" if one.name in absent else "",
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def reasons(examined: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """What is not used, counted: one row a data set, state and reason (of an exclusion) or example (of a problem)."""
+    rows = []
+    for name, table in examined.items():
+        for reason, group in table[table["state"] == "excluded"].groupby("excluded"):
+            rows.append(
+                {
+                    "name": name,
+                    "state": "excluded",
+                    "tracks": len(group),
+                    "why": reason,
+                    "for instance": f"{group.index[0]}: {group['label'].iloc[0]}",
+                }
+            )
+        for state in ("missing", "corrupt"):
+            group = table[table["state"] == state]
+            if len(group):
+                rows.append(
+                    {
+                        "name": name,
+                        "state": state,
+                        "tracks": len(group),
+                        "why": "",
+                        "for instance": f"{group.index[0]}: {group['problem'].iloc[0]}",
+                    }
+                )
+    return pd.DataFrame(rows, columns=["name", "state", "tracks", "why", "for instance"])
+
+
+def with_problems(examined: Mapping[str, pd.DataFrame], undecodable: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The examined indices, the tracks that could not be decoded (columns track_id, problem) being corrupt."""
+    marked = {name: table.copy() for name, table in examined.items()}
+    for track_id, problem in undecodable[["track_id", "problem"]].itertuples(index=False):
+        name, track = track_id.split("/", 1)
+        marked[name].loc[track, ["state", "problem"]] = ["corrupt", problem]
+    return marked
+
+
+def nothing_found(root: str, left_out: Mapping[str, str], absent: Mapping[str, str]) -> KeyMynaError:
+    """The error for a data root from which no task can be made."""
+    lines = [f"  task {task}: {reason}" for task, reason in left_out.items()]
+    lines += [f"  {name}: {reason}" for name, reason in absent.items()]
+    return KeyMynaError(f"data_root {root}: no task can be made from what is there.\n" + "\n".join(lines))

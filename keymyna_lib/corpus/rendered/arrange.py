@@ -1,0 +1,217 @@
+"""Seeded arrangements: what a score is played on, how, in which room; a plain description, as JSON.
+
+An arrangement imitates what makes recordings hard, and keeps everything but the notes from identifying a
+piece: with scope "section" a piece is cut into sections of 5 to 8 s, and each draws its own tempo (around the
+piece's), octave, tuning, instruments, balance, drums, level, room and noise. Whatever stays constant within a
+piece is a shortcut for a contrastive task. With scope "piece" there is one section, the whole piece. All
+ranges are our choice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from keymyna_lib.base.errors import KeyMynaError
+
+if TYPE_CHECKING:
+    from keymyna_lib.corpus.rendered.scores import Score
+
+# General MIDI programmes (from 0) by family, with their loudness in TimGM6mb.sf2 [dB: mean power of 0.5 s
+# notes, MIDI 48 to 84 in major thirds, velocity 90], by which parts are balanced. Left out of the 128:
+# whatever is silent or mistuned between MIDI 36 and 96, has mostly inharmonic partials, or swells too slowly
+# for a fast tune.
+FAMILIES: dict[str, dict[int, int]] = {
+    "keys": {0: -32, 2: -33, 4: -26, 5: -29, 6: -33, 7: -31},
+    "organ": {16: -25, 19: -29, 20: -25},
+    "mallet": {10: -26, 11: -20, 12: -28, 108: -21},
+    "plucked": {15: -33, 24: -23, 25: -27, 26: -20, 46: -16, 105: -22, 107: -22},
+    "bass": {32: -22, 33: -19, 35: -20},
+    "strings": {40: -21, 41: -21, 42: -21, 44: -22, 45: -26, 50: -38, 110: -22},
+    "voice": {53: -27, 85: -18, 91: -23},
+    "brass": {56: -21, 57: -25, 58: -21, 59: -27, 60: -16, 62: -25},
+    "reed": {64: -20, 66: -23, 68: -18, 69: -24, 70: -25, 71: -23, 111: -20},
+    "pipe": {73: -18, 74: -23, 75: -25, 79: -15},
+    "synth": {80: -29, 84: -27, 87: -18, 90: -26},
+}
+PROGRAMME_LOUDNESS: dict[int, int] = {p: dB for family in FAMILIES.values() for p, dB in family.items()}
+ENSEMBLE_PROBABILITY = 0.4  # all parts on one programme: a choir, an organ, a consort
+DRUM_KITS = (0, 8, 16, 24, 25, 40)  # presets of bank 128
+KICKS, SNARES, HATS = (35, 36), (37, 38, 40), (42, 44, 46, 51)  # General MIDI percussion keys
+
+SCOPES = ("section", "piece")
+SECTION_SECONDS = (5.0, 8.0)
+TEMPO = {"chorale": (60.0, 100.0), "tune": (90.0, 160.0)}  # beats per minute
+TEMPO_FACTOR = (0.85, 1.18)  # a section's tempo over the piece's
+PITCH_RANGE = (36, 96)  # MIDI; octave shifts stay inside
+PART_LEVEL = (-9.0, 0.0)  # dB, balance between the parts
+DRUM_LEVEL = (-15.0, -3.0)  # dB, power relative to the pitched instruments
+SECTION_LEVEL = (-12.0, 0.0)  # dB
+REVERB_TIME = (0.15, 1.5)  # s for a decay of 60 dB
+REVERB_LEVEL = (-20.0, -3.0)  # dB, power relative to the dry sound
+NOISE_COLOUR = (0.0, 2.0)  # power falls as frequency^-colour: white 0, pink 1, brown 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArrangementConfig:
+    """What an arrangement may draw.
+
+    seconds : longest excerpt from a piece's beginning, s.
+    scope : "section" draws instruments, drums, tuning, level, room, noise anew every 5 to 8 s, "piece" once.
+    drum_probability : share of sections with drums.
+    detune_cents : tuning offsets are uniform in plus or minus this, cents.
+    snr_db : signal-to-noise ratios are uniform between these two, dB.
+
+    Raises
+    ------
+    KeyMynaError
+        When a value is out of range.
+    """
+
+    seconds: float
+    scope: str
+    drum_probability: float
+    detune_cents: float
+    snr_db: tuple[float, float]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "snr_db", tuple(self.snr_db))
+        rules = {
+            "seconds": (self.seconds >= 1, "at least 1 s"),
+            "scope": (self.scope in SCOPES, f"one of {SCOPES}"),
+            "drum_probability": (0 <= self.drum_probability <= 1, "between 0 and 1"),
+            "detune_cents": (self.detune_cents >= 0, "0 or more"),
+            "snr_db": (len(self.snr_db) == 2 and self.snr_db[0] <= self.snr_db[1], "(low, high)"),
+        }
+        for name, (valid, rule) in rules.items():
+            if not valid:
+                raise KeyMynaError(f"{name}={getattr(self, name)!r}: expected {rule}.")
+
+
+def arrange(score: Score, transposition: int, config: ArrangementConfig, rng: np.random.Generator) -> dict:
+    """Draw an arrangement of the first `config.seconds` of a piece.
+
+    Parameters
+    ----------
+    score : the piece; times in beats.
+    transposition : semitones.
+    config : what may be drawn.
+    rng : seeded by piece, so that the order of work never matters.
+
+    Returns
+    -------
+    dict
+        "transposition" [semitones], "tempo" [beats per minute], "duration" [s] and "sections", a list of
+        dicts: "start", "length" [s]; "beat" (at its start), "tempo"; "octave" [semitones], "cents";
+        "programmes", "levels" [dB] (one a part); "drums" (None or a pattern of one bar); "level" [dB];
+        "reverb_time" [s], "reverb_level" [dB]; "snr" [dB], "colour"; "seed" of the draws made while rendering
+        (velocities, impulse response, noise).
+
+    Raises
+    ------
+    KeyMynaError
+        When there are more than 15 parts.
+    """
+    n_parts = int(score.notes[:, 3].max()) + 1
+    if n_parts > 15:
+        raise KeyMynaError(f"{score.piece_id} has {n_parts} parts; MIDI has channels for 15 and the drums.")
+    tempo = _uniform(rng, TEMPO[score.source])
+    beat, end = float(score.notes[0, 0]), float((score.notes[:, 0] + score.notes[:, 1]).max())
+    time, sections = 0.0, []
+    while end - beat > 1e-3 and config.seconds - time > 1e-3:
+        section_tempo = round(tempo * _uniform(rng, TEMPO_FACTOR), 3)
+        remaining = min(config.seconds - time, (end - beat) * 60 / section_tempo)
+        length = _section_length(remaining, rng) if config.scope == "section" else remaining
+        stop = beat + length * section_tempo / 60
+        sections.append(
+            {
+                "start": time,
+                "length": length,
+                "beat": beat,
+                "tempo": section_tempo,
+                "programmes": _programmes(n_parts, sections[-1]["programmes"] if sections else (), rng),
+                "levels": [_uniform(rng, PART_LEVEL) for _ in range(n_parts)],
+                "octave": _octave(score.notes, beat, stop, transposition, rng),
+                "cents": _uniform(rng, (-config.detune_cents, config.detune_cents)),
+                "drums": _drums(score, rng) if rng.random() < config.drum_probability else None,
+                "level": _uniform(rng, SECTION_LEVEL),
+                "reverb_time": _uniform(rng, REVERB_TIME),
+                "reverb_level": _uniform(rng, REVERB_LEVEL),
+                "snr": _uniform(rng, config.snr_db),
+                "colour": _uniform(rng, NOISE_COLOUR),
+                "seed": int(rng.integers(2**32)),
+            }
+        )
+        time, beat = round(time + length, 6), round(stop, 6)
+    return {"transposition": int(transposition), "tempo": tempo, "duration": time, "sections": sections}
+
+
+def shorten_rests(notes: np.ndarray, longest: float = 2.0) -> np.ndarray:
+    """Cut rests of all parts, the opening one too, to `longest` beats.
+
+    Some chorales pause while instruments play on. Takes and returns (note, 4) notes sorted by onset.
+    """
+    silent_from = np.maximum.accumulate(np.append(0, notes[:-1, 0] + notes[:-1, 1]))
+    notes = notes.copy()
+    notes[:, 0] -= np.cumsum(np.maximum(notes[:, 0] - silent_from - longest, 0))
+    return notes
+
+
+def _uniform(rng: np.random.Generator, bounds: tuple[float, float]) -> float:
+    """A uniform draw, short in JSON."""
+    return round(float(rng.uniform(*bounds)), 3)
+
+
+def _section_length(remaining: float, rng: np.random.Generator) -> float:
+    """5 to 8 s; near the end the rest, or half of it, so that no scrap is left over."""
+    low, high = SECTION_SECONDS
+    length = _uniform(rng, SECTION_SECONDS)
+    if remaining - length < low:
+        length = remaining if remaining <= high else remaining / 2
+    return round(length, 6)
+
+
+def _programmes(n_parts: int, previous: tuple | list, rng: np.random.Generator) -> list[int]:
+    """One programme a part, drawn by family first, so that none dominates; none of the previous section's."""
+    fresh = {name: [p for p in family if p not in previous] for name, family in FAMILIES.items()}
+    families = [programmes for programmes in fresh.values() if programmes]
+
+    def draw() -> int:
+        programmes = families[rng.integers(len(families))]
+        return programmes[rng.integers(len(programmes))]
+
+    if rng.random() < ENSEMBLE_PROBABILITY:
+        return [draw()] * n_parts
+    return [draw() for _ in range(n_parts)]
+
+
+def _octave(notes: np.ndarray, start: float, stop: float, transposition: int, rng: np.random.Generator) -> int:
+    """-12, 0 or 12 semitones, as far as the notes between two beats stay inside PITCH_RANGE; else 0."""
+    sounding = notes[(notes[:, 0] < stop) & (notes[:, 0] + notes[:, 1] > start), 2]
+    low, high = (sounding.min(), sounding.max()) if len(sounding) else (60, 60)
+    lowest, highest = PITCH_RANGE[0] - transposition, PITCH_RANGE[1] - transposition
+    shifts = [s for s in (-12, 0, 12) if lowest <= low + s and high + s <= highest] or [0]
+    return shifts[rng.integers(len(shifts))]
+
+
+def _drums(score: Score, rng: np.random.Generator) -> dict:
+    """A pattern of one bar: beats of kick, snare and hi-hat, from the section's start; keys; kit."""
+    onsets = score.notes[:, 0] % 1
+    thirds = (np.abs(onsets[:, None] - [1 / 3, 2 / 3]) < 0.02).sum() > (np.abs(onsets - 0.5) < 0.02).sum()
+    steps = np.round(np.arange(0, score.beats_per_bar, 1 / 3 if thirds else 1 / 2), 4)
+    on_beat = steps % 1 == 0
+    kick = rng.random(len(steps)) < np.where(on_beat, 0.4, 0.15)
+    kick[0] = True
+    snare = rng.random(len(steps)) < np.where(on_beat & (steps % 2 == 1), 0.8, 0.1)
+    hat = rng.random(len(steps)) < np.where(on_beat, 0.9, rng.choice([0.1, 0.9]))
+    return {
+        "kit": int(rng.choice(DRUM_KITS)),
+        "bar": score.beats_per_bar,
+        "level": _uniform(rng, DRUM_LEVEL),
+        "strokes": [
+            [int(rng.choice(keys)), steps[hits].tolist()]
+            for keys, hits in ((KICKS, kick), (SNARES, snare), (HATS, hat))
+        ],
+    }

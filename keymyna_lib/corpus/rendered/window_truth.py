@@ -1,0 +1,128 @@
+"""What each window of a rendered piece sounds like: the ground truth for what may be read off an embedding.
+
+All of it is known from the score and the arrangement it was played in (see `arrange`); no audio is analysed.
+Windows are those of `embed`: 196 frames, the last one aligned to the recording's end. What lies behind the end, in
+the padding of a short recording, does not count.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from keymyna_lib import keys
+from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.corpus.corpus import Corpus
+from keymyna_lib.corpus.rendered.arrange import FAMILIES
+from keymyna_lib.corpus.rendered.build import playable_score
+from keymyna_lib.corpus.rendered.scores import load_scores
+from keymyna_lib.spectrogram import HOP, SAMPLE_RATE, WINDOW, window_starts
+
+CHROMA_COLUMNS: tuple[str, ...] = tuple(f"chroma_{pitch_class}" for pitch_class in range(12))
+_MEANS = {"tuning": "cents", "snr": "snr", "tempo": "tempo"}  # column -> a section's entry
+_FAMILY_OF_PROGRAMME = {programme: name for name, family in FAMILIES.items() for programme in family}
+
+
+def window_properties(corpus: Corpus, track_ids: Sequence[str]) -> pd.DataFrame:
+    """Properties of every window of some tracks, row for row as in `embed.extract(...).select(track_ids)`.
+
+    Parameters
+    ----------
+    corpus : its manifest is read; the scores come from the cache.
+    track_ids : tracks, in the order of the rows to be.
+
+    Returns
+    -------
+    DataFrame
+        track_id; track (its position in `track_ids`); split; source; composition; start [s]; key (0..23), tonic (0..11) and
+        mode ("major" or "minor") of the track, as it sounds.
+        Means over the window, sections weighted by the time they take of it: tuning [cents]; snr [dB]; tempo [beats
+        per minute].
+        register [MIDI number]: mean pitch of the notes weighted by their time in the window, with transposition and
+        the section's octave, without tuning; missing where no note sounds.
+        family (of `arrange.FAMILIES`, the instrument of part 0: melody or soprano) and drums (bool) of the section
+        that takes most of the window, the first of equals; purity, its share of the window (0..1]; families, those of
+        all parts in all sections that the window touches, in alphabetical order, joined by "+".
+        chroma_0 .. chroma_11: share of each pitch class, C first, in the time of the notes as played, without
+        drums; they sum to 1, and are 0 where no note sounds.
+        A note lasts as long as it is held (a section's end cuts it): how instruments decay or ring out is left out.
+
+    Raises
+    ------
+    KeyMynaError
+        When there is no track, or one that the corpus does not have.
+    """
+    track_ids = list(track_ids)
+    if not track_ids:
+        raise KeyMynaError("track_ids is empty: pass at least one track.")
+    if missing := [name for name in track_ids if name not in corpus.manifest.index]:
+        raise KeyMynaError(
+            f"track_ids: no track {missing[0]!r} in the corpus ({len(missing)} missing); pass some of corpus.tracks()."
+        )
+    scores, manifest = load_scores(), corpus.manifest.loc[track_ids]
+    parts = [
+        _of_track(playable_score(scores, row.piece_id).notes, json.loads(row.arrangement), window_starts(row.n_frames))
+        for row in manifest.itertuples()
+    ]
+    track = np.repeat(np.arange(len(parts)), [len(part["start"]) for part in parts])
+    known = manifest.iloc[track]
+    of_tracks = {
+        "track_id": known.index,
+        "track": track,
+        "split": known["split"].to_numpy(),
+        "source": known["source"].to_numpy(),
+        "composition": known["composition"].to_numpy(),
+        "key": known["key"].to_numpy(),
+        "tonic": keys.tonic(known["key"]).to_numpy(),
+        "mode": known["key"].map(keys.mode).to_numpy(),
+    }
+    return pd.DataFrame({**of_tracks, **{name: np.concatenate([part[name] for part in parts]) for name in parts[0]}})
+
+
+def _of_track(notes: np.ndarray, arrangement: dict, starts: np.ndarray) -> dict[str, np.ndarray]:
+    """Columns that differ between the windows of a track, each (window,), from the windows' first frames."""
+    sections = arrangement["sections"]
+    begin = starts * HOP / SAMPLE_RATE
+    end = np.minimum(begin + WINDOW * HOP / SAMPLE_RATE, arrangement["duration"])
+    first, length = (np.array([section[name] for section in sections]) for name in ("start", "length"))
+    share = _overlap(begin, end, first, first + length)
+    share /= share.sum(axis=1, keepdims=True)
+    heard = [{_FAMILY_OF_PROGRAMME[programme] for programme in section["programmes"]} for section in sections]
+    most = share.argmax(axis=1)
+    on, off, pitch = np.concatenate([_played(notes, s, arrangement["transposition"]) for s in sections], axis=1)
+    held = _overlap(begin, end, on, off)
+    sounding = held.sum(axis=1)
+    chroma = held @ np.eye(12)[pitch.astype(int) % 12] / np.where(sounding > 0, sounding, 1)[:, None]
+    return {
+        "start": begin,
+        **{name: share @ [section[entry] for section in sections] for name, entry in _MEANS.items()},
+        "register": np.divide(held @ pitch, sounding, out=np.full(len(starts), np.nan), where=sounding > 0),
+        "family": np.array([_FAMILY_OF_PROGRAMME[section["programmes"][0]] for section in sections])[most],
+        "drums": np.array([section["drums"] is not None for section in sections])[most],
+        "purity": share.max(axis=1),
+        "families": np.array(
+            [
+                "+".join(sorted(set().union(*(families for families, part in zip(heard, row) if part > 0))))
+                for row in share
+            ]
+        ),
+        **dict(zip(CHROMA_COLUMNS, chroma.T)),
+    }
+
+
+def _played(notes: np.ndarray, section: dict, transposition: int) -> np.ndarray:
+    """Onset [s], end [s] and MIDI pitch of a section's notes, (3, note), cut at its bounds as `render` does."""
+    beats_per_second = section["tempo"] / 60
+    first, last = section["beat"], section["beat"] + section["length"] * beats_per_second
+    onset, duration, pitch, _ = notes.T.astype(np.float64)
+    on, off = onset.clip(first, last), (onset + duration).clip(first, last)
+    on, off = (section["start"] + (beats - first) / beats_per_second for beats in (on, off))
+    return np.stack([on, off, np.round(pitch) + transposition + section["octave"]])[:, off > on]
+
+
+def _overlap(begin: np.ndarray, end: np.ndarray, on: np.ndarray, off: np.ndarray) -> np.ndarray:
+    """Time that each of some spans (row) shares with each of others (column), (row, column) [s]."""
+    return (np.minimum(end[:, None], off) - np.maximum(begin[:, None], on)).clip(min=0)

@@ -1,1 +1,0 @@
-"""From printed scores to a labelled audio corpus: scores, compositions, arrangement, rendering."""

@@ -1,1 +1,0 @@
-"""Data sets of recordings: adapters, downloads, decoding, and the corpus made of them."""

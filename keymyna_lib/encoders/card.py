@@ -1,0 +1,163 @@
+"""The card that goes with weights of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.base.files import read_json, write_text
+from keymyna_lib.base.hashing import sha256_file
+from keymyna_lib.corpus.corpus import Corpus
+from keymyna_lib.model import load_encoder
+from keymyna_lib.report import results
+from keymyna_lib.spectrogram import SAMPLE_RATE
+
+
+def write_model_card(
+    path: Path, corpus: Corpus, *, profile: str, run_id: str, scored_by: Sequence[str], licence: str
+) -> Path:
+    """Write the README.md that the hub shows, beside an encoder of ours; every value in it is one that the runs stored.
+
+    Parameters
+    ----------
+    path : the encoder, as `run_id` wrote it.
+    corpus : what it was pre-trained on.
+    profile, run_id : the run that made it (of notebook 10, or a row of a comparison).
+    scored_by : runs on its frozen embeddings, for the scores; `run_id` itself where that holds them.
+    licence : of the weights, as the hub spells it ("mit"); yours to settle.
+
+    Returns
+    -------
+    Path of the card.
+
+    Raises
+    ------
+    KeyMynaError
+        When the file or the corpus is not that of the run, the run took the weights of others, or a run scored another
+        encoder.
+    """
+    config = results.config_of(profile, run_id)
+    provenance = read_json(results.run_file(profile, run_id, "provenance.json"))
+    digest = sha256_file(path)
+    if provenance["artifacts"].get("encoder.safetensors") != digest:
+        raise KeyMynaError(f"{path} is not the encoder that run {run_id} wrote.")
+    if "weights" in config:
+        raise KeyMynaError(f"run {run_id} trained nothing: its encoder is {config['weights']['source']}, of others.")
+    if config["inputs"]["corpus"] != corpus.hash:
+        raise KeyMynaError(f"run {run_id} was pre-trained on another corpus than {corpus.path}.")
+    for run in scored_by:
+        if run != run_id and results.config_of(profile, run)["inputs"].get("pretrain") != digest:
+            raise KeyMynaError(f"run {run} did not score the encoder of run {run_id}.")
+    encoder = load_encoder(path)
+    settings = {
+        name: str(value) for name, value in config.items() if name not in ("experiment", "inputs", "encoder", "device")
+    }
+    origin = {
+        "file": f"{path.name}, sha256 {digest}",
+        "run": f"{run_id}, profile {profile}",
+        "commit": f"{provenance['commit']}{' with changes' if provenance['dirty'] else ''}",
+        "code": provenance["code_hash"],
+        "corpus": corpus.hash,
+        "device": provenance["device"],
+        "finished": provenance["ended"],
+        "torch": provenance["packages"]["torch"],
+    }
+    card = path.parent / "README.md"
+    write_text(
+        card,
+        _CARD.format(
+            licence=licence,
+            preset=encoder.config.preset,
+            patch=encoder.config.patch,
+            dim=encoder.embedding_dim,
+            parameters=f"{sum(p.numel() for p in encoder.parameters()):,}",
+            rate=f"{SAMPLE_RATE:,}",
+            scale="the mel power" if encoder.config.scale == "linear" else "log(1 + mel power)",
+            file=path.name,
+            data=results.markdown(_sources(corpus)),
+            scores=results.markdown(_scores(profile, scored_by)),
+            settings=results.markdown(pd.DataFrame(sorted(settings.items()), columns=["setting", "value"])),
+            origin=results.markdown(pd.DataFrame(origin.items(), columns=["", "value"])),
+        ),
+    )
+    return card
+
+
+_CARD = """---
+license: {licence}
+pipeline_tag: feature-extraction
+tags: [music, audio, key-detection]
+---
+# Music encoder, {preset}, {patch} patches
+
+A vision transformer on mel spectrograms of music, from an independent reproduction of *Masked Contrastive Pre-Training
+Improves Music Audio Key Detection* ([arXiv:2604.10021](https://arxiv.org/abs/2604.10021)). These are not the authors'
+weights, though the tensors have the names of theirs. {parameters} parameters; embeddings of {dim} dimensions. It hears
+mono audio at {rate} Hz as `keymyna_lib.spectrogram` pictures it, and is fed {scale}.
+
+## Data
+
+{data}
+
+## Training
+
+{settings}
+
+## Scores
+
+Of heads on the frozen embeddings, and of controls, on test tracks that were not trained on; shares of 1.
+`weighted_both` is the MIREX score that credits fifths in both directions, `weighted_ascending` credits ascending ones
+only.
+
+{scores}
+
+## Loading
+
+```python
+from pathlib import Path
+
+from keymyna_lib.model import load_encoder
+
+encoder = load_encoder(Path("{file}"))
+```
+
+From the hub, the path is that of `keymyna_lib.encoders.official.HubFile(repository, "{file}", commit).download()`. The file holds
+tensors and their configuration; loading it never runs code.
+
+## Provenance
+
+{origin}
+"""
+
+
+def _sources(corpus: Corpus) -> pd.DataFrame:
+    """Tracks that the encoder was pre-trained on, and their hours, by source."""
+    durations = corpus.manifest.loc[corpus.pretraining_tracks()].groupby("source")["duration"]
+    table = durations.agg(["size", "sum"]).reset_index().set_axis(["source", "tracks", "hours"], axis=1)
+    return table.assign(hours=(table["hours"] / 3600).round(2))
+
+
+def _scores(profile: str, run_ids: Sequence[str]) -> pd.DataFrame:
+    """Test scores of runs, a row a run and data set (for a row of a comparison: a row a label budget)."""
+    shown, table = ["weighted_both", "weighted_ascending", "accuracy"], []
+    for run in run_ids:
+        config, metrics = results.config_of(profile, run), results.load_metrics(profile, [run])
+        test = metrics[(metrics["split"] == "test") & metrics["metric"].isin(shown)]
+        for dataset, rows in test.groupby("dataset", sort=False):
+            budget = config["budget"] if "budget" in config else int(dataset.split()[0])  # "48 labels" in a comparison
+            scores = rows.set_index("metric")["value"].reindex(shown).map("{:.4f}".format)
+            table.append(
+                {
+                    "features": config.get("features", config.get("name")),
+                    "head": config.get("head", "logistic probe"),
+                    "labels": budget or "all",
+                    "tracks": dataset if "budget" in config else "all",
+                    **scores,
+                    "n": rows["n"].iloc[0],
+                    "run": run,
+                }
+            )
+    return pd.DataFrame(table)

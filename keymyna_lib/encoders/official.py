@@ -1,0 +1,221 @@
+"""Official Myna checkpoints, files of the model hub, and the card that goes with weights of ours.
+
+The authors' checkpoints (github.com/ghost-signal/myna, and oriyonay/myna-* on the hub) are state dicts under the names
+of `model.Encoder`, with the pre-training head left in. Loading is strict and reads tensors only; it never runs code.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.base.files import read_json
+from keymyna_lib.base.hashing import sha256_file
+from keymyna_lib.encoders.hub import HubFile
+from keymyna_lib.model import PATCHES, PRESETS, Encoder, EncoderConfig
+
+# How a part of the name begins of tensors that the public code trains along and an encoder does without: the head (one
+# layer or several), a projection, the masked autoencoder's decoder.
+HEADS = ("linear_head", "proj", "decoder", "mask_token")
+_WRAPPERS = ("state_dict", "model_state_dict", "model")
+_PICKLED = (".pt", ".pth", ".bin", ".ckpt")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where an encoder's weights come from, for a run's provenance.
+
+    Attributes
+    ----------
+    source : name of the file, or "repository/file" on the hub. revision : the hub's commit, or empty.
+    sha256 : of the file.
+    config : the encoder's.
+    declared_patch : what the config.json beside the file says of the patches; empty where there is none.
+    n_parameters : of the encoder.
+    dropped : tensors that were left out, all of them of a head.
+    """
+
+    source: str
+    revision: str
+    sha256: str
+    config: EncoderConfig
+    declared_patch: str
+    n_parameters: int
+    dropped: tuple[str, ...]
+
+
+def load_official(
+    source: Path | HubFile, *, scale: str, preset: str | None = None, patch: str | None = None, drop: Sequence[str] = ()
+) -> tuple[Encoder, Origin]:
+    """An encoder with the weights of an official Myna checkpoint, every one of them, and where they come from.
+
+    Parameters
+    ----------
+    source : a .safetensors file or one that torch.save wrote, on this machine or on the hub (beside a config.json).
+    scale : "linear" (mel power, what the authors' code feeds unless told otherwise) or "log1p"; no checkpoint says.
+    preset, patch : what is expected; None for what fits. Vertical and square patches hold 256 values each, so that the
+        tensors of the two cannot be told apart: `patch` is needed unless the config.json beside the file tells.
+    drop : further tensors that may be left out, named as in HEADS.
+
+    Raises
+    ------
+    KeyMynaError
+        When the file cannot be had or holds more than tensors; when a tensor of the encoder is missing or of another
+        shape, or one is left over that is no part of a head; when the encoder is not the expected one, or not settled.
+    """
+    if isinstance(source, HubFile):
+        name, revision = f"{source.repo}/{source.name}", source.revision
+        path, declaration = (HubFile(source.repo, file, revision).download() for file in (source.name, "config.json"))
+    else:
+        path, name, revision = Path(source), Path(source).name, ""
+        declaration = path.parent / "config.json"
+    declared = _declared_patch(declaration)
+    if declared and patch not in (None, declared):
+        raise KeyMynaError(f"{name} is for {declared} patches, says the config.json beside it, not for {patch} ones.")
+    encoder, dropped = encoder_of(
+        read_tensors(path), name, scale=scale, preset=preset, patch=patch or declared or None, drop=drop
+    )
+    return encoder, Origin(
+        name,
+        revision,
+        sha256_file(path),
+        encoder.config,
+        declared,
+        sum(p.numel() for p in encoder.parameters()),
+        tuple(dropped),
+    )
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file, or of a state dict that torch.save wrote (bare, or wrapped in a checkpoint).
+
+    Raises
+    ------
+    KeyMynaError
+        When the file is absent, damaged, of another kind, or holds anything but tensors.
+    """
+    if path.suffix not in (".safetensors", *_PICKLED):
+        raise KeyMynaError(f"{path}: expected a file that ends in .safetensors, {', '.join(_PICKLED)}.")
+    try:
+        stored = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except FileNotFoundError:
+        raise KeyMynaError(f"{path} does not exist.") from None
+    except Exception as error:
+        raise KeyMynaError(
+            f"{path} is damaged, or holds more than tensors and would run code when loaded, which was "
+            f"not done ({type(error).__name__}). Get it anew, or ask for a .safetensors file."
+        ) from None
+    if isinstance(stored, Mapping):
+        stored = next((stored[key] for key in _WRAPPERS if isinstance(stored.get(key), Mapping)), stored)
+    if not isinstance(stored, Mapping) or not all(isinstance(value, Tensor) for value in stored.values()):
+        raise KeyMynaError(
+            f"{path} does not hold a state dict: expected tensors by name, bare or under one of {', '.join(_WRAPPERS)}."
+        )
+    return dict(stored)
+
+
+def without_prefix(state: Mapping[str, Tensor], anchor: str, what: str) -> dict[str, Tensor]:
+    """A state dict without the prefix ("module.", "model.encoder.", ...) under which a larger model held this one.
+
+    Parameters
+    ----------
+    anchor : a name that the model has exactly once.
+    what : names the state dict in an error.
+
+    Raises
+    ------
+    KeyMynaError
+        When the anchor is not there, or more than once.
+    """
+    prefixes = [name.removesuffix(anchor) for name in state if f".{name}".endswith(f".{anchor}")]
+    if len(prefixes) != 1:
+        raise KeyMynaError(f"{what}: expected one tensor {anchor}, found {len(prefixes)} among {_some(state)}.")
+    return {name.removeprefix(prefixes[0]): value for name, value in state.items()}
+
+
+def encoder_of(
+    state: Mapping[str, Tensor],
+    what: str,
+    *,
+    scale: str,
+    preset: str | None = None,
+    patch: str | None = None,
+    drop: Sequence[str] = (),
+) -> tuple[Encoder, list[str]]:
+    """The encoder that a state dict under the official names fits, with its weights, and the names that were left out.
+
+    `what` names the state dict in an error; the other parameters and the errors are those of `load_official`.
+    """
+    EncoderConfig(preset or "vit-s", patch or "vertical", scale)  # names that do not exist are refused here
+    state = without_prefix(state, "transformer.norm.weight", what)
+    dropped = [name for name in state if any(part.startswith((*HEADS, *drop)) for part in name.split("."))]
+    state = {name: value for name, value in state.items() if name not in dropped}
+    found = {name: tuple(value.shape) for name, value in state.items()}
+    misfits = {(a, b): _misfits(found, _shapes(a, b)) for a in PRESETS for b in PATCHES}
+    fitting = [pair for pair, misfit in misfits.items() if not misfit]
+    wanted = [(a, b) for a, b in misfits if preset in (None, a) and patch in (None, b)]
+    chosen = [pair for pair in fitting if pair in wanted]
+    if not chosen and fitting:
+        raise KeyMynaError(f"{what} fits {_names(fitting)}, not {preset or 'any size'} with {patch or 'any'} patches.")
+    if not chosen:
+        closest = min(wanted, key=lambda pair: len(misfits[pair]))
+        raise KeyMynaError(
+            f"{what} does not fit {_names([closest])}: {_some(misfits[closest])}. What belongs to a "
+            "head, not to the encoder, can be left out by `drop`."
+        )
+    if len(chosen) > 1:
+        raise KeyMynaError(f"{what} fits {_names(chosen)} alike: say which by `patch`.")
+    encoder = Encoder(EncoderConfig(*chosen[0], scale))
+    encoder.load_state_dict(state)
+    return encoder.eval(), dropped
+
+
+@functools.cache
+def _shapes(preset: str, patch: str) -> dict[str, tuple[int, ...]]:
+    """Shapes of an encoder's tensors by name."""
+    with torch.device("meta"):
+        return {name: tuple(value.shape) for name, value in Encoder(EncoderConfig(preset, patch)).state_dict().items()}
+
+
+def _misfits(found: Mapping[str, tuple], expected: Mapping[str, tuple]) -> list[str]:
+    return [
+        *(f"{name} is missing" for name in expected if name not in found),
+        *(f"{name} is not the encoder's" for name in found if name not in expected),
+        *(
+            f"{name} is {found[name]}, not {shape}"
+            for name, shape in expected.items()
+            if found.get(name, shape) != shape
+        ),
+    ]
+
+
+def _names(pairs: Sequence[tuple[str, str]]) -> str:
+    """Pairs of one preset and some patches, in words."""
+    return f"{pairs[0][0]} with {' or '.join(patch for _, patch in pairs)} patches"
+
+
+def _some(names: Sequence[str] | Mapping[str, Any], most: int = 8) -> str:
+    """The first of many phrases."""
+    shown = list(names)[:most]
+    return ", ".join(shown) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _declared_patch(path: Path) -> str:
+    """The patches that a config.json names in the authors' way (patch_size, additional_patch_size), or empty."""
+    stored = read_json(path) if path.is_file() else {}
+    sizes = [stored.get(field) for field in ("patch_size", "additional_patch_size")]
+    if not sizes[0]:
+        return ""
+    sizes = tuple((size, size) if isinstance(size, int) else tuple(size) for size in sizes if size)
+    for patch, known in PATCHES.items():
+        if sizes == known:
+            return patch
+    raise KeyMynaError(f"{path}: patches of {sizes} (mel bands, frames) are none of {', '.join(PATCHES)}.")

@@ -1,0 +1,123 @@
+"""What may be concluded from stored results, by one rule: a claim holds when its interval and its p-value say so.
+
+A claim is that one system is better than another. It holds when the 95 % interval of the paired difference lies above
+zero and the p-value, Holm-adjusted over every claim of the page, is below 0.05; the opposite holds when both point the
+other way; otherwise the two are not told apart. A claim whose runs are absent is "not run".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from keymyna_lib.evaluate import holm
+from keymyna_lib.experiments.encoder_study import MASKED, OBJECTIVES, UNTRAINED
+from keymyna_lib.report.tables import budget_label, with_interval
+
+HOLDS, OPPOSITE, UNDECIDED, NOT_RUN = "holds", "the opposite holds", "not told apart", "not run"
+ALPHA = 0.05
+
+
+class Claim(NamedTuple):
+    """That `better` beats `worse`, in the words of `text`, among the systems that one notebook compares."""
+
+    text: str
+    better: str
+    worse: str
+
+
+OBJECTIVE_CLAIMS: tuple[Claim, ...] = (
+    Claim("masked contrastive pre-training beats no pre-training", MASKED, UNTRAINED),
+    *(
+        Claim(f"masked contrastive pre-training beats {name} at equal steps", MASKED, name)
+        for name in OBJECTIVES
+        if name not in (MASKED, "supervised")
+    ),
+    Claim("masked contrastive pre-training beats supervised training with every label", MASKED, "supervised"),
+)
+
+
+def design_claims(names: Sequence[str], default: str = "default") -> list[Claim]:
+    """One claim for each design that was run, none left out: that the default beats it."""
+    return [Claim(f"the default design beats {name}", default, name) for name in names if name != default]
+
+
+def conclude(claims: Sequence[Claim], found: pd.DataFrame, n_train: int) -> pd.DataFrame:
+    """The evidence for every claim at every label budget.
+
+    Parameters
+    ----------
+    claims : about systems of one table, `better` being the one that the table sets the others against.
+    found : what `tables.comparison` returns.
+
+    Returns
+    -------
+    Columns claim, labels, seeds (of both systems), difference, low, high (better minus worse, shares of the weighted
+    score), p (of the pair alone), run_ids; missing and empty where there is no run.
+    """
+    rows = []
+    for claim in claims:
+        for budget in dict.fromkeys(found["budget"]):
+            row = {
+                "claim": claim.text,
+                "labels": budget_label(budget, n_train),
+                "seeds": 0,
+                "difference": np.nan,
+                "low": np.nan,
+                "high": np.nan,
+                "p": np.nan,
+                "run_ids": [],
+            }
+            for cell in found[(found["budget"] == budget) & (found["name"] == claim.worse)].to_dict("records"):
+                row |= {
+                    "seeds": cell["shared"],
+                    "difference": -cell["difference"],
+                    "low": -cell["d_high"],
+                    "high": -cell["d_low"],
+                    "p": cell["p"],
+                    "run_ids": cell["pair_ids"],
+                }
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def verdict(low: float, high: float, p_holm: float) -> str:
+    """The rule, for the interval of "better minus worse" and its adjusted p-value; missing values were not run."""
+    if np.isnan(p_holm):
+        return NOT_RUN
+    if p_holm >= ALPHA:
+        return UNDECIDED
+    return HOLDS if low > 0 else OPPOSITE if high < 0 else UNDECIDED
+
+
+def decide(evidence: pd.DataFrame) -> pd.DataFrame:
+    """`conclude`'s rows, all of a page together, with p_holm and verdict."""
+    known = evidence["p"].notna().to_numpy()
+    adjusted = np.full(len(evidence), np.nan)
+    if known.any():
+        adjusted[known] = holm(evidence["p"][known])
+    decided = evidence.assign(p_holm=adjusted)
+    return decided.assign(verdict=[verdict(row.low, row.high, row.p_holm) for row in decided.itertuples()])
+
+
+def conclusions_table(decided: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, list[str]]]:
+    """`decide` for people, and the trace of each cell that says something."""
+    run = decided["verdict"] != NOT_RUN
+    table = decided[["claim", "labels"]].assign(
+        seeds=decided["seeds"].astype(str),
+        verdict=decided["verdict"],
+        evidence=[
+            with_interval(row.difference, row.low, row.high, "+") if known else ""
+            for row, known in zip(decided.itertuples(), run)
+        ],
+        p=[f"{value:.4f}" if known else "" for value, known in zip(decided["p_holm"], run)],
+    )
+    trace = {
+        f"{', '.join((row.claim, row.labels, str(row.seeds)))} / {column}": row.run_ids
+        for row in decided[run].itertuples()
+        for column in ("verdict", "evidence", "p")
+    }
+    return table, trace

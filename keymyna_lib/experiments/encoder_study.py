@@ -1,0 +1,247 @@
+"""Encoders that differ in one thing: each pre-trained, embedded and probed in the same way, one run each.
+
+The notebooks that compare objectives and that ablate the design go through here, so that a row differs from another by
+its configuration alone. What is common: the corpus, its unlabelled training tracks, the initial weights of a seed, the
+batches, the logistic probe with its labelled tracks, and the test tracks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import pandas as pd
+
+from keymyna_lib.base.device import pick_device
+from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.base.seeds import generator_for
+from keymyna_lib.corpus.corpus import Corpus
+from keymyna_lib.corpus.splits import budget_tracks
+from keymyna_lib.evaluate import summary
+from keymyna_lib.experiments.cost import counted_flops
+from keymyna_lib.experiments.label_efficiency import label_efficiency
+from keymyna_lib.features import WINDOW, extract
+from keymyna_lib.model import Encoder, build_encoder, load_encoder, save_encoder
+from keymyna_lib.pretrain import PretrainConfig, pretrain_once, training_tracks
+from keymyna_lib.report import results
+
+MASKED, UNTRAINED = "masked contrastive", "untrained"
+# What each objective changes in a configuration. Reconstruction hides the three quarters that He et al. (2022) found
+# best; the other objectives that are not masked contrastive see every patch.
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    MASKED: dict(objective="contrastive", mask_ratio=0.9, augmentation="none"),
+    "augmented contrastive": dict(objective="contrastive", mask_ratio=0.0, augmentation="timbre"),
+    "augmented contrastive, pitch-shifted": dict(
+        objective="contrastive", mask_ratio=0.0, augmentation="timbre and pitch"
+    ),
+    "bare contrastive": dict(objective="contrastive", mask_ratio=0.0, augmentation="none"),
+    "masked reconstruction": dict(objective="reconstruction", mask_ratio=0.75, augmentation="none"),
+    "supervised": dict(objective="supervised", mask_ratio=0.0, augmentation="none"),
+}
+
+
+def with_objective(config: PretrainConfig, name: str) -> PretrainConfig:
+    """A configuration with one of OBJECTIVES.
+
+    Raises
+    ------
+    KeyMynaError
+        When there is no such objective.
+    """
+    if name not in OBJECTIVES:
+        raise KeyMynaError(f"objective {name!r}: choose among {', '.join(OBJECTIVES)}.")
+    return replace(config, **OBJECTIVES[name])
+
+
+def known_factors(factors: Sequence[str], variants: Mapping[str, Any]) -> Sequence[str]:
+    """The factors to vary, checked.
+
+    Raises
+    ------
+    KeyMynaError
+        When one of them is not among the variants.
+    """
+    check_parts(factors, list(variants), "what to vary")
+    return factors
+
+
+def check_parts(parts: Sequence[Any], whole: Sequence[Any], names: str) -> None:
+    """Refuse, before hours of work, to compare or to show what will not have been run.
+
+    Raises
+    ------
+    KeyMynaError
+        When a part is not in the whole; `names` says which parameters these are.
+    """
+    if missing := [part for part in parts if part not in whole]:
+        raise KeyMynaError(f"{names}: {missing[0]!r} is not among {', '.join(map(repr, whole))}; add it there.")
+
+
+def window_frames(config: PretrainConfig) -> int:
+    """Length of the windows that an encoder embeds: that of its training crops, for which it has learned positions."""
+    return min(config.crop_frames, WINDOW)
+
+
+def record(
+    name: str,
+    config: PretrainConfig | None,
+    base: PretrainConfig,
+    corpus: Corpus,
+    budgets: Sequence[int],
+    draws: Sequence[int],
+    *,
+    experiment: str,
+    profile: str,
+    notebook: str,
+) -> str:
+    """Pre-train (or take from the cache), embed, probe at every label budget, and store it all as one run.
+
+    Parameters
+    ----------
+    name : what the row is called.
+    config : its pre-training; None for the untrained encoder of `base`.
+    base : the default that the rows are compared around; the untrained encoder is its initialisation.
+    budgets, draws : of `efficiency.label_efficiency`.
+
+    Returns
+    -------
+    The run's id. Its files: encoder.safetensors (cache); history.csv; predictions.csv, of the first budget and draw;
+    estimates.csv, a row a test track and a column a budget and draw (see `estimates_of`); choices.csv.
+    """
+    train, valid = training_tracks(config or base, corpus), corpus.tracks(split="valid")
+    shown = _shown(config) if config else {"encoder": asdict(base.encoder), "steps": 0, "seed": base.seed}
+    with results.Run(
+        experiment,
+        profile=profile,
+        notebook=notebook,
+        seed=base.seed,
+        inputs={"corpus": corpus.hash},
+        config={
+            **shown,
+            "name": name,
+            "window_frames": window_frames(config or base),
+            "budgets": list(budgets),
+            "draws": list(draws),
+        },
+    ) as run:
+        if config:
+            encoder, history = pretrain_once(config, corpus, train, valid, desc=name)
+        else:
+            encoder = build_encoder(base.encoder, generator_for(base.seed, 0)).eval()
+        save_encoder(encoder, run.artifact_path("encoder.safetensors"))
+        features = extract(corpus, name, encoder.to(pick_device(base.device)), frames=window_frames(config or base))
+        predictions, choices = label_efficiency(features, corpus, budgets, draws)
+        record_predictions(run, predictions, choices, len(valid))
+        flops = counted_flops(config, corpus, train) * config.steps if config else 0.0
+        run.metric("all", "train", "flops", flops, len(train))
+        if config:
+            run.attach("history", history.drop(columns="seconds"))
+            run.metric("all", "train", "seconds_a_step", history["seconds"].median(), len(train))
+            run.metric(
+                "all",
+                "valid",
+                "measure",
+                history["valid_measure"].dropna().iloc[-1],
+                min(config.batch_size, len(valid)),
+            )
+    return run.run_id
+
+
+def _shown(config: PretrainConfig) -> dict[str, Any]:
+    """What was asked for; where it runs and how often it looks at itself is not part of that."""
+    return {
+        key: value
+        for key, value in asdict(config).items()
+        if key not in ("device", "checkpoint_every", "validate_every")
+    }
+
+
+def record_predictions(run: results.Run, predictions: pd.DataFrame, choices: pd.DataFrame, n_valid: int) -> None:
+    """Store what `efficiency.label_efficiency` returns: every estimate, what was chosen (on so many validation tracks),
+    and the mean metrics."""
+    first = predictions[
+        (predictions["budget"] == predictions["budget"].iloc[0]) & (predictions["draw"] == predictions["draw"].iloc[0])
+    ].reset_index(drop=True)
+    run.predictions(first.drop(columns=["budget", "draw"]))
+    wide = predictions.pivot(index="track_id", columns=["budget", "draw"], values="estimate").loc[first["track_id"]]
+    wide.columns = [f"{budget}/{draw}" for budget, draw in wide.columns]
+    shown = first.set_index("track_id")[["source", "composition", "reference"]]
+    run.attach("estimates", shown.join(wide).reset_index())
+    run.attach("choices", choices)
+    for budget, group in predictions.groupby("budget"):
+        values = summary(group["reference"].to_numpy(), group["estimate"].to_numpy())
+        for metric in ("weighted_both", "weighted_ascending", "accuracy"):
+            run.metric(f"{budget} labels", "test", metric, values[metric], len(first))
+    for budget, group in choices.groupby("budget"):
+        run.metric(f"{budget} labels", "valid", "weighted_both", group["valid_score"].mean(), n_valid)
+
+
+def tune(
+    name: str,
+    config: PretrainConfig,
+    lrs: Sequence[float],
+    steps: int,
+    corpus: Corpus,
+    budget: int,
+    draws: Sequence[int],
+    *,
+    profile: str,
+    notebook: str,
+) -> tuple[float, str]:
+    """Choose the learning rate of an objective on validation, by short pilots; the same small budget for each.
+
+    Test tracks are not even embedded.
+
+    Parameters
+    ----------
+    lrs : candidates. steps : length of a pilot, with warm-up and schedule shortened alike.
+    budget, draws : of the logistic probe by which the pilots are judged.
+
+    Returns
+    -------
+    The learning rate with the best validation score, and the id of the run that holds all of them. A published run of
+    this code is taken as it is: further seeds share one tuning.
+    """
+    settings = {
+        **_shown(config),
+        "name": name,
+        "lrs": list(lrs),
+        "pilot_steps": steps,
+        "budget": budget,
+        "draws": list(draws),
+    }
+    settings = {key: value for key, value in settings.items() if key not in ("lr", "seed")}
+    run_id = results.published_run(profile, notebook, "tuning", settings, corpus.hash)
+    if run_id is None:
+        valid = corpus.tracks(split="valid")
+        seen = sorted({track for draw in draws for track in budget_tracks(corpus, budget, draw)}) + valid
+        with results.Run(
+            "tuning", profile=profile, notebook=notebook, config=settings, seed=0, inputs={"corpus": corpus.hash}
+        ) as run:
+            scores = []
+            for lr in lrs:
+                pilot = replace(
+                    config, lr=lr, steps=steps, seed=0, warmup_steps=round(config.warmup_steps * steps / config.steps)
+                )
+                encoder, _ = pretrain_once(
+                    pilot, corpus, training_tracks(pilot, corpus), valid, desc=f"{name}, lr {lr:g}"
+                )
+                features = extract(
+                    corpus, name, encoder.to(pick_device(config.device)), frames=window_frames(config), track_ids=seen
+                )
+                _, choices = label_efficiency(features, corpus, [budget], draws, scored="valid")
+                scores.append({"lr": lr, "valid_score": choices["valid_score"].mean()})
+                run.metric(f"lr {lr:g}", "valid", "weighted_both", scores[-1]["valid_score"], len(valid))
+            run.attach("scores", pd.DataFrame(scores))
+        run_id = run.run_id
+    table = pd.read_csv(results.run_file(profile, run_id, "scores.csv"))
+    return float(table.loc[table["valid_score"].idxmax(), "lr"]), run_id
+
+
+def encoders_of_runs(profile: str, run_ids: Sequence[str]) -> dict[str, Encoder]:
+    """The encoders of runs of `record`, by the names of their rows, as far as they are in this machine's cache."""
+    return {
+        results.config_of(profile, run)["name"]: load_encoder(results.artifact(profile, run, "encoder.safetensors"))
+        for run in run_ids
+    }

@@ -1,0 +1,154 @@
+"""What a number of labels is worth: one L2-regularised logistic probe on frozen features.
+
+A row is a track, the mean of its unshifted windows' features. That is our choice: a track has one label, so with one
+row a track the number of labels is the number of rows, and a fit on some hundred rows takes a fraction of a second,
+which leaves room for many draws of labelled tracks. Features are z-scored with the mean and deviation of the labelled
+rows alone, and the strength of the regularisation is chosen on validation tracks by the MIREX weighted score ("both"
+fifths).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from itertools import product
+
+import numpy as np
+import pandas as pd
+import torch
+
+from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.base.progress import bar
+from keymyna_lib.compute.threads import one_thread
+from keymyna_lib.corpus.corpus import Corpus
+from keymyna_lib.corpus.splits import budget_tracks
+from keymyna_lib.evaluate import mirex_scores
+from keymyna_lib.experiments.scoring import prediction_table
+from keymyna_lib.features import Features
+
+CS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # our choice: from a hardly fitted to a nearly unregularised probe
+_TOLERANCE = 1e-6  # of the gradient; at the default of 1e-4 a warm start stops short of the optimum
+_ITERATIONS = 1000
+
+
+def track_means(features: Features, track_ids: Sequence[str]) -> np.ndarray:
+    """Mean of the unshifted windows' features of tracks, (track, dim) float64, in the order given.
+
+    Raises
+    ------
+    KeyMynaError
+        When a track was not extracted.
+    """
+    windows = features.select(track_ids)
+    total = torch.zeros(len(track_ids), windows.x.shape[1], dtype=torch.float64)
+    total.index_add_(0, windows.track, windows.x.double())
+    return (total / torch.bincount(windows.track, minlength=len(track_ids))[:, None]).numpy()
+
+
+def logistic_curve(
+    x_train, y_train, x_valid, y_valid, x_test, *, Cs: Sequence[float] = CS
+) -> tuple[np.ndarray, float, float]:
+    """Multinomial logistic regression on one labelled set, along a path of regularisation strengths.
+
+    Each fit starts from the one before, from the strongest regularisation to the weakest; the best on validation is
+    kept, of equals the most regularised. Keys that have no labelled track are never estimated.
+
+    Parameters
+    ----------
+    x_train, x_valid, x_test : (track, dim) float, finite.
+    y_train, y_valid : (track,) int keys 0..23, at least two different ones in y_train.
+    Cs : inverse strengths of the L2 penalty as scikit-learn defines them (C times the summed loss), positive.
+
+    Returns
+    -------
+    estimates : (track,) int keys of the test tracks.
+    C : the chosen strength.
+    score : its mean MIREX weighted score on validation, 0..1.
+
+    Raises
+    ------
+    KeyMynaError
+        Features that are not finite or do not fit together, labels of fewer than two keys, a C that is not positive.
+    """
+    from sklearn.exceptions import ConvergenceWarning  # here, because they cost a second to import
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    x_train, x_valid, x_test = (np.asarray(x, dtype=np.float64) for x in (x_train, x_valid, x_test))
+    shapes = [x.shape for x in (x_train, x_valid, x_test)]
+    if any(len(shape) != 2 or shape[1:] != shapes[0][1:] for shape in shapes) or len(y_train) != len(x_train):
+        raise KeyMynaError(
+            f"x_train, x_valid, x_test {shapes}, {len(y_train)} labels in y_train: expected (track, dim) "
+            "with the same features in each, and a label for each track."
+        )
+    if not all(np.isfinite(x).all() for x in (x_train, x_valid, x_test)):
+        raise KeyMynaError(
+            "x_train, x_valid or x_test holds NaN or infinity: look for a diverged encoder or damaged "
+            "audio, and embed the tracks again."
+        )
+    if len(np.unique(y_train)) < 2:
+        raise KeyMynaError(f"y_train: {len(x_train)} labels of fewer than two keys; take a larger budget of labels.")
+    if not len(Cs) or not min(Cs) > 0:
+        raise KeyMynaError(f"Cs={tuple(Cs)}: give at least one, all positive.")
+    scaler = StandardScaler().fit(x_train)
+    x_train, x_valid, x_test = (scaler.transform(x) for x in (x_train, x_valid, x_test))
+    model = LogisticRegression(solver="lbfgs", tol=_TOLERANCE, max_iter=_ITERATIONS, warm_start=True)
+    estimates, chosen, best = np.empty(0, dtype=np.int64), 0.0, -1.0
+    with warnings.catch_warnings(), one_thread():
+        # A fit that ran out of iterations is a candidate like the others: validation judges it.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        # A small budget has hardly more tracks than keys, which scikit-learn takes for a regression.
+        warnings.filterwarnings("ignore", message="The number of unique classes")
+        for C in sorted(Cs):
+            model.set_params(C=C).fit(x_train, y_train)
+            score = float(mirex_scores(y_valid, model.predict(x_valid), fifths="both").mean())
+            if score > best:
+                estimates, chosen, best = model.predict(x_test), float(C), score
+    return estimates, chosen, best
+
+
+def label_efficiency(
+    features: Features, corpus: Corpus, budgets: Sequence[int], draws: Sequence[int], *, scored: str = "test"
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """A logistic probe for each number of labels and each draw of the labelled tracks.
+
+    Labelled sets are those of `protocol.budget_tracks`: the larger budgets of a draw hold its smaller ones, and the
+    keys take turns.
+
+    Parameters
+    ----------
+    features : of the labelled tracks and those of validation and `scored`.
+    budgets : numbers of labelled training tracks; 0 for all (the same tracks in every draw).
+    draws : seeds of the choice of labelled tracks.
+    scored : split whose keys are estimated; "valid" where something is still to be chosen.
+
+    Returns
+    -------
+    predictions : one row a budget, draw and track of `scored`; columns budget, draw and those of `prediction_table`.
+    choices : one row a budget and draw; columns budget, draw, C, valid_score (0..1).
+
+    Raises
+    ------
+    KeyMynaError
+        No budget or no draw, a budget above the number of training tracks or of one key only, and what
+        `logistic_curve` and `track_means` refuse.
+    """
+    if not len(budgets) or not len(draws):
+        raise KeyMynaError(f"budgets={list(budgets)}, draws={list(draws)}: give at least one of each.")
+    train, valid, test = (corpus.tracks(split=split) for split in ("train", "valid", scored))
+    x_valid, x_test = (track_means(features, tracks) for tracks in (valid, test))
+    y_train, y_valid = (corpus.manifest.loc[tracks, "key"].to_numpy() for tracks in (train, valid))
+    predictions, choices, fitted = [], [], {}
+    for budget, draw in bar(list(product(budgets, draws)), desc="label efficiency", unit="fit"):
+        # In the corpus's order, so that draws of the same tracks agree to the last bit.
+        labelled = np.flatnonzero(np.isin(train, budget_tracks(corpus, budget, draw)))
+        if (tracks := labelled.tobytes()) not in fitted:  # all labels are the same tracks in every draw
+            x_train = track_means(features, [train[i] for i in labelled])
+            fitted[tracks] = logistic_curve(x_train, y_train[labelled], x_valid, y_valid, x_test)
+        estimates, C, score = fitted[tracks]
+        table = prediction_table(corpus, test, estimates)
+        table.insert(0, "budget", budget)
+        table.insert(1, "draw", draw)
+        predictions.append(table)
+        choices.append({"budget": budget, "draw": draw, "C": C, "valid_score": score})
+    return pd.concat(predictions, ignore_index=True), pd.DataFrame(choices)

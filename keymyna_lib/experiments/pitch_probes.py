@@ -1,0 +1,278 @@
+"""How well a property can be read off frozen features by a linear map.
+
+A map is fitted on training rows, its one hyperparameter (how strongly it is held back) chosen on validation rows, and
+scored on test rows. Numbers and vectors are predicted by ridge regression and scored by R2, categories by multinomial
+logistic regression and scored by the skill over always naming the most frequent training class. Both scores are 1
+for a perfect reading and 0 for one that tells nothing; below 0 the map is worse than that. The grids, the cap on
+training rows and on iterations, and the purity asked of a window are our choices.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.compute.threads import one_thread
+from keymyna_lib.corpus.rendered.window_truth import CHROMA_COLUMNS
+from keymyna_lib.corpus.splits import SPLITS
+from keymyna_lib.evaluate import ratio_interval
+
+MEASURES = {"numeric": "R2", "category": "skill"}  # by kind of target
+ALPHAS = tuple(10.0 ** np.arange(-1, 7))  # penalty on the squared weights, the squared errors summed over rows
+CS = (1e-3, 1e-2, 1e-1, 1.0)  # inverse of that penalty, the cross-entropy summed over rows
+MAX_TRAIN_ROWS = 8000
+MAX_ITERATIONS = 100  # of L-BFGS, for one C
+MIN_PURITY = 0.75  # share of a window that one section must take, for what a window has of one section only
+
+
+@dataclass(frozen=True)
+class Property:
+    """What to read off: its name, its columns in `properties.window_properties`, its kind (of MEASURES).
+
+    pure : it holds for the section that takes most of a window; windows below MIN_PURITY are left out.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    kind: str
+    pure: bool = False
+
+
+PROPERTIES = (
+    Property("tonic", ("tonic",), "category"),
+    Property("mode", ("mode",), "category"),
+    Property("chroma", CHROMA_COLUMNS, "numeric"),
+    Property("tuning", ("tuning",), "numeric"),
+    Property("register", ("register",), "numeric"),
+    Property("instrument family", ("family",), "category", pure=True),
+    Property("drums", ("drums",), "category", pure=True),
+    Property("noise level", ("snr",), "numeric"),
+    Property("tempo", ("tempo",), "numeric"),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class LinearMap:
+    """A fitted map: outputs = ((x - mean) / std) @ weights + intercept.
+
+    mean, std : (dim,) of the training rows. weights : (dim, output). intercept : (output,).
+    classes : (output,), the category of the largest output being predicted; None where outputs are the prediction.
+    chosen : alpha of a ridge regression, C of a logistic regression.
+    """
+
+    mean: np.ndarray
+    std: np.ndarray
+    weights: np.ndarray
+    intercept: np.ndarray
+    classes: np.ndarray | None
+    chosen: float
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """(row, dim) to (row, output) numbers, or (row,) categories."""
+        outputs = (x - self.mean) / self.std @ self.weights + self.intercept
+        return outputs if self.classes is None else self.classes[outputs.argmax(axis=1)]
+
+
+@dataclass(frozen=True)
+class Score:
+    """Outcome of a probe: "R2" or "skill", its value on test with its 95 % interval, rows fitted on and scored, and the
+    alpha or C chosen."""
+
+    measure: str
+    value: float
+    low: float
+    high: float
+    n_train: int
+    n_test: int
+    chosen: float
+
+
+def fit_ridge(x: np.ndarray, y: np.ndarray, x_valid: np.ndarray, y_valid: np.ndarray) -> LinearMap:
+    """Ridge regression with the alpha of ALPHAS that has the least squared error on validation rows.
+
+    Parameters
+    ----------
+    x, x_valid : (row, dim). y, y_valid : (row, output).
+    """
+    mean, std = _moments(x)
+    z, intercept = (x - mean) / std, y.mean(axis=0)
+    # z'z = V diag(l) V' gives the weights of every alpha, V diag(1 / (l + alpha)) V' z'y.
+    eigenvalues, vectors = np.linalg.eigh(z.T @ z)
+    projected = vectors.T @ (z.T @ (y - intercept))
+    maps = [
+        LinearMap(
+            mean, std, vectors @ (projected / (eigenvalues.clip(min=0) + alpha)[:, None]), intercept, None, float(alpha)
+        )
+        for alpha in ALPHAS
+    ]
+    return min(maps, key=lambda fitted: np.square(fitted.predict(x_valid) - y_valid).sum())
+
+
+def fit_logistic(x: np.ndarray, y: np.ndarray, x_valid: np.ndarray, y_valid: np.ndarray) -> LinearMap:
+    """Multinomial logistic regression with the C of CS that names most validation rows right, the least of equals.
+
+    Parameters
+    ----------
+    x, x_valid : (row, dim). y, y_valid : (row,) categories.
+
+    Raises
+    ------
+    KeyMynaError
+        When the training rows are all of one class.
+    """
+    from sklearn.exceptions import ConvergenceWarning  # here, because they cost a second to import
+    from sklearn.linear_model import LogisticRegression
+
+    if len(np.unique(y)) < 2:
+        raise KeyMynaError(f"y: all {len(y)} training rows are of class {y[0]!r}; a probe needs two classes or more.")
+    mean, std = _moments(x)
+    z, maps = (x - mean) / std, []
+    model = LogisticRegression(solver="lbfgs", max_iter=MAX_ITERATIONS, warm_start=True)
+    with warnings.catch_warnings(), one_thread():
+        # The last digits of the weights cost most of the iterations and change next to no prediction.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        for c in CS:
+            model.set_params(C=c).fit(z, y)
+            weights, intercept = model.coef_.T, model.intercept_
+            if len(model.classes_) == 2:  # scikit-learn holds one output then, that of the second class
+                weights, intercept = np.hstack([0 * weights, weights]), np.append(0, intercept)
+            maps.append(LinearMap(mean, std, weights, intercept, model.classes_, c))
+    return max(maps, key=lambda fitted: np.mean(fitted.predict(x_valid) == y_valid))
+
+
+def probe(
+    kind: str, x, y, split, groups, generator: np.random.Generator, *, max_train_rows: int = MAX_TRAIN_ROWS
+) -> Score:
+    """Fit a linear map from features to a target, and score it on the test rows, which decide nothing.
+
+    Parameters
+    ----------
+    kind : "numeric" or "category".
+    x : (row, dim) float array or CPU tensor.
+    y : (row,) or (row, component) float, or (row,) categories.
+    split : (row,) "train", "valid" or "test".
+    groups : (row,) labels; test rows of one group, the windows of a composition, are resampled together.
+    generator : draws the training rows where there are more than `max_train_rows`.
+    max_train_rows : training rows fitted on, at most; a probe of 384 dimensions then takes 3 s or less.
+
+    Returns
+    -------
+    Score
+        "R2" is 1 - SSE / SST, both summed over test rows and components, SST about the components' means on test.
+        "skill" is (accuracy - m) / (1 - m), m being the share on test of the most frequent training class.
+
+    Raises
+    ------
+    KeyMynaError
+        An unknown kind, shapes that do not fit, missing values, a split without rows, a single training class, or a
+        target that does not vary over the test rows.
+    """
+    if kind not in MEASURES:
+        raise KeyMynaError(f"kind={kind!r}: choose one of {tuple(MEASURES)}.")
+    x, y, split = np.asarray(x, dtype=np.float64), np.asarray(y), np.asarray(split)
+    if x.ndim != 2 or len(y) != len(x) or split.shape != (len(x),) or y.ndim > (2 if kind == "numeric" else 1):
+        raise KeyMynaError(
+            f"x {x.shape}, y {y.shape}, split {split.shape}: expected (row, dim), one {kind} target and "
+            "one split a row."
+        )
+    if kind == "numeric":
+        y = y.astype(np.float64).reshape(len(y), -1)
+    for name, values in {"x": x, **({"y": y} if kind == "numeric" else {})}.items():
+        if not np.isfinite(values).all():
+            raise KeyMynaError(f"{name} holds NaN or infinity; leave out the rows without a value.")
+    rows = {name: np.flatnonzero(split == name) for name in SPLITS}
+    if empty := [name for name in SPLITS if not len(rows[name])]:
+        raise KeyMynaError(f"split: no row is {empty[0]!r}; a probe needs rows of {SPLITS}.")
+    if len(rows["train"]) > max_train_rows:
+        rows["train"] = np.sort(generator.choice(rows["train"], max_train_rows, replace=False))
+    train, valid, test = (rows[name] for name in ("train", "valid", "test"))
+    fit = fit_ridge if kind == "numeric" else fit_logistic
+    fitted = fit(x[train], y[train], x[valid], y[valid])
+    estimate = fitted.predict(x[test])
+    errors, reference = _squared(estimate, y[test]) if kind == "numeric" else _wrong(estimate, y[test], y[train])
+    low, high = ratio_interval(errors, reference, groups=np.asarray(groups)[test], seed=0)
+    return Score(
+        MEASURES[kind],
+        float(1 - errors.sum() / reference.sum()),
+        1 - high,
+        1 - low,
+        len(train),
+        len(test),
+        fitted.chosen,
+    )
+
+
+def probe_properties(
+    x, table: pd.DataFrame, generator: np.random.Generator, *, max_train_rows: int = MAX_TRAIN_ROWS
+) -> pd.DataFrame:
+    """Probe one feature set for every one of PROPERTIES.
+
+    Parameters
+    ----------
+    x : (window, dim) features, their rows in the order of `table`.
+    table : from `properties.window_properties`, tracks of all three splits. Windows without a value (where no note
+        sounds), and for the family and the drums those below MIN_PURITY, are left out.
+    generator, max_train_rows : see `probe`; generators of one seed give every feature set the same training rows.
+
+    Returns
+    -------
+    DataFrame
+        A row a property: property, measure ("R2" or "skill"), value, low, high (resampling compositions), n_train,
+        n_test, chosen (alpha or C).
+
+    Raises
+    ------
+    KeyMynaError
+        When there is not one row a window, or where `probe` does; the property is named.
+    """
+    if len(x) != len(table):
+        raise KeyMynaError(f"x has {len(x)} rows and the table {len(table)} windows: pass the same tracks to both.")
+    x, results = np.asarray(x), []
+    for wanted in PROPERTIES:
+        values = table[list(wanted.columns)]
+        keep = (values.notna().all(axis=1) & (table["purity"].ge(MIN_PURITY) | (not wanted.pure))).to_numpy()
+        y = values.to_numpy()[keep] if len(wanted.columns) > 1 else values[wanted.columns[0]].to_numpy()[keep]
+        try:
+            score = probe(
+                wanted.kind,
+                x[keep],
+                y,
+                table["split"].to_numpy()[keep],
+                table["composition"].to_numpy()[keep],
+                generator,
+                max_train_rows=max_train_rows,
+            )
+        except KeyMynaError as error:
+            raise KeyMynaError(f"property {wanted.name!r}: {error}") from None
+        results.append({"property": wanted.name, **vars(score)})
+    return pd.DataFrame(results)
+
+
+def _moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each feature, (dim,) each."""
+    mean, std = x.mean(axis=0), x.std(axis=0)
+    # A feature that is constant in training but for rounding says nothing, and must not be blown up on test.
+    return mean, np.where(std > 1e-6 * np.abs(mean), std, np.inf)
+
+
+def _squared(estimate: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(row,) squared errors, and those of naming the mean of the test rows: R2 is 1 - the ratio of their sums."""
+    if (y == y[0]).all():
+        raise KeyMynaError("y is the same in all test rows, so that R2 has no meaning; leave this target out.")
+    return np.square(y - estimate).sum(axis=1), np.square(y - y.mean(axis=0)).sum(axis=1)
+
+
+def _wrong(estimate: np.ndarray, y: np.ndarray, y_train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(row,) errors, and those of naming the commonest training class: skill is 1 - the ratio of their sums."""
+    classes, counts = np.unique(y_train, return_counts=True)
+    commonest = y != classes[counts.argmax()]
+    if not commonest.any():
+        raise KeyMynaError(
+            "y is the most frequent training class in all test rows, so that skill has no meaning; "
+            "leave this target out."
+        )
+    return (estimate != y).astype(float), commonest.astype(float)

@@ -1,0 +1,104 @@
+"""Transposition in embedding space and at test time: two further uses of pitch-shifted views.
+
+The public code of the paper can augment embeddings by learned bias-free linear maps, one for each shift; here the maps
+are fitted by least squares on unlabelled training tracks. At test time, a head can be asked about shifted views of a
+recording too, each answer transposed back, and the answers averaged (an independent re-run of the paper gained most
+from this).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.evaluate import track_predictions
+from keymyna_lib.features import Features, spread_windows
+from keymyna_lib.heads import TrainedHead
+from keymyna_lib.keys import N_KEYS, transpose
+
+RIDGES = (1e-3, 1e-2, 1e-1, 1.0)  # of the mean squared feature; the best on held-out tracks is taken
+HELD_OUT = 5  # every fifth track
+
+
+def fit_shift_maps(features: Features, track_ids: Sequence[str], shifts: Sequence[int]) -> dict[int, Tensor]:
+    """For each shift the linear map from a window's embedding to that of the shifted window, without labels.
+
+    Parameters
+    ----------
+    features : what `embed.add_shifted` returns; holds the shifted views of these tracks.
+    track_ids : five or more, in random order: every fifth one is held out to choose the penalty.
+    shifts : semitones; 0 is the identity.
+
+    Returns
+    -------
+    shift -> (dim, dim) float32: a row vector times the map is the shifted embedding.
+    """
+    maps = {0: torch.eye(features.x.shape[1])}
+    held_out = set(track_ids[::HELD_OUT])
+    for shift in shifts:
+        if shift != 0:
+            fitted, tried = (
+                _pairs(features, [t for t in track_ids if (t in held_out) == held], shift) for held in (False, True)
+            )
+            best = min(RIDGES, key=lambda ridge: (tried[0] @ _ridge(*fitted, ridge) - tried[1]).square().sum().item())
+            maps[shift] = _ridge(*(torch.cat(both) for both in zip(fitted, tried)), best).float()
+    return maps
+
+
+def _ridge(source: Tensor, target: Tensor, ridge: float) -> Tensor:
+    gram = source.T @ source
+    gram += ridge * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
+    return torch.linalg.solve(gram, source.T @ target)
+
+
+def _chosen_windows(features: Features, track_ids: Sequence[str], count: int) -> Features:
+    """The unshifted windows of tracks that a view of so many windows holds."""
+    plain = features.select(track_ids)
+    sizes = torch.bincount(plain.track, minlength=len(track_ids)).numpy()
+    rows = np.concatenate([first + spread_windows(size, count) for first, size in zip(np.cumsum(sizes) - sizes, sizes)])
+    return Features(plain.x[rows], plain.track[rows], plain.shift[rows], plain.track_ids)
+
+
+def _pairs(features: Features, track_ids: Sequence[str], shift: int) -> tuple[Tensor, Tensor]:
+    """(row, dim) float64 windows, and what they are when shifted."""
+    view = features.select(track_ids, [shift])
+    plain = _chosen_windows(features, track_ids, int(torch.bincount(view.track).max()))
+    return plain.x.double(), view.x.double()
+
+
+def mapped_views(features: Features, track_ids: Sequence[str], maps: Mapping[int, Tensor], windows: int) -> Features:
+    """All unshifted rows, and so many windows of some tracks sent through every map as if their audio had been shifted."""
+    plain = features.select(features.track_ids)
+    moved = _chosen_windows(features, track_ids, windows)
+    track = torch.tensor([plain.track_ids.index(name) for name in moved.track_ids])[moved.track]
+    shifts = [shift for shift in maps if shift != 0]
+    return Features(
+        torch.cat([plain.x, *(moved.x @ maps[shift] for shift in shifts)]),
+        torch.cat([plain.track, track.repeat(len(shifts))]),
+        torch.cat([plain.shift, torch.tensor(shifts).repeat_interleave(len(track))]),
+        plain.track_ids,
+    )
+
+
+def predict_transposed(
+    head: TrainedHead, features: Features, track_ids: Sequence[str], shifts: Sequence[int]
+) -> np.ndarray:
+    """(track, 24) mean outputs over shifted views, each view's keys transposed back to the recording's.
+
+    Raises
+    ------
+    KeyMynaError
+        When there is no shift, or a view was not extracted.
+    """
+    if not len(shifts):
+        raise KeyMynaError("shifts: give at least one; 0 is the recording itself.")
+    total = np.zeros((len(track_ids), N_KEYS))
+    for shift in shifts:
+        view = features.select(track_ids, [shift])
+        outputs = track_predictions(head.window_probabilities(view.x), view.track.numpy())
+        total += outputs[:, transpose(np.arange(N_KEYS), shift)]
+    return total / len(shifts)

@@ -1,0 +1,313 @@
+"""What stored runs say: scores, intervals and paired differences as plain tables of numbers."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from itertools import product
+
+import numpy as np
+import pandas as pd
+
+from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.evaluate import (
+    bootstrap_interval,
+    confusion,
+    holm,
+    mirex_scores,
+    paired_difference,
+    paired_difference_interval,
+    summary,
+)
+from keymyna_lib.report import results
+
+
+def estimates_of(profile: str, run_id: str) -> pd.DataFrame:
+    """Estimates of a run, long: budget, draw, track_id, composition, source, reference, estimate.
+
+    Runs of `record` hold many budgets and draws; those of a head study one, their draw being their seed.
+    """
+    if not (path := results.run_file(profile, run_id, "estimates.csv")).exists():
+        config = results.config_of(profile, run_id)
+        return results.load_predictions(profile, run_id).assign(budget=config["budget"], draw=config["seed"])
+    wide = pd.read_csv(path)
+    long = wide.melt(["track_id", "source", "composition", "reference"], var_name="set", value_name="estimate")
+    long[["budget", "draw"]] = long.pop("set").str.split("/", expand=True).astype(int)
+    return long
+
+
+_BOOTSTRAP_SEED = 0
+
+
+SYSTEM = ["features", "head"]
+
+
+TASK_SYSTEM = ["task", *SYSTEM]
+
+
+def expect_complete(runs: pd.DataFrame) -> None:
+    """Check that every system with a trained head has each label budget and seed exactly once, in each task.
+
+    Raises
+    ------
+    KeyMynaError
+        Naming the missing or surplus run.
+    """
+    trained = runs.dropna(subset="budget")
+    counts = trained.groupby([*TASK_SYSTEM, "budget", "seed"]).size()
+    for (task, head), group in trained.groupby(["task", "head"]):
+        names = group["features"].unique(), trained["budget"].unique(), trained["seed"].unique()
+        for features, budget, seed in product(*names):
+            if (found := counts.get((task, features, head, budget, seed), 0)) != 1:
+                raise KeyMynaError(
+                    f"{task}, {features}, {head}: {found} runs with {int(budget)} labels and seed {seed}, expected "
+                    "one. Run its notebook again with --force, with the budgets and seeds of the others."
+                )
+
+
+def test_scores(profile: str, run_ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """(run, track) scores of some runs, the tracks in the same order, and (track,) the compositions.
+
+    Raises
+    ------
+    KeyMynaError
+        When the runs were not scored on the same tracks.
+    """
+    tables = [results.load_predictions(profile, run).set_index("track_id") for run in run_ids]
+    if any(set(table.index) != set(tables[0].index) for table in tables):
+        raise KeyMynaError(f"runs {', '.join(run_ids)} were scored on different tracks; run their notebooks again.")
+    return (
+        np.stack([table.loc[tables[0].index, "score"].to_numpy() for table in tables]),
+        tables[0]["composition"].to_numpy(),
+    )
+
+
+def systems(profile: str, runs: pd.DataFrame) -> pd.DataFrame:
+    """One row a task, system and label budget: all metrics, the interval of the weighted score, the runs behind.
+
+    Parameters
+    ----------
+    runs : rows of `results.load_runs`, of runs with test predictions.
+
+    Returns
+    -------
+    Columns task, features, head, budget (missing for systems without training), n_seeds, n_tracks, n_train (training
+    tracks of the task, missing likewise), weighted_both, low, high, weighted_ascending, accuracy, the shares of the
+    MIREX classes, "weighted, <source>" for each source of test tracks and each extra test set, run_ids.
+    """
+    rows = []
+    for (task, features, head, budget), group in runs.groupby([*TASK_SYSTEM, "budget"], dropna=False, sort=False):
+        ids = list(group.sort_values("seed")["run_id"])
+        tables = [results.load_predictions(profile, run) for run in ids]
+        scores, compositions = test_scores(profile, ids)
+        low, high = bootstrap_interval(scores, groups=compositions, seed=_BOOTSTRAP_SEED)
+        metrics = pd.DataFrame([summary(t["reference"].to_numpy(), t["estimate"].to_numpy()) for t in tables]).mean()
+        known = results.load_metrics(profile, ids)
+        n_train = known.loc[known["metric"] == "labelled_tracks", "n"].max()
+        by_source = (
+            known[(known["metric"] == "weighted_both") & (known["dataset"] != "all")].groupby("dataset")["value"].mean()
+        )
+        rows.append(
+            {
+                "task": task,
+                "features": features,
+                "head": head,
+                "budget": budget,
+                "n_seeds": len(ids),
+                "n_tracks": scores.shape[1],
+                "n_train": n_train,
+                **metrics,
+                "low": low,
+                "high": high,
+                **by_source.add_prefix("weighted, "),
+                "run_ids": ids,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def differences(profile: str, table: pd.DataFrame, against: str, compared: str) -> pd.DataFrame:
+    """`compared` minus `against` (names of features), for each head and budget, paired over tracks and seeds.
+
+    Returns
+    -------
+    Columns head, budget, difference, low, high, run_ids (of both sides).
+    """
+    rows = []
+    for (head, budget), group in table.dropna(subset="budget").groupby(["head", "budget"], sort=False):
+        sides = group.set_index("features")["run_ids"]
+        if compared not in sides or against not in sides:
+            continue
+        run_ids = [*sides[compared], *sides[against]]
+        scores, compositions = test_scores(profile, run_ids)
+        a, b = np.split(scores, 2)
+        low, high = paired_difference_interval(a, b, groups=compositions, seed=_BOOTSTRAP_SEED)
+        rows.append(
+            {
+                "head": head,
+                "budget": budget,
+                "difference": a.mean() - b.mean(),
+                "low": low,
+                "high": high,
+                "run_ids": run_ids,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def mean_confusion(profile: str, run_ids: Sequence[str]) -> np.ndarray:
+    """(24, 24) counts along the circle of fifths, averaged over the runs of a system."""
+    tables = [results.load_predictions(profile, run) for run in run_ids]
+    return np.mean([confusion(t["reference"].to_numpy(), t["estimate"].to_numpy()) for t in tables], axis=0)
+
+
+def comparison_scores(profile: str, run_ids: Sequence[str], budget: int) -> tuple[np.ndarray, np.ndarray]:
+    """Scores of runs of one system at one label budget: (seed, draw, track), and (track,) compositions.
+
+    Seeds and draws are in their order and tracks by id, so that two systems pair up. With all labels (budget 0) there is
+    one draw: they are the same tracks in each.
+    """
+    seeds, compositions = [], None
+    for run in sorted(run_ids, key=lambda run: results.config_of(profile, run)["seed"]):
+        estimates = estimates_of(profile, run)
+        estimates = estimates[estimates["budget"] == budget].sort_values(["draw", "track_id"])
+        draws = [table for _, table in estimates.groupby("draw")][: 1 if budget == 0 else None]
+        if not draws:
+            raise KeyMynaError(
+                f"run {run} has no estimates with {budget} labels; add it to `budgets` and run its notebook again."
+            )
+        seeds.append(
+            [
+                mirex_scores(table["reference"].to_numpy(), table["estimate"].to_numpy(), fifths="both")
+                for table in draws
+            ]
+        )
+        compositions = draws[0]["composition"].to_numpy()
+    return np.array(seeds), compositions
+
+
+def comparison(
+    profile: str, runs: pd.DataFrame, budgets: Sequence[int], against: str, *, n_resamples: int = 20_000
+) -> pd.DataFrame:
+    """Systems by label budget, each set against one of them on the same tracks, seeds and draws.
+
+    Parameters
+    ----------
+    runs : rows of `results.load_runs` with name and seed, of runs of `comparison.record` or of a head study.
+    budgets : label budgets; 0 for all.
+    against : name of the system that the others are compared with.
+    n_resamples : of the bootstrap; a p-value, and so Holm's correction of many, resolves no less than 2 in this.
+
+    Returns
+    -------
+    Columns name, budget, seeds, score, low, high, run_ids; and for all but `against`, over the seeds that both have:
+    shared (their number), difference (minus `against`), d_low, d_high, p, p_holm (adjusted over all rows of the table),
+    pair_ids (runs of both). Missing where no seed is shared. Seeds, label draws and compositions are resampled; one
+    seed says nothing about another pre-training run.
+    """
+    rows, ids = (
+        [],
+        {name: group.set_index("seed")["run_id"].to_dict() for name, group in runs.groupby("name", sort=False)},
+    )
+    scores_of = functools.cache(lambda budget, *runs: comparison_scores(profile, runs, budget))
+    for budget, name in product(budgets, ids):
+        scores, compositions = scores_of(budget, *ids[name].values())
+        low, high = bootstrap_interval(scores, groups=compositions, seed=_BOOTSTRAP_SEED)
+        row = {
+            "name": name,
+            "budget": budget,
+            "seeds": len(ids[name]),
+            "score": scores.mean(),
+            "low": low,
+            "high": high,
+            "run_ids": list(ids[name].values()),
+            "shared": 0,
+            "pair_ids": [],
+            **dict.fromkeys(("difference", "d_low", "d_high", "p", "p_holm"), np.nan),
+        }
+        shared = sorted(set(ids[name]) & set(ids.get(against, {})))
+        if name != against and shared:
+            ours, theirs = ([ids[side][seed] for seed in shared] for side in (name, against))
+            (a, groups), (b, _) = (scores_of(budget, *side) for side in (ours, theirs))
+            found = paired_difference(a, b, groups=groups, n_resamples=n_resamples, seed=_BOOTSTRAP_SEED)
+            row |= {
+                "shared": len(shared),
+                "difference": found.difference,
+                "d_low": found.low,
+                "d_high": found.high,
+                "p": found.p,
+                "pair_ids": ours + theirs,
+            }
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    if (known := table["p"].notna()).any():
+        table.loc[known, "p_holm"] = holm(table.loc[known, "p"])
+    return table
+
+
+def comparison_cost(profile: str, runs: pd.DataFrame, budget: int) -> pd.DataFrame:
+    """Steps, counted operations and score at one label budget of every run of `comparison.record`, averaged over seeds.
+
+    Returns
+    -------
+    Columns name, objective (the name without its length), steps, tflop, score, low, high, run_ids.
+    """
+    rows = []
+    for name, group in runs.groupby("name", sort=False):
+        ids = list(group["run_id"])
+        metrics = results.load_metrics(profile, ids).groupby("metric")["value"].mean()
+        scores, compositions = comparison_scores(profile, ids, budget)
+        low, high = bootstrap_interval(scores, groups=compositions, seed=_BOOTSTRAP_SEED)
+        steps = int(group["steps"].iloc[0])
+        rows.append(
+            {
+                "name": name,
+                "objective": name.removesuffix(f", {steps} steps"),
+                "steps": steps,
+                "tflop": metrics["flops"] / 1e12,
+                "score": scores.mean(),
+                "low": low,
+                "high": high,
+                "run_ids": ids,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def transfer_scores(profile: str, run_ids: Sequence[str]) -> pd.DataFrame:
+    """Scores under each condition of `transfer.transfer`, and paired differences to the control.
+
+    The instrument families count as one condition, each of their windows' tracks once a family.
+
+    Returns
+    -------
+    Columns system, condition, tracks, score, low, high, control, difference, d_low, d_high, run_ids.
+    """
+    rows = []
+    for run in run_ids:
+        found = results.load_predictions(profile, run)
+        found["shown"] = found["condition"].where(~found["condition"].str.startswith("unheard: "), "unheard instrument")
+        for condition, group in found.groupby("shown", sort=False):
+            heads = [
+                group[group["head"] == head].sort_values(["condition", "track_id"]) for head in ("elsewhere", "control")
+            ]
+            scores, control = (table["score"].to_numpy() for table in heads)
+            compositions = heads[0]["composition"].to_numpy()
+            low, high = bootstrap_interval(scores, groups=compositions, seed=_BOOTSTRAP_SEED)
+            drop = paired_difference(scores, control, groups=compositions, seed=_BOOTSTRAP_SEED)
+            rows.append(
+                {
+                    "system": results.config_of(profile, run)["name"],
+                    "condition": condition,
+                    "tracks": len(scores),
+                    "score": scores.mean(),
+                    "low": low,
+                    "high": high,
+                    "control": control.mean(),
+                    "difference": drop.difference,
+                    "d_low": drop.low,
+                    "d_high": drop.high,
+                    "run_ids": [run],
+                }
+            )
+    return pd.DataFrame(rows)

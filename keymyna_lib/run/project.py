@@ -1,0 +1,46 @@
+"""The paths of a clone and its cache."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from keymyna_lib.base import paths
+
+
+@dataclass(frozen=True)
+class Project:
+    """A clone and its cache; the tests hand in throw-away ones."""
+
+    root: Path = paths.ROOT
+    cache: Path = paths.CACHE
+
+    @property
+    def library(self) -> Path:
+        """The library's folder."""
+        return self.root / paths.LIBRARY.name
+
+    def source(self, notebook: str) -> Path:
+        """The notebook as written, without outputs."""
+        return self.root / "notebooks" / f"{notebook}.ipynb"
+
+    def executed(self, profile: str, notebook: str) -> Path:
+        """Its executed copy, there only after a success."""
+        return self.root / "results" / profile / "notebooks" / f"{notebook}.ipynb"
+
+    def partial(self, profile: str, notebook: str) -> Path:
+        """The copy that is being executed, or that a failure left behind."""
+        return self.cache / "partial" / profile / f"{notebook}.ipynb"
+
+    def index(self, profile: str, notebook: str) -> Path:
+        """What the notebook published: its runs and the files that it made."""
+        return self.root / "results" / profile / "index" / f"{notebook}.json"
+
+    def state(self, profile: str, notebook: str) -> Path:
+        """The runner's note on its last success on this machine."""
+        return self.cache / "state" / profile / f"{notebook}.json"
+
+    def show(self, path: Path) -> str:
+        """A path as a reader in the clone types it."""
+        return os.path.relpath(path, self.root) if path.is_relative_to(self.root) else str(path)

@@ -1,0 +1,287 @@
+"""Comparisons of encoders: what is stored comes back, seeds add up, and every number follows from the estimates."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.evaluate import holm, mirex_scores, paired_difference
+from keymyna_lib.experiments import conclusions, encoder_study
+from keymyna_lib.model import EncoderConfig
+from keymyna_lib.pretrain import PretrainConfig
+from keymyna_lib.report import results, summaries, tables
+
+TRACKS = [f"t{i:02d}" for i in range(30)]
+REFERENCE = np.arange(30) % 24
+CONFIG = PretrainConfig(
+    encoder=EncoderConfig("vit-toy", "vertical", "log1p"),
+    objective="contrastive",
+    mask_ratio=0.9,
+    augmentation="none",
+    crop_frames=98,
+    crop_distance=0,
+    loss="infonce",
+    temperature=0.1,
+    gamma=0.9,
+    projection_dim=0,
+    steps=5,
+    batch_size=8,
+    optimizer="adam",
+    lr=1e-3,
+    weight_decay=0.0,
+    warmup_steps=1,
+    clip_norm=1.0,
+    precision="fp32",
+    device="cpu",
+    checkpoint_every=5,
+    validate_every=5,
+    seed=0,
+)
+
+
+def predictions(share_right, rng, budgets=(48, 0), draws=(0, 1)):
+    """Estimates as `label_efficiency` gives them, of which so many are right."""
+    rows = [
+        {
+            "budget": budget,
+            "draw": draw,
+            "track_id": track,
+            "source": "tune",
+            "composition": f"c{i // 2}",
+            "reference": key,
+            "estimate": key if rng.random() < share_right else (key + 1) % 12,
+        }
+        for budget in budgets
+        for draw in draws
+        for i, (track, key) in enumerate(zip(TRACKS, REFERENCE))
+    ]
+    return pd.DataFrame(rows)
+
+
+def store_tuning():
+    with results.Run(
+        "tuning", profile="smoke", notebook="n", seed=0, inputs={"corpus": "c"}, config={"name": "a"}
+    ) as run:
+        run.metric("lr 1", "valid", "weighted_both", 0.5, 30)
+    return run.run_id
+
+
+def store(name, share_right, seed=0, steps=5):
+    made = predictions(share_right, np.random.default_rng([seed, len(name)]))
+    choices = made[["budget", "draw"]].drop_duplicates().assign(C=1.0, valid_score=0.5)
+    with results.Run(
+        "objective",
+        profile="smoke",
+        notebook="n",
+        seed=seed,
+        inputs={"corpus": "c"},
+        config={"name": name, "seed": seed, "steps": steps},
+    ) as run:
+        encoder_study.record_predictions(run, made, choices, 30)
+        run.metric("all", "train", "flops", 1e12 * steps, 30)
+    return run.run_id, made
+
+
+def test_estimates_come_back_as_they_were_stored(home):
+    run, made = store("a", 0.7)
+    columns = ["budget", "draw", "track_id", "reference", "estimate", "composition"]
+    back = summaries.estimates_of("smoke", run)[columns].sort_values(columns).reset_index(drop=True)
+    pd.testing.assert_frame_equal(back, made[columns].sort_values(columns).reset_index(drop=True), check_dtype=False)
+    metrics = results.load_metrics("smoke", [run]).set_index(["dataset", "metric", "split"])["value"]
+    kept = made[made["budget"] == 48]
+    assert metrics["48 labels", "accuracy", "test"] == pytest.approx(
+        (kept["reference"] == kept["estimate"]).mean(), abs=1e-6
+    )
+
+
+def test_seeds_of_the_same_settings_add_up_and_others_are_left(home):
+    first, _ = store("a", 0.7, seed=0)
+    other, _ = store("a", 0.7, seed=0, steps=6)
+    results.publish("smoke", "n", runs=[first, other])
+    second, _ = store("a", 0.7, seed=1)
+    assert results.other_seeds("smoke", "n", [second]) == [first]
+    again, _ = store("a", 0.7, seed=0)
+    assert results.other_seeds("smoke", "n", [again]) == []
+    # A run of another kind with the old seed, such as a tuning that all seeds share, keeps nothing out.
+    assert results.other_seeds("smoke", "n", [store_tuning(), second]) == [first]
+
+
+def test_runs_of_other_code_are_not_added(home, monkeypatch):
+    first, _ = store("a", 0.7, seed=0)
+    results.publish("smoke", "n", runs=[first])
+    monkeypatch.setattr(results, "code_hash", lambda: "newer code")
+    results.environment.cache_clear()  # it is asked once a process
+    second, _ = store("a", 0.7, seed=1)
+    assert results.other_seeds("smoke", "n", [second]) == []
+
+
+def test_a_published_run_is_found_by_its_configuration(home):
+    first, _ = store("a", 0.7, seed=3)
+    results.publish("smoke", "n", runs=[first])
+    assert results.published_run("smoke", "n", "objective", {"name": "a", "steps": 5}, "c") == first
+    assert results.published_run("smoke", "n", "objective", {"name": "a", "steps": 6}, "c") is None
+    assert results.published_run("smoke", "n", "objective", {"name": "a", "steps": 5}, "another corpus") is None
+    assert results.published_run("smoke", "elsewhere", "objective", {"name": "a", "steps": 5}, "c") is None
+
+
+@pytest.fixture
+def compared(home):
+    made = {
+        (name, seed): store(name, share, seed)
+        for name, share in (("base", 0.8), ("worse", 0.3), ("alike", 0.8))
+        for seed in (0, 1)
+    }
+    results.publish("smoke", "n", runs=[run for run, _ in made.values()])
+    runs = results.load_runs("smoke", ["n"])
+    return made, summaries.comparison("smoke", runs, [48, 0], "base")
+
+
+def by_hand(made, name, budget):
+    """(seed, draw, track) scores and compositions, from the estimates themselves; one draw where all labels are used."""
+    rows = []
+    for seed in (0, 1):
+        table = made[name, seed][1]
+        rows.append([])
+        for draw in (0, 1)[: 1 if budget == 0 else None]:
+            part = table[(table["budget"] == budget) & (table["draw"] == draw)].sort_values("track_id")
+            rows[-1].append(mirex_scores(part["reference"].to_numpy(), part["estimate"].to_numpy(), fifths="both"))
+    return np.array(rows), part["composition"].to_numpy()
+
+
+def test_scores_differences_and_p_follow_from_the_estimates(compared):
+    made, found = compared
+    assert len(found) == 6 and set(found["seeds"]) == {2}
+    raw = []
+    for row in found.to_dict("records"):
+        scores, groups = by_hand(made, row["name"], row["budget"])
+        assert row["score"] == pytest.approx(scores.mean()) and row["low"] <= row["score"] <= row["high"]
+        if row["name"] == "base":
+            assert np.isnan(row["difference"]) and row["shared"] == 0
+            continue
+        expected = paired_difference(
+            scores, by_hand(made, "base", row["budget"])[0], groups=groups, n_resamples=20_000, seed=0
+        )
+        assert set(row["run_ids"]) == {made[row["name"], seed][0] for seed in (0, 1)} < set(row["pair_ids"])
+        assert row["difference"] == pytest.approx(expected.difference)
+        assert (row["d_low"], row["d_high"]) == pytest.approx((expected.low, expected.high))
+        raw.append((expected.p, row["p"], row["p_holm"]))
+    assert all(expected == p for expected, p, _ in raw)
+    assert np.allclose(holm([p for p, _, _ in raw]), [adjusted for _, _, adjusted in raw])
+
+
+def test_only_shared_seeds_are_compared(home):
+    runs = [store("base", 0.8, 0)[0], store("base", 0.8, 1)[0], store("alone", 0.4, 1)[0], store("late", 0.4, 7)[0]]
+    results.publish("smoke", "n", runs=runs)
+    found = summaries.comparison("smoke", results.load_runs("smoke", ["n"]), [48], "base", n_resamples=100).set_index(
+        "name"
+    )
+    assert found.loc["alone", "shared"] == 1 and found.loc["alone", "pair_ids"] == [runs[2], runs[1]]
+    assert found.loc["late", "shared"] == 0 and np.isnan(found.loc["late", "p_holm"])
+    shown, trace = tables.comparison_table(found.reset_index(), 99, "base")
+    assert shown.set_index("system").loc["late", "48 labels, minus base"] == "not run"
+    assert trace["alone, 1 / 48 labels"] == [runs[2]] and trace["alone, 1 / 48 labels, minus base"] == [
+        runs[2],
+        runs[1],
+    ]
+
+
+def test_conclusions_follow_the_rule(compared):
+    _, found = compared
+    claims = [
+        *conclusions.design_claims(["base", "worse", "alike"], "base"),
+        conclusions.Claim("base beats nobody", "base", "nobody"),
+    ]
+    assert [claim.worse for claim in claims] == ["worse", "alike", "nobody"]
+    decided = conclusions.decide(conclusions.conclude(claims, found, 99))
+    known = decided[decided["p"].notna()]
+    assert np.allclose(known["p_holm"], holm(known["p"])) and len(known) == 4
+    by_claim = decided.set_index(["claim", "labels"])
+    for labels, budget in (("48 labels", 48), ("all 99 labels", 0)):
+        worse = by_claim.loc[("the default design beats worse", labels)]
+        raw = found[(found["name"] == "worse") & (found["budget"] == budget)].iloc[0]
+        assert worse["verdict"] == "holds" and worse["difference"] == -raw["difference"] > 0.2
+        assert (worse["low"], worse["high"]) == (-raw["d_high"], -raw["d_low"]) and worse["seeds"] == 2
+        assert by_claim.loc[("base beats nobody", labels), "verdict"] == "not run"
+    table, trace = conclusions.conclusions_table(decided)
+    assert not any("nobody" in cell for cell in trace) and len(trace) == 4 * 3 and len(table) == 6
+
+
+@pytest.mark.parametrize(
+    "low, high, p, word",
+    [
+        (0.1, 2.0, 0.01, "holds"),
+        (-2.0, -0.1, 0.01, "the opposite holds"),
+        (-1.0, 1.0, 0.3, "not told apart"),
+        (0.1, 2.0, 0.2, "not told apart"),  # one interval of many
+        (0.0, 1.0, 0.04, "not told apart"),
+        (np.nan, np.nan, np.nan, "not run"),
+    ],
+)
+def test_verdicts(low, high, p, word):
+    assert conclusions.verdict(low, high, p) == word
+
+
+def test_objectives_change_nothing_but_the_objective():
+    for name, change in encoder_study.OBJECTIVES.items():
+        changed = encoder_study.with_objective(CONFIG, name)
+        assert (
+            replace(changed, objective=CONFIG.objective, mask_ratio=CONFIG.mask_ratio, augmentation=CONFIG.augmentation)
+            == CONFIG
+        )
+        assert {key: getattr(changed, key) for key in change} == change
+    with pytest.raises(KeyMynaError, match="'rotation'"):
+        encoder_study.with_objective(CONFIG, "rotation")
+
+
+def test_unknown_factors_are_named():
+    assert encoder_study.known_factors(["loss"], {"loss": {}, "crop": {}}) == ["loss"]
+    with pytest.raises(KeyMynaError, match="'colour'"):
+        encoder_study.known_factors(["loss", "colour"], {"loss": {}, "crop": {}})
+
+
+def test_an_encoder_embeds_windows_as_long_as_its_crops():
+    assert encoder_study.window_frames(CONFIG) == 98
+    assert encoder_study.window_frames(replace(CONFIG, crop_frames=400)) == 196
+
+
+def test_what_will_not_have_been_run_is_refused_at_once():
+    encoder_study.check_parts([48], [24, 48], "shown_budgets, budgets")
+    with pytest.raises(KeyMynaError, match="shown_budgets, budgets: 200 is not among 24, 48"):
+        encoder_study.check_parts([48, 200], [24, 48], "shown_budgets, budgets")
+
+
+def test_tuning_takes_the_best_on_validation_never_sees_the_test_and_is_shared_by_seeds(home, monkeypatch):
+    tracks = {"train": [f"a{i}" for i in range(20)], "valid": ["v0", "v1"], "test": ["t0"]}
+    corpus = SimpleNamespace(hash="corpus", tracks=lambda split: tracks[split], pretraining_tracks=lambda: ["u0", "u1"])
+    seen, trained = [], []
+
+    def pretrained(config, corpus, train, valid, desc):
+        trained.append(config)
+        assert (train, valid) == (["u0", "u1"], tracks["valid"])
+        return SimpleNamespace(to=lambda device: config.lr), None
+
+    def scored(lr, corpus, budgets, draws, scored):
+        assert scored == "valid"
+        return None, pd.DataFrame({"valid_score": [{1e-3: 0.5, 3e-3: 0.7, 1e-2: 0.6}[lr]] * len(draws)})
+
+    monkeypatch.setattr(encoder_study, "pretrain_once", pretrained)
+    monkeypatch.setattr(
+        encoder_study, "budget_tracks", lambda corpus, budget, draw: tracks["train"][draw : draw + budget]
+    )
+    monkeypatch.setattr(
+        encoder_study, "extract", lambda corpus, name, lr, frames, track_ids: seen.append(track_ids) or lr
+    )
+    monkeypatch.setattr(encoder_study, "label_efficiency", scored)
+    for seed in (4, 5):
+        config = replace(CONFIG, steps=50, warmup_steps=10, seed=seed)
+        lr, run_id = encoder_study.tune(
+            "toy", config, [1e-3, 3e-3, 1e-2], 5, corpus, 3, [0, 2], profile="mini", notebook="50_objectives"
+        )
+        assert lr == 3e-3
+        results.publish("mini", "50_objectives", runs=[run_id])
+    assert len(trained) == 3  # the second seed takes what the first has found
+    assert {(c.steps, c.warmup_steps, c.seed) for c in trained} == {(5, 1, 0)}
+    assert seen == [["a0", "a1", "a2", "a3", "a4", "v0", "v1"]] * 3

@@ -1,0 +1,73 @@
+"""The key of one file: what the corpus's own path gives, on the command line too, with little imported."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tones
+import torch
+
+from keymyna_lib import predict
+from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.base.seeds import generator_for
+from keymyna_lib.corpus.recordings import build
+from keymyna_lib.corpus.store import track_spectrogram
+from keymyna_lib.features import track_embeddings
+from keymyna_lib.heads import HeadSpec, TrainedHead
+from keymyna_lib.keys import KEY_NAMES, N_KEYS
+from keymyna_lib.model import EncoderConfig, build_encoder, save_encoder
+
+
+def head_for(dim):
+    return TrainedHead(
+        HeadSpec(),
+        {"weight.0": torch.randn(N_KEYS, dim, generator=generator_for(1)), "bias.0": torch.zeros(N_KEYS)},
+        torch.zeros(dim),
+        torch.ones(dim),
+    )
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("song")
+    save_encoder(
+        build_encoder(EncoderConfig("vit-toy", "vertical", "log1p"), generator_for(0)), folder / "encoder.safetensors"
+    )
+    head_for(64).save(folder / "head.safetensors")
+    tones.write(folder / "long.flac", 3, seconds=15.0)
+    tones.write(folder / "short.wav", 15, seconds=2.0)
+    return folder
+
+
+def test_a_song_is_embedded_as_a_track_of_a_corpus_is(files):
+    finder = predict.KeyFinder(files / "encoder.safetensors", files / "head.safetensors")
+    for name in ("long.flac", "short.wav"):
+        samples = build._samples(str(files / name), seconds=0)
+        x, _ = track_embeddings(finder.encoder, [track_spectrogram(samples)])
+        expected = finder.head.window_probabilities(x).mean(axis=0)
+        np.testing.assert_allclose(finder.probabilities(files / name), expected, atol=2e-3)  # 16 bits there
+        assert finder.key(files / name) == expected.argmax()
+
+
+def test_a_head_of_another_encoder_is_refused(files, tmp_path):
+    head_for(10).save(tmp_path / "other.safetensors")
+    with pytest.raises(KeyMynaError, match="other.safetensors takes 10 features, and .* gives 64"):
+        predict.KeyFinder(files / "encoder.safetensors", tmp_path / "other.safetensors")
+
+
+def test_the_command_line_goes_on_after_a_bad_file(files, capsys):
+    options = ["--encoder", str(files / "encoder.safetensors"), "--head", str(files / "head.safetensors")]
+    assert predict.main([*options, str(files / "none.wav"), str(files / "short.wav")]) == 1
+    said = capsys.readouterr()
+    name, key, share = said.out.strip().split("\t")
+    assert name.endswith("short.wav") and key in KEY_NAMES and 0 < float(share) <= 1
+    assert said.err.startswith("error: ") and "none.wav" in said.err
+    assert predict.main([*options[:3], str(files / "encoder.safetensors"), str(files / "short.wav")]) == 1
+
+
+def test_little_is_imported_besides_torch():
+    heavy = "{'librosa', 'sklearn', 'pandas', 'scipy', 'matplotlib', 'numba', 'music21', 'essentia'}"
+    code = f"import sys, keymyna_lib.predict; keymyna_lib.predict.mel_power([0.0] * 3000); print(sorted({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
