@@ -409,7 +409,7 @@ def test_a_data_root_that_is_not_there_is_refused_before_anything_runs(monkeypat
 
 def test_going_back_from_recordings_to_rendered_scores_is_said_not_guessed(monkeypatch, capsys, tmp_path):
     project = Project(tmp_path, tmp_path / "cache")
-    monkeypatch.setattr(pipeline, "Project", lambda: project)
+    monkeypatch.setattr(cli, "Project", lambda: project)
     asked = []
     monkeypatch.setattr(pipeline, "run", lambda project, profile, **options: asked.append(options["overrides"]))
     monkeypatch.setattr(cli.warmup, "compile_librosa", lambda: None)
