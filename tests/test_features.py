@@ -11,6 +11,7 @@ import torch
 from keymyna_lib import features
 from keymyna_lib.base import paths
 from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.compute.processes import Processes
 from keymyna_lib.features import CHROMA, MEAN_MEL, Features, add_shifted, cut_windows, extract
 from keymyna_lib.model import Encoder, EncoderConfig, build_encoder
 from keymyna_lib.spectrogram import SAMPLE_RATE, WINDOW, compress, mel_power, n_frames, window_starts
@@ -21,7 +22,7 @@ SECONDS = {"a": 14.0, "b": 3.0, "c": 7.0}
 @pytest.fixture
 def corpus(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "CACHE", tmp_path)
-    monkeypatch.setattr(features, "over_tracks", lambda f, corpus, tracks, **_: [f(corpus, t) for t in tracks])
+    monkeypatch.setattr(Processes, "count", lambda *_: 1)  # nothing is sent to another process
     rng = np.random.default_rng(0)
 
     def chord(pitches, seconds):
@@ -36,6 +37,7 @@ def corpus(tmp_path, monkeypatch):
         manifest=pd.DataFrame({"key": [0, 1, 2]}, index=list(SECONDS)),
         audio=audio.__getitem__,
         spectrogram=pictures.__getitem__,
+        close=lambda: None,
     )
 
 
