@@ -15,7 +15,7 @@ import pandas as pd
 
 from keymyna_lib.base import paths
 from keymyna_lib.evaluate import bootstrap_interval, paired_difference
-from keymyna_lib.report import results
+from keymyna_lib.report import runs as results
 from keymyna_lib.report.summaries import _BOOTSTRAP_SEED, SYSTEM, test_scores
 
 NOT_RUN = "not run"
