@@ -33,6 +33,7 @@ from keymyna_lib.base import paths
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.files import read_json, write_json, write_text
 from keymyna_lib.base.hashing import sha256_file, sha256_json, source_hash
+from keymyna_lib.report.traced import TracedTable
 
 METRIC_COLUMNS = ["run_id", "experiment", "dataset", "split", "metric", "value", "n", "seed"]
 _NOT_IN_RUNS = {"run", "report", "experiments/conclusions.py", "base/progress.py", "base/errors.py"}
@@ -427,31 +428,25 @@ def load_predictions(profile: str, run_id: str) -> pd.DataFrame:
     return pd.read_csv(run_file(profile, run_id, "predictions.csv"))
 
 
-def save_table(
-    name: str, table: pd.DataFrame, trace: Mapping[str, Sequence[str]], *, profile: str, notebook: str, caption: str
-) -> None:
+def save_table(name: str, table: TracedTable, *, profile: str, notebook: str, caption: str) -> None:
     """Write a table to results/<profile>/tables/: NAME.csv, NAME.md and NAME.trace.json.
 
     Parameters
     ----------
-    table : the first columns name the row; every cell that holds a measurement must be traced.
-    trace : "row / column" -> ids of the runs behind the cell, where "row" joins the leading label columns by ", ".
+    table : every cell that holds a measurement must be traced.
     caption : one sentence above the Markdown version; parameters set by hand are named behind it.
     """
     folder = paths.results_dir(profile) / "tables"
     runs = {}
-    for run in sorted({run for cell in trace.values() for run in cell}):
+    for run in sorted({run for cell in table.cells.values() for run in cell}):
         provenance = read_json(paths.results_dir(profile) / "runs" / run / "provenance.json")
         runs[run] = {key: provenance[key] for key in ("commit", "dirty", "code_hash", "notebook", "scale")}
     note_written(*(folder / f"{name}.{suffix}" for suffix in ("csv", "md", "trace.json")))
-    write_csv(folder / f"{name}.csv", table)
+    write_csv(folder / f"{name}.csv", table.frame)
     if changed := changed_parameters(profile, notebook):
         caption += f" Not the profile's own values: {'; '.join(changed)}."
-    write_text(folder / f"{name}.md", f"{caption}\n\n{markdown(table)}\n")
-    write_json(
-        folder / f"{name}.trace.json",
-        {"table": name, "made_by": notebook, "runs": runs, "cells": {cell: list(ids) for cell, ids in trace.items()}},
-    )
+    write_text(folder / f"{name}.md", f"{caption}\n\n{markdown(table.frame)}\n")
+    write_json(folder / f"{name}.trace.json", {"table": name, "made_by": notebook, "runs": runs, "cells": table.cells})
 
 
 def markdown(table: pd.DataFrame) -> str:
