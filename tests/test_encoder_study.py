@@ -12,7 +12,8 @@ from keymyna_lib.evaluate import holm, mirex_scores, paired_difference
 from keymyna_lib.experiments import conclusions, encoder_study
 from keymyna_lib.model import EncoderConfig
 from keymyna_lib.pretrain import PretrainConfig
-from keymyna_lib.report import results, summaries, tables
+from keymyna_lib.report import provenance, summaries, tables
+from keymyna_lib.report import runs as results
 
 TRACKS = [f"t{i:02d}" for i in range(30)]
 REFERENCE = np.arange(30) % 24
@@ -112,8 +113,8 @@ def test_seeds_of_the_same_settings_add_up_and_others_are_left(home):
 def test_runs_of_other_code_are_not_added(home, monkeypatch):
     first, _ = store("a", 0.7, seed=0)
     results.publish("smoke", "n", runs=[first])
-    monkeypatch.setattr(results, "code_hash", lambda: "newer code")
-    results.environment.cache_clear()  # it is asked once a process
+    monkeypatch.setattr(provenance, "code_hash", lambda: "newer code")
+    provenance.environment.cache_clear()  # it is asked once a process
     second, _ = store("a", 0.7, seed=1)
     assert results.other_seeds("smoke", "n", [second]) == []
 

@@ -21,7 +21,7 @@ from keymyna_lib.encoders.card import write_model_card
 from keymyna_lib.encoders.hub import HubFile, checkpoint
 from keymyna_lib.encoders.official import encoder_of, load_official
 from keymyna_lib.model import PATCHES, PRESETS, EncoderConfig, build_encoder, save_encoder
-from keymyna_lib.report import results
+from keymyna_lib.report import runs as results
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 

@@ -24,7 +24,7 @@ from keymyna_lib.experiments import upstream
 from keymyna_lib.losses import InfoNCE, SogCLR, top1
 from keymyna_lib.model import EncoderConfig, kept_tokens
 from keymyna_lib.pretrain import CropSampler, PretrainConfig, Pretraining, pretrain
-from keymyna_lib.report import results
+from keymyna_lib.report import runs as results
 from keymyna_lib.run import parameters, pipeline
 from keymyna_lib.run import pretrain as command
 from keymyna_lib.run.project import Project

@@ -8,7 +8,8 @@ import pytest
 
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.evaluate import mirex_scores
-from keymyna_lib.report import results, summaries, tables
+from keymyna_lib.report import runs as results
+from keymyna_lib.report import summaries, tables
 
 REFERENCE = np.arange(24)
 

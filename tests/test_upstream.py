@@ -8,7 +8,7 @@ from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.seeds import generator_for
 from keymyna_lib.experiments import upstream
 from keymyna_lib.model import EncoderConfig, build_encoder, save_encoder
-from keymyna_lib.report import results
+from keymyna_lib.report import runs as results
 
 
 def publish(notebook, runs=(), **outputs):

@@ -19,7 +19,7 @@ from keymyna_lib.base.files import write_json
 from keymyna_lib.base.progress import bar
 from keymyna_lib.bench.measure import Case, Measurement, machine, not_run
 from keymyna_lib.bench.sizes import SIZES
-from keymyna_lib.report import results
+from keymyna_lib.report import provenance
 from keymyna_lib.report.traced import TracedTable
 
 SUBJECTS = ("step", "data", "embedding", "heads", "song", "growth")
@@ -53,7 +53,7 @@ def measure_all(
             raise KeyMynaError(f"{name!r}: choose of {', '.join(known)}.")
     if not budget > 0:
         raise KeyMynaError(f"budget {budget}: expected seconds, more than 0.")
-    date, here, began, rows = results.now(), machine(), time.perf_counter(), []
+    date, here, began, rows = provenance.now(), machine(), time.perf_counter(), []
     paths.CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=paths.CACHE, prefix="bench-") as folder:
         modules = [importlib.import_module(f"keymyna_lib.bench.{subject}") for subject in subjects]
@@ -70,7 +70,7 @@ def measure_all(
                 left -= case.weight
                 gc.collect()  # what a case held must not weigh on the next
                 progress.update()
-    environment = results.environment()
+    environment = provenance.environment()
     return {
         "machine": here,
         "date": date,

@@ -12,7 +12,7 @@ from keymyna_lib.base.files import read_json, write_text
 from keymyna_lib.base.hashing import sha256_file
 from keymyna_lib.corpus.corpus import Corpus
 from keymyna_lib.model import load_encoder
-from keymyna_lib.report import results
+from keymyna_lib.report import runs as results
 from keymyna_lib.spectrogram import SAMPLE_RATE
 
 

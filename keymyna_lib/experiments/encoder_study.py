@@ -24,7 +24,7 @@ from keymyna_lib.experiments.label_efficiency import label_efficiency
 from keymyna_lib.features import WINDOW, extract
 from keymyna_lib.model import Encoder, build_encoder, load_encoder, save_encoder
 from keymyna_lib.pretrain import PretrainConfig, pretrain_once, training_tracks
-from keymyna_lib.report import results
+from keymyna_lib.report import runs as results
 
 MASKED, UNTRAINED = "masked contrastive", "untrained"
 # What each objective changes in a configuration. Reconstruction hides the three quarters that He et al. (2022) found

@@ -16,7 +16,7 @@ from keymyna_lib.encoders.huggingface import extract_audio, frozen_encoder
 from keymyna_lib.features import CHROMA, MEAN_MEL, Features, add_shifted, extract
 from keymyna_lib.model import Encoder, load_encoder
 from keymyna_lib.pretrain import PretrainConfig, pretrain, training_tracks
-from keymyna_lib.report import results
+from keymyna_lib.report import runs as results
 
 if TYPE_CHECKING:
     from distributed import Client

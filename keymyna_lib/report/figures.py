@@ -20,7 +20,8 @@ from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.files import atomic_path, write_json
 from keymyna_lib.evaluate import chance_scores
 from keymyna_lib.keys import CIRCLE_OF_FIFTHS, KEY_NAMES, N_KEYS
-from keymyna_lib.report.results import environment, note_written, write_csv
+from keymyna_lib.report.provenance import environment
+from keymyna_lib.report.runs import note_written, write_csv
 from keymyna_lib.spectrogram import HOP, SAMPLE_RATE
 
 # One colour for each kind of features, the same in every figure (Okabe and Ito's palette, safe for colour-blind).

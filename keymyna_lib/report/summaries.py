@@ -19,7 +19,7 @@ from keymyna_lib.evaluate import (
     paired_difference_interval,
     summary,
 )
-from keymyna_lib.report import results
+from keymyna_lib.report import runs as results
 from keymyna_lib.report.intervals import BOOTSTRAP_SEED
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from keymyna_lib.evaluate import bootstrap_interval, paired_difference
-from keymyna_lib.report import results
+from keymyna_lib.report import runs as results
 from keymyna_lib.report.intervals import (
     BOOTSTRAP_SEED,
     NOT_RUN,

@@ -14,13 +14,8 @@ results/<profile>/index/<notebook>.json; later notebooks and tables read nothing
 
 from __future__ import annotations
 
-import datetime as dt
-import functools
-import importlib.metadata
 import os
-import platform
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, is_dataclass
@@ -32,98 +27,11 @@ import pandas as pd
 from keymyna_lib.base import paths
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.files import read_json, write_json, write_text
-from keymyna_lib.base.hashing import sha256_file, sha256_json, source_hash
+from keymyna_lib.base.hashing import sha256_file, sha256_json
+from keymyna_lib.report import provenance
 from keymyna_lib.report.traced import TracedTable
 
 METRIC_COLUMNS = ["run_id", "experiment", "dataset", "split", "metric", "value", "n", "seed"]
-_NOT_IN_RUNS = {"run", "report", "experiments/conclusions.py", "base/progress.py", "base/errors.py"}
-# What the numbers may depend on; the lock file lists the rest.
-_PACKAGES = (
-    "torch",
-    "torchaudio",
-    "numpy",
-    "scipy",
-    "scikit-learn",
-    "librosa",
-    "essentia",
-    "music21",
-    "symusic",
-    "tinysoundfont",
-    "pretty_midi",
-)
-
-
-@functools.lru_cache(maxsize=1)
-def code_hash() -> str:
-    """SHA-256 over the library and the lock file; every run, table and figure names it.
-
-    Left out are the runner, which acts on results through the notebooks' parameters only, and what merely presents
-    stored runs: tables and figures are made anew without training anything again.
-    """
-    left_out = [paths.LIBRARY / name for name in _NOT_IN_RUNS]
-    parts = sorted(
-        path
-        for path in paths.LIBRARY.rglob("*")
-        if path.suffix in {".py", ".toml", ".csv"} and not any(path.is_relative_to(place) for place in left_out)
-    )
-    return source_hash(*parts, paths.LOCK)
-
-
-def notebook_hash(notebook: str) -> str:
-    """SHA-256 over the source of a notebook's cells."""
-    path = paths.NOTEBOOKS / f"{notebook}.ipynb"
-    return sha256_json(["".join(cell["source"]) for cell in read_json(path)["cells"]])
-
-
-@functools.lru_cache(maxsize=1)
-def _commit() -> dict[str, Any]:
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", "-C", paths.ROOT, *arguments], capture_output=True, text=True, check=True
-        ).stdout.strip()
-
-    try:
-        # The outputs of a run do not make its code dirty.
-        changed = git("status", "--porcelain", "--", ":!results", ":!figures")
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changed)}
-    except (OSError, subprocess.CalledProcessError):
-        return {"commit": None, "dirty": None}  # not a git clone, for instance an unpacked archive
-
-
-@functools.lru_cache(maxsize=1)
-def environment() -> dict[str, Any]:
-    """Commit, code hash, package versions and machine: the part of the provenance that all runs share."""
-    import torch
-
-    versions = {}
-    for name in _PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = None
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else _cpu_name()
-    return {
-        **_commit(),
-        "code_hash": code_hash(),
-        "python": platform.python_version(),
-        "packages": versions,
-        "system": platform.system(),
-        "device": device,
-        "threads": torch.get_num_threads(),
-    }
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.machine()
-
-
-def now() -> str:
-    """The time in UTC, ISO 8601, to the second."""
-    return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
 
 
 class Run:
@@ -145,8 +53,10 @@ class Run:
         self.experiment, self.profile, self.notebook, self.seed = experiment, profile, notebook, seed
         values = asdict(config) if is_dataclass(config) else dict(config)
         self.config = {"experiment": experiment, "seed": seed, "inputs": dict(inputs), **values}
-        self._notebook_hash = notebook_hash(notebook)
-        self._identity = f"{experiment}-{sha256_json([self.config, code_hash(), self._notebook_hash])[:10]}-s{seed}"
+        self._notebook_hash = provenance.notebook_hash(notebook)
+        self._identity = (
+            f"{experiment}-{sha256_json([self.config, provenance.code_hash(), self._notebook_hash])[:10]}-s{seed}"
+        )
         self.run_id = ""
         self._metrics: list[dict[str, Any]] = []
         self._predictions: pd.DataFrame | None = None
@@ -158,7 +68,7 @@ class Run:
         runs.mkdir(parents=True, exist_ok=True)
         taken = [int(path.name.rsplit("-a", 1)[1]) for path in runs.glob(f"{self._identity}-a*")]
         self.run_id = f"{self._identity}-a{max(taken, default=0) + 1}"
-        self.started = now()
+        self.started = provenance.now()
         return self
 
     def metric(self, dataset: str, split: str, metric: str, value: float, n: int) -> None:
@@ -207,14 +117,14 @@ class Run:
             write_json(
                 folder / "provenance.json",
                 {
-                    **environment(),
+                    **provenance.environment(),
                     "run_id": self.run_id,
                     "notebook": self.notebook,
                     "notebook_hash": self._notebook_hash,
                     "scale": self.profile,
                     "artifacts": {name: sha256_file(path) for name, path in self._artifacts.items()},
                     "started": self.started,
-                    "ended": now(),
+                    "ended": provenance.now(),
                     "corpus_hash": self.config["inputs"].get("corpus"),
                 },
             )
@@ -243,11 +153,11 @@ def artifact(profile: str, run_id: str, name: str) -> Path:
         When it is not on this machine, or not what the run wrote.
     """
     path = _artifact_path(profile, run_id, name)
-    provenance = read_json(paths.results_dir(profile) / "runs" / run_id / "provenance.json")
-    if not path.exists() or sha256_file(path) != provenance["artifacts"][name]:
+    origin = read_json(paths.results_dir(profile) / "runs" / run_id / "provenance.json")
+    if not path.exists() or sha256_file(path) != origin["artifacts"][name]:
         raise KeyMynaError(
             f"{name} of run {run_id} is missing from this machine's cache, or damaged; make it again: "
-            f"./run_all.sh --profile {profile} --only {provenance['notebook'][:2]} --force"
+            f"./run_all.sh --profile {profile} --only {origin['notebook'][:2]} --force"
         )
     return path
 
@@ -292,7 +202,7 @@ def publish(
             "runs": list(runs),
             "outputs": dict(outputs or {}),
             "files": sizes,
-            "code_hash": code_hash(),
+            "code_hash": provenance.code_hash(),
             "changed": os.environ.get(paths.CHANGED, ""),
         },
     )
@@ -356,7 +266,7 @@ def other_seeds(profile: str, notebook: str, run_ids: Sequence[str]) -> list[str
     seeds: dict[str, set[int]] = {}
     for run in run_ids:
         config = read_json(folder / run / "config.json")
-        seeds.setdefault(_kin(config, code_hash()), set()).add(config["seed"])
+        seeds.setdefault(_kin(config, provenance.code_hash()), set()).add(config["seed"])
     return [
         run
         for run, (config, code) in _published_runs(profile, notebook).items()
@@ -366,7 +276,7 @@ def other_seeds(profile: str, notebook: str, run_ids: Sequence[str]) -> list[str
 
 def published_run(profile: str, notebook: str, experiment: str, config: Mapping[str, Any], corpus: str) -> str | None:
     """A run of this code that a notebook published with this configuration, whatever its seed; None if there is none."""
-    wanted = _kin({"experiment": experiment, "inputs": {"corpus": corpus}, **config}, code_hash())
+    wanted = _kin({"experiment": experiment, "inputs": {"corpus": corpus}, **config}, provenance.code_hash())
     return next((run for run, found in _published_runs(profile, notebook).items() if _kin(*found) == wanted), None)
 
 
@@ -382,16 +292,16 @@ def load_runs(profile: str, notebooks: Sequence[str]) -> pd.DataFrame:
     for notebook in notebooks:
         for run_id in published(profile, notebook)["runs"]:
             folder = paths.results_dir(profile) / "runs" / run_id
-            config, provenance = read_json(folder / "config.json"), read_json(folder / "provenance.json")
+            config, origin = read_json(folder / "config.json"), read_json(folder / "provenance.json")
             rows.append(
                 {
                     **config,
                     **{f"input_{k}": v for k, v in config["inputs"].items()},
                     "run_id": run_id,
                     "notebook": notebook,
-                    "commit": provenance["commit"],
-                    "dirty": provenance["dirty"],
-                    "code_hash": provenance["code_hash"],
+                    "commit": origin["commit"],
+                    "dirty": origin["dirty"],
+                    "code_hash": origin["code_hash"],
                 }
             )
     runs = pd.DataFrame(rows)
@@ -439,8 +349,8 @@ def save_table(name: str, table: TracedTable, *, profile: str, notebook: str, ca
     folder = paths.results_dir(profile) / "tables"
     runs = {}
     for run in sorted({run for cell in table.cells.values() for run in cell}):
-        provenance = read_json(paths.results_dir(profile) / "runs" / run / "provenance.json")
-        runs[run] = {key: provenance[key] for key in ("commit", "dirty", "code_hash", "notebook", "scale")}
+        origin = read_json(paths.results_dir(profile) / "runs" / run / "provenance.json")
+        runs[run] = {key: origin[key] for key in ("commit", "dirty", "code_hash", "notebook", "scale")}
     note_written(*(folder / f"{name}.{suffix}" for suffix in ("csv", "md", "trace.json")))
     write_csv(folder / f"{name}.csv", table.frame)
     if changed := changed_parameters(profile, notebook):

@@ -5,7 +5,8 @@ import pytest
 
 from keymyna_lib.base import files, paths
 from keymyna_lib.base.errors import KeyMynaError
-from keymyna_lib.report import results
+from keymyna_lib.report import provenance
+from keymyna_lib.report import runs as results
 from keymyna_lib.report.traced import TracedTable
 
 
@@ -62,9 +63,9 @@ def test_identity_covers_configuration_seed_code_and_inputs(home, monkeypatch):
     stem = first.rsplit("-a", 1)[0]
     assert make() == f"{stem}-a2" and make() == f"{stem}-a3"  # repeats are new attempts
     others = [make(seed=1), make(config={"budget": 150}), make(corpus="c2")]
-    monkeypatch.setattr(results, "code_hash", lambda: "code-2")
+    monkeypatch.setattr(provenance, "code_hash", lambda: "code-2")
     others.append(make())
-    monkeypatch.setattr(results, "notebook_hash", lambda notebook: "edited")
+    monkeypatch.setattr(provenance, "notebook_hash", lambda notebook: "edited")
     others.append(make())
     assert len({run.rsplit("-a", 1)[0] for run in [first, *others]}) == 6
 
@@ -95,8 +96,8 @@ def test_published_runs_are_found_and_others_are_not(home):
 
 def test_runs_of_different_code_are_not_mixed(home, monkeypatch):
     first = make()
-    monkeypatch.setattr(results, "code_hash", lambda: "code-2")
-    results.environment.cache_clear()
+    monkeypatch.setattr(provenance, "code_hash", lambda: "code-2")
+    provenance.environment.cache_clear()
     results.publish("smoke", "20_x", runs=[first, make()])
     with pytest.raises(KeyMynaError, match="2 different versions of the code"):
         results.load_runs("smoke", ["20_x"])
@@ -151,14 +152,3 @@ def test_a_table_says_which_parameters_were_set_by_hand(home, monkeypatch):
     files.write_json(home / "results/smoke/index/15_old.json", {"runs": []})  # of an earlier version
     save()
     assert text.read_text().startswith("A caption.\n")
-
-
-def test_code_hash_follows_the_code(tmp_path, monkeypatch):
-    (tmp_path / "keymyna_lib").mkdir()
-    source = tmp_path / "keymyna_lib" / "a.py"
-    monkeypatch.setattr(paths, "LIBRARY", tmp_path / "keymyna_lib")
-    hashes = set()
-    for text in ("x = 1", "x = 2"):
-        source.write_text(text)
-        hashes.add(results.code_hash.__wrapped__())
-    assert len(hashes) == 2

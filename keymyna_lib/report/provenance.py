@@ -1,0 +1,104 @@
+"""Where a result comes from: the code, the notebook, the packages and the machine."""
+
+from __future__ import annotations
+
+import datetime as dt
+import functools
+import importlib.metadata
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from keymyna_lib.base import paths
+from keymyna_lib.base.files import read_json
+from keymyna_lib.base.hashing import sha256_json, source_hash
+
+_NOT_IN_RUNS = {"run", "report", "experiments/conclusions.py", "base/progress.py", "base/errors.py"}
+# What the numbers may depend on; the lock file lists the rest.
+_PACKAGES = (
+    "torch",
+    "torchaudio",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "librosa",
+    "essentia",
+    "music21",
+    "symusic",
+    "tinysoundfont",
+    "pretty_midi",
+)
+
+
+@functools.lru_cache(maxsize=1)
+def code_hash() -> str:
+    """SHA-256 over the library and the lock file; every run, table and figure names it.
+
+    Left out are the runner, which acts on results through the notebooks' parameters only, and what merely presents
+    stored runs: tables and figures are made anew without training anything again.
+    """
+    left_out = [paths.LIBRARY / name for name in _NOT_IN_RUNS]
+    parts = sorted(
+        path
+        for path in paths.LIBRARY.rglob("*")
+        if path.suffix in {".py", ".toml", ".csv"} and not any(path.is_relative_to(place) for place in left_out)
+    )
+    return source_hash(*parts, paths.LOCK)
+
+
+def notebook_hash(notebook: str) -> str:
+    """SHA-256 over the source of a notebook's cells."""
+    path = paths.NOTEBOOKS / f"{notebook}.ipynb"
+    return sha256_json(["".join(cell["source"]) for cell in read_json(path)["cells"]])
+
+
+@functools.lru_cache(maxsize=1)
+def _commit() -> dict[str, Any]:
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", paths.ROOT, *arguments], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        # The outputs of a run do not make its code dirty.
+        changed = git("status", "--porcelain", "--", ":!results", ":!figures")
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changed)}
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "dirty": None}  # not a git clone, for instance an unpacked archive
+
+
+@functools.lru_cache(maxsize=1)
+def environment() -> dict[str, Any]:
+    """Commit, code hash, package versions and machine: the part of the provenance that all runs share."""
+    import torch
+
+    versions = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = None
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else _cpu_name()
+    return {
+        **_commit(),
+        "code_hash": code_hash(),
+        "python": platform.python_version(),
+        "packages": versions,
+        "system": platform.system(),
+        "device": device,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.machine()
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601, to the second."""
+    return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
