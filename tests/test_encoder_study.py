@@ -66,7 +66,7 @@ def store_tuning():
     with results.Run(
         "tuning", profile="smoke", notebook="n", seed=0, inputs={"corpus": "c"}, config={"name": "a"}
     ) as run:
-        run.metric("lr 1", "valid", "weighted_both", 0.5, 30)
+        run.metric("all", "valid", "weighted_both", 0.5, 30, condition="lr 1")
     return run.run_id
 
 
@@ -91,9 +91,9 @@ def test_estimates_come_back_as_they_were_stored(home):
     columns = ["budget", "draw", "track_id", "reference", "estimate", "composition"]
     back = summaries.estimates_of("smoke", run)[columns].sort_values(columns).reset_index(drop=True)
     pd.testing.assert_frame_equal(back, made[columns].sort_values(columns).reset_index(drop=True), check_dtype=False)
-    metrics = results.load_metrics("smoke", [run]).set_index(["dataset", "metric", "split"])["value"]
+    metrics = results.load_metrics("smoke", [run]).set_index(["dataset", "budget", "metric", "split"])["value"]
     kept = made[made["budget"] == 48]
-    assert metrics["48 labels", "accuracy", "test"] == pytest.approx(
+    assert metrics["all", 48, "accuracy", "test"] == pytest.approx(
         (kept["reference"] == kept["estimate"]).mean(), abs=1e-6
     )
 
