@@ -123,6 +123,7 @@ def record(
             "window_frames": window_frames(config or base),
             "budgets": list(budgets),
             "draws": list(draws),
+            "base_steps": base.steps,
         },
     ) as run:
         if config:
@@ -172,9 +173,9 @@ def record_predictions(run: results.Run, predictions: pd.DataFrame, choices: pd.
     for budget, group in predictions.groupby("budget"):
         values = summary(group["reference"].to_numpy(), group["estimate"].to_numpy())
         for metric in ("weighted_both", "weighted_ascending", "accuracy"):
-            run.metric(f"{budget} labels", "test", metric, values[metric], len(first))
+            run.metric("all", "test", metric, values[metric], len(first), budget=budget)
     for budget, group in choices.groupby("budget"):
-        run.metric(f"{budget} labels", "valid", "weighted_both", group["valid_score"].mean(), n_valid)
+        run.metric("all", "valid", "weighted_both", group["valid_score"].mean(), n_valid, budget=budget)
 
 
 def tune(
@@ -232,7 +233,9 @@ def tune(
                 )
                 _, choices = label_efficiency(features, corpus, [budget], draws, scored="valid")
                 scores.append({"lr": lr, "valid_score": choices["valid_score"].mean()})
-                run.metric(f"lr {lr:g}", "valid", "weighted_both", scores[-1]["valid_score"], len(valid))
+                run.metric(
+                    "all", "valid", "weighted_both", scores[-1]["valid_score"], len(valid), condition=f"lr {lr:g}"
+                )
             run.attach("scores", pd.DataFrame(scores))
         run_id = run.run_id
     table = pd.read_csv(results.run_file(profile, run_id, "scores.csv"))
