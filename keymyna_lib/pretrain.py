@@ -19,24 +19,25 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from keymyna_lib.base import paths
 from keymyna_lib.base.device import pick_device
 from keymyna_lib.base.errors import KeyMynaError
-from keymyna_lib.base.files import atomic_path
 from keymyna_lib.base.hashing import code_hash_of, sha256_json
 from keymyna_lib.base.progress import bar
 from keymyna_lib.base.seeds import generator_for
+from keymyna_lib.base.tensors import reading, save_tensors
 from keymyna_lib.compute import ranks
 from keymyna_lib.corpus.corpus import Corpus
-from keymyna_lib.losses import InfoNCE, SogCLR
+from keymyna_lib.losses import LOSSES
 from keymyna_lib.model import Encoder, EncoderConfig, build_encoder
-from keymyna_lib.objectives import AUGMENTATIONS, MEASURES, Batch, Contrastive, Objective, Reconstruction, Supervised
+from keymyna_lib.objectives import OBJECTIVES, Batch, Objective
 from keymyna_lib.spectrogram import N_MELS
+from keymyna_lib.views import AUGMENTATIONS
+
+OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,12 @@ class PretrainConfig:
     Attributes
     ----------
     encoder : architecture and input.
-    objective : a name in `objectives.MEASURES`; the paper's is "contrastive".
+    objective : a name in `objectives.OBJECTIVES`; the paper's is "contrastive".
     mask_ratio : share of the tokens dropped in each view.
-    augmentation : of the contrastive views, one of `objectives.AUGMENTATIONS`; the paper's is "none".
+    augmentation : of the contrastive views, a name in `views.AUGMENTATIONS`; the paper's is "none".
     crop_frames : length of a crop, frames of 32 ms.
     crop_distance : greatest distance between the beginnings of a track's two crops, frames; 0 for any.
-    loss : "infonce" or "sogclr".
+    loss : of the contrastive objective, a name in `losses.LOSSES`.
     temperature : of the contrastive loss.
     gamma : SogCLR's weight of the newest batch.
     projection_dim : outputs of the contrastive projection head; 0 for none.
@@ -91,10 +92,10 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         for name, known in (
-            ("objective", MEASURES),
+            ("objective", OBJECTIVES),
             ("augmentation", AUGMENTATIONS),
-            ("loss", ("infonce", "sogclr")),
-            ("optimizer", ("adam", "adamw")),
+            ("loss", LOSSES),
+            ("optimizer", OPTIMIZERS),
             ("precision", ("fp32", "bf16")),
         ):
             if getattr(self, name) not in known:
@@ -174,28 +175,9 @@ class CropSampler:
         return Batch(torch.from_numpy(crops).transpose(2, 3), tracks * self.world + self.rank, self.keys[tracks])
 
 
-def build_objective(config: PretrainConfig, encoder: Encoder, n_tracks: int, generator: torch.Generator) -> Objective:
-    """The objective of a configuration, for so many training tracks; `generator` draws what it learns besides."""
-    if config.objective == "reconstruction":
-        return Reconstruction(encoder, mask_ratio=config.mask_ratio, generator=generator)
-    if config.objective == "supervised":
-        return Supervised(encoder, generator=generator)
-    loss = (
-        InfoNCE(config.temperature) if config.loss == "infonce" else SogCLR(n_tracks, config.temperature, config.gamma)
-    )
-    return Contrastive(
-        encoder,
-        mask_ratio=config.mask_ratio,
-        augmentation=config.augmentation,
-        loss=loss,
-        projection_dim=config.projection_dim,
-        generator=generator,
-    )
-
-
 def training_tracks(config: PretrainConfig, corpus: Corpus) -> list[str]:
-    """What a run learns from: all that pre-training may see, or the labelled training tracks where it needs labels."""
-    return corpus.tracks("train") if config.objective == "supervised" else corpus.pretraining_tracks()
+    """Ids of the tracks that a run learns from: all that pre-training may use, or the labelled ones of "train"."""
+    return corpus.tracks("train") if OBJECTIVES[config.objective].labelled else corpus.pretraining_tracks()
 
 
 class _Modules(torch.nn.ModuleDict):
@@ -224,15 +206,14 @@ class Pretraining:
         self.valid_sampler = CropSampler(corpus, valid, config.crop_frames, config.crop_distance)
         self.fingerprint = sha256_json({"config": asdict(config), "corpus": corpus.hash, "tracks": list(train)})
         encoder = build_encoder(config.encoder, generator_for(config.seed, 0))
-        objective = build_objective(config, encoder, len(train), generator_for(config.seed, 3))
+        objective = OBJECTIVES[config.objective].from_config(config, encoder, len(train), generator_for(config.seed, 3))
         self.modules = _Modules({"encoder": encoder, "objective": objective}).to(self.device)
         # DistributedDataParallel averages gradients while the backward pass is still going on; buffers are SogCLR's
         # state, which each process has for itself.
         self._forward = (
             DistributedDataParallel(self.modules, broadcast_buffers=False) if ranks.world() > 1 else self.modules
         )
-        optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
-        self.optimizer = optimizer(
+        self.optimizer = OPTIMIZERS[config.optimizer](
             self.modules.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
         )
         self.step = 0
@@ -246,8 +227,19 @@ class Pretraining:
     def objective(self) -> Objective:
         return self.modules["objective"]
 
-    def _outputs(self, sampler: CropSampler, tracks: Tensor, generator: torch.Generator) -> tuple[Tensor, Batch]:
-        """The objective's outputs for some tracks, and the batch on the device."""
+    def outputs(self, sampler: CropSampler, tracks: Tensor, generator: torch.Generator) -> tuple[Tensor, Batch]:
+        """Draw crops of some tracks and run them through encoder and objective.
+
+        Parameters
+        ----------
+        sampler : `train_sampler` or `valid_sampler`.
+        tracks : (batch,) int64, positions among the sampler's own tracks.
+        generator : draws crops, augmentations and masks.
+
+        Returns
+        -------
+        The objective's outputs, and the batch, both on the run's device.
+        """
         batch = sampler.batch(tracks, self.objective.views, generator)
         batch = Batch(batch.crops.to(self.device), batch.tracks.to(self.device), batch.keys.to(self.device))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
@@ -259,7 +251,7 @@ class Pretraining:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, config)
         tracks = self.train_sampler.tracks_of_step(self.step, config.batch_size // ranks.world(), config.seed)
-        outputs, batch = self._outputs(
+        outputs, batch = self.outputs(
             self.train_sampler, tracks, generator_for(config.seed, 2, self.step, ranks.rank())
         )
         loss = self.objective.loss(outputs, batch)
@@ -290,9 +282,7 @@ class Pretraining:
         """
         tracks = torch.arange(min(len(self.valid_sampler), self.config.batch_size))
         with ranks.alone():
-            return self.objective.measure(
-                *self._outputs(self.valid_sampler, tracks, generator_for(self.config.seed, 4))
-            )
+            return self.objective.measure(*self.outputs(self.valid_sampler, tracks, generator_for(self.config.seed, 4)))
 
     def save(self, path: Path) -> None:
         """Write everything that the next step depends on, as safetensors; all processes call it, the first writes."""
@@ -301,23 +291,19 @@ class Pretraining:
             return
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
-        metadata = {"fingerprint": self.fingerprint, "step": str(self.step), "history": json.dumps(self.history)}
-        with atomic_path(path) as temporary:
-            save_file({name: value.contiguous() for name, value in tensors.items()}, temporary, metadata=metadata)
+        save_tensors(path, tensors, fingerprint=self.fingerprint, step=str(self.step), history=json.dumps(self.history))
 
     def restore(self, path: Path) -> bool:
         """Take up a checkpoint of this very run; False (and nothing changed) when there is none that fits."""
+        if not path.exists():
+            return False
         try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata()
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
-        except FileNotFoundError:
-            return False
-        except Exception as error:
+            with reading(path, "a checkpoint", "Starting from step 0.") as (tensors, metadata):
+                if metadata["fingerprint"] != self.fingerprint:
+                    return False
+        except KeyMynaError as error:
             if not ranks.rank():
-                print(f"checkpoint {path.name} is damaged ({error}): starting from step 0.")
-            return False
-        if metadata["fingerprint"] != self.fingerprint:
+                print(error)
             return False
         self.modules.load_state_dict(
             {name.removeprefix("modules."): value for name, value in tensors.items() if name.startswith("modules.")}
@@ -355,7 +341,7 @@ def pretrain(
     Returns
     -------
     The encoder in evaluation mode on the CPU, and the history: one row a step with step, loss, measure (see
-    `objectives.MEASURES`), lr, seconds and, where it was taken, valid_measure.
+    `Objective.measured`), lr, seconds and, where it was taken, valid_measure.
 
     Raises
     ------
@@ -396,7 +382,7 @@ def pretrain(
                 run.save(checkpoint)
             progress.update()
             progress.set_postfix_str(
-                f"loss {record['loss']:.2f}, {MEASURES[config.objective]} {record['measure']:.2f}", refresh=False
+                f"loss {record['loss']:.2f}, {run.objective.measured} {record['measure']:.2f}", refresh=False
             )
     return run.encoder.cpu().eval(), pd.DataFrame(run.history)
 
