@@ -204,8 +204,8 @@ def test_a_shared_value_reaches_every_notebook_that_declares_it_and_its_own_tabl
     assert "rate" not in values["10_second"]
     values = pipeline.resolve(project, notebooks, "smoke", [("steps", "9")])
     assert {found["steps"] for found in values.values()} == {9}
+    (project.library / "run" / "profiles.toml").write_text("[smoke.shared]\nstepz = 4")
     with pytest.raises(KeyMynaError, match=r"\[smoke.shared\], stepz: no notebook declares"):
-        (project.library / "run" / "profiles.toml").write_text("[smoke.shared]\nstepz = 4")
         pipeline.resolve(project, notebooks, "smoke", [])
 
 

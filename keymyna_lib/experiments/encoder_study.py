@@ -27,8 +27,8 @@ from keymyna_lib.pretrain import PretrainConfig, pretrain_once, training_tracks
 from keymyna_lib.report import results
 
 MASKED, UNTRAINED = "masked contrastive", "untrained"
-# What each objective changes in a configuration. Masked contrastive keeps its mask ratio; reconstruction hides the three
-# quarters that He et al. (2022) found best; the others see every patch.
+# What each objective changes in a configuration. Masked contrastive keeps the mask ratio; reconstruction hides the
+# three quarters that He et al. (2022) found best; the others see every patch.
 OBJECTIVES: dict[str, dict[str, Any]] = {
     MASKED: dict(objective="contrastive", augmentation="none"),
     "augmented contrastive": dict(objective="contrastive", mask_ratio=0.0, augmentation="timbre"),
