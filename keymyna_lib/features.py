@@ -87,6 +87,14 @@ class Features:
         return Features(self.x[rows], renumbered[self.track[rows]], self.shift[rows], tuple(track_ids))
 
 
+def window_frames(crop_frames: int) -> int:
+    """Length of the windows that an encoder embeds, frames: that of its training crops, and WINDOW at most.
+
+    It has been trained on no positions beyond its crops; longer crops leave the tracks' windows as they are.
+    """
+    return min(crop_frames, WINDOW)
+
+
 def cut_windows(spectrogram: Tensor, starts: Sequence[int], frames: int = WINDOW) -> Tensor:
     """(mel, frame) to (window, mel, frames), padded with silence where the recording is shorter."""
     if (short := frames - spectrogram.shape[1]) > 0:
@@ -101,13 +109,13 @@ def embed(encoder: Encoder, windows: Tensor, *, batch_size: int = 64) -> Tensor:
     return torch.cat([encoder(batch.to(device)).float().cpu() for batch in windows.split(batch_size)])
 
 
-def _window_chroma(corpus: Corpus, track_id: str) -> np.ndarray:
+def _window_chroma(corpus: Corpus, track_id: str, *, frames: int) -> np.ndarray:
     """Mean chroma of each window of a track, (window, pitch class)."""
     from keymyna_lib.chroma import mean_chroma  # here, because it brings pandas along
 
     audio = corpus.audio(track_id)
-    starts = window_starts(n_frames(len(audio)))
-    return np.stack([mean_chroma(audio[HOP * start : HOP * (start + WINDOW)]) for start in starts]).astype(np.float32)
+    starts = window_starts(n_frames(len(audio)), frames)
+    return np.stack([mean_chroma(audio[HOP * start : HOP * (start + frames)]) for start in starts]).astype(np.float32)
 
 
 def _of_windows(windows: Tensor, encoder: Encoder | None) -> Tensor:
@@ -131,8 +139,8 @@ def extract(
     ----------
     corpus : where audio and spectrograms come from.
     name : what the set is called; without an encoder, MEAN_MEL (time-averaged log mel spectrum of each window, 128)
-        or CHROMA (its mean chroma, 12, of windows of the usual length).
-    frames : length of a window; an encoder that was pre-trained on shorter crops wants shorter windows.
+        or CHROMA (its mean chroma, 12).
+    frames : length of a window, see `window_frames`.
     track_ids : the tracks; None for all that have a label.
     show : draw a progress bar.
     client : a cluster to work on instead of this machine, see `in_parts`.
@@ -168,7 +176,8 @@ def _extract(
     show: bool,
 ) -> Features:
     if name == CHROMA:
-        chroma = over_tracks(_window_chroma, corpus, track_ids, desc=name, workers=workers, progress=show)
+        work = functools.partial(_window_chroma, frames=frames)
+        chroma = over_tracks(work, corpus, track_ids, desc=name, workers=workers, progress=show)
         return of_tracks([torch.from_numpy(rows) for rows in chroma], track_ids)
     rows: list[Tensor] = []
     with bar(desc=f"features: {name}", total=len(track_ids), unit="track", show=show) as progress:
@@ -248,7 +257,9 @@ def _parts(identity: str) -> Path:
 
 
 @torch.inference_mode()
-def extract_blocks(corpus: Corpus, encoder: Encoder, track_ids: Sequence[str], *, desc: str) -> Tensor:
+def extract_blocks(
+    corpus: Corpus, encoder: Encoder, track_ids: Sequence[str], *, frames: int = WINDOW, desc: str
+) -> Tensor:
     """Mean tokens of every window of some tracks by depth, (block, row, dim) float32; rows as `extract` orders them.
 
     Block 0 is the patch embedding, block i the output of layer i, and the last one the embedding itself.
@@ -256,7 +267,7 @@ def extract_blocks(corpus: Corpus, encoder: Encoder, track_ids: Sequence[str], *
     device, rows = next(encoder.parameters()).device, []
     with bar(desc=desc, total=len(track_ids), unit="track") as progress:
         for group in _groups(track_ids):
-            windows = torch.cat([_all_windows(corpus, track) for track in group])
+            windows = torch.cat([_all_windows(corpus, track, frames) for track in group])
             rows.append(torch.stack(encoder.block_means(windows.to(device))).cpu())
             progress.update(len(group))
     return torch.cat(rows, dim=1)
@@ -269,6 +280,7 @@ def add_shifted(
     shifts_of_track: Mapping[str, Sequence[int]],
     *,
     windows: int,
+    frames: int = WINDOW,
     show: bool = True,
 ) -> dict[str, Features]:
     """Feature sets enlarged by the rows of pitch-shifted views; kept in the cache.
@@ -279,6 +291,7 @@ def add_shifted(
     base : what `extract` returned: MEAN_MEL, CHROMA and the encoders' sets.
     shifts_of_track : semitones of each track's views (0 is in `base` already and passed over).
     windows : windows of each shifted view, see `spread_windows`.
+    frames : length of a window, as in `base`.
     """
 
     def compute() -> dict[str, Features]:
@@ -291,9 +304,9 @@ def add_shifted(
             for group in _groups(list(wanted)):
                 views, chroma = [], []
                 for name in group:
-                    starts = window_starts(len(corpus.spectrogram(name)))
+                    starts = window_starts(len(corpus.spectrogram(name)), frames)
                     few = spread_windows(len(starts), windows)
-                    views.append(_shifted_windows(corpus.audio(name), starts[few], wanted[name]))
+                    views.append(_shifted_windows(corpus.audio(name), starts[few], wanted[name], frames))
                     unshifted = base[CHROMA].x[base[CHROMA].track == position[name]][few]
                     chroma += [unshifted.roll(s, dims=1) for s in wanted[name]]
                     track.append(torch.full((len(views[-1]),), position[name]))
@@ -306,11 +319,15 @@ def add_shifted(
         columns = torch.cat(track), torch.cat(shift), base[CHROMA].track_ids
         return {name: Features(torch.cat(rows), *columns) for name, rows in parts.items()}
 
-    request = {"windows": windows, "shifts": {name: list(map(int, s)) for name, s in shifts_of_track.items()}}
+    request = {
+        "windows": windows,
+        "frames": frames,
+        "shifts": {name: list(map(int, s)) for name, s in shifts_of_track.items()},
+    }
     return cached(list(base), _identity(corpus, {name: encoders.get(name) for name in base}, request), compute)
 
 
-def _shifted_windows(audio: np.ndarray, starts: Sequence[int], shifts: Sequence[int]) -> Tensor:
+def _shifted_windows(audio: np.ndarray, starts: Sequence[int], shifts: Sequence[int], frames: int) -> Tensor:
     """Stored spectrograms of some windows of pitch-shifted views, (shift x window, mel, frame), shift by shift.
 
     Only these windows are transformed. A frame reaches N_FFT / 2 samples to either side; with so much more audio, and
@@ -319,8 +336,8 @@ def _shifted_windows(audio: np.ndarray, starts: Sequence[int], shifts: Sequence[
     margin, windows = N_FFT // 2 // HOP, []
     for start in starts:
         first = max(start - margin, 0)
-        power = mel_power(audio[HOP * first : HOP * (start + WINDOW + margin)], shifts)
-        windows.append(torch.stack([cut_windows(mel, [start - first])[0] for mel in compress(power)]))
+        power = mel_power(audio[HOP * first : HOP * (start + frames + margin)], shifts)
+        windows.append(torch.stack([cut_windows(mel, [start - first], frames)[0] for mel in compress(power)]))
     return torch.stack(windows, dim=1).flatten(0, 1)
 
 
@@ -336,7 +353,7 @@ def _groups(track_ids: Sequence[str], size: int = 16) -> list[Sequence[str]]:
     return [track_ids[i : i + size] for i in range(0, len(track_ids), size)]
 
 
-def _all_windows(corpus: Corpus, track_id: str, frames: int = WINDOW) -> Tensor:
+def _all_windows(corpus: Corpus, track_id: str, frames: int) -> Tensor:
     stored = torch.from_numpy(np.array(corpus.spectrogram(track_id))).T
     return cut_windows(stored, window_starts(stored.shape[1], frames), frames)
 
@@ -385,10 +402,12 @@ def content_hash(tensors: Mapping[str, Tensor]) -> str:
     )
 
 
-def track_embeddings(encoder: Encoder, spectrograms: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+def track_embeddings(
+    encoder: Encoder, spectrograms: Sequence[np.ndarray], frames: int = WINDOW
+) -> tuple[Tensor, Tensor]:
     """Window embeddings of stored spectrograms, each (frame, mel): (window, embedding), and (window,) the track."""
     rows = []
     for stored in spectrograms:
         mel = torch.from_numpy(np.array(stored)).T
-        rows.append(embed(encoder, cut_windows(mel, window_starts(mel.shape[1]))))
+        rows.append(embed(encoder, cut_windows(mel, window_starts(mel.shape[1], frames), frames)))
     return torch.cat(rows), torch.repeat_interleave(torch.tensor([len(r) for r in rows]))

@@ -118,6 +118,10 @@ def test_declared_parameters_have_type_default_and_comment(project):
         ('profile = "mini"\nx = None', "line 2"),
         ('profile = "mini"\nx = [1, "a"]', "line 2"),
         ('profile = "mini"\nx = {"a": 1}', "line 2"),
+        ('profile = "mini"\nx = y = 1', "line 2"),
+        ('profile = "mini"\nx: int = 1', "line 2"),
+        ('profile = "mini"\nx += 1', "line 2"),
+        ('profile = "mini"\ndel profile', "line 2"),
         ("profile = ", "not valid Python"),
         ("steps = 3", "must declare `profile`"),
     ],
@@ -190,10 +194,28 @@ def test_defaults_then_profile_then_command_line(project):
     assert pipeline.resolve(project, notebooks, "mini", [])["00_first"]["steps"] == 3
 
 
+def test_a_shared_value_reaches_every_notebook_that_declares_it_and_its_own_table_wins(project):
+    table = "[smoke.00_first]\nsteps = 1\n[smoke.shared]\nsteps = 4\nrate = 2\n[mini.shared]\nsteps = 5\n"
+    (project.library / "run" / "profiles.toml").write_text(table)
+    notebooks = pipeline.load_notebooks(project)
+    values = pipeline.resolve(project, notebooks, "smoke", [])
+    assert {name: found["steps"] for name, found in values.items()} == {"00_first": 1, "10_second": 4, "20_third": 4}
+    assert values["00_first"]["rate"] == 2.0 and isinstance(values["00_first"]["rate"], float)
+    assert "rate" not in values["10_second"]
+    values = pipeline.resolve(project, notebooks, "smoke", [("steps", "9")])
+    assert {found["steps"] for found in values.values()} == {9}
+    (project.library / "run" / "profiles.toml").write_text("[smoke.shared]\nstepz = 4")
+    with pytest.raises(KeyMynaError, match=r"\[smoke.shared\], stepz: no notebook declares"):
+        pipeline.resolve(project, notebooks, "smoke", [])
+
+
 @pytest.mark.parametrize(
     "table",
     [
         "[mini.00_first]\nstep = 1",
+        "[mini.shared]\nstep = 1",
+        '[mini.shared]\nsteps = "1"',
+        '[mini.shared]\nprofile = "x"',
         "[mini.99_none]\nsteps = 1",
         '[mini.00_first]\nsteps = "1"',
         "[mini.00_first]\nsteps = true",

@@ -13,10 +13,11 @@ from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.corpus.corpus import Corpus, open_corpus
 from keymyna_lib.corpus.recordings.tasks import TASKS
 from keymyna_lib.encoders.huggingface import extract_audio, frozen_encoder
-from keymyna_lib.features import CHROMA, MEAN_MEL, Features, add_shifted, extract
+from keymyna_lib.features import CHROMA, MEAN_MEL, Features, add_shifted, extract, window_frames
 from keymyna_lib.model import Encoder, load_encoder
 from keymyna_lib.pretrain import PretrainConfig, pretrain, training_tracks
 from keymyna_lib.report import runs as results
+from keymyna_lib.spectrogram import WINDOW
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -143,6 +144,12 @@ def inputs_of(profile: str, frozen: str = "") -> dict[str, str]:
     return inputs | ({"frozen": frozen_encoder(frozen, "cpu").identity} if frozen else {})
 
 
+def window_of(profile: str) -> int:
+    """Length of the windows that notebook 10's encoder embeds, frames; official weights get the usual one."""
+    (run_id,) = results.published(profile, PRETRAINED)["runs"]
+    return window_frames(results.config_of(profile, run_id).get("crop_frames", WINDOW))
+
+
 def describe_encoder(profile: str) -> str:
     """What notebook 10's encoder is, for captions: its size, and its pre-training or the weights that were given."""
     (run_id,) = results.published(profile, PRETRAINED)["runs"]
@@ -161,6 +168,7 @@ def feature_sets(
     *,
     shifts: Mapping[str, Sequence[int]] | None = None,
     windows: int = 1,
+    frames: int = WINDOW,
     client: Client | None = None,
 ) -> dict[str, Features]:
     """The feature sets that heads are compared on, by name: each encoder's, then the controls, then another encoder's.
@@ -172,14 +180,16 @@ def feature_sets(
     frozen : an encoder of audio, see `frozen.frozen_encoder`; none when empty. It gets no shifted views: these are made
         on the spectrogram, which it does not read.
     shifts, windows : shifted views to add, see `embed.add_shifted`.
+    frames : length of a window, see `window_of`; the same for all sets, so that they differ in their features alone.
     client : a cluster to work on, but for shifted views, see `cluster.connect`.
     """
-    sets = {name: extract(corpus, name, encoders.get(name), client=client) for name in (*encoders, MEAN_MEL, CHROMA)}
+    names = (*encoders, MEAN_MEL, CHROMA)
+    sets = {name: extract(corpus, name, encoders.get(name), frames=frames, client=client) for name in names}
     if shifts:
-        sets = add_shifted(corpus, encoders, sets, shifts, windows=windows)
+        sets = add_shifted(corpus, encoders, sets, shifts, windows=windows, frames=frames)
     if frozen:
         other = frozen_encoder(frozen, device)
-        sets[other.name] = extract_audio(corpus, other, client=client)
+        sets[other.name] = extract_audio(corpus, other, frames=frames, client=client)
     return sets
 
 

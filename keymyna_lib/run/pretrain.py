@@ -15,7 +15,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import Any
 
 from keymyna_lib.base import paths
@@ -23,7 +23,6 @@ from keymyna_lib.base.device import pick_device
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.compute import ranks
 from keymyna_lib.experiments.upstream import PRETRAINED, corpus_of, pretraining_of, train_encoder
-from keymyna_lib.model import EncoderConfig
 from keymyna_lib.pretrain import PretrainConfig
 from keymyna_lib.run import pipeline
 from keymyna_lib.run.project import Project
@@ -39,8 +38,7 @@ def config_of(values: Mapping[str, Any]) -> PretrainConfig:
     """
     if values["weights"]:
         raise KeyMynaError(f"weights {values['weights']!r}: with official weights nothing is trained.")
-    encoder = EncoderConfig(values["preset"], values["patch"], values["scale"])
-    return PretrainConfig(encoder, **{field.name: values[field.name] for field in fields(PretrainConfig)[1:]})
+    return PretrainConfig.from_parameters(values)
 
 
 def parser() -> argparse.ArgumentParser:

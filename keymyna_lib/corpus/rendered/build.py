@@ -13,7 +13,7 @@ import pandas as pd
 
 from keymyna_lib import keys, spectrogram
 from keymyna_lib.base import hashing, paths, seeds
-from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.base.checks import at_least, check
 from keymyna_lib.corpus import splits, store
 from keymyna_lib.corpus.corpus import COLUMNS, INDEX, Corpus, finish, open_corpus
 from keymyna_lib.corpus.rendered import arrange, compositions, render
@@ -45,9 +45,7 @@ class CorpusConfig(arrange.ArrangementConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("n_chorales", "n_tunes", "seed"):
-            if getattr(self, name) < 0:
-                raise KeyMynaError(f"{name}={getattr(self, name)!r}: expected 0 or more.")
+        check(self, dict.fromkeys(("n_chorales", "n_tunes", "seed"), at_least(0)))
 
 
 def build_corpus(
