@@ -102,7 +102,7 @@ def pretraining_of(profile: str, corpus: Corpus, settings: Mapping[str, Any]) ->
 def train_encoder(run: results.Run, corpus: Corpus, config: PretrainConfig) -> tuple[Encoder, pd.DataFrame]:
     """Pre-train the encoder of a run, going on from where any earlier attempt stopped; see `pretrain.pretrain`.
 
-    Notebook 10 and `run.pretrain` both do it like this, so what one has trained the other need not.
+    Notebook 10 and `run.torchrun` both do it like this, so what one has trained the other need not.
     """
     return pretrain(
         config,
