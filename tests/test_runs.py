@@ -7,6 +7,7 @@ from keymyna_lib.base import files, paths
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.report import provenance
 from keymyna_lib.report import runs as results
+from keymyna_lib.report.traced import TracedTable
 
 
 def make(seed=0, config=None, corpus="c1", artifact=None):
@@ -20,6 +21,12 @@ def make(seed=0, config=None, corpus="c1", artifact=None):
             path.parent.mkdir(parents=True)
             path.write_bytes(artifact)
     return run.run_id
+
+
+def traced_table(run_id):
+    table = TracedTable(["system"])
+    table.row("ours").cell("score", "12.3", [run_id])
+    return table
 
 
 def test_a_run_holds_what_a_reviewer_needs(home):
@@ -104,10 +111,8 @@ def test_runs_of_different_corpora_are_not_mixed(home):
 
 def test_a_saved_table_names_run_commit_and_notebook_of_each_cell(home):
     run_id = make()
-    table = pd.DataFrame({"system": ["ours"], "score": ["12.3"]})
-    results.save_table(
-        "t", table, {"ours / score": [run_id]}, profile="smoke", notebook="90_tables", caption="A caption."
-    )
+    table = traced_table(run_id)
+    results.save_table("t", table, profile="smoke", notebook="90_tables", caption="A caption.")
     folder = home / "results/smoke/tables"
     trace = files.read_json(folder / "t.trace.json")
     assert trace["cells"] == {"ours / score": [run_id]} and trace["runs"][run_id]["notebook"] == "20_x"
@@ -116,13 +121,12 @@ def test_a_saved_table_names_run_commit_and_notebook_of_each_cell(home):
 
 
 def test_what_a_notebook_makes_no_longer_is_removed(home):
-    run_id, table = make(), pd.DataFrame({"system": ["ours"], "score": ["12.3"]})
+    run_id = make()
+    table = traced_table(run_id)
 
     def publish(notebook, name):
         results._written.clear()  # a new kernel
-        results.save_table(
-            name, table, {"ours / score": [run_id]}, profile="smoke", notebook=notebook, caption="A caption."
-        )
+        results.save_table(name, table, profile="smoke", notebook=notebook, caption="A caption.")
         results.publish("smoke", notebook, runs=[run_id])
 
     publish("80_x", "other")
@@ -133,10 +137,9 @@ def test_what_a_notebook_makes_no_longer_is_removed(home):
 
 
 def test_a_table_says_which_parameters_were_set_by_hand(home, monkeypatch):
-    run_id, table = make(), pd.DataFrame({"system": ["ours"], "score": ["12.3"]})
-    save = lambda: results.save_table(
-        "t", table, {"ours / score": [run_id]}, profile="smoke", notebook="90_tables", caption="A caption."
-    )
+    run_id = make()
+    table = traced_table(run_id)
+    save = lambda: results.save_table("t", table, profile="smoke", notebook="90_tables", caption="A caption.")
     monkeypatch.setenv(paths.CHANGED, "steps = 5\nlr = 0.1")
     for notebook in ("20_x", "30_y"):
         results.publish("smoke", notebook, runs=[run_id])

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 
 from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.report.intervals import NOT_RUN
 
-NOT_RUN = "not run"
 NO_GPU = "no GPU here"
 LEAST_ROUNDS = 3
 LEAST_SECONDS = 0.05  # of one timing; shorter actions are repeated within it

@@ -20,6 +20,7 @@ from keymyna_lib.base.progress import bar
 from keymyna_lib.bench.measure import Case, Measurement, machine, not_run
 from keymyna_lib.bench.sizes import SIZES
 from keymyna_lib.report import provenance
+from keymyna_lib.report.traced import TracedTable
 
 SUBJECTS = ("step", "data", "embedding", "heads", "song", "growth")
 
@@ -116,7 +117,6 @@ def readable(rows: pd.DataFrame) -> pd.DataFrame:
     return made.assign(rounds=rows["n"])
 
 
-def speed_table(rows: pd.DataFrame, run_id: str) -> tuple[pd.DataFrame, dict[str, list[str]]]:
-    """Rows of the benchmark (columns as `bench.measure.Measurement`) for people, and their trace to the run."""
-    table = readable(rows)
-    return table, {f"{', '.join(row[:4])} / value": [run_id] for row in table.itertuples(index=False)}
+def speed_table(rows: pd.DataFrame, run_id: str) -> TracedTable:
+    """Rows of the benchmark (columns as in `bench.measure.Measurement`) as text, their values traced to the run."""
+    return TracedTable.of_runs(readable(rows), ["subject", "case", "system", "quantity"], [run_id], ["value"])

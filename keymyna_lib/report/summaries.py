@@ -20,6 +20,7 @@ from keymyna_lib.evaluate import (
     summary,
 )
 from keymyna_lib.report import runs as results
+from keymyna_lib.report.intervals import BOOTSTRAP_SEED
 
 
 def estimates_of(profile: str, run_id: str) -> pd.DataFrame:
@@ -36,12 +37,7 @@ def estimates_of(profile: str, run_id: str) -> pd.DataFrame:
     return long
 
 
-_BOOTSTRAP_SEED = 0
-
-
 SYSTEM = ["features", "head"]
-
-
 TASK_SYSTEM = ["task", *SYSTEM]
 
 
@@ -100,7 +96,7 @@ def systems(profile: str, runs: pd.DataFrame) -> pd.DataFrame:
         ids = list(group.sort_values("seed")["run_id"])
         tables = [results.load_predictions(profile, run) for run in ids]
         scores, compositions = test_scores(profile, ids)
-        low, high = bootstrap_interval(scores, groups=compositions, seed=_BOOTSTRAP_SEED)
+        low, high = bootstrap_interval(scores, groups=compositions, seed=BOOTSTRAP_SEED)
         metrics = pd.DataFrame([summary(t["reference"].to_numpy(), t["estimate"].to_numpy()) for t in tables]).mean()
         known = results.load_metrics(profile, ids)
         n_train = known.loc[known["metric"] == "labelled_tracks", "n"].max()
@@ -141,7 +137,7 @@ def differences(profile: str, table: pd.DataFrame, against: str, compared: str) 
         run_ids = [*sides[compared], *sides[against]]
         scores, compositions = test_scores(profile, run_ids)
         a, b = np.split(scores, 2)
-        low, high = paired_difference_interval(a, b, groups=compositions, seed=_BOOTSTRAP_SEED)
+        low, high = paired_difference_interval(a, b, groups=compositions, seed=BOOTSTRAP_SEED)
         rows.append(
             {
                 "head": head,
@@ -212,7 +208,7 @@ def comparison(
     scores_of = functools.cache(lambda budget, *runs: comparison_scores(profile, runs, budget))
     for budget, name in product(budgets, ids):
         scores, compositions = scores_of(budget, *ids[name].values())
-        low, high = bootstrap_interval(scores, groups=compositions, seed=_BOOTSTRAP_SEED)
+        low, high = bootstrap_interval(scores, groups=compositions, seed=BOOTSTRAP_SEED)
         row = {
             "name": name,
             "budget": budget,
@@ -229,7 +225,7 @@ def comparison(
         if name != against and shared:
             ours, theirs = ([ids[side][seed] for seed in shared] for side in (name, against))
             (a, groups), (b, _) = (scores_of(budget, *side) for side in (ours, theirs))
-            found = paired_difference(a, b, groups=groups, n_resamples=n_resamples, seed=_BOOTSTRAP_SEED)
+            found = paired_difference(a, b, groups=groups, n_resamples=n_resamples, seed=BOOTSTRAP_SEED)
             row |= {
                 "shared": len(shared),
                 "difference": found.difference,
@@ -257,7 +253,7 @@ def comparison_cost(profile: str, runs: pd.DataFrame, budget: int) -> pd.DataFra
         ids = list(group["run_id"])
         metrics = results.load_metrics(profile, ids).groupby("metric")["value"].mean()
         scores, compositions = comparison_scores(profile, ids, budget)
-        low, high = bootstrap_interval(scores, groups=compositions, seed=_BOOTSTRAP_SEED)
+        low, high = bootstrap_interval(scores, groups=compositions, seed=BOOTSTRAP_SEED)
         steps = int(group["steps"].iloc[0])
         rows.append(
             {
@@ -293,8 +289,8 @@ def transfer_scores(profile: str, run_ids: Sequence[str]) -> pd.DataFrame:
             ]
             scores, control = (table["score"].to_numpy() for table in heads)
             compositions = heads[0]["composition"].to_numpy()
-            low, high = bootstrap_interval(scores, groups=compositions, seed=_BOOTSTRAP_SEED)
-            drop = paired_difference(scores, control, groups=compositions, seed=_BOOTSTRAP_SEED)
+            low, high = bootstrap_interval(scores, groups=compositions, seed=BOOTSTRAP_SEED)
+            drop = paired_difference(scores, control, groups=compositions, seed=BOOTSTRAP_SEED)
             rows.append(
                 {
                     "system": results.config_of(profile, run)["name"],
