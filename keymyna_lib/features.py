@@ -16,15 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from keymyna_lib.base import paths
 from keymyna_lib.base.errors import KeyMynaError
-from keymyna_lib.base.files import atomic_path
 from keymyna_lib.base.hashing import code_hash_of, sha256_bytes, sha256_json
 from keymyna_lib.base.progress import bar
+from keymyna_lib.base.tensors import reading, save_tensors
 from keymyna_lib.compute.executor import Executor
 from keymyna_lib.compute.processes import HERE
 from keymyna_lib.keys import transpose
@@ -390,23 +388,16 @@ def cached(names: Sequence[str], identity: str, compute: Callable[[], dict[str, 
 
 def save_features(features: Features, path: Path) -> None:
     """Write one feature set as safetensors, its tracks in the metadata."""
-    tensors = {"x": features.x.contiguous(), "track": features.track, "shift": features.shift}
-    metadata = {"track_ids": json.dumps(features.track_ids), "sha256": content_hash(tensors)}
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
+    tensors = {"x": features.x, "track": features.track, "shift": features.shift}
+    save_tensors(path, tensors, track_ids=json.dumps(features.track_ids), sha256=content_hash(tensors))
 
 
 def load_features(path: Path) -> Features:
     """Read a feature set; a damaged or absent file is a KeyMynaError that names it."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in ("x", "track", "shift")}
-            metadata = file.metadata()
+    with reading(path, "a feature set", "Delete it if it is there, and run again.") as (tensors, metadata):
         if content_hash(tensors) != metadata["sha256"]:
             raise ValueError("its content has changed")
         return Features(**tensors, track_ids=tuple(json.loads(metadata["track_ids"])))
-    except Exception as error:
-        raise KeyMynaError(f"{path} is not a readable feature file ({error}). Delete it and run again.") from None
 
 
 def content_hash(tensors: Mapping[str, Tensor]) -> str:

@@ -103,7 +103,7 @@ def test_run_all_is_short_and_valid():
     script = paths.ROOT / "run_all.sh"
     assert len(script.read_text().splitlines()) < 40 and os.access(script, os.X_OK)
     subprocess.run(["bash", "-n", script], check=True)
-    assert re.search(r'^PYTHONPATH=.* exec "\$python" -m keymyna_lib\.run "\$@"$', script.read_text(), re.M)
+    assert re.search(r'^PYTHONPATH=.* exec "\$python" -m keymyna_lib run "\$@"$', script.read_text(), re.M)
 
 
 def test_ci_calls_exactly_the_tests():

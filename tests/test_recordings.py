@@ -82,7 +82,9 @@ def small_shards():
 
 
 def make(tracks, cache, **options):
-    return build_recordings(tracks, **{"seconds": SECONDS, "cache": cache, "progress": False, "client": Processes(2), **options})
+    return build_recordings(
+        tracks, **{"seconds": SECONDS, "cache": cache, "progress": False, "client": Processes(2), **options}
+    )
 
 
 @pytest.fixture(scope="module")

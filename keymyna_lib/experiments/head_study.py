@@ -27,7 +27,7 @@ from keymyna_lib.corpus.splits import budget_tracks
 from keymyna_lib.experiments.scoring import prediction_table, record_test, scored_tracks
 from keymyna_lib.features import Features, content_hash, load_features, save_features
 from keymyna_lib.heads import HeadSpec, Rows, TrainedHead, select, train_heads
-from keymyna_lib.report.results import Run
+from keymyna_lib.report.runs import Run
 
 
 @dataclass(frozen=True)

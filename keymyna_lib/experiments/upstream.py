@@ -15,10 +15,11 @@ from keymyna_lib.compute.processes import HERE
 from keymyna_lib.corpus.corpus import Corpus, open_corpus
 from keymyna_lib.corpus.recordings.tasks import TASKS
 from keymyna_lib.encoders.huggingface import extract_audio, frozen_encoder
-from keymyna_lib.features import CHROMA, MEAN_MEL, Features, add_shifted, extract
+from keymyna_lib.features import CHROMA, MEAN_MEL, Features, add_shifted, extract, window_frames
 from keymyna_lib.model import Encoder, load_encoder
 from keymyna_lib.pretrain import PretrainConfig, pretrain, training_tracks
-from keymyna_lib.report import results
+from keymyna_lib.report import runs as results
+from keymyna_lib.spectrogram import WINDOW
 
 TRAINED, UNTRAINED = "pre-trained", "untrained"
 RENDERED, RECORDED = "00_data", "05_recordings"  # the notebooks that make a corpus
@@ -100,7 +101,7 @@ def pretraining_of(profile: str, corpus: Corpus, settings: Mapping[str, Any]) ->
 def train_encoder(run: results.Run, corpus: Corpus, config: PretrainConfig) -> tuple[Encoder, pd.DataFrame]:
     """Pre-train the encoder of a run, going on from where any earlier attempt stopped; see `pretrain.pretrain`.
 
-    Notebook 10 and `run.pretrain` both do it like this, so what one has trained the other need not.
+    Notebook 10 and `run.torchrun` both do it like this, so what one has trained the other need not.
     """
     return pretrain(
         config,
@@ -142,6 +143,12 @@ def inputs_of(profile: str, frozen: str = "") -> dict[str, str]:
     return inputs | ({"frozen": frozen_encoder(frozen, "cpu").identity} if frozen else {})
 
 
+def window_of(profile: str) -> int:
+    """Length of the windows that notebook 10's encoder embeds, frames; official weights get the usual one."""
+    (run_id,) = results.published(profile, PRETRAINED)["runs"]
+    return window_frames(results.config_of(profile, run_id).get("crop_frames", WINDOW))
+
+
 def describe_encoder(profile: str) -> str:
     """What notebook 10's encoder is, for captions: its size, and its pre-training or the weights that were given."""
     (run_id,) = results.published(profile, PRETRAINED)["runs"]
@@ -160,6 +167,7 @@ def feature_sets(
     *,
     shifts: Mapping[str, Sequence[int]] | None = None,
     windows: int = 1,
+    frames: int = WINDOW,
     client: Executor = HERE,
 ) -> dict[str, Features]:
     """The feature sets that heads are compared on, by name: each encoder's, then the controls, then another encoder's.
@@ -168,17 +176,19 @@ def feature_sets(
     ----------
     corpus : one task.
     encoders : by the name of their features.
-    frozen : an encoder of audio, see `frozen.frozen_encoder`; none when empty. It gets no shifted views: these are made
+    frozen : an encoder of audio, see `huggingface.frozen_encoder`; none when empty. It gets no shifted views: these are made
         on the spectrogram, which it does not read.
-    shifts, windows : shifted views to add, see `embed.add_shifted`.
+    shifts, windows : shifted views to add, see `features.add_shifted`.
+    frames : length of a window, see `window_of`; the same for all sets, so that they differ in their features alone.
     client : where to work, see `cluster.connect`; shifted views are always made in this process.
     """
-    sets = {name: extract(corpus, name, encoders.get(name), client=client) for name in (*encoders, MEAN_MEL, CHROMA)}
+    names = (*encoders, MEAN_MEL, CHROMA)
+    sets = {name: extract(corpus, name, encoders.get(name), frames=frames, client=client) for name in names}
     if shifts:
-        sets = add_shifted(corpus, encoders, sets, shifts, windows=windows)
+        sets = add_shifted(corpus, encoders, sets, shifts, windows=windows, frames=frames)
     if frozen:
         other = frozen_encoder(frozen, device)
-        sets[other.name] = extract_audio(corpus, other, client=client)
+        sets[other.name] = extract_audio(corpus, other, frames=frames, client=client)
     return sets
 
 
