@@ -266,11 +266,13 @@ def test_only_what_differs_from_the_defaults_is_injected(project, fake_kernel):
 def test_a_notebook_is_told_what_was_set_by_hand(project, monkeypatch):
     told = {}
     monkeypatch.setattr(
-        execute, "execute", lambda project, profile, name, values: told.setdefault(name, os.environ[paths.CHANGED])
+        execute,
+        "execute",
+        lambda project, profile, name, values: told.setdefault(name, json.loads(os.environ[paths.SET_BY_HAND])),
     )
     with pytest.raises(KeyMynaError, match="without writing"):  # the fake publishes nothing
         pipeline.run(project, "smoke", overrides=[("name", "b")], say=lambda line: None)
-    assert told == {"00_first": "name = 'b'"}
+    assert told == {"00_first": {"00_first": ["name = 'b'"]}}
 
 
 def test_changes_rerun_what_depends_on_them_and_no_more(project, fake_kernel):
@@ -288,7 +290,7 @@ def test_changes_rerun_what_depends_on_them_and_no_more(project, fake_kernel):
     files.write_json(project.index("mini", "00_first"), {"runs": [], "outputs": {"steps": 5}, "files": {}})
     assert go(project, fake_kernel) == ["10"]
     files.write_json(
-        project.index("mini", "00_first"), {"runs": [], "outputs": {"steps": 5}, "files": {}, "changed": "x"}
+        project.index("mini", "00_first"), {"runs": [], "outputs": {"steps": 5}, "files": {}, "code_hash": "x"}
     )
     assert go(project, fake_kernel) == []  # it came to the same end
 
@@ -373,11 +375,11 @@ def test_files_that_the_user_brings_are_watched_and_not_named(project, fake_kern
     (brought / "sub" / "a.wav").write_bytes(b"one")
     said = []
     monkeypatch.setattr(
-        pipeline, "_run_one", lambda *a, one=pipeline._run_one: (said.append(os.environ[paths.CHANGED]), one(*a))
+        pipeline, "_run_one", lambda *a, one=pipeline._run_one: (said.append(os.environ[paths.SET_BY_HAND]), one(*a))
     )
     options = {"overrides": [("name", str(brought))]}
     assert go(project, fake_kernel, **options) == ["00", "10", "20"]
-    assert said[0] == "name = 'music'" and str(tmp_path) not in " ".join(said)
+    assert json.loads(said[0]) == {"00_first": ["name = 'music'"]} and str(tmp_path) not in " ".join(said)
     assert go(project, fake_kernel, **options) == []
     (brought / "sub" / "b.wav").write_bytes(b"two")
     assert go(project, fake_kernel, **options)[0] == "00"

@@ -62,40 +62,6 @@ def use_style() -> None:
     )
 
 
-def save(
-    figure: Figure,
-    name: str,
-    *,
-    data: pd.DataFrame,
-    profile: str,
-    notebook: str,
-    runs: Sequence[str],
-    parameters: Mapping[str, Any],
-    seed: int | None = None,
-) -> None:
-    """Write figures/<profile>/NAME.png, .pdf, .csv (the data drawn) and .json (runs, parameters, provenance)."""
-    folder = paths.figures_dir(profile)
-    note_written(*(folder / f"{name}.{suffix}" for suffix in ("png", "pdf", "csv", "json")))
-    # Without dates, so that the same picture is the same file.
-    for suffix, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None, "Creator": None})):
-        with atomic_path(folder / f"{name}.{suffix}") as temporary:
-            figure.savefig(temporary, format=suffix, metadata=metadata)
-    write_csv(folder / f"{name}.csv", data)
-    shared = {key: environment()[key] for key in ("commit", "dirty", "code_hash")}
-    write_json(
-        folder / f"{name}.json",
-        {
-            "figure": name,
-            "notebook": notebook,
-            "scale": profile,
-            "runs": list(runs),
-            "parameters": dict(parameters),
-            "seed": seed,
-            **shared,
-        },
-    )
-
-
 def key_histogram(counts: pd.DataFrame) -> Figure:
     """Tracks by key along the circle of fifths, a panel a split; `counts` has the columns split, key, size."""
     splits = [split for split in ("train", "valid", "test") if split in set(counts["split"])]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import functools
 import importlib.metadata
+import json
+import os
 import platform
 import subprocess
 from pathlib import Path
@@ -15,7 +17,7 @@ from keymyna_lib.base.files import read_json
 from keymyna_lib.base.hashing import sha256_json, source_hash
 
 _NOT_IN_RUNS = {"run", "report", "experiments/conclusions.py", "base/progress.py", "base/errors.py"}
-# What the numbers may depend on; the lock file lists the rest.
+# Packages that the numbers may depend on; the lock file lists the rest.
 _PACKAGES = (
     "torch",
     "torchaudio",
@@ -35,8 +37,8 @@ _PACKAGES = (
 def code_hash() -> str:
     """SHA-256 over the library and the lock file; every run, table and figure names it.
 
-    Left out are the runner, which acts on results through the notebooks' parameters only, and what merely presents
-    stored runs: tables and figures are made anew without training anything again.
+    Left out are the runner, which affects results through the notebooks' parameters only, and what merely presents
+    stored runs: a change there makes tables and figures anew, and trains nothing again.
     """
     left_out = [paths.LIBRARY / name for name in _NOT_IN_RUNS]
     parts = sorted(
@@ -61,7 +63,7 @@ def _commit() -> dict[str, Any]:
         ).stdout.strip()
 
     try:
-        # The outputs of a run do not make its code dirty.
+        # Results do not make the code dirty.
         changed = git("status", "--porcelain", "--", ":!results", ":!figures")
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changed)}
     except (OSError, subprocess.CalledProcessError):
@@ -97,6 +99,14 @@ def _cpu_name() -> str:
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.machine()
+
+
+def set_by_hand() -> dict[str, list[str]]:
+    """Notebook -> its parameters set by hand (-p) as "name = value", for the running one and all that it builds on.
+
+    The runner says so in an environment variable; a notebook that runs without it has the profile's own values.
+    """
+    return json.loads(os.environ.get(paths.SET_BY_HAND) or "{}")
 
 
 def now() -> str:

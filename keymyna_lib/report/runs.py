@@ -1,15 +1,16 @@
-"""Runs, their provenance, and tables traced back to them.
+"""Stored runs: how they are written, and how later notebooks and tables read them.
 
 A run is one immutable directory, results/<profile>/runs/<id>/:
 
     config.json       what was asked for, and the hashes of what went in
     metrics.csv       one number per row, columns METRIC_COLUMNS
     predictions.csv   per track: track_id, reference, estimate, ... (where there are any)
-    provenance.json   commit, dirty flag, code hash, packages, device, start and end, notebook, scale
+    provenance.json   commit, dirty flag, code hash, packages, device, start and end, notebook, scale, and the
+                      parameters set by hand
 
 The id is experiment-hash-sSEED-aATTEMPT; the hash covers configuration, seed, code and inputs, so a repeat of the
-same run is a new attempt and nothing is overwritten. A notebook that has finished publishes the ids of its runs in
-results/<profile>/index/<notebook>.json; later notebooks and tables read nothing else.
+same run is a new attempt and nothing is overwritten. A notebook that is done publishes the ids of its runs in
+results/<profile>/index/<notebook>.json (see `stage.Stage`); later notebooks and their tables read nothing else.
 """
 
 from __future__ import annotations
@@ -29,7 +30,6 @@ from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.files import read_json, write_json, write_text
 from keymyna_lib.base.hashing import sha256_file, sha256_json
 from keymyna_lib.report import provenance
-from keymyna_lib.report.traced import TracedTable
 
 METRIC_COLUMNS = [
     "run_id",
@@ -48,7 +48,10 @@ METRIC_COLUMNS = [
 
 
 class Run:
-    """A run being written; use it as a context manager. Without an exception it is kept, else it leaves no trace.
+    """A run being written; use it as a context manager.
+
+    Its directory appears whole when the block ends, and not at all when it raises. Large files and unfinished work are
+    in the cache, and stay there after a failure.
 
     Parameters
     ----------
@@ -58,6 +61,11 @@ class Run:
     config : a dataclass or dictionary of plain values, everything that the numbers depend on.
     seed : the run's seed.
     inputs : name -> hash of what went in: "corpus", "pretrain" (the encoder).
+
+    Attributes
+    ----------
+    run_id : known once the block is entered.
+    files : all that was written, known once the block has ended.
     """
 
     def __init__(
@@ -71,6 +79,7 @@ class Run:
             f"{experiment}-{sha256_json([self.config, provenance.code_hash(), self._notebook_hash])[:10]}-s{seed}"
         )
         self.run_id = ""
+        self.files: list[Path] = []
         self._metrics: list[dict[str, Any]] = []
         self._predictions: pd.DataFrame | None = None
         self._tables: dict[str, pd.DataFrame] = {}
@@ -119,22 +128,22 @@ class Run:
         )
 
     def predictions(self, table: pd.DataFrame) -> None:
-        """Record what was predicted for each track: track_id, reference, estimate and whatever else is known."""
+        """Record what was predicted for each track: track_id, reference, estimate, and any further columns."""
         if not {"track_id", "reference", "estimate"} <= set(table.columns):
             raise KeyMynaError("predictions need the columns track_id, reference and estimate.")
         self._predictions = table
 
     def attach(self, name: str, table: pd.DataFrame) -> None:
-        """Keep a further table with the run, as NAME.csv."""
+        """Store a further table with the run, as NAME.csv."""
         self._tables[name] = table
 
     def artifact_path(self, name: str) -> Path:
-        """Where a large file of this run is to be written (in the cache, not committed)."""
+        """Where to write a large file of this run: in the cache, not committed."""
         self._artifacts[name] = _artifact_path(self.profile, self.run_id, name)
         return self._artifacts[name]
 
     def resumable_path(self, name: str) -> Path:
-        """Where unfinished work is kept; the same for every attempt at this run until one succeeds."""
+        """Where to keep unfinished work; the same place for every attempt at this run until one succeeds."""
         return paths.CACHE / "unfinished" / self.profile / self._identity / name
 
     def __exit__(self, kind: type | None, *_: object) -> None:
@@ -163,17 +172,18 @@ class Run:
                     "started": self.started,
                     "ended": provenance.now(),
                     "corpus_hash": self.config["inputs"].get("corpus"),
+                    "set_by_hand": provenance.set_by_hand(),
                 },
             )
             os.replace(folder, final)
             shutil.rmtree(paths.CACHE / "unfinished" / self.profile / self._identity, ignore_errors=True)
-            _written.update([*final.iterdir(), *self._artifacts.values()])
+            self.files = [*final.iterdir(), *self._artifacts.values()]
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_csv(path: Path, table: pd.DataFrame) -> None:
-    """Write a table atomically: no index, floats with six decimals, so that repeats are byte for byte the same."""
+    """Write a table atomically, without index, floats with six decimals: repeats are the same byte for byte."""
     write_text(path, table.to_csv(index=False, float_format="%.6f"))
 
 
@@ -187,80 +197,16 @@ def artifact(profile: str, run_id: str, name: str) -> Path:
     Raises
     ------
     KeyMynaError
-        When it is not on this machine, or not what the run wrote.
+        When it is not in this machine's cache, or is not what the run wrote.
     """
     path = _artifact_path(profile, run_id, name)
-    origin = read_json(paths.results_dir(profile) / "runs" / run_id / "provenance.json")
+    origin = provenance_of(profile, run_id)
     if not path.exists() or sha256_file(path) != origin["artifacts"][name]:
         raise KeyMynaError(
             f"{name} of run {run_id} is missing from this machine's cache, or damaged; make it again: "
             f"./run_all.sh --profile {profile} --only {origin['notebook'][:2]} --force"
         )
     return path
-
-
-_written: set[Path] = set()  # by this process: runs with their artifacts, tables, figures
-
-
-def note_written(*written: Path) -> None:
-    """Count files among what this notebook has made."""
-    _written.update(written)
-
-
-def publish(
-    profile: str,
-    notebook: str,
-    *,
-    runs: Sequence[str] = (),
-    outputs: Mapping[str, Any] | None = None,
-    files: Sequence[Path] = (),
-) -> None:
-    """Say that a notebook is done: what later notebooks need to know of it.
-
-    All runs, tables and figures written by this process are named with their sizes; the runner runs the notebook again
-    when one is missing or cut short. Tables and figures that it made before and makes no longer are removed.
-
-    Parameters
-    ----------
-    runs : ids of its runs, in order.
-    outputs : plain values, for instance the hash of the corpus.
-    files : further files that others rely on.
-    """
-    sizes = {_portable(path): path.stat().st_size for path in sorted({*files, *_written}, key=str)}
-    index = paths.results_dir(profile) / "index" / f"{notebook}.json"
-    shown = [_portable(folder) + "/" for folder in (paths.results_dir(profile) / "tables", paths.figures_dir(profile))]
-    for name in read_json(index)["files"] if index.exists() else {}:
-        if name not in sizes and name.startswith(tuple(shown)):
-            (paths.ROOT / name).unlink(missing_ok=True)
-    write_json(
-        index,
-        {
-            "notebook": notebook,
-            "runs": list(runs),
-            "outputs": dict(outputs or {}),
-            "files": sizes,
-            "code_hash": provenance.code_hash(),
-            "changed": os.environ.get(paths.CHANGED, ""),
-        },
-    )
-
-
-def changed_parameters(profile: str, notebook: str) -> list[str]:
-    """Parameters set by hand (-p), "name = value", for a notebook and those of its profile that have published."""
-    index = (paths.results_dir(profile) / "index").glob("*.json")
-    # An index that an earlier version left behind, until its notebook runs again, has no such entry.
-    texts = [read_json(path).get("changed", "") for path in sorted(index) if path.stem != notebook]
-    return list(
-        dict.fromkeys(line for text in (*texts, os.environ.get(paths.CHANGED, "")) for line in text.splitlines())
-    )
-
-
-def _portable(path: Path) -> str:
-    """A path relative to the clone, or to the cache when it lies there."""
-    path = Path(path).resolve()
-    if path.is_relative_to(paths.CACHE):
-        return path.relative_to(paths.CACHE).as_posix()
-    return path.relative_to(paths.ROOT).as_posix()
 
 
 def published(profile: str, notebook: str) -> dict[str, Any]:
@@ -281,13 +227,13 @@ def published(profile: str, notebook: str) -> dict[str, Any]:
 
 
 def _kin(config: Mapping[str, Any], code: str) -> str:
-    """What runs of different seeds have in common: configuration without the seed, corpus and code."""
+    """What the runs of one configuration share across seeds: configuration without the seed, corpus and code."""
     shared = {key: value for key, value in config.items() if key not in ("seed", "inputs")}
     return sha256_json([shared, config["inputs"].get("corpus"), code])
 
 
 def _published_runs(profile: str, notebook: str) -> dict[str, tuple[dict[str, Any], str]]:
-    """Run id -> (configuration, code hash) of what a notebook published last; empty when it has not run."""
+    """Run id -> (configuration, code hash) of what a notebook published last; empty if it has not run."""
     path = paths.results_dir(profile) / "index" / f"{notebook}.json"
     folders = [paths.results_dir(profile) / "runs" / run for run in read_json(path)["runs"]] if path.exists() else []
     return {
@@ -298,7 +244,7 @@ def _published_runs(profile: str, notebook: str) -> dict[str, tuple[dict[str, An
 
 
 def other_seeds(profile: str, notebook: str, run_ids: Sequence[str]) -> list[str]:
-    """Runs that a notebook published earlier under other seeds, alike in all else to some of these: its further seeds."""
+    """The further seeds: runs that a notebook published earlier and that differ from some of these by the seed alone."""
     folder = paths.results_dir(profile) / "runs"
     seeds: dict[str, set[int]] = {}
     for run in run_ids:
@@ -312,35 +258,36 @@ def other_seeds(profile: str, notebook: str, run_ids: Sequence[str]) -> list[str
 
 
 def published_run(profile: str, notebook: str, experiment: str, config: Mapping[str, Any], corpus: str) -> str | None:
-    """A run of this code that a notebook published with this configuration, whatever its seed; None if there is none."""
+    """A run that a notebook published with this code and configuration, whatever its seed; None if there is none."""
     wanted = _kin({"experiment": experiment, "inputs": {"corpus": corpus}, **config}, provenance.code_hash())
     return next((run for run, found in _published_runs(profile, notebook).items() if _kin(*found) == wanted), None)
 
 
 def load_runs(profile: str, notebooks: Sequence[str]) -> pd.DataFrame:
-    """One row a published run: run_id, notebook, experiment, seed, the flat configuration, commit, code_hash.
+    """The runs that notebooks published last; see `describe_runs`.
 
     Raises
     ------
     KeyMynaError
-        When a notebook has not run, a run is missing, or the runs were made from different corpora, encoders or code.
+        When a notebook has not run, or as `describe_runs`.
+    """
+    return describe_runs(profile, [run for notebook in notebooks for run in published(profile, notebook)["runs"]])
+
+
+def describe_runs(profile: str, run_ids: Sequence[str]) -> pd.DataFrame:
+    """One row per run: run_id, notebook, experiment, seed, its configuration, input_<name>, commit, dirty, code_hash.
+
+    Raises
+    ------
+    KeyMynaError
+        When a run is missing, or when the runs were made from different corpora, encoders or code.
     """
     rows = []
-    for notebook in notebooks:
-        for run_id in published(profile, notebook)["runs"]:
-            folder = paths.results_dir(profile) / "runs" / run_id
-            config, origin = read_json(folder / "config.json"), read_json(folder / "provenance.json")
-            rows.append(
-                {
-                    **config,
-                    **{f"input_{k}": v for k, v in config["inputs"].items()},
-                    "run_id": run_id,
-                    "notebook": notebook,
-                    "commit": origin["commit"],
-                    "dirty": origin["dirty"],
-                    "code_hash": origin["code_hash"],
-                }
-            )
+    for run_id in run_ids:
+        config, origin = config_of(profile, run_id), provenance_of(profile, run_id)
+        shown = {key: origin[key] for key in ("notebook", "commit", "dirty", "code_hash")}
+        inputs = {f"input_{name}": value for name, value in config["inputs"].items()}
+        rows.append({**config, **inputs, "run_id": run_id, **shown})
     runs = pd.DataFrame(rows)
     for column, what in (
         ("input_corpus", "corpora"),
@@ -361,8 +308,13 @@ def run_file(profile: str, run_id: str, name: str) -> Path:
 
 
 def config_of(profile: str, run_id: str) -> dict[str, Any]:
-    """What a run was asked to do."""
+    """The configuration of a run, with its experiment, seed and inputs."""
     return read_json(run_file(profile, run_id, "config.json"))
+
+
+def provenance_of(profile: str, run_id: str) -> dict[str, Any]:
+    """Where a run comes from: commit, code, packages, machine, notebook, time."""
+    return read_json(run_file(profile, run_id, "provenance.json"))
 
 
 def load_metrics(profile: str, run_ids: Sequence[str]) -> pd.DataFrame:
@@ -387,33 +339,3 @@ def load_metrics(profile: str, run_ids: Sequence[str]) -> pd.DataFrame:
 def load_predictions(profile: str, run_id: str) -> pd.DataFrame:
     """The per-track predictions of a run."""
     return pd.read_csv(run_file(profile, run_id, "predictions.csv"))
-
-
-def save_table(name: str, table: TracedTable, *, profile: str, notebook: str, caption: str) -> None:
-    """Write a table to results/<profile>/tables/: NAME.csv, NAME.md and NAME.trace.json.
-
-    Parameters
-    ----------
-    table : every cell that holds a measurement must be traced.
-    caption : one sentence above the Markdown version; parameters set by hand are named behind it.
-    """
-    folder = paths.results_dir(profile) / "tables"
-    runs = {}
-    for run in sorted({run for cell in table.cells.values() for run in cell}):
-        origin = read_json(paths.results_dir(profile) / "runs" / run / "provenance.json")
-        runs[run] = {key: origin[key] for key in ("commit", "dirty", "code_hash", "notebook", "scale")}
-    note_written(*(folder / f"{name}.{suffix}" for suffix in ("csv", "md", "trace.json")))
-    write_csv(folder / f"{name}.csv", table.frame)
-    if changed := changed_parameters(profile, notebook):
-        caption += f" Not the profile's own values: {'; '.join(changed)}."
-    write_text(folder / f"{name}.md", f"{caption}\n\n{markdown(table.frame)}\n")
-    write_json(folder / f"{name}.trace.json", {"table": name, "made_by": notebook, "runs": runs, "cells": table.cells})
-
-
-def markdown(table: pd.DataFrame) -> str:
-    """A table as Markdown."""
-
-    def line(values: Sequence[Any]) -> str:
-        return "| " + " | ".join("" if pd.isna(v) else str(v) for v in values) + " |"
-
-    return "\n".join([line(table.columns), line(["---"] * table.shape[1]), *map(line, table.to_numpy(dtype=object))])

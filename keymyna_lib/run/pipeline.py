@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import fcntl
 import os
 import time
@@ -14,6 +15,7 @@ from typing import Any
 
 from keymyna_lib.base import files, hashing, paths
 from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.report import publication
 from keymyna_lib.run import parameters
 from keymyna_lib.run.project import Project
 
@@ -110,11 +112,7 @@ def select(notebooks: dict[str, Notebook], only: list[str], start: str | None) -
     else:
         first = find(start).number if start is not None else 0
         asked = {n.name for n in notebooks.values() if n.number >= first and not n.on_request}
-    wanted = set(asked)
-    for notebook in reversed(notebooks.values()):
-        if notebook.name in wanted:
-            wanted.update(notebook.needs)
-    return [name for name in notebooks if name in wanted], asked
+    return _builds_on(notebooks, asked), asked
 
 
 def fingerprint(project: Project, notebook: Notebook, values: dict[str, parameters.Value]) -> dict[str, Any]:
@@ -186,7 +184,7 @@ def published(project: Project, profile: str, notebook: str, since: int | None) 
     index = project.index(profile, notebook)
     if modified(index) in (None, since):
         raise KeyMynaError(
-            f"{notebook} ran to its end without writing {project.show(index)}: its last cell must call results.publish."
+            f"{notebook} ran to its end without writing {project.show(index)}: it must call `done` on its Stage."
         )
     produced = dict(files.read_json(index)["files"])
     absent = [name for name, size in produced.items() if not _present(project, name, size)]
@@ -249,19 +247,36 @@ def run(
     plain = resolve(project, notebooks, profile, [])
     order, asked = select(notebooks, only or [], start)
     with locked(project, profile):
+        publication.complete(project.root, profile)
         began = time.monotonic()
         for position, name in enumerate(order, 1):
             head = f"[{position}/{len(order)}] {name}"
-            here = parameters.local_paths(values[name], project.root)  # committed tables hold no path of a machine
-            changed = {key: value for key, value in values[name].items() if value != plain[name][key] and key != WHERE}
-            os.environ[paths.CHANGED] = "\n".join(
-                f"{key} = {here[key].name if key in here else value!r}" for key, value in changed.items()
+            os.environ[paths.SET_BY_HAND] = json.dumps(
+                {each: _differences(project, values[each], plain[each]) for each in _builds_on(notebooks, {name})}
             )
             _run_one(project, notebooks[name], values[name], force and name in asked, head, began, say)
         say(
             f"All done in {duration(time.monotonic() - began)}. Executed notebooks, tables and runs: "
             f"results/{profile}/; figures: figures/{profile}/"
         )
+
+
+def _builds_on(notebooks: dict[str, Notebook], asked: set[str]) -> list[str]:
+    """Some notebooks and those whose results they read, however indirectly; in order."""
+    found = set(asked)
+    for notebook in reversed(notebooks.values()):
+        if notebook.name in found:
+            found.update(notebook.needs)
+    return [each for each in notebooks if each in found]
+
+
+def _differences(
+    project: Project, values: dict[str, parameters.Value], plain: dict[str, parameters.Value]
+) -> list[str]:
+    """Parameters that differ from the profile's own values, as "name = value"; committed tables hold no local path."""
+    here = parameters.local_paths(values, project.root)
+    changed = {key: value for key, value in values.items() if value != plain[key] and key != WHERE}
+    return [f"{key} = {here[key].name if key in here else value!r}" for key, value in changed.items()]
 
 
 def _run_one(
