@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from keymyna_lib.base import paths
 from keymyna_lib.base.device import pick_device
 from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.compute.executor import Executor
+from keymyna_lib.compute.processes import HERE
 from keymyna_lib.corpus.corpus import Corpus, open_corpus
 from keymyna_lib.corpus.recordings.tasks import TASKS
 from keymyna_lib.encoders.huggingface import extract_audio, frozen_encoder
@@ -18,9 +20,6 @@ from keymyna_lib.model import Encoder, load_encoder
 from keymyna_lib.pretrain import PretrainConfig, pretrain, training_tracks
 from keymyna_lib.report import runs as results
 from keymyna_lib.spectrogram import WINDOW
-
-if TYPE_CHECKING:
-    from distributed import Client
 
 TRAINED, UNTRAINED = "pre-trained", "untrained"
 RENDERED, RECORDED = "00_data", "05_recordings"  # the notebooks that make a corpus
@@ -169,7 +168,7 @@ def feature_sets(
     shifts: Mapping[str, Sequence[int]] | None = None,
     windows: int = 1,
     frames: int = WINDOW,
-    client: Client | None = None,
+    client: Executor = HERE,
 ) -> dict[str, Features]:
     """The feature sets that heads are compared on, by name: each encoder's, then the controls, then another encoder's.
 
@@ -177,11 +176,11 @@ def feature_sets(
     ----------
     corpus : one task.
     encoders : by the name of their features.
-    frozen : an encoder of audio, see `frozen.frozen_encoder`; none when empty. It gets no shifted views: these are made
+    frozen : an encoder of audio, see `huggingface.frozen_encoder`; none when empty. It gets no shifted views: these are made
         on the spectrogram, which it does not read.
-    shifts, windows : shifted views to add, see `embed.add_shifted`.
+    shifts, windows : shifted views to add, see `features.add_shifted`.
     frames : length of a window, see `window_of`; the same for all sets, so that they differ in their features alone.
-    client : a cluster to work on, but for shifted views, see `cluster.connect`.
+    client : where to work, see `cluster.connect`; shifted views are always made in this process.
     """
     names = (*encoders, MEAN_MEL, CHROMA)
     sets = {name: extract(corpus, name, encoders.get(name), frames=frames, client=client) for name in names}
