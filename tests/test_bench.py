@@ -97,6 +97,15 @@ def test_memory_is_that_of_a_fresh_process():
     assert held["above imports"] < held["peak"] < measure.peak_memory() and len(ballast)
 
 
+def test_mapped_files_are_not_anonymous_memory(tmp_path):
+    (tmp_path / "file").write_bytes(bytes(100_000_000))
+    before = measure.anonymous_memory()
+    mapped = np.memmap(tmp_path / "file", mode="r")
+    assert mapped.sum() == 0 and measure.anonymous_memory() - before < 20e6
+    held = np.ones(12_500_000)
+    assert measure.anonymous_memory() - before == pytest.approx(held.nbytes, rel=0.2)
+
+
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     return material.write_corpus(tmp_path_factory.mktemp("bench") / "corpus", 10, 300)
