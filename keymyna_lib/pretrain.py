@@ -13,7 +13,7 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ class PretrainConfig:
         When a name is unknown or a value out of range.
     """
 
-    encoder: EncoderConfig = EncoderConfig()
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
     objective: str = "contrastive"
     mask_ratio: float = 0.9
     augmentation: str = "none"
@@ -137,7 +137,7 @@ class PretrainConfig:
         """
 
         def given(kind: type) -> dict[str, Any]:
-            return {field.name: parameters[field.name] for field in fields(kind) if field.name in parameters}
+            return {one.name: parameters[one.name] for one in fields(kind) if one.name in parameters}
 
         return cls(**given(cls) | {"encoder": EncoderConfig(**given(EncoderConfig))} | changes)
 
