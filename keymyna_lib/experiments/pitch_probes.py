@@ -9,23 +9,22 @@ training rows and on iterations, and the purity asked of a window are our choice
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from keymyna_lib.base.errors import KeyMynaError
-from keymyna_lib.compute.threads import one_thread
 from keymyna_lib.corpus.rendered.window_truth import CHROMA_COLUMNS
 from keymyna_lib.corpus.splits import SPLITS
 from keymyna_lib.evaluate import ratio_interval
+from keymyna_lib.experiments.label_efficiency import logistic_path
 
 MEASURES = {"numeric": "R2", "category": "skill"}  # by kind of target
 ALPHAS = tuple(10.0 ** np.arange(-1, 7))  # penalty on the squared weights, the squared errors summed over rows
 CS = (1e-3, 1e-2, 1e-1, 1.0)  # inverse of that penalty, the cross-entropy summed over rows
 MAX_TRAIN_ROWS = 8000
-MAX_ITERATIONS = 100  # of L-BFGS, for one C
+MAX_ITERATIONS, TOLERANCE = 100, 1e-4  # of L-BFGS, for one C
 MIN_PURITY = 0.75  # share of a window that one section must take, for what a window has of one section only
 
 
@@ -124,23 +123,16 @@ def fit_logistic(x: np.ndarray, y: np.ndarray, x_valid: np.ndarray, y_valid: np.
     KeyMynaError
         When the training rows are all of one class.
     """
-    from sklearn.exceptions import ConvergenceWarning  # here, because they cost a second to import
-    from sklearn.linear_model import LogisticRegression
-
     if len(np.unique(y)) < 2:
         raise KeyMynaError(f"y: all {len(y)} training rows are of class {y[0]!r}; a probe needs two classes or more.")
     mean, std = _moments(x)
-    z, maps = (x - mean) / std, []
-    model = LogisticRegression(solver="lbfgs", max_iter=MAX_ITERATIONS, warm_start=True)
-    with warnings.catch_warnings(), one_thread():
-        # The last digits of the weights cost most of the iterations and change next to no prediction.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        for c in CS:
-            model.set_params(C=c).fit(z, y)
-            weights, intercept = model.coef_.T, model.intercept_
-            if len(model.classes_) == 2:  # scikit-learn holds one output then, that of the second class
-                weights, intercept = np.hstack([0 * weights, weights]), np.append(0, intercept)
-            maps.append(LinearMap(mean, std, weights, intercept, model.classes_, c))
+    maps = []
+    # The last digits of the weights cost most of the iterations and change next to no prediction.
+    for model in logistic_path((x - mean) / std, y, CS, tolerance=TOLERANCE, iterations=MAX_ITERATIONS):
+        weights, intercept = model.coef_.T, model.intercept_
+        if len(model.classes_) == 2:  # scikit-learn holds one output then, that of the second class
+            weights, intercept = np.hstack([0 * weights, weights]), np.append(0, intercept)
+        maps.append(LinearMap(mean, std, weights, intercept, model.classes_, model.C))
     return max(maps, key=lambda fitted: np.mean(fitted.predict(x_valid) == y_valid))
 
 
