@@ -30,6 +30,7 @@ import numpy as np
 import torch
 
 from keymyna_lib.base import seeds
+from keymyna_lib.base.checks import POSITIVE, SHARE_BELOW_ONE, Rule, at_least, check
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.progress import bar
 from keymyna_lib.base.tensors import reading, save_tensors
@@ -46,6 +47,10 @@ ADAM = dict(amsgrad=False, beta1=0.9, beta2=0.999, eps=1e-8, maximize=False)
 
 def _kept(x: torch.Tensor) -> torch.Tensor:
     return x
+
+
+def _at_most_two_widths(hidden: tuple[int, ...]) -> bool:
+    return len(hidden) <= 2 and all(isinstance(width, int) and width > 0 for width in hidden)
 
 
 @dataclass(frozen=True)
@@ -76,21 +81,19 @@ class HeadSpec:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden", tuple(self.hidden))
-        for name, fits, rule in [
-            (
-                "hidden",
-                len(self.hidden) <= 2 and all(isinstance(w, int) and w > 0 for w in self.hidden),
-                "at most two positive widths",
-            ),
-            ("dropout", 0 <= self.dropout < 1, "a probability in [0, 1)"),
-            ("lr", 0 < self.lr < np.inf, "a positive number"),
-            ("weight_decay", 0 <= self.weight_decay < np.inf, "zero or a positive number"),
-            ("batch_size", isinstance(self.batch_size, int) and self.batch_size > 0, "a positive int"),
-            ("standardize", isinstance(self.standardize, bool), "True or False"),
-            ("mixup", 0 <= self.mixup < np.inf, "zero or a positive number"),
-        ]:
-            if not fits:
-                raise KeyMynaError(f"head {name}={getattr(self, name)!r}: must be {rule}.")
+        check(
+            self,
+            {
+                "hidden": Rule(_at_most_two_widths, "at most two positive widths"),
+                "dropout": SHARE_BELOW_ONE,
+                "lr": POSITIVE,
+                "weight_decay": at_least(0),
+                "batch_size": Rule(lambda value: isinstance(value, int) and value > 0, "a positive int"),
+                "standardize": Rule(lambda value: isinstance(value, bool), "True or False"),
+                "mixup": at_least(0),
+            },
+            of="head",
+        )
 
     def initial(self, dim: int, seed: int) -> dict[str, np.ndarray]:
         """Parameters before training, float64: "weight.0" (out, in), "bias.0" (out,), ... by layer.

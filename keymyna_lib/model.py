@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from keymyna_lib.base.checks import check, one_of
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.tensors import reading, save_tensors
 from keymyna_lib.spectrogram import N_MELS
@@ -36,18 +37,19 @@ PATCHES = {
     "hybrid": ((16, 16), (N_MELS, 2)),
     "horizontal": ((1, 98),),
 }
+SCALES = ("log1p", "linear")
 _HEAD_DIM = 64
 
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """What defines an encoder's architecture and input.
+    """What defines an encoder's architecture and input. The defaults are those of `mini`; `paper` has the paper's.
 
     Attributes
     ----------
     preset : a name in PRESETS.
     patch : a name in PATCHES.
-    scale : "log1p" feeds log(1 + power) to the patch embedding, "linear" the power itself (the paper's default).
+    scale : one of SCALES: "log1p" feeds log(1 + power) to the patch embedding, "linear" the power itself (the paper's).
 
     Raises
     ------
@@ -55,14 +57,12 @@ class EncoderConfig:
         When a name is unknown.
     """
 
-    preset: str = "vit-s"
+    preset: str = "vit-xxs"
     patch: str = "vertical"
-    scale: str = "linear"
+    scale: str = "log1p"
 
     def __post_init__(self) -> None:
-        for name, known in (("preset", PRESETS), ("patch", PATCHES), ("scale", ("log1p", "linear"))):
-            if getattr(self, name) not in known:
-                raise KeyMynaError(f"{name} {getattr(self, name)!r}: choose one of {', '.join(known)}.")
+        check(self, {"preset": one_of(PRESETS), "patch": one_of(PATCHES), "scale": one_of(SCALES)})
 
 
 def kept_tokens(n_tokens: int, mask_ratio: float) -> int:

@@ -12,9 +12,10 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,6 +24,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from keymyna_lib.base import paths
+from keymyna_lib.base.checks import POSITIVE, SHARE_BELOW_ONE, Rule, at_least, check, one_of
 from keymyna_lib.base.device import pick_device
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.hashing import code_hash_of, sha256_json
@@ -34,15 +36,16 @@ from keymyna_lib.corpus.corpus import Corpus
 from keymyna_lib.losses import LOSSES
 from keymyna_lib.model import Encoder, EncoderConfig, build_encoder
 from keymyna_lib.objectives import OBJECTIVES, Batch, Objective
-from keymyna_lib.spectrogram import N_MELS
+from keymyna_lib.spectrogram import N_MELS, WINDOW
 from keymyna_lib.views import AUGMENTATIONS
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+PRECISIONS = ("fp32", "bf16")
 
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """One pre-training run.
+    """One pre-training run. The defaults are those of `mini`, which the notebooks repeat; `paper` has the paper's.
 
     Attributes
     ----------
@@ -52,11 +55,11 @@ class PretrainConfig:
     augmentation : of the contrastive views, a name in `views.AUGMENTATIONS`; the paper's is "none".
     crop_frames : length of a crop, frames of 32 ms.
     crop_distance : greatest distance between the beginnings of a track's two crops, frames; 0 for any.
-    loss : of the contrastive objective, a name in `losses.LOSSES`.
+    loss : of the contrastive objective, a name in `losses.LOSSES`; the paper's is "sogclr".
     temperature : of the contrastive loss.
     gamma : SogCLR's weight of the newest batch.
     projection_dim : outputs of the contrastive projection head; 0 for none.
-    steps, batch_size : optimizer steps, tracks a step (of all processes together).
+    steps, batch_size : optimizer steps, tracks per step (of all processes together).
     optimizer : "adam" (L2 weight decay, the public code's) or "adamw" (decoupled).
     lr, weight_decay : peak learning rate and weight decay.
     warmup_steps : linear warm-up, then a cosine to zero.
@@ -65,48 +68,78 @@ class PretrainConfig:
     device : "auto" takes CUDA when there is one.
     checkpoint_every, validate_every : steps.
     seed : of everything that is drawn.
+
+    Raises
+    ------
+    KeyMynaError
+        When a name is unknown or a value out of range.
     """
 
-    encoder: EncoderConfig
-    objective: str
-    mask_ratio: float
-    augmentation: str
-    crop_frames: int
-    crop_distance: int
-    loss: str
-    temperature: float
-    gamma: float
-    projection_dim: int
-    steps: int
-    batch_size: int
-    optimizer: str
-    lr: float
-    weight_decay: float
-    warmup_steps: int
-    clip_norm: float
-    precision: str
-    device: str
-    checkpoint_every: int
-    validate_every: int
-    seed: int
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    objective: str = "contrastive"
+    mask_ratio: float = 0.9
+    augmentation: str = "none"
+    crop_frames: int = WINDOW
+    crop_distance: int = 0
+    loss: str = "sogclr"
+    temperature: float = 0.1
+    gamma: float = 0.9
+    projection_dim: int = 128
+    steps: int = 150
+    batch_size: int = 128
+    optimizer: str = "adam"
+    lr: float = 1e-3
+    weight_decay: float = 1e-5
+    warmup_steps: int = 15
+    clip_norm: float = 1.0
+    precision: str = "fp32"
+    device: str = "auto"
+    checkpoint_every: int = 100
+    validate_every: int = 25
+    seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, known in (
-            ("objective", OBJECTIVES),
-            ("augmentation", AUGMENTATIONS),
-            ("loss", LOSSES),
-            ("optimizer", OPTIMIZERS),
-            ("precision", ("fp32", "bf16")),
-        ):
-            if getattr(self, name) not in known:
-                raise KeyMynaError(f"{name} {getattr(self, name)!r}: choose one of {', '.join(known)}.")
-        for name in ("crop_frames", "batch_size", "steps", "checkpoint_every", "validate_every"):
-            if getattr(self, name) < 1:
-                raise KeyMynaError(f"{name} {getattr(self, name)}: must be at least 1.")
-        if not 0 <= self.mask_ratio < 1:
-            raise KeyMynaError(f"mask_ratio {self.mask_ratio}: expected 0 <= mask_ratio < 1.")
-        if self.crop_distance < 0:
-            raise KeyMynaError(f"crop_distance {self.crop_distance}: expected frames, or 0 for any distance.")
+        names = {
+            "objective": OBJECTIVES,
+            "augmentation": AUGMENTATIONS,
+            "loss": LOSSES,
+            "optimizer": OPTIMIZERS,
+            "precision": PRECISIONS,
+        }
+        counts = ("crop_frames", "batch_size", "steps", "checkpoint_every", "validate_every")
+        check(
+            self,
+            {
+                **{name: one_of(known) for name, known in names.items()},
+                **dict.fromkeys(counts, at_least(1)),
+                **dict.fromkeys(("projection_dim", "warmup_steps", "weight_decay"), at_least(0)),
+                **dict.fromkeys(("temperature", "lr", "clip_norm"), POSITIVE),
+                "mask_ratio": SHARE_BELOW_ONE,
+                "gamma": Rule(lambda value: 0 < value <= 1, "a weight in (0, 1]"),
+                "crop_distance": Rule(lambda value: value >= 0, "frames, or 0 for any distance"),
+            },
+        )
+
+    @classmethod
+    def from_parameters(cls, parameters: Mapping[str, Any], **changes: Any) -> PretrainConfig:
+        """The run that a notebook's parameters stand for; what they do not say has its default.
+
+        Parameters
+        ----------
+        parameters : by name, with `preset`, `patch` and `scale` of the encoder beside the fields; in a notebook
+            `globals()`. Names that are no settings are passed over.
+        changes : fields to set otherwise.
+
+        Raises
+        ------
+        KeyMynaError
+            As the constructor.
+        """
+
+        def given(kind: type) -> dict[str, Any]:
+            return {one.name: parameters[one.name] for one in fields(kind) if one.name in parameters}
+
+        return cls(**given(cls) | {"encoder": EncoderConfig(**given(EncoderConfig))} | changes)
 
 
 def learning_rate(step: int, config: PretrainConfig) -> float:

@@ -6,7 +6,7 @@ from keymyna_lib.base import paths
 from keymyna_lib.corpus import splits
 from keymyna_lib.corpus.rendered import compositions
 from keymyna_lib.corpus.rendered.scores import load_scores
-from keymyna_lib.report import results
+from keymyna_lib.report import provenance
 
 
 def pytest_collection_modifyitems(items):
@@ -31,9 +31,8 @@ def home(tmp_path, monkeypatch):
     """An empty clone to write runs into, its code and notebooks of a fixed hash."""
     for name, value in (("ROOT", tmp_path), ("CACHE", tmp_path / ".cache")):
         monkeypatch.setattr(paths, name, value)
-    monkeypatch.setattr(results, "code_hash", lambda: "code")
-    monkeypatch.setattr(results, "notebook_hash", lambda notebook: f"source of {notebook}")
-    monkeypatch.setattr(results, "_written", set())
-    results.environment.cache_clear()
+    monkeypatch.setattr(provenance, "code_hash", lambda: "code")
+    monkeypatch.setattr(provenance, "notebook_hash", lambda notebook: f"source of {notebook}")
+    provenance.environment.cache_clear()
     yield tmp_path
-    results.environment.cache_clear()
+    provenance.environment.cache_clear()

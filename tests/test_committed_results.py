@@ -16,6 +16,7 @@ from keymyna_lib.base import files, hashing, paths
 from keymyna_lib.evaluate import mirex_scores, summary
 from keymyna_lib.experiments import conclusions
 from keymyna_lib.experiments.encoder_study import OBJECTIVES, UNTRAINED
+from keymyna_lib.report.intervals import UNDECIDED
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -176,7 +177,7 @@ def test_difference_tables(name, column):
         difference = 100 * (np.mean(scores[:half]) - np.mean(scores[half:]))
         shown, low, high = (float(v.strip("[],")) for v in text.split())
         assert shown == pytest.approx(difference, abs=0.051) and low <= shown <= high
-        verdict = "better" if low > 0 else "worse" if high < 0 else "not told apart"
+        verdict = "better" if low > 0 else "worse" if high < 0 else UNDECIDED
         assert table.loc[row, "verdict"] == verdict
 
 

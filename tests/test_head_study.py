@@ -16,7 +16,8 @@ from keymyna_lib.experiments import head_study, scoring
 from keymyna_lib.features import Features
 from keymyna_lib.heads import HeadSpec
 from keymyna_lib.keys import KEY_NAMES, camelot
-from keymyna_lib.report import results
+from keymyna_lib.report import provenance
+from keymyna_lib.report import runs as results
 
 N = {"train": 96, "valid": 48, "test": 48, "extra": 24}
 
@@ -107,8 +108,8 @@ def test_selection_does_not_depend_on_the_test_tracks(corpus):
 def test_a_study_is_recorded_with_the_chosen_head(corpus, tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "ROOT", tmp_path)
     monkeypatch.setattr(paths, "CACHE", tmp_path / "cache")
-    monkeypatch.setattr(results, "code_hash", lambda: "code")
-    monkeypatch.setattr(results, "notebook_hash", lambda notebook: "source")
+    monkeypatch.setattr(provenance, "code_hash", lambda: "code")
+    monkeypatch.setattr(provenance, "notebook_hash", lambda notebook: "source")
     rows = features(corpus)
     heads = head_study.train(study(shifts=(0, 2)), GRID, rows, corpus)
     with results.Run(

@@ -278,11 +278,35 @@ def test_schedule():
         ({"objective": "rotation"}, "objective 'rotation': choose one of contrastive, reconstruction, supervised"),
         ({"augmentation": "loud"}, "augmentation 'loud'"),
         ({"crop_distance": -1}, "crop_distance -1"),
+        ({"lr": 0.0}, "lr 0.0"),
+        ({"temperature": -0.1}, "temperature -0.1"),
+        ({"gamma": 0.0}, "gamma 0.0"),
+        ({"projection_dim": -1}, "projection_dim -1"),
+        ({"warmup_steps": -1}, "warmup_steps -1"),
+        ({"weight_decay": "much"}, "weight_decay 'much'"),
+        ({"optimizer": "sgd"}, "optimizer 'sgd'"),
     ],
 )
 def test_bad_settings_are_named(changes, message):
     with pytest.raises(KeyMynaError, match=message):
         config(**changes)
+
+
+def test_parameters_of_a_notebook_make_a_run():
+    given = {
+        "preset": "vit-toy",
+        "scale": "linear",
+        "loss": "infonce",
+        "steps": 7,
+        "budgets": [48],
+        "encoder": "another",
+    }
+    made = PretrainConfig.from_parameters(given, warmup_steps=3)
+    expected = dict(encoder=EncoderConfig("vit-toy", "vertical", "linear"), loss="infonce", steps=7, warmup_steps=3)
+    assert made == PretrainConfig(**expected)
+    assert PretrainConfig.from_parameters({}) == PretrainConfig(encoder=EncoderConfig())
+    with pytest.raises(KeyMynaError, match="patch 'round'"):
+        PretrainConfig.from_parameters({"patch": "round"})
 
 
 def test_missing_gpu_is_said(monkeypatch):

@@ -8,7 +8,8 @@ import pytest
 
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.evaluate import mirex_scores
-from keymyna_lib.report import results, summaries, tables
+from keymyna_lib.report import runs as results
+from keymyna_lib.report import summaries, tables
 
 REFERENCE = np.arange(24)
 
@@ -74,7 +75,8 @@ def test_cells_are_the_mean_of_the_predictions(runs):
 
 
 def test_main_table_and_its_trace(runs):
-    table, trace = tables.main_table(summaries.systems("smoke", runs), [48, 150, 0], n_train=90)
+    shown = tables.main_table(summaries.systems("smoke", runs), [48, 150, 0], n_train=90)
+    table, trace = shown.frame, shown.cells
     assert list(table.columns) == ["features", "head", "48 labels", "150 labels", "all 90 labels"]
     ours = table.set_index("features").loc["KeyMyna"]
     assert ours["150 labels"] == tables.NOT_RUN and "KeyMyna, linear / 150 labels" not in trace
@@ -91,7 +93,7 @@ def test_differences_are_paired(runs):
     for row in found.itertuples():
         assert row.difference == pytest.approx(values["KeyMyna", row.budget] - values["untrained", row.budget])
         assert row.low < row.difference < row.high and row.low > 0
-    shown, _ = tables.difference_table(found, 90, "gain")
+    shown = tables.difference_table(found, 90, "gain").frame
     assert list(shown["verdict"]) == ["better", "better"]
     same = summaries.differences("smoke", table, "KeyMyna", "KeyMyna")
     assert (same[["difference", "low", "high"]] == 0).all(axis=None)
@@ -105,19 +107,20 @@ def test_missing_and_surplus_runs_are_errors(runs):
 
 
 def test_every_measured_cell_of_the_detail_table_is_traced(runs):
-    table, trace = tables.detail_table(summaries.systems("smoke", runs), 90)
-    for row in table.to_dict("records"):
-        for column in table.columns[3:-2]:
-            assert f"{row['features']}, {row['head']}, {row['labels']} / {column}" in trace
+    shown = tables.detail_table(summaries.systems("smoke", runs), 90)
+    for row in shown.frame.to_dict("records"):
+        for column in shown.columns[3:-2]:
+            assert f"{row['features']}, {row['head']}, {row['labels']} / {column}" in shown.cells
 
 
 def test_a_system_without_the_extra_set_was_not_run_on_it(runs):
     systems = summaries.systems("smoke", runs)
     systems.loc[systems["features"] == "outside", "weighted, gtzan"] = np.nan
-    table, trace = tables.detail_table(systems, 90)
-    outside = table.set_index("features").loc["outside"]
+    shown = tables.detail_table(systems, 90)
+    outside = shown.frame.set_index("features").loc["outside"]
     assert outside["weighted, gtzan"] == tables.NOT_RUN and outside["accuracy"] == "100.0"
-    assert "outside, ConvKey, none / weighted, gtzan" not in trace and "outside, ConvKey, none / accuracy" in trace
+    assert "outside, ConvKey, none / weighted, gtzan" not in shown.cells
+    assert "outside, ConvKey, none / accuracy" in shown.cells
 
 
 def test_a_task_that_lacks_a_run_is_named(runs):
@@ -129,13 +132,14 @@ def test_a_task_that_lacks_a_run_is_named(runs):
 
 def test_published_numbers_name_their_source_and_are_not_ours(home):
     results.publish("smoke", "n", runs=[store("pre-trained", "wide MLP", REFERENCE, 0, task="rendered")])
-    table, trace = tables.published_table(summaries.systems("smoke", results.load_runs("smoke", ["n"])))
+    shown = tables.published_table(summaries.systems("smoke", results.load_runs("smoke", ["n"])))
+    table, trace = shown.frame, shown.cells
     assert (
         (table["measured here"] == tables.NOT_RUN).all()
         and (table["citation"] != "").all()
         and (table["place"] != "").all()
     )
-    assert not trace  # whatever was run on rendered scores
+    assert not trace  # whatever was run on the synthetic corpus
     keymyna = table[(table["system"] == "KeyMyna") & (table["dataset"] == "GiantSteps")]
     assert list(keymyna["value"]) == ["75.91", "72.02"]
 
@@ -144,7 +148,8 @@ def test_what_was_measured_stands_beside_what_was_published(home):
     fifth_below = (REFERENCE + 5) % 12 + 12 * (REFERENCE // 12)
     ours = [store("pre-trained", "wide MLP", REFERENCE, 48), store("pre-trained", "wide MLP", fifth_below, 0)]
     results.publish("smoke", "n", runs=[*ours, store("outside", "ConvKey", REFERENCE)])
-    table, trace = tables.published_table(summaries.systems("smoke", results.load_runs("smoke", ["n"])))
+    shown = tables.published_table(summaries.systems("smoke", results.load_runs("smoke", ["n"])))
+    table, trace = shown.frame, shown.cells
     here = table.set_index(["system", "dataset", "metric"])["measured here"]
     assert here["KeyMyna", "GiantSteps", "weighted score"] == f"0.0 ascending only, 50.0 both ({len(REFERENCE)} tracks)"
     # that of all labels, and on how many of the 604 tracks
@@ -160,6 +165,6 @@ def test_mert_is_found_under_the_name_of_its_repository(home):
 
     repository = re.search(r'"(\S+)@[0-9a-f]{40}"', huggingface.frozen_encoder.__doc__)[1]
     results.publish("smoke", "n", runs=[store(repository.split("/")[-1], "wide MLP", REFERENCE, 0)])
-    table, _ = tables.published_table(summaries.systems("smoke", results.load_runs("smoke", ["n"])))
+    table = tables.published_table(summaries.systems("smoke", results.load_runs("smoke", ["n"]))).frame
     here = table.set_index(["system", "dataset"])["measured here"]
     assert here["MERT-95M", "GiantSteps"].startswith("100.0 ") and here["MERT-95M", "Billboard"] == tables.NOT_RUN

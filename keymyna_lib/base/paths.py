@@ -11,16 +11,16 @@ NOTEBOOKS = ROOT / "notebooks"
 LOCK = ROOT / "requirements.lock"
 # Audio, spectrograms, checkpoints and embeddings: large, made anew from the code, never committed.
 CACHE = Path(os.environ.get("KEYMYNA_CACHE") or ROOT / ".cache").expanduser().resolve()
-CHANGED = "KEYMYNA_CHANGED"  # variable by which the runner tells a notebook which parameters were set by hand
+SET_BY_HAND = "KEYMYNA_SET_BY_HAND"  # environment variable of the runner for its notebooks, see report/provenance.py
 
 PROFILES = ("smoke", "mini", "mini-full", "paper")
 
 
 def results_dir(profile: str) -> Path:
-    """Runs, tables, executed notebooks and the index of a profile; committed for `mini`."""
+    """Runs, tables, executed notebooks and the index of a profile; committed for `mini` and `mini-full`."""
     return ROOT / "results" / profile
 
 
 def figures_dir(profile: str) -> Path:
-    """Figures of a profile, each with its data and its provenance; committed for `mini`."""
+    """Figures of a profile, each with its data and its provenance; committed for `mini` and `mini-full`."""
     return ROOT / "figures" / profile

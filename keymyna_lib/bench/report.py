@@ -1,4 +1,4 @@
-"""All subjects within a budget of time, and what comes of it: one JSON of the machine and a long list of rows."""
+"""All subjects within a time budget, and the result: one JSON of the machine and a long list of rows."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.files import write_json
 from keymyna_lib.base.progress import bar
 from keymyna_lib.bench.measure import Case, Measurement, machine, not_run
-from keymyna_lib.bench.sizes import SIZES
-from keymyna_lib.report import results
-
-SUBJECTS = ("step", "data", "embedding", "heads", "song", "growth")
+from keymyna_lib.bench.sizes import SIZES, SUBJECTS
+from keymyna_lib.report import provenance
+from keymyna_lib.report.traced import TracedTable
 
 
 def measure_all(
@@ -31,16 +30,16 @@ def measure_all(
 
     Parameters
     ----------
-    subjects : of `SUBJECTS`.
+    subjects : names in `sizes.SUBJECTS`.
     size : a name in `sizes.SIZES`.
-    budget : s for all cases; what one leaves over is shared out among the next ones. A case takes three rounds at
-        least, however long they last.
+    budget : s for all cases; what one leaves is shared among the next ones. A case takes at least three rounds,
+        however long they last.
     show : draw a progress bar.
 
     Returns
     -------
-    machine, date, commit, dirty, size, budget, seconds (that it took), and measurements: dictionaries of the fields of
-    `measure.Measurement`.
+    machine, date, commit, dirty, size, budget, seconds (that it took), and measurements: one dictionary of the fields
+    of `measure.Measurement` per row.
 
     Raises
     ------
@@ -49,10 +48,10 @@ def measure_all(
     """
     for name, known in (*((subject, SUBJECTS) for subject in subjects), (size, tuple(SIZES))):
         if name not in known:
-            raise KeyMynaError(f"{name!r}: choose of {', '.join(known)}.")
+            raise KeyMynaError(f"{name!r}: choose from {', '.join(known)}.")
     if not budget > 0:
-        raise KeyMynaError(f"budget {budget}: expected seconds, more than 0.")
-    date, here, began, rows = results.now(), machine(), time.perf_counter(), []
+        raise KeyMynaError(f"budget {budget}: expected a positive number of seconds.")
+    date, here, began, rows = provenance.now(), machine(), time.perf_counter(), []
     paths.CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=paths.CACHE, prefix="bench-") as folder:
         modules = [importlib.import_module(f"keymyna_lib.bench.{subject}") for subject in subjects]
@@ -64,12 +63,12 @@ def measure_all(
                 seconds = (budget - (time.perf_counter() - began)) * case.weight / left if left > 0 else 0.0
                 try:
                     rows += case.run(max(seconds, 0.0))
-                except Exception as error:  # one case that cannot be run here must not cost the hour of the others
+                except Exception as error:  # one case that fails here must not cost the hour of the others
                     rows.append(not_run(case.subject, case.name, "ours", "all", "", f"{type(error).__name__}: {error}"))
                 left -= case.weight
                 gc.collect()  # what a case held must not weigh on the next
                 progress.update()
-    environment = results.environment()
+    environment = provenance.environment()
     return {
         "machine": here,
         "date": date,
@@ -88,12 +87,12 @@ def write(found: dict[str, Any], path: Path) -> None:
 
 
 def frame(found: dict[str, Any]) -> pd.DataFrame:
-    """The rows of what `measure_all` returned, or of its JSON; a column a field of `measure.Measurement`."""
+    """The rows of what `measure_all` returned, or of its JSON; one column per field of `measure.Measurement`."""
     return pd.DataFrame(found["measurements"], columns=[field.name for field in fields(Measurement)])
 
 
 def text(found: dict[str, Any]) -> str:
-    """The rows for people, and what they were measured on."""
+    """The rows as text, and what they were measured on."""
     table = readable(frame(found)).to_string(index=False, justify="left")
     about = ", ".join(f"{key} {value}" for key, value in found["machine"].items() if value != "")
     return f"{table}\n\n{about}; {found['date']}; commit {found['commit']}{' (dirty)' if found['dirty'] else ''}"
@@ -116,7 +115,6 @@ def readable(rows: pd.DataFrame) -> pd.DataFrame:
     return made.assign(rounds=rows["n"])
 
 
-def speed_table(rows: pd.DataFrame, run_id: str) -> tuple[pd.DataFrame, dict[str, list[str]]]:
-    """Rows of the benchmark (columns as `bench.measure.Measurement`) for people, and their trace to the run."""
-    table = readable(rows)
-    return table, {f"{', '.join(row[:4])} / value": [run_id] for row in table.itertuples(index=False)}
+def speed_table(rows: pd.DataFrame, run_id: str) -> TracedTable:
+    """Rows of the benchmark (columns as in `bench.measure.Measurement`) as text, their values traced to the run."""
+    return TracedTable.of_runs(readable(rows), ["subject", "case", "system", "quantity"], [run_id], ["value"])

@@ -2,7 +2,7 @@
 
 A claim is that one system is better than another. It holds when the 95 % interval of the paired difference lies above
 zero and the p-value, Holm-adjusted over every claim of the page, is below 0.05; the opposite holds when both point the
-other way; otherwise the two are not told apart. A claim whose runs are absent is "not run".
+other way; otherwise it is undecided. A claim whose runs are absent is "not run".
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import pandas as pd
 
 from keymyna_lib.evaluate import holm
 from keymyna_lib.experiments.encoder_study import MASKED, OBJECTIVES, UNTRAINED
-from keymyna_lib.report.tables import budget_label, with_interval
+from keymyna_lib.report.intervals import NOT_RUN, UNDECIDED, budget_label, with_interval
+from keymyna_lib.report.traced import TracedTable
 
-HOLDS, OPPOSITE, UNDECIDED, NOT_RUN = "holds", "the opposite holds", "not told apart", "not run"
+HOLDS, OPPOSITE = "holds", "the opposite holds"
 ALPHA = 0.05
 
 
@@ -103,21 +104,15 @@ def decide(evidence: pd.DataFrame) -> pd.DataFrame:
     return decided.assign(verdict=[verdict(row.low, row.high, row.p_holm) for row in decided.itertuples()])
 
 
-def conclusions_table(decided: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, list[str]]]:
-    """`decide` for people, and the trace of each cell that says something."""
-    run = decided["verdict"] != NOT_RUN
-    table = decided[["claim", "labels"]].assign(
-        seeds=decided["seeds"].astype(str),
-        verdict=decided["verdict"],
-        evidence=[
-            with_interval(row.difference, row.low, row.high, "+") if known else ""
-            for row, known in zip(decided.itertuples(), run)
-        ],
-        p=[f"{value:.4f}" if known else "" for value, known in zip(decided["p_holm"], run)],
-    )
-    trace = {
-        f"{', '.join((row.claim, row.labels, str(row.seeds)))} / {column}": row.run_ids
-        for row in decided[run].itertuples()
-        for column in ("verdict", "evidence", "p")
-    }
-    return table, trace
+def conclusions_table(decided: pd.DataFrame) -> TracedTable:
+    """`decide` as text; the cells that say something are traced."""
+    table = TracedTable(["claim", "labels", "seeds"], ["claim", "labels", "seeds", "verdict", "evidence", "p"])
+    for cell in decided.itertuples():
+        row = table.row(cell.claim, cell.labels, str(cell.seeds))
+        if cell.verdict == NOT_RUN:
+            row.cell("verdict", NOT_RUN)
+            continue
+        row.cell("verdict", cell.verdict, cell.run_ids)
+        row.cell("evidence", with_interval(cell.difference, cell.low, cell.high, "+"), cell.run_ids)
+        row.cell("p", f"{cell.p_holm:.4f}", cell.run_ids)
+    return table

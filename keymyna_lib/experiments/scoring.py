@@ -12,7 +12,7 @@ from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.corpus.corpus import Corpus
 from keymyna_lib.evaluate import mirex_scores, summary
 from keymyna_lib.keys import parse_key
-from keymyna_lib.report.results import Run
+from keymyna_lib.report.runs import Run
 
 
 def prediction_table(corpus: Corpus, tracks: Sequence[str], estimates: Sequence[int]) -> pd.DataFrame:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -15,12 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from keymyna_lib.base import paths
 from keymyna_lib.base.errors import KeyMynaError
-from keymyna_lib.base.files import atomic_path, write_json
 from keymyna_lib.evaluate import chance_scores
 from keymyna_lib.keys import CIRCLE_OF_FIFTHS, KEY_NAMES, N_KEYS
-from keymyna_lib.report.results import environment, note_written, write_csv
 from keymyna_lib.spectrogram import HOP, SAMPLE_RATE
 
 # One colour for each kind of features, the same in every figure (Okabe and Ito's palette, safe for colour-blind).
@@ -58,40 +54,6 @@ def use_style() -> None:
             "pdf.fonttype": 42,
             "figure.constrained_layout.use": True,
         }
-    )
-
-
-def save(
-    figure: Figure,
-    name: str,
-    *,
-    data: pd.DataFrame,
-    profile: str,
-    notebook: str,
-    runs: Sequence[str],
-    parameters: Mapping[str, Any],
-    seed: int | None = None,
-) -> None:
-    """Write figures/<profile>/NAME.png, .pdf, .csv (the data drawn) and .json (runs, parameters, provenance)."""
-    folder = paths.figures_dir(profile)
-    note_written(*(folder / f"{name}.{suffix}" for suffix in ("png", "pdf", "csv", "json")))
-    # Without dates, so that the same picture is the same file.
-    for suffix, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None, "Creator": None})):
-        with atomic_path(folder / f"{name}.{suffix}") as temporary:
-            figure.savefig(temporary, format=suffix, metadata=metadata)
-    write_csv(folder / f"{name}.csv", data)
-    shared = {key: environment()[key] for key in ("commit", "dirty", "code_hash")}
-    write_json(
-        folder / f"{name}.json",
-        {
-            "figure": name,
-            "notebook": notebook,
-            "scale": profile,
-            "runs": list(runs),
-            "parameters": dict(parameters),
-            "seed": seed,
-            **shared,
-        },
     )
 
 

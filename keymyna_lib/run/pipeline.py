@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import json
 import os
 import time
 import tomllib
@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import filelock
+
 from keymyna_lib.base import files, hashing, paths
 from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.report import publication
 from keymyna_lib.run import parameters
 from keymyna_lib.run.project import Project
 
@@ -30,7 +33,7 @@ class Notebook:
     needs: tuple[str, ...]  # notebooks whose published results it reads
     minutes: dict[str, float]  # profile -> expected time
     parameters: dict[str, parameters.Parameter]
-    on_request: bool  # runs only when it is named
+    on_request: bool  # runs only when named
 
     @property
     def number(self) -> int:
@@ -93,7 +96,7 @@ def select(notebooks: dict[str, Notebook], only: list[str], start: str | None) -
 
     Parameters
     ----------
-    only, start : numbers ("20", "0") or whole names; neither means all but those that run on request only.
+    only, start : numbers ("20", "0") or full names; neither means all except those that run on request only.
     """
 
     def find(text: str) -> Notebook:
@@ -110,24 +113,20 @@ def select(notebooks: dict[str, Notebook], only: list[str], start: str | None) -
     else:
         first = find(start).number if start is not None else 0
         asked = {n.name for n in notebooks.values() if n.number >= first and not n.on_request}
-    wanted = set(asked)
-    for notebook in reversed(notebooks.values()):
-        if notebook.name in wanted:
-            wanted.update(notebook.needs)
-    return [name for name in notebooks if name in wanted], asked
+    return _builds_on(notebooks, asked), asked
 
 
 def fingerprint(project: Project, notebook: Notebook, values: dict[str, parameters.Value]) -> dict[str, Any]:
-    """Hashes of all that a notebook's results depend on: parameters, notebook, code, what it reads, what users bring.
+    """Hashes of everything that a notebook's results depend on: parameters, cells, code, what it reads, users' files.
 
-    The runner itself is left out: it acts on results only through the parameters. Of what an earlier notebook published
-    its runs and outputs count, so that one which ran again and came to the same end costs nothing after it.
+    The runner itself is left out, as it affects results only through the parameters. Of what an earlier notebook
+    published, only its runs and outputs count: one that ran again with the same outcome makes nothing after it rerun.
     """
     cells = [
         (cell["cell_type"], cell["source"], cell.get("metadata", {}).get("tags", []))
         for cell in parameters.read_cells(project.source(notebook.name))
     ]
-    code = [p for p in project.library.iterdir() if p.name not in {"run", "__pycache__"}]
+    code = [p for p in project.library.iterdir() if p.name not in {"run", "__main__.py", "__pycache__"}]
     indices = {need: project.index(values["profile"], need) for need in notebook.needs}
     read = {need: files.read_json(path) if path.exists() else {} for need, path in indices.items()}
     brought = parameters.local_paths(values, project.root)
@@ -186,7 +185,7 @@ def published(project: Project, profile: str, notebook: str, since: int | None) 
     index = project.index(profile, notebook)
     if modified(index) in (None, since):
         raise KeyMynaError(
-            f"{notebook} ran to its end without writing {project.show(index)}: its last cell must call results.publish."
+            f"{notebook} ran to its end without writing {project.show(index)}: it must call `done` on its Stage."
         )
     produced = dict(files.read_json(index)["files"])
     absent = [name for name, size in produced.items() if not _present(project, name, size)]
@@ -203,20 +202,24 @@ def modified(path: Path) -> int | None:
 
 @contextlib.contextmanager
 def locked(project: Project, profile: str) -> Iterator[None]:
-    """Hold the profile against a second runner; the kernel of the system lets go of it even after a kill."""
+    """Hold the profile against a second runner; the operating system releases it even after a kill.
+
+    Raises
+    ------
+    KeyMynaError
+        When another process holds it; names that process.
+    """
     path = project.state(profile, "runner").with_suffix(".lock")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise KeyMynaError(
-                f"profile {profile} is being run already (process {file.read().strip()}). Wait for it, or stop it."
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+    try:
+        held = filelock.FileLock(path, blocking=False).acquire()
+    except filelock.Timeout:
+        holder = path.read_text(encoding="ascii").strip()
+        raise KeyMynaError(
+            f"profile {profile} is being run already (process {holder}). Wait for it, or stop it."
+        ) from None
+    with held:
+        path.write_text(str(os.getpid()), encoding="ascii")  # the lock is on the file, whatever it contains
         yield
 
 
@@ -249,19 +252,36 @@ def run(
     plain = resolve(project, notebooks, profile, [])
     order, asked = select(notebooks, only or [], start)
     with locked(project, profile):
+        publication.complete(project.root, profile)
         began = time.monotonic()
         for position, name in enumerate(order, 1):
             head = f"[{position}/{len(order)}] {name}"
-            here = parameters.local_paths(values[name], project.root)  # committed tables hold no path of a machine
-            changed = {key: value for key, value in values[name].items() if value != plain[name][key] and key != WHERE}
-            os.environ[paths.CHANGED] = "\n".join(
-                f"{key} = {here[key].name if key in here else value!r}" for key, value in changed.items()
+            os.environ[paths.SET_BY_HAND] = json.dumps(
+                {each: _differences(project, values[each], plain[each]) for each in _builds_on(notebooks, {name})}
             )
             _run_one(project, notebooks[name], values[name], force and name in asked, head, began, say)
         say(
             f"All done in {duration(time.monotonic() - began)}. Executed notebooks, tables and runs: "
             f"results/{profile}/; figures: figures/{profile}/"
         )
+
+
+def _builds_on(notebooks: dict[str, Notebook], asked: set[str]) -> list[str]:
+    """Some notebooks and those whose results they read, however indirectly; in order."""
+    found = set(asked)
+    for notebook in reversed(notebooks.values()):
+        if notebook.name in found:
+            found.update(notebook.needs)
+    return [each for each in notebooks if each in found]
+
+
+def _differences(
+    project: Project, values: dict[str, parameters.Value], plain: dict[str, parameters.Value]
+) -> list[str]:
+    """Parameters that differ from the profile's own values, as "name = value"; committed tables hold no local path."""
+    here = parameters.local_paths(values, project.root)
+    changed = {key: value for key, value in values.items() if value != plain[key] and key != WHERE}
+    return [f"{key} = {here[key].name if key in here else value!r}" for key, value in changed.items()]
 
 
 def _run_one(
@@ -280,12 +300,12 @@ def _run_one(
         say(f"{head}  skipped: unchanged since {state['finished']}")
         return
     started = time.monotonic()
-    from keymyna_lib.run import execute  # papermill is slow to import, and a skipped run does not need it
+    from keymyna_lib.run import execute  # papermill takes 2 s to import, and a skipped notebook does not need it
 
     expected = f", about {notebook.minutes[profile]:g} min" if profile in notebook.minutes else ""
     say(f"{head}  {notebook.title} ({reason}{expected}) ...")
     note, before = fingerprint(project, notebook, values), modified(project.index(profile, name))
-    # From here on the last success counts no more: a failing run may leave some of its outputs replaced.
+    # From here on the last success no longer counts: a run that fails may have replaced some of its outputs.
     project.state(profile, name).unlink(missing_ok=True)
     given = {
         key: value for key, value in values.items() if key == "profile" or value != notebook.parameters[key].default

@@ -5,7 +5,9 @@ import pytest
 
 from keymyna_lib.base import files, paths
 from keymyna_lib.base.errors import KeyMynaError
-from keymyna_lib.report import results
+from keymyna_lib.report import provenance
+from keymyna_lib.report import runs as results
+from keymyna_lib.report.traced import TracedTable
 
 
 def make(seed=0, config=None, corpus="c1", artifact=None):
@@ -21,6 +23,12 @@ def make(seed=0, config=None, corpus="c1", artifact=None):
     return run.run_id
 
 
+def traced_table(run_id):
+    table = TracedTable(["system"])
+    table.row("ours").cell("score", "12.3", [run_id])
+    return table
+
+
 def test_a_run_holds_what_a_reviewer_needs(home):
     run_id = make()
     folder = home / "results/smoke/runs" / run_id
@@ -32,7 +40,17 @@ def test_a_run_holds_what_a_reviewer_needs(home):
     ]
     metrics = pd.read_csv(folder / "metrics.csv")
     assert list(metrics) == results.METRIC_COLUMNS
-    assert metrics.iloc[0].tolist() == [run_id, "probe", "all", "test", "accuracy", 0.25, 4, 0]
+    assert metrics.iloc[0].dropna().to_dict() == {
+        "run_id": run_id,
+        "experiment": "probe",
+        "dataset": "all",
+        "split": "test",
+        "budget": 48,
+        "metric": "accuracy",
+        "value": 0.25,
+        "n": 4,
+        "seed": 0,
+    }
     provenance = files.read_json(folder / "provenance.json")
     assert {
         "commit",
@@ -55,9 +73,9 @@ def test_identity_covers_configuration_seed_code_and_inputs(home, monkeypatch):
     stem = first.rsplit("-a", 1)[0]
     assert make() == f"{stem}-a2" and make() == f"{stem}-a3"  # repeats are new attempts
     others = [make(seed=1), make(config={"budget": 150}), make(corpus="c2")]
-    monkeypatch.setattr(results, "code_hash", lambda: "code-2")
+    monkeypatch.setattr(provenance, "code_hash", lambda: "code-2")
     others.append(make())
-    monkeypatch.setattr(results, "notebook_hash", lambda notebook: "edited")
+    monkeypatch.setattr(provenance, "notebook_hash", lambda notebook: "edited")
     others.append(make())
     assert len({run.rsplit("-a", 1)[0] for run in [first, *others]}) == 6
 
@@ -88,8 +106,8 @@ def test_published_runs_are_found_and_others_are_not(home):
 
 def test_runs_of_different_code_are_not_mixed(home, monkeypatch):
     first = make()
-    monkeypatch.setattr(results, "code_hash", lambda: "code-2")
-    results.environment.cache_clear()
+    monkeypatch.setattr(provenance, "code_hash", lambda: "code-2")
+    provenance.environment.cache_clear()
     results.publish("smoke", "20_x", runs=[first, make()])
     with pytest.raises(KeyMynaError, match="2 different versions of the code"):
         results.load_runs("smoke", ["20_x"])
@@ -103,10 +121,8 @@ def test_runs_of_different_corpora_are_not_mixed(home):
 
 def test_a_saved_table_names_run_commit_and_notebook_of_each_cell(home):
     run_id = make()
-    table = pd.DataFrame({"system": ["ours"], "score": ["12.3"]})
-    results.save_table(
-        "t", table, {"ours / score": [run_id]}, profile="smoke", notebook="90_tables", caption="A caption."
-    )
+    table = traced_table(run_id)
+    results.save_table("t", table, profile="smoke", notebook="90_tables", caption="A caption.")
     folder = home / "results/smoke/tables"
     trace = files.read_json(folder / "t.trace.json")
     assert trace["cells"] == {"ours / score": [run_id]} and trace["runs"][run_id]["notebook"] == "20_x"
@@ -115,13 +131,12 @@ def test_a_saved_table_names_run_commit_and_notebook_of_each_cell(home):
 
 
 def test_what_a_notebook_makes_no_longer_is_removed(home):
-    run_id, table = make(), pd.DataFrame({"system": ["ours"], "score": ["12.3"]})
+    run_id = make()
+    table = traced_table(run_id)
 
     def publish(notebook, name):
         results._written.clear()  # a new kernel
-        results.save_table(
-            name, table, {"ours / score": [run_id]}, profile="smoke", notebook=notebook, caption="A caption."
-        )
+        results.save_table(name, table, profile="smoke", notebook=notebook, caption="A caption.")
         results.publish("smoke", notebook, runs=[run_id])
 
     publish("80_x", "other")
@@ -132,10 +147,9 @@ def test_what_a_notebook_makes_no_longer_is_removed(home):
 
 
 def test_a_table_says_which_parameters_were_set_by_hand(home, monkeypatch):
-    run_id, table = make(), pd.DataFrame({"system": ["ours"], "score": ["12.3"]})
-    save = lambda: results.save_table(
-        "t", table, {"ours / score": [run_id]}, profile="smoke", notebook="90_tables", caption="A caption."
-    )
+    run_id = make()
+    table = traced_table(run_id)
+    save = lambda: results.save_table("t", table, profile="smoke", notebook="90_tables", caption="A caption.")
     monkeypatch.setenv(paths.CHANGED, "steps = 5\nlr = 0.1")
     for notebook in ("20_x", "30_y"):
         results.publish("smoke", notebook, runs=[run_id])
@@ -148,14 +162,3 @@ def test_a_table_says_which_parameters_were_set_by_hand(home, monkeypatch):
     files.write_json(home / "results/smoke/index/15_old.json", {"runs": []})  # of an earlier version
     save()
     assert text.read_text().startswith("A caption.\n")
-
-
-def test_code_hash_follows_the_code(tmp_path, monkeypatch):
-    (tmp_path / "keymyna_lib").mkdir()
-    source = tmp_path / "keymyna_lib" / "a.py"
-    monkeypatch.setattr(paths, "LIBRARY", tmp_path / "keymyna_lib")
-    hashes = set()
-    for text in ("x = 1", "x = 2"):
-        source.write_text(text)
-        hashes.add(results.code_hash.__wrapped__())
-    assert len(hashes) == 2

@@ -1,0 +1,118 @@
+"""What a notebook publishes, put in place as a whole: its tables, its figures and the index that names them.
+
+Until a notebook is done, its tables and figures lie in a staging folder, each under its path in the clone, and what was
+published before stays as it is. Publishing is one rename: it turns the staging folder, which by then holds the new index
+too, into a journal. The journal is then worked off: what is no longer made is removed, the new files are moved into
+place, the index last. Every step can be repeated, so a journal that a kill leaves behind is completed by whoever comes
+next (`complete`, which the runner and every `Stage` call first).
+
+    results/<profile>/.staged/<notebook>/       being made
+    results/<profile>/.publishing/<notebook>/   the journal: published, and being moved into place
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.base.files import read_json, write_json
+
+_INDEX = "index.json"
+_FILES = "files"
+
+
+class Staging:
+    """The staging folder of a notebook, empty when opened.
+
+    Parameters
+    ----------
+    root : the clone.
+    profile, notebook : whose folder it is.
+    """
+
+    def __init__(self, root: Path, profile: str, notebook: str):
+        complete(root, profile)
+        self._root, self._profile, self._notebook = root, profile, notebook
+        self._folder = root / "results" / profile / ".staged" / notebook
+        shutil.rmtree(self._folder, ignore_errors=True)  # of a notebook that was never done
+        self._folder.mkdir(parents=True)
+
+    def path(self, final: Path) -> Path:
+        """Where to write a file that is to lie at `final` once it is published.
+
+        Raises
+        ------
+        KeyMynaError
+            When the notebook is done already.
+        """
+        self._expect_open()
+        return self._folder / _FILES / final.relative_to(self._root)
+
+    def sizes(self) -> dict[str, int]:
+        """The staged files by their path in the clone, with their sizes [bytes]."""
+        return {name: path.stat().st_size for name, path in _files(self._folder).items()}
+
+    def publish(self, index: Mapping[str, Any]) -> None:
+        """Publish what was staged, with an index whose "files" name it.
+
+        Raises
+        ------
+        KeyMynaError
+            As `path` and `complete`.
+        """
+        self._expect_open()
+        write_json(self._folder / _INDEX, index)
+        journal = self._folder.parents[1] / ".publishing" / self._notebook
+        journal.parent.mkdir(exist_ok=True)
+        os.rename(self._folder, journal)
+        complete(self._root, self._profile)
+
+    def _expect_open(self) -> None:
+        if not self._folder.exists():
+            raise KeyMynaError(f"notebook {self._notebook} is done: run it again from its first cell.")
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """The files of a staging folder or journal, by their path in the clone."""
+    found = sorted(path for path in (folder / _FILES).rglob("*") if path.is_file())
+    return {path.relative_to(folder / _FILES).as_posix(): path for path in found}
+
+
+def complete(root: Path, profile: str) -> None:
+    """Move into place whatever notebooks of a profile have published; nothing to do unless one was killed meanwhile.
+
+    Raises
+    ------
+    KeyMynaError
+        When a file cannot be moved; the journal stays, and the next call tries again.
+    """
+    results = root / "results" / profile
+    for journal in sorted((results / ".publishing").glob("*")):
+        index = results / "index" / f"{journal.name}.json"
+        if (journal / _INDEX).exists():  # else only the journal itself is left to remove
+            before = read_json(index)["files"] if index.exists() else {}
+            shown = (f"results/{profile}/tables/", f"figures/{profile}/")
+            for name in set(before) - set(read_json(journal / _INDEX)["files"]):
+                if name.startswith(shown):
+                    (root / name).unlink(missing_ok=True)
+            for name, path in _files(journal).items():
+                _move(path, root / name)
+            _move(journal / _INDEX, index)
+        shutil.rmtree(journal)
+
+
+def _move(path: Path, final: Path) -> None:
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # another process is completing the same journal
+            os.replace(path, final)
+    except OSError as error:
+        raise KeyMynaError(
+            f"cannot write {final}: {os.strerror(error.errno or 0)}. Mend its permissions and run again; publishing "
+            "resumes there."
+        ) from error
