@@ -154,7 +154,7 @@ def track_predictions(window_probabilities, track_of_window) -> np.ndarray:
             f"window_probabilities {probabilities.shape}, track_of_window {track.shape}: "
             "expected (window, key) and (window,), at least one window."
         )
-    if track.min() < 0 or not (n_windows := np.bincount(track)).all():
+    if track.min() < 0 or not np.bincount(track).all():
         raise KeyMynaError(
             "track_of_window must number the tracks 0..n-1, each with at least one window; "
             "renumber the tracks that are left after filtering."
@@ -198,7 +198,7 @@ def _resampled_means(scores, groups, n_resamples: int, seed: int) -> np.ndarray:
     number = np.arange(n_tracks) if groups is None else np.unique(groups, return_inverse=True)[1]
     if len(number) != n_tracks:
         raise KeyMynaError(f"{len(number)} group labels for {n_tracks} tracks: give one for each.")
-    rng = seeds.stream(seed)
+    rng = seeds.stream_of(seed)
     # A resample is determined by how often each seed, draw and group is drawn: its mean is counts times scores.
     *rows, drawn = (
         rng.multinomial(n, np.full(n, 1 / n), size=n_resamples) for n in (*scores.shape[:-1], number.max() + 1)
@@ -224,9 +224,9 @@ def bootstrap_interval(
 
     Parameters
     ----------
-    scores : (track,), (seed, track) or (seed, draw, track) float. Tracks are drawn with replacement; with several seeds,
-        seeds are drawn too, independently of the tracks (the same tracks for every seed of a resample), so that the
-        interval covers another test set and another training run; likewise draws of labelled tracks, which are the
+    scores : (track,), (seed, track) or (seed, draw, track) float. Tracks are drawn with replacement; with several
+        seeds, seeds are drawn too, independently of the tracks (the same tracks for every seed of a resample), so that
+        the interval covers another test set and another training run; likewise draws of labelled tracks, which are the
         same for every seed.
     groups : (track,) labels; the tracks of one group, such as the settings of one composition, are drawn together.
         By default each track is a group of its own.
@@ -259,7 +259,7 @@ def ratio_interval(
     number = np.unique(groups, return_inverse=True)[1]
     sums = np.stack([np.bincount(number, np.asarray(values, dtype=np.float64)) for values in (numerator, denominator)])
     n = sums.shape[1]
-    drawn = seeds.stream(seed).multinomial(n, np.full(n, 1 / n), size=n_resamples)
+    drawn = seeds.stream_of(seed).multinomial(n, np.full(n, 1 / n), size=n_resamples)
     above, below = (drawn @ row for row in sums)
     return _percentiles(above[below > 0] / below[below > 0], level)
 

@@ -181,7 +181,11 @@ def linear_probe_grid(
     dropouts: Sequence[float] = (0.25, 0.5, 0.75),
     weight_decays: Sequence[float] = (0.0, 1e-4, 1e-3),
 ) -> list[HeadSpec]:
-    """The paper's linear probe: by default the JukeMIR grid, 216 points; linear half: `hidden=[()]`."""
+    """The paper's linear probe: by default the JukeMIR grid.
+
+    >>> len(linear_probe_grid()), len(linear_probe_grid(hidden=[()]))
+    (216, 108)
+    """
     return [
         HeadSpec(tuple(h), p, lr, wd, b, s)
         for s, h, b, lr, p, wd in product(standardize, hidden, batch_sizes, lrs, dropouts, weight_decays)
@@ -199,7 +203,11 @@ def wide_mlp_grid(
     batch_size: int = 64,
     mixup: float = 0.0,
 ) -> list[HeadSpec]:
-    """The paper's wide MLP: by default the 28 points of grid B, two equal layers up to `widest_pair` wide."""
+    """The paper's wide MLP: by default the points of grid B, one layer, or two of equal width up to `widest_pair`.
+
+    >>> len(wide_mlp_grid())
+    28
+    """
     return [
         HeadSpec((width,) * depth, p, lr, weight_decay, batch_size, True, mixup)
         for depth, width, p in product(depths, widths, dropouts)
@@ -231,7 +239,13 @@ class TrainedHead:
 
     @torch.no_grad()
     def window_probabilities(self, x) -> np.ndarray:
-        """Softmax outputs (row, 24) for features (row, dim)."""
+        """Softmax outputs (row, 24) float for features (row, dim).
+
+        Raises
+        ------
+        KeyMynaError
+            When the features are of another width than those trained on.
+        """
         x = torch.as_tensor(x).cpu().to(self.mean.dtype)
         if x.ndim != 2 or x.shape[1] != len(self.mean):
             raise KeyMynaError(
@@ -264,7 +278,7 @@ class TrainedHead:
 
 
 def select(heads: Sequence[TrainedHead]) -> TrainedHead:
-    """The head with the best validation score ("both" fifths), ties by validation loss, then by order."""
+    """The head with the best validation score ("both" fifths); ties are broken by validation loss, then by order."""
     return max(heads, key=lambda head: (head.valid_score, -head.valid_loss))
 
 
@@ -276,7 +290,7 @@ def _runs(specs: Sequence[HeadSpec], key: Callable[[HeadSpec], Any]) -> Iterator
 
 
 def _batches(train: Rows, spec: HeadSpec, seed: int, dtype: torch.dtype) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Endless batches (x (row, dim), labels as distributions (row, 24)), cut from shuffled epochs."""
+    """Endless batches, cut from shuffled epochs: x (row, dim), and labels as distributions (row, 24)."""
     shuffle = seeds.stream(seed, "batches", spec.batch_size)
     mix = seeds.stream(seed, "mixup", spec.batch_size, spec.mixup)
     one_hot = torch.eye(N_KEYS, dtype=dtype)
@@ -624,7 +638,7 @@ def train_heads(
                 shown.update((stack.steps - 1) % eval_every + 1)
         shown.update(max_steps - stack.steps)
 
-    # Products of this size cost more to share out among cores than to do: each core has a stack of its own.
+    # Products of this size cost more to divide among cores than to do: each core has a stack of its own.
     workers = torch.get_num_threads() if device == "cpu" else 1
     stopped = threading.Event()
     with (

@@ -281,7 +281,7 @@ class Encoder(nn.Module):
         return self.transformer(self.patch_tokens(branch, spectrograms, keep))
 
     def block_means(self, spectrograms: Tensor) -> list[Tensor]:
-        """Mean tokens by depth, (batch, embedding) each: patch embedding, every layer's output, the embedding itself."""
+        """Mean tokens by depth, (batch, embedding) each: patch embedding, each layer's output, the embedding itself."""
         spectrograms = self.trim(spectrograms)
         by_branch = []
         for branch in self.branches:

@@ -2,7 +2,8 @@
 
 Conventions: mono audio at 16 kHz in [-1, 1]; power spectrograms with a centred, reflected Hann window of 2048
 samples and a hop of 512 (32 ms); 128 bands on the Slaney scale with Slaney's area normalisation, 0 Hz to 8 kHz
-(as in the paper's reference implementation). Stored spectrograms are float16 and (frame, mel); everything in memory is (mel, frame).
+(as in the paper's reference implementation). Stored spectrograms are float16 and (frame, mel); everything in memory is
+(mel, frame).
 """
 
 from __future__ import annotations

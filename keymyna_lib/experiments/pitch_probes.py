@@ -1,6 +1,6 @@
 """How well a property can be read off frozen features by a linear map.
 
-A map is fitted on training rows, its one hyperparameter (how strongly it is held back) chosen on validation rows, and
+A map is fitted on training rows, its one hyperparameter (the strength of regularisation) chosen on validation rows, and
 scored on test rows. Numbers and vectors are predicted by ridge regression and scored by R2, categories by multinomial
 logistic regression and scored by the skill over always naming the most frequent training class. Both scores are 1
 for a perfect reading and 0 for one that tells nothing; below 0 the map is worse than that. The grids, the cap on
@@ -25,14 +25,14 @@ ALPHAS = tuple(10.0 ** np.arange(-1, 7))  # penalty on the squared weights, the 
 CS = (1e-3, 1e-2, 1e-1, 1.0)  # inverse of that penalty, the cross-entropy summed over rows
 MAX_TRAIN_ROWS = 8000
 MAX_ITERATIONS, TOLERANCE = 100, 1e-4  # of L-BFGS, for one C
-MIN_PURITY = 0.75  # share of a window that one section must take, for what a window has of one section only
+MIN_PURITY = 0.75  # least share of a window filled by one section, for properties of that section
 
 
 @dataclass(frozen=True)
 class Property:
-    """What to read off: its name, its columns in `properties.window_properties`, its kind (of MEASURES).
+    """What to read off: its name, its columns in `window_truth.window_properties`, its kind (of MEASURES).
 
-    pure : it holds for the section that takes most of a window; windows below MIN_PURITY are left out.
+    pure : whether it belongs to the section that fills most of a window; windows below MIN_PURITY are left out.
     """
 
     name: str
@@ -113,7 +113,7 @@ def fit_ridge(x: np.ndarray, y: np.ndarray, x_valid: np.ndarray, y_valid: np.nda
 
 
 def fit_logistic(x: np.ndarray, y: np.ndarray, x_valid: np.ndarray, y_valid: np.ndarray) -> LinearMap:
-    """Multinomial logistic regression with the C of CS that names most validation rows right, the least of equals.
+    """Multinomial logistic regression with the C of CS that gets most validation rows right, the smallest of equals.
 
     Parameters
     ----------
@@ -170,7 +170,7 @@ def probe(
     if x.ndim != 2 or len(y) != len(x) or split.shape != (len(x),) or y.ndim > (2 if kind == "numeric" else 1):
         raise KeyMynaError(
             f"x {x.shape}, y {y.shape}, split {split.shape}: expected (row, dim), one {kind} target and "
-            "one split a row."
+            "one split per row."
         )
     if kind == "numeric":
         y = y.astype(np.float64).reshape(len(y), -1)
@@ -207,20 +207,20 @@ def probe_properties(
     Parameters
     ----------
     x : (window, dim) features, their rows in the order of `table`.
-    table : from `properties.window_properties`, tracks of all three splits. Windows without a value (where no note
+    table : from `window_truth.window_properties`, tracks of all three splits. Windows without a value (where no note
         sounds), and for the family and the drums those below MIN_PURITY, are left out.
     generator, max_train_rows : see `probe`; generators of one seed give every feature set the same training rows.
 
     Returns
     -------
     DataFrame
-        A row a property: property, measure ("R2" or "skill"), value, low, high (resampling compositions), n_train,
+        One row per property: property, measure ("R2" or "skill"), value, low, high (resampling compositions), n_train,
         n_test, chosen (alpha or C).
 
     Raises
     ------
     KeyMynaError
-        When there is not one row a window, or where `probe` does; the property is named.
+        When there is not one row per window, or where `probe` raises one; the property is named.
     """
     if len(x) != len(table):
         raise KeyMynaError(f"x has {len(x)} rows and the table {len(table)} windows: pass the same tracks to both.")
@@ -248,7 +248,7 @@ def probe_properties(
 def _moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of each feature, (dim,) each."""
     mean, std = x.mean(axis=0), x.std(axis=0)
-    # A feature that is constant in training but for rounding says nothing, and must not be blown up on test.
+    # A feature that is constant in training up to rounding says nothing, and must not be magnified on test.
     return mean, np.where(std > 1e-6 * np.abs(mean), std, np.inf)
 
 
