@@ -145,7 +145,8 @@ class Contrastive(Objective):
 
     def measure(self, outputs: Tensor, batch: Batch) -> float:
         """Share of first views whose nearest second view is of the same track."""
-        return top1(*outputs, batch.tracks)
+        first, second = outputs
+        return top1(first, second, batch.tracks)
 
 
 class Reconstruction(Objective):

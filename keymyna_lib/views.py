@@ -58,8 +58,8 @@ def shift_bands(power: Tensor, semitones: Tensor) -> Tensor:
     """
     centres = band_centres()
     sources = centres[None] * 2 ** (-semitones.cpu().numpy()[:, None] / 12)
-    places = np.interp(sources, centres, np.arange(N_MELS), left=-1, right=N_MELS)
-    places = torch.from_numpy(places).to(power)
+    found = np.interp(sources, centres, np.arange(N_MELS), left=-1, right=N_MELS)
+    places = torch.from_numpy(found).to(power)  # (batch, mel), in bands
     low = places.floor().clamp(0, N_MELS - 2).long()
     share = (places - low)[..., None].clamp(0, 1)
     rows = torch.arange(len(power), device=power.device)[:, None]
