@@ -159,8 +159,8 @@ def mean_confusion(profile: str, run_ids: Sequence[str]) -> np.ndarray:
 def comparison_scores(profile: str, run_ids: Sequence[str], budget: int) -> tuple[np.ndarray, np.ndarray]:
     """Scores of runs of one system at one label budget: (seed, draw, track), and (track,) compositions.
 
-    Seeds and draws are in their order and tracks by id, so that two systems pair up. With all labels (budget 0) there is
-    one draw: they are the same tracks in each.
+    Seeds and draws are in their order and tracks by id, so that two systems pair up. With all labels (budget 0) there
+    is one draw, for the tracks are the same in each.
     """
     seeds, compositions = [], None
     for run in sorted(run_ids, key=lambda run: results.config_of(profile, run)["seed"]):
@@ -241,7 +241,7 @@ def comparison(
 
 
 def at_equal_steps(runs: pd.DataFrame) -> pd.DataFrame:
-    """Those runs of `encoder_study.record` that have the steps of the configuration they are compared around, or none."""
+    """The untrained among runs of `encoder_study.record`, and those of as many steps as the default they vary."""
     return runs[(runs["steps"] == 0) | (runs["steps"] == runs["base_steps"])]
 
 
