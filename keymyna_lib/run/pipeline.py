@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import fcntl
+import json
 import os
 import time
 import tomllib
