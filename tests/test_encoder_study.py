@@ -67,7 +67,7 @@ def store_tuning():
     with results.Run(
         "tuning", profile="smoke", notebook="n", seed=0, inputs={"corpus": "c"}, config={"name": "a"}
     ) as run:
-        run.metric("lr 1", "valid", "weighted_both", 0.5, 30)
+        run.metric("all", "valid", "weighted_both", 0.5, 30, condition="lr 1")
     return run.run_id
 
 
@@ -98,9 +98,9 @@ def test_estimates_come_back_as_they_were_stored(home):
     columns = ["budget", "draw", "track_id", "reference", "estimate", "composition"]
     back = summaries.estimates_of("smoke", run)[columns].sort_values(columns).reset_index(drop=True)
     pd.testing.assert_frame_equal(back, made[columns].sort_values(columns).reset_index(drop=True), check_dtype=False)
-    metrics = results.load_metrics("smoke", [run]).set_index(["dataset", "metric", "split"])["value"]
+    metrics = results.load_metrics("smoke", [run]).set_index(["dataset", "budget", "metric", "split"])["value"]
     kept = made[made["budget"] == 48]
-    assert metrics["48 labels", "accuracy", "test"] == pytest.approx(
+    assert metrics["all", 48, "accuracy", "test"] == pytest.approx(
         (kept["reference"] == kept["estimate"]).mean(), abs=1e-6
     )
 
@@ -229,13 +229,15 @@ def test_verdicts(low, high, p, word):
 
 
 def test_objectives_change_nothing_but_the_objective():
+    config = replace(CONFIG, mask_ratio=0.6)
     for name, change in encoder_study.OBJECTIVES.items():
-        changed = encoder_study.with_objective(CONFIG, name)
+        changed = encoder_study.with_objective(config, name)
         assert (
-            replace(changed, objective=CONFIG.objective, mask_ratio=CONFIG.mask_ratio, augmentation=CONFIG.augmentation)
-            == CONFIG
+            replace(changed, objective=config.objective, mask_ratio=config.mask_ratio, augmentation=config.augmentation)
+            == config
         )
         assert {key: getattr(changed, key) for key in change} == change
+    assert encoder_study.with_objective(config, encoder_study.MASKED).mask_ratio == 0.6
     with pytest.raises(KeyMynaError, match="'rotation'"):
         encoder_study.with_objective(CONFIG, "rotation")
 
@@ -244,11 +246,6 @@ def test_unknown_factors_are_named():
     assert encoder_study.known_factors(["loss"], {"loss": {}, "crop": {}}) == ["loss"]
     with pytest.raises(KeyMynaError, match="'colour'"):
         encoder_study.known_factors(["loss", "colour"], {"loss": {}, "crop": {}})
-
-
-def test_an_encoder_embeds_windows_as_long_as_its_crops():
-    assert encoder_study.window_frames(CONFIG) == 98
-    assert encoder_study.window_frames(replace(CONFIG, crop_frames=400)) == 196
 
 
 def test_what_will_not_have_been_run_is_refused_at_once():

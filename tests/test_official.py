@@ -374,8 +374,8 @@ def test_a_row_of_a_comparison_holds_its_own_scores(run):
     ) as made:
         path = made.artifact_path("encoder.safetensors")
         save_encoder(build_encoder(EncoderConfig("vit-toy"), torch.Generator().manual_seed(1)), path)
-        for labels, value in (("0 labels", 0.75), ("24 labels", 0.25)):
-            made.metric(labels, "test", "weighted_both", value, 31)
+        for budget, value in ((0, 0.75), (24, 0.25)):
+            made.metric("all", "test", "weighted_both", value, 31, budget=budget)
     text = write_model_card(
         path, run.corpus, profile="smoke", run_id=made.run_id, scored_by=[made.run_id], licence="mit"
     ).read_text()

@@ -34,7 +34,17 @@ def test_a_run_holds_what_a_reviewer_needs(home):
     ]
     metrics = pd.read_csv(folder / "metrics.csv")
     assert list(metrics) == results.METRIC_COLUMNS
-    assert metrics.iloc[0].tolist() == [run_id, "probe", "all", "test", "accuracy", 0.25, 4, 0]
+    assert metrics.iloc[0].dropna().to_dict() == {
+        "run_id": run_id,
+        "experiment": "probe",
+        "dataset": "all",
+        "split": "test",
+        "budget": 48,
+        "metric": "accuracy",
+        "value": 0.25,
+        "n": 4,
+        "seed": 0,
+    }
     provenance = files.read_json(folder / "provenance.json")
     assert {
         "commit",

@@ -75,6 +75,24 @@ def test_encoders_are_those_made_on_this_corpus(corpora, monkeypatch):
 def test_given_weights_are_named(corpora):
     pretrained("content of rendered", {"encoder": {"preset": "vit-s"}, "weights": {"source": "owner/name/file"}})
     assert upstream.describe_encoder("smoke") == "vit-s with the weights of owner/name/file"
+    assert upstream.window_of("smoke") == 196
+
+
+@pytest.mark.parametrize("crop_frames, window", [(98, 98), (196, 196), (400, 196)])
+def test_windows_are_as_long_as_the_crops_of_pretraining(corpora, monkeypatch, crop_frames, window):
+    pretrained("content of rendered", {"encoder": {"preset": "vit-toy"}, "crop_frames": crop_frames})
+    assert upstream.window_of("smoke") == window
+    asked = {}
+    monkeypatch.setattr(upstream, "extract", lambda corpus, name, *_, frames, **__: asked.setdefault(name, frames))
+    monkeypatch.setattr(
+        upstream, "add_shifted", lambda *_, frames, **__: {"shifted": asked.setdefault("shifted", frames)}
+    )
+    monkeypatch.setattr(upstream, "frozen_encoder", lambda name, device: SimpleNamespace(name=name))
+    monkeypatch.setattr(
+        upstream, "extract_audio", lambda corpus, other, *, frames, **_: asked.setdefault(other.name, frames)
+    )
+    upstream.feature_sets(None, {"ours": None}, "mert", shifts={"a": [1]}, frames=window)
+    assert asked == dict.fromkeys(("ours", "mean mel", "chroma", "shifted", "mert"), window)
 
 
 def test_the_papers_tasks_come_first():

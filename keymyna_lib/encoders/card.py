@@ -142,20 +142,19 @@ def _sources(corpus: Corpus) -> pd.DataFrame:
 
 
 def _scores(profile: str, run_ids: Sequence[str]) -> pd.DataFrame:
-    """Test scores of runs, a row a run and data set (for a row of a comparison: a row a label budget)."""
+    """Test scores of runs, one row per run, label budget and data set."""
     shown, table = ["weighted_both", "weighted_ascending", "accuracy"], []
     for run in run_ids:
         config, metrics = results.config_of(profile, run), results.load_metrics(profile, [run])
         test = metrics[(metrics["split"] == "test") & metrics["metric"].isin(shown)]
-        for dataset, rows in test.groupby("dataset", sort=False):
-            budget = config["budget"] if "budget" in config else int(dataset.split()[0])  # "48 labels" in a comparison
+        for (budget, dataset), rows in test.groupby(["budget", "dataset"], sort=False, dropna=False):
             scores = rows.set_index("metric")["value"].reindex(shown).map("{:.4f}".format)
             table.append(
                 {
                     "features": config.get("features", config.get("name")),
                     "head": config.get("head", "logistic probe"),
-                    "labels": budget or "all",
-                    "tracks": dataset if "budget" in config else "all",
+                    "labels": "none" if pd.isna(budget) else budget or "all",
+                    "tracks": dataset,
                     **scores,
                     "n": rows["n"].iloc[0],
                     "run": run,

@@ -23,12 +23,16 @@ CLEAN, NOISY = 10.0, 5.0  # dB: windows at least so clean to train on, at most s
 
 
 class Condition(NamedTuple):
-    """Windows, (row,) bool each: those of a shifted head's training, of its test, and of the control's training."""
+    """Windows, (row,) bool each: those of a shifted head's training, of its test, and of the control's training.
+
+    `family` is the instrument family that is tested, where the condition is about one.
+    """
 
     name: str
     train: np.ndarray
     test: np.ndarray
     control: np.ndarray
+    family: str = ""
 
 
 def conditions(table: pd.DataFrame) -> Iterator[Condition]:
@@ -45,7 +49,7 @@ def conditions(table: pd.DataFrame) -> Iterator[Condition]:
         without = np.array([name not in heard.split("+") for heard in families])
         if set(table["split"][test]) == set(table["split"]):
             # The control has heard the family among the others; nobody trains on one instrument alone.
-            yield Condition(f"unheard: {name}", without, test, np.ones(len(table), bool))
+            yield Condition("unheard instrument", without, test, np.ones(len(table), bool), name)
 
 
 def transfer(x, table: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
@@ -59,8 +63,8 @@ def transfer(x, table: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
 
     Returns
     -------
-    One row a condition, head ("elsewhere" or "control") and test track: condition, head, track_id, reference, estimate,
-    score (both fifths), n_train (labelled tracks).
+    One row per condition, family, head ("elsewhere" or "control") and test track: condition, family (empty where the
+    condition is not about one), head, track_id, reference, estimate, score (both fifths), n_train (labelled tracks).
 
     Raises
     ------
@@ -82,7 +86,8 @@ def transfer(x, table: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
         }
         if not len(test) or not all(len(ids) for _, ids in sets.values()):
             raise KeyMynaError(
-                f"{condition.name}: some split has no such track; take more tracks (n_tracks, 0 for all)."
+                f"{condition.name} {condition.family}".rstrip()
+                + ": some split has no such track; take more tracks (n_tracks, 0 for all)."
             )
         # A head that was given more labels would be better for that alone.
         sizes = {
@@ -101,6 +106,7 @@ def transfer(x, table: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
                 pd.DataFrame(
                     {
                         "condition": condition.name,
+                        "family": condition.family,
                         "head": head,
                         "track_id": test,
                         "reference": reference,

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from keymyna_lib.base import paths
 from keymyna_lib.base.device import pick_device
 from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.compute.executor import Executor
+from keymyna_lib.compute.processes import HERE
 from keymyna_lib.corpus.corpus import Corpus, open_corpus
 from keymyna_lib.corpus.recordings.tasks import TASKS
 from keymyna_lib.encoders.huggingface import extract_audio, frozen_encoder
-from keymyna_lib.features import CHROMA, MEAN_MEL, Features, add_shifted, extract
+from keymyna_lib.features import CHROMA, MEAN_MEL, Features, add_shifted, extract, window_frames
 from keymyna_lib.model import Encoder, load_encoder
 from keymyna_lib.pretrain import PretrainConfig, pretrain, training_tracks
 from keymyna_lib.report.runs import Run, artifact, config_of, published
-
-if TYPE_CHECKING:
-    from distributed import Client
+from keymyna_lib.spectrogram import WINDOW
 
 TRAINED, UNTRAINED = "pre-trained", "untrained"
 RENDERED, RECORDED = "00_data", "05_recordings"  # the notebooks that build a corpus
@@ -94,7 +94,7 @@ def pretraining_of(corpus: Corpus, settings: Mapping[str, Any]) -> dict[str, Any
 def train_encoder(run: Run, corpus: Corpus, config: PretrainConfig) -> tuple[Encoder, pd.DataFrame]:
     """Pre-train the encoder of a run, resuming where an earlier attempt stopped; see `pretrain.pretrain`.
 
-    Both notebook 10 and the command for several processes train through here, so either resumes what the other began.
+    Notebook 10 and `run.torchrun` both train through here, so either resumes what the other began.
     """
     return pretrain(
         config,
@@ -140,6 +140,12 @@ def inputs_of(profile: str, frozen: str = "") -> dict[str, str]:
     return inputs | ({"frozen": frozen_encoder(frozen, "cpu").identity} if frozen else {})
 
 
+def window_of(profile: str) -> int:
+    """Length of the windows that notebook 10's encoder embeds, frames; official weights get the usual one."""
+    (run_id,) = published(profile, PRETRAINED)["runs"]
+    return window_frames(config_of(profile, run_id).get("crop_frames", WINDOW))
+
+
 def describe_encoder(profile: str) -> str:
     """Notebook 10's encoder in words, for captions: its size, and its pre-training or where its weights are from."""
     (run_id,) = published(profile, PRETRAINED)["runs"]
@@ -158,7 +164,8 @@ def feature_sets(
     *,
     shifts: Mapping[str, Sequence[int]] | None = None,
     windows: int = 1,
-    client: Client | None = None,
+    frames: int = WINDOW,
+    client: Executor = HERE,
 ) -> dict[str, Features]:
     """The feature sets that heads are compared on, by name: those of the encoders, the controls, then `frozen`.
 
@@ -169,14 +176,16 @@ def feature_sets(
     frozen : an encoder that reads audio, see `huggingface.frozen_encoder`; none when empty. It gets no shifted views:
         these are made on the spectrogram, which it does not read.
     shifts, windows : shifted views to add, see `features.add_shifted`.
-    client : a cluster to work on, but for shifted views, see `cluster.connect`.
+    frames : length of a window, see `window_of`; the same for all sets, so that they differ in their features alone.
+    client : where to work, see `cluster.connect`; shifted views are always made in this process.
     """
-    sets = {name: extract(corpus, name, encoders.get(name), client=client) for name in (*encoders, MEAN_MEL, CHROMA)}
+    names = (*encoders, MEAN_MEL, CHROMA)
+    sets = {name: extract(corpus, name, encoders.get(name), frames=frames, client=client) for name in names}
     if shifts:
-        sets = add_shifted(corpus, encoders, sets, shifts, windows=windows)
+        sets = add_shifted(corpus, encoders, sets, shifts, windows=windows, frames=frames)
     if frozen:
         other = frozen_encoder(frozen, device)
-        sets[other.name] = extract_audio(corpus, other, client=client)
+        sets[other.name] = extract_audio(corpus, other, frames=frames, client=client)
     return sets
 
 

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-BOOTSTRAP_SEED = 0  # of every interval shown
 NOT_RUN, UNDECIDED = "not run", "undecided"
 
 

@@ -3,7 +3,7 @@
 A run is one immutable directory, results/<profile>/runs/<id>/:
 
     config.json       what was asked for, and the hashes of what went in
-    metrics.csv       long format: run_id, experiment, dataset, split, metric, value, n, seed
+    metrics.csv       one number per row, columns METRIC_COLUMNS
     predictions.csv   per track: track_id, reference, estimate, ... (where there are any)
     provenance.json   commit, dirty flag, code hash, packages, device, start and end, notebook, scale, and the
                       parameters set by hand
@@ -31,7 +31,20 @@ from keymyna_lib.base.files import read_json, write_json, write_text
 from keymyna_lib.base.hashing import sha256_file, sha256_json
 from keymyna_lib.report import provenance
 
-METRIC_COLUMNS = ["run_id", "experiment", "dataset", "split", "metric", "value", "n", "seed"]
+METRIC_COLUMNS = [
+    "run_id",
+    "experiment",
+    "dataset",  # source of the tracks, or "all"
+    "split",
+    "condition",  # what was done to the tracks or asked of them: an augmentation, a property, a pilot's learning rate
+    "features",  # an encoder's or others, as named in the tables
+    "layer",  # of the encoder: "patches", "layer 1", ..., "embedding"; "input" where there is no encoder
+    "budget",  # labelled training tracks; 0 for all
+    "metric",
+    "value",
+    "n",
+    "seed",
+]  # condition, features, layer and budget are empty where they do not apply
 
 
 class Run:
@@ -80,15 +93,38 @@ class Run:
         self.started = provenance.now()
         return self
 
-    def metric(self, dataset: str, split: str, metric: str, value: float, n: int) -> None:
-        """Record one number, measured on `n` tracks."""
+    def metric(
+        self,
+        dataset: str,
+        split: str,
+        metric: str,
+        value: float,
+        n: int,
+        *,
+        condition: str = "",
+        features: str | None = None,
+        layer: str = "",
+        budget: int | None = None,
+    ) -> None:
+        """Record one number, measured on `n` tracks (or windows, where it is of a layer); see METRIC_COLUMNS.
+
+        Features and label budget are those of the run's configuration where they are not given.
+        """
         self._metrics.append(
-            dict(
-                zip(
-                    METRIC_COLUMNS,
-                    (self.run_id, self.experiment, dataset, split, metric, float(value), int(n), self.seed),
-                )
-            )
+            {
+                "run_id": self.run_id,
+                "experiment": self.experiment,
+                "dataset": dataset,
+                "split": split,
+                "condition": condition,
+                "features": self.config.get("features", "") if features is None else features,
+                "layer": layer,
+                "budget": self.config.get("budget") if budget is None else budget,
+                "metric": metric,
+                "value": float(value),
+                "n": int(n),
+                "seed": self.seed,
+            }
         )
 
     def predictions(self, table: pd.DataFrame) -> None:
@@ -118,7 +154,8 @@ class Run:
         try:
             folder.chmod(0o755)
             write_json(folder / "config.json", self.config)
-            write_csv(folder / "metrics.csv", pd.DataFrame(self._metrics, columns=METRIC_COLUMNS))
+            metrics = pd.DataFrame(self._metrics, columns=METRIC_COLUMNS).astype({"budget": "Int64"})
+            write_csv(folder / "metrics.csv", metrics)
             if self._predictions is not None:
                 write_csv(folder / "predictions.csv", self._predictions)
             for name, table in self._tables.items():
@@ -281,8 +318,22 @@ def provenance_of(profile: str, run_id: str) -> dict[str, Any]:
 
 
 def load_metrics(profile: str, run_ids: Sequence[str]) -> pd.DataFrame:
-    """The metrics of runs, long format, stacked."""
-    return pd.concat([pd.read_csv(run_file(profile, run_id, "metrics.csv")) for run_id in run_ids], ignore_index=True)
+    """The metrics of runs, one number per row, columns METRIC_COLUMNS; text that does not apply is empty.
+
+    Raises
+    ------
+    KeyMynaError
+        When a run was stored by an earlier version, with other columns.
+    """
+    text = ["condition", "features", "layer"]
+    tables = []
+    for run_id in run_ids:
+        path = run_file(profile, run_id, "metrics.csv")
+        table = pd.read_csv(path, dtype={"budget": "Int64"} | dict.fromkeys(text, str))
+        if list(table) != METRIC_COLUMNS:
+            raise KeyMynaError(f"{path}: columns {', '.join(table)}: made by another version; run its notebook again.")
+        tables.append(table.fillna(dict.fromkeys(text, "")))
+    return pd.concat(tables, ignore_index=True)
 
 
 def load_predictions(profile: str, run_id: str) -> pd.DataFrame:

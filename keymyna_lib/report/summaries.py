@@ -20,7 +20,10 @@ from keymyna_lib.evaluate import (
     summary,
 )
 from keymyna_lib.report import runs as results
-from keymyna_lib.report.intervals import BOOTSTRAP_SEED
+
+SYSTEM = ["features", "head"]
+TASK_SYSTEM = ["task", *SYSTEM]
+_BOOTSTRAP_SEED = 0
 
 
 def estimates_of(profile: str, run_id: str) -> pd.DataFrame:
@@ -35,10 +38,6 @@ def estimates_of(profile: str, run_id: str) -> pd.DataFrame:
     long = wide.melt(["track_id", "source", "composition", "reference"], var_name="set", value_name="estimate")
     long[["budget", "draw"]] = long.pop("set").str.split("/", expand=True).astype(int)
     return long
-
-
-SYSTEM = ["features", "head"]
-TASK_SYSTEM = ["task", *SYSTEM]
 
 
 def expect_complete(runs: pd.DataFrame) -> None:
@@ -96,7 +95,7 @@ def systems(profile: str, runs: pd.DataFrame) -> pd.DataFrame:
         ids = list(group.sort_values("seed")["run_id"])
         tables = [results.load_predictions(profile, run) for run in ids]
         scores, compositions = test_scores(profile, ids)
-        low, high = bootstrap_interval(scores, groups=compositions, seed=BOOTSTRAP_SEED)
+        low, high = bootstrap_interval(scores, groups=compositions, seed=_BOOTSTRAP_SEED)
         metrics = pd.DataFrame([summary(t["reference"].to_numpy(), t["estimate"].to_numpy()) for t in tables]).mean()
         known = results.load_metrics(profile, ids)
         n_train = known.loc[known["metric"] == "labelled_tracks", "n"].max()
@@ -137,7 +136,7 @@ def differences(profile: str, table: pd.DataFrame, against: str, compared: str) 
         run_ids = [*sides[compared], *sides[against]]
         scores, compositions = test_scores(profile, run_ids)
         a, b = np.split(scores, 2)
-        low, high = paired_difference_interval(a, b, groups=compositions, seed=BOOTSTRAP_SEED)
+        low, high = paired_difference_interval(a, b, groups=compositions, seed=_BOOTSTRAP_SEED)
         rows.append(
             {
                 "head": head,
@@ -208,7 +207,7 @@ def comparison(
     scores_of = functools.cache(lambda budget, *runs: comparison_scores(profile, runs, budget))
     for budget, name in product(budgets, ids):
         scores, compositions = scores_of(budget, *ids[name].values())
-        low, high = bootstrap_interval(scores, groups=compositions, seed=BOOTSTRAP_SEED)
+        low, high = bootstrap_interval(scores, groups=compositions, seed=_BOOTSTRAP_SEED)
         row = {
             "name": name,
             "budget": budget,
@@ -225,7 +224,7 @@ def comparison(
         if name != against and shared:
             ours, theirs = ([ids[side][seed] for seed in shared] for side in (name, against))
             (a, groups), (b, _) = (scores_of(budget, *side) for side in (ours, theirs))
-            found = paired_difference(a, b, groups=groups, n_resamples=n_resamples, seed=BOOTSTRAP_SEED)
+            found = paired_difference(a, b, groups=groups, n_resamples=n_resamples, seed=_BOOTSTRAP_SEED)
             row |= {
                 "shared": len(shared),
                 "difference": found.difference,
@@ -241,24 +240,29 @@ def comparison(
     return table
 
 
+def at_equal_steps(runs: pd.DataFrame) -> pd.DataFrame:
+    """Those runs of `encoder_study.record` that have the steps of the configuration they are compared around, or none."""
+    return runs[(runs["steps"] == 0) | (runs["steps"] == runs["base_steps"])]
+
+
 def comparison_cost(profile: str, runs: pd.DataFrame, budget: int) -> pd.DataFrame:
-    """Steps, counted operations and score at one label budget of every run of `comparison.record`, averaged over seeds.
+    """Steps, counted operations and score at one label budget of runs of `encoder_study.record`, averaged over seeds.
 
     Returns
     -------
-    Columns name, objective (the name without its length), steps, tflop, score, low, high, run_ids.
+    Columns name (with the steps, where they are not those of the comparison), objective (the name alone), steps, tflop,
+    score, low, high, run_ids.
     """
-    rows = []
-    for name, group in runs.groupby("name", sort=False):
+    rows, common = [], set(at_equal_steps(runs)["run_id"])
+    for (name, steps), group in runs.groupby(["name", "steps"], sort=False):
         ids = list(group["run_id"])
         metrics = results.load_metrics(profile, ids).groupby("metric")["value"].mean()
         scores, compositions = comparison_scores(profile, ids, budget)
-        low, high = bootstrap_interval(scores, groups=compositions, seed=BOOTSTRAP_SEED)
-        steps = int(group["steps"].iloc[0])
+        low, high = bootstrap_interval(scores, groups=compositions, seed=_BOOTSTRAP_SEED)
         rows.append(
             {
-                "name": name,
-                "objective": name.removesuffix(f", {steps} steps"),
+                "name": name if common.issuperset(ids) else f"{name}, {steps} steps",
+                "objective": name,
                 "steps": steps,
                 "tflop": metrics["flops"] / 1e12,
                 "score": scores.mean(),
@@ -273,7 +277,7 @@ def comparison_cost(profile: str, runs: pd.DataFrame, budget: int) -> pd.DataFra
 def transfer_scores(profile: str, run_ids: Sequence[str]) -> pd.DataFrame:
     """Scores under each condition of `transfer.transfer`, and paired differences to the control.
 
-    The instrument families count as one condition, each of their windows' tracks once a family.
+    The instrument families count as one condition, in which a track counts once for each family that it has.
 
     Returns
     -------
@@ -281,16 +285,14 @@ def transfer_scores(profile: str, run_ids: Sequence[str]) -> pd.DataFrame:
     """
     rows = []
     for run in run_ids:
-        found = results.load_predictions(profile, run)
-        found["shown"] = found["condition"].where(~found["condition"].str.startswith("unheard: "), "unheard instrument")
-        for condition, group in found.groupby("shown", sort=False):
+        for condition, group in results.load_predictions(profile, run).groupby("condition", sort=False):
             heads = [
-                group[group["head"] == head].sort_values(["condition", "track_id"]) for head in ("elsewhere", "control")
+                group[group["head"] == head].sort_values(["family", "track_id"]) for head in ("elsewhere", "control")
             ]
             scores, control = (table["score"].to_numpy() for table in heads)
             compositions = heads[0]["composition"].to_numpy()
-            low, high = bootstrap_interval(scores, groups=compositions, seed=BOOTSTRAP_SEED)
-            drop = paired_difference(scores, control, groups=compositions, seed=BOOTSTRAP_SEED)
+            low, high = bootstrap_interval(scores, groups=compositions, seed=_BOOTSTRAP_SEED)
+            drop = paired_difference(scores, control, groups=compositions, seed=_BOOTSTRAP_SEED)
             rows.append(
                 {
                     "system": results.config_of(profile, run)["name"],
@@ -306,4 +308,61 @@ def transfer_scores(profile: str, run_ids: Sequence[str]) -> pd.DataFrame:
                     "run_ids": [run],
                 }
             )
+    return pd.DataFrame(rows)
+
+
+def room(profile: str, runs: pd.DataFrame) -> pd.DataFrame:
+    """Validation scores of runs that bound what is possible, each with its interval.
+
+    Parameters
+    ----------
+    runs : rows of `runs.load_runs`.
+
+    Returns
+    -------
+    The rows with score, low, high.
+    """
+    found = []
+    for run_id in runs["run_id"]:
+        scores, compositions = test_scores(profile, [run_id])
+        found.append((scores.mean(), *bootstrap_interval(scores, groups=compositions, seed=_BOOTSTRAP_SEED)))
+    return runs.assign(**dict(zip(("score", "low", "high"), np.transpose(found))))
+
+
+def optimism(profile: str, run_ids: Sequence[str]) -> pd.DataFrame:
+    """Test scores of the heads that validation chose and of those that the test score itself would have chosen.
+
+    Parameters
+    ----------
+    run_ids : runs of `head_study.optimism`.
+
+    Returns
+    -------
+    One row per features, head and budget: these, chosen_on_valid, chosen_on_test (means over seeds), difference (test
+    minus validation), low, high, run_ids.
+    """
+    groups: dict[tuple[str, str, int], list[str]] = {}
+    for run in run_ids:
+        config = results.config_of(profile, run)
+        groups.setdefault((config["features"], config["head"], config["budget"]), []).append(run)
+    rows = []
+    for names, ids in groups.items():
+        found = [results.load_predictions(profile, run).sort_values("track_id") for run in ids]
+        by_valid, by_test = (
+            np.stack([table.loc[table["chosen_on"] == split, "score"] for table in found])
+            for split in ("valid", "test")
+        )
+        compositions = found[0].loc[found[0]["chosen_on"] == "valid", "composition"].to_numpy()
+        gap = paired_difference(by_test, by_valid, groups=compositions, seed=_BOOTSTRAP_SEED)
+        rows.append(
+            {
+                **dict(zip((*SYSTEM, "budget"), names)),
+                "chosen_on_valid": by_valid.mean(),
+                "chosen_on_test": by_test.mean(),
+                "difference": gap.difference,
+                "low": gap.low,
+                "high": gap.high,
+                "run_ids": ids,
+            }
+        )
     return pd.DataFrame(rows)

@@ -12,17 +12,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from keymyna_lib.evaluate import bootstrap_interval, paired_difference
 from keymyna_lib.report import runs as results
-from keymyna_lib.report.intervals import (
-    BOOTSTRAP_SEED,
-    NOT_RUN,
-    UNDECIDED,
-    budget_label,
-    difference_cell,
-    with_interval,
-)
-from keymyna_lib.report.summaries import SYSTEM, test_scores
+from keymyna_lib.report import summaries
+from keymyna_lib.report.intervals import NOT_RUN, UNDECIDED, budget_label, difference_cell, with_interval
+from keymyna_lib.report.summaries import SYSTEM
 from keymyna_lib.report.traced import TracedTable
 
 
@@ -135,8 +128,7 @@ def published_table(table: pd.DataFrame) -> TracedTable:
 def robustness_table(profile: str, run_id: str) -> TracedTable:
     """The robustness run's metrics, one row per augmentation."""
     metrics = results.load_metrics(profile, [run_id])
-    metrics[["measure", "features"]] = metrics["metric"].str.split(": ", expand=True)
-    wide = metrics.pivot_table(index="dataset", columns=["measure", "features"], values="value", sort=False)
+    wide = metrics.pivot_table(index="condition", columns=["metric", "features"], values="value", sort=False)
     shown = TracedTable(["augmentation"])
     for augmentation, values in wide.iterrows():
         row = shown.row(augmentation)
@@ -164,13 +156,13 @@ def corpus_table(profile: str, run_id: str) -> TracedTable:
 
 def room_table(profile: str, runs: pd.DataFrame, n_train: int) -> TracedTable:
     """Ceiling and floor on validation with their intervals."""
+    names = {"ceiling": "key profile {head} on the score's notes", "floor": "{features}, {head}"}
     shown = TracedTable(["bound", "system", "labels"])
-    for run in runs.to_dict("records"):
-        scores, compositions = test_scores(profile, [run["run_id"]])
-        low, high = bootstrap_interval(scores, groups=compositions, seed=BOOTSTRAP_SEED)
-        name = {"ceiling": "key profile {head} on the score's notes", "floor": "{features}, {head}"}[run["experiment"]]
-        row = shown.row(run["experiment"], name.format(**run), budget_label(run["budget"], n_train))
-        row.cell("validation", with_interval(scores.mean(), low, high), [run["run_id"]])
+    for cell in summaries.room(profile, runs).to_dict("records"):
+        row = shown.row(
+            cell["experiment"], names[cell["experiment"]].format(**cell), budget_label(cell["budget"], n_train)
+        )
+        row.cell("validation", with_interval(cell["score"], cell["low"], cell["high"]), [cell["run_id"]])
     return shown
 
 
@@ -247,23 +239,12 @@ def head_table(found: Mapping[str, pd.DataFrame], against: str) -> TracedTable:
 
 
 def optimism_table(profile: str, run_ids: Sequence[str], n_train: int) -> TracedTable:
-    """Test scores of the heads that validation and that the test score chose, averaged over seeds."""
-    groups: dict[tuple[str, str, str], list[str]] = {}
-    for run in run_ids:
-        config = results.config_of(profile, run)
-        groups.setdefault((config["features"], config["head"], budget_label(config["budget"], n_train)), []).append(run)
+    """`summaries.optimism` as text."""
     shown = TracedTable([*SYSTEM, "labels"])
-    for names, ids in groups.items():
-        found = [results.load_predictions(profile, run).sort_values("track_id") for run in ids]
-        by_valid, by_test = (
-            np.stack([table.loc[table["chosen_on"] == split, "score"] for table in found])
-            for split in ("valid", "test")
-        )
-        compositions = found[0].loc[found[0]["chosen_on"] == "valid", "composition"].to_numpy()
-        gap = paired_difference(by_test, by_valid, groups=compositions, seed=BOOTSTRAP_SEED)
-        row = shown.row(*names)
-        row.cell("chosen on validation", f"{100 * by_valid.mean():.1f}", ids)
-        row.cell("chosen on test (not a result)", f"{100 * by_test.mean():.1f}", ids)
-        row.cell("optimism", with_interval(gap.difference, gap.low, gap.high, "+"), ids)
-        row.cell("seeds", len(ids))
+    for cell in summaries.optimism(profile, run_ids).to_dict("records"):
+        row, runs = shown.row(cell["features"], cell["head"], budget_label(cell["budget"], n_train)), cell["run_ids"]
+        row.cell("chosen on validation", f"{100 * cell['chosen_on_valid']:.1f}", runs)
+        row.cell("chosen on test (not a result)", f"{100 * cell['chosen_on_test']:.1f}", runs)
+        row.cell("optimism", with_interval(cell["difference"], cell["low"], cell["high"], "+"), runs)
+        row.cell("seeds", len(runs))
     return shown
