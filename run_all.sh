@@ -36,4 +36,4 @@ if [ -z "$python" ]; then
         echo "$stamp" > .venv/stamp
     fi
 fi
-PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" exec "$python" -m keymyna_lib.run "$@"
+PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" exec "$python" -m keymyna_lib run "$@"

@@ -5,32 +5,35 @@ Dropout acts on the (standardised) input of a linear head, and after the first h
 the paper's wide heads. Where the sources do not say: ReLU, where dropout sits in the probe, and patience are
 our choices.
 
-Heads of one shape, batch size and mixup form a stack, parameters (head, out, in), and a training step is one
+Heads of one kind, shape, batch size and mixup form a stack, parameters (head, out, in), and a training step is one
 pass over the stack. All heads of a stack see the same batches, and heads of one shape start from the same
 weights and compare the same uniform draws with their own dropout probability. With such common random numbers
 the points of a grid differ by their hyperparameters and not by luck, and a head's result does not depend on
-its neighbours, but for the order in which a product of another size may add.
+its neighbours, except that a product of another size may add its terms in another order.
+
+Another kind of head is a subclass of `HeadSpec` with `logits` of its own (and `initial`, where its parameters are not
+an MLP's), and an entry in `HEADS`. Batches, Adam, early stopping and selection are common to all.
 """
 
 from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from itertools import groupby, product
+from itertools import groupby, pairwise, product
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
-from keymyna_lib.base import files, seeds
+from keymyna_lib.base import seeds
+from keymyna_lib.base.checks import POSITIVE, SHARE_BELOW_ONE, Rule, at_least, check
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.progress import bar
+from keymyna_lib.base.tensors import reading, save_tensors
 from keymyna_lib.compute.threads import one_thread
 from keymyna_lib.evaluate import mirex_scores, track_predictions
 from keymyna_lib.keys import N_KEYS
@@ -42,16 +45,31 @@ ACTIVATIONS = 1 << 21  # hidden units held at once in a validation check
 ADAM = dict(amsgrad=False, beta1=0.9, beta2=0.999, eps=1e-8, maximize=False)
 
 
+def _kept(x: torch.Tensor) -> torch.Tensor:
+    return x
+
+
+def _at_most_two_widths(hidden: tuple[int, ...]) -> bool:
+    return len(hidden) <= 2 and all(isinstance(width, int) and width > 0 for width in hidden)
+
+
 @dataclass(frozen=True)
 class HeadSpec:
-    """One point of a grid.
+    """One point of a grid, and what a head of its kind computes: here the linear head and the ReLU MLP.
 
-    hidden : widths of the hidden layers, none to two. dropout : probability in [0, 1), see above.
-    lr, weight_decay : Adam's, the decay in the gradient (L2). batch_size : windows.
+    Attributes
+    ----------
+    hidden : widths of the hidden layers, none to two.
+    dropout : probability in [0, 1), see above.
+    lr, weight_decay : Adam's, the decay in the gradient (L2).
+    batch_size : windows.
     standardize : z-score the features with the mean and deviation of the training rows.
     mixup : alpha of Beta(alpha, alpha), from which each row's share in a mix with another row of the batch is
         drawn, inputs and labels alike; 0 for none.
+    kind : the name in HEADS, by which a saved head is read again.
     """
+
+    kind: ClassVar[str] = "mlp"
 
     hidden: tuple[int, ...] = ()
     dropout: float = 0.0
@@ -63,29 +81,72 @@ class HeadSpec:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden", tuple(self.hidden))
-        for name, fits, rule in [
-            (
-                "hidden",
-                len(self.hidden) <= 2 and all(isinstance(w, int) and w > 0 for w in self.hidden),
-                "at most two positive widths",
-            ),
-            ("dropout", 0 <= self.dropout < 1, "a probability in [0, 1)"),
-            ("lr", 0 < self.lr < np.inf, "a positive number"),
-            ("weight_decay", 0 <= self.weight_decay < np.inf, "zero or a positive number"),
-            ("batch_size", isinstance(self.batch_size, int) and self.batch_size > 0, "a positive int"),
-            ("standardize", isinstance(self.standardize, bool), "True or False"),
-            ("mixup", 0 <= self.mixup < np.inf, "zero or a positive number"),
-        ]:
-            if not fits:
-                raise KeyMynaError(f"head {name}={getattr(self, name)!r}: must be {rule}.")
+        check(
+            self,
+            {
+                "hidden": Rule(_at_most_two_widths, "at most two positive widths"),
+                "dropout": SHARE_BELOW_ONE,
+                "lr": POSITIVE,
+                "weight_decay": at_least(0),
+                "batch_size": Rule(lambda value: isinstance(value, int) and value > 0, "a positive int"),
+                "standardize": Rule(lambda value: isinstance(value, bool), "True or False"),
+                "mixup": at_least(0),
+            },
+            of="head",
+        )
+
+    def initial(self, dim: int, seed: int) -> dict[str, np.ndarray]:
+        """Parameters before training, float64: "weight.0" (out, in), "bias.0" (out,), ... by layer.
+
+        Depends on nothing but the shape of the head and the seed.
+        """
+        layers = _initial(seed, [dim, *self.hidden, N_KEYS])
+        return {
+            f"{name}.{i}": value for i, layer in enumerate(layers) for name, value in zip(("weight", "bias"), layer)
+        }
+
+    def logits(
+        self,
+        parameters: Mapping[str, torch.Tensor],
+        x: torch.Tensor,
+        drop: Callable[[torch.Tensor], torch.Tensor] = _kept,
+    ) -> torch.Tensor:
+        """Outputs before the softmax, (..., row, 24).
+
+        Parameters
+        ----------
+        parameters : those of `initial`, with the same leading axes as `x`: none, or one of heads side by side.
+        x : (..., row, dim) standardised features.
+        drop : dropout, to be applied once, to values of (..., row, unit): as many units as the first hidden layer has,
+            or as there are features when there is none.
+        """
+        x = x if self.hidden else drop(x)
+        for layer in range(len(self.hidden) + 1):
+            x = x.relu_() if layer else x
+            x = drop(x) if layer == 1 else x
+            x = x @ parameters[f"weight.{layer}"].mT + parameters[f"bias.{layer}"][..., None, :]
+        return x
+
+
+HEADS: dict[str, type[HeadSpec]] = {"mlp": HeadSpec}  # by their kind
 
 
 @dataclass
 class Rows:
-    """Window features with labels: one row a window (with pitch-shift augmentation, a window and a shift).
+    """Window features with labels: one row per window (with pitch-shift augmentation, per window and shift).
 
-    x : (row, dim) float, finite. y : (row,) int keys 0..23. track : (row,) int, 0..n_tracks-1.
+    Attributes
+    ----------
+    x : (row, dim) float, finite.
+    y : (row,) int keys 0..23.
+    track : (row,) int, 0..n_tracks-1.
+
     Arrays or tensors; kept as CPU tensors.
+
+    Raises
+    ------
+    KeyMynaError
+        When shapes do not fit, a feature is not finite, or a label or track is out of range.
     """
 
     x: torch.Tensor
@@ -150,10 +211,13 @@ def wide_mlp_grid(
 class TrainedHead:
     """A head as it was at its best validation check.
 
-    parameters : "weight.0" (out, in), "bias.0" (out,), ... by layer. mean, std : (dim,), applied to the
-    features (0 and 1 when the spec does not standardise). valid_curve : (step, weighted score, loss) of every
-    check until the head stopped; the score is "both" fifths on tracks, the loss the mean cross-entropy of
-    windows in nats.
+    Attributes
+    ----------
+    parameters : by name, see `HeadSpec.initial`.
+    mean, std : (dim,), applied to the features (0 and 1 when the spec does not standardise).
+    valid_curve : (step, weighted score, loss) of every check until the head stopped; the score is on tracks with
+        "both" fifths, the loss the mean cross-entropy of windows in nats.
+    best_step, valid_score, valid_loss : of the best check.
     """
 
     spec: HeadSpec
@@ -175,10 +239,7 @@ class TrainedHead:
                 "with the encoder that it was trained on."
             )
         x = (x - self.mean) / self.std
-        for layer in range(len(self.spec.hidden) + 1):
-            x = x.relu_() if layer else x
-            x = x @ self.parameters[f"weight.{layer}"].T + self.parameters[f"bias.{layer}"]
-        return x.softmax(1).numpy()
+        return self.spec.logits(self.parameters, x).softmax(1).numpy()
 
     def predict(self, x, track) -> np.ndarray:
         """Mean softmax output of each track, (track, 24); x (row, dim), track (row,) in 0..n_tracks-1."""
@@ -186,29 +247,20 @@ class TrainedHead:
 
     def save(self, path: Path | str) -> None:
         """Write a safetensors file, the spec and the validation record in its metadata."""
-        record = {k: getattr(self, k) for k in ("valid_curve", "best_step", "valid_score", "valid_loss")}
-        tensors = {"mean": self.mean, "std": self.std, **self.parameters}
-        with files.atomic_path(path) as temporary:
-            save_file(
-                {k: t.contiguous() for k, t in tensors.items()},
-                temporary,
-                metadata={"head": json.dumps({"spec": asdict(self.spec), **record})},
-            )
+        record: dict[str, Any] = {"spec": asdict(self.spec)}
+        record |= {k: getattr(self, k) for k in ("valid_curve", "best_step", "valid_score", "valid_loss")}
+        if self.spec.kind != HeadSpec.kind:
+            record["kind"] = self.spec.kind
+        save_tensors(path, {"mean": self.mean, "std": self.std, **self.parameters}, head=json.dumps(record))
 
     @classmethod
     def load(cls, path: Path | str) -> TrainedHead:
-        """Read what `save` wrote; a missing or damaged file is a KeyMynaError."""
-        try:
-            with safe_open(path, "pt") as file:
-                record = json.loads(file.metadata()["head"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
-            record["spec"] = HeadSpec(**record["spec"])
+        """Read what `save` wrote; a missing or damaged file, or one of an unknown kind of head, is a KeyMynaError."""
+        with reading(path, "a head", "Delete it if it is there, and train again.") as (tensors, metadata):
+            record = json.loads(metadata["head"])
+            record["spec"] = HEADS[record.pop("kind", HeadSpec.kind)](**record["spec"])
             record["valid_curve"] = [tuple(check) for check in record["valid_curve"]]
             return cls(mean=tensors.pop("mean"), std=tensors.pop("std"), parameters=tensors, **record)
-        except FileNotFoundError:
-            raise KeyMynaError(f"{path} does not exist.") from None
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-            raise KeyMynaError(f"{path} is damaged, no head ({error}). Delete it and train again.") from None
 
 
 def select(heads: Sequence[TrainedHead]) -> TrainedHead:
@@ -216,15 +268,17 @@ def select(heads: Sequence[TrainedHead]) -> TrainedHead:
     return max(heads, key=lambda head: (head.valid_score, -head.valid_loss))
 
 
-def _stream(seed: int, *names) -> np.random.Generator:
-    """Random numbers that depend on nothing but the seed and what they are for."""
-    return np.random.default_rng([seed, *seeds.stable_words(repr(names))])
+def _runs(specs: Sequence[HeadSpec], key: Callable[[HeadSpec], Any]) -> Iterator[tuple[Any, slice]]:
+    """Consecutive specs that agree in something: what they agree in, and which they are."""
+    for value, run in groupby(range(len(specs)), lambda i: key(specs[i])):
+        run = list(run)
+        yield value, slice(run[0], run[-1] + 1)
 
 
 def _batches(train: Rows, spec: HeadSpec, seed: int, dtype: torch.dtype) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Endless batches (x (row, dim), labels as distributions (row, 24)), cut from shuffled epochs."""
-    shuffle = _stream(seed, "batches", spec.batch_size)
-    mix = _stream(seed, "mixup", spec.batch_size, spec.mixup)
+    shuffle = seeds.stream(seed, "batches", spec.batch_size)
+    mix = seeds.stream(seed, "mixup", spec.batch_size, spec.mixup)
     one_hot = torch.eye(N_KEYS, dtype=dtype)
     waiting = np.empty(0, dtype=np.int64)
     while True:
@@ -241,23 +295,63 @@ def _batches(train: Rows, spec: HeadSpec, seed: int, dtype: torch.dtype) -> Iter
 
 def _initial(seed: int, sizes: Sequence[int]) -> list[tuple[np.ndarray, np.ndarray]]:
     """(weight (out, in), bias (out,)) of each layer, uniform within 1/sqrt(in) as in torch.nn.Linear."""
-    rng = _stream(seed, "weights", tuple(sizes))
+    rng = seeds.stream(seed, "weights", tuple(sizes))
     return [
         (rng.uniform(-1, 1, (n_out, n_in)) / n_in**0.5, rng.uniform(-1, 1, n_out) / n_in**0.5)
-        for n_in, n_out in zip(sizes, sizes[1:])
+        for n_in, n_out in pairwise(sizes)
     ]
 
 
 def _noise(seed: int, spec: HeadSpec, dim: int, device: str) -> Iterator[torch.Tensor]:
     """Endless uniform draws (row, unit); a unit drops out where its draw is below the probability."""
-    stream = _stream(seed, "dropout", spec.hidden)
-    generator = torch.Generator(device).manual_seed(int(stream.integers(2**63)))
+    generator = seeds.torch_stream(seed, "dropout", spec.hidden, device=device)
     while True:
         yield torch.rand(spec.batch_size, (spec.hidden or (dim,))[0], generator=generator, device=device)
 
 
+class _Passes:
+    """Forward and backward pass of heads of one kind and shape, side by side; gradients come from autograd.
+
+    Parameters
+    ----------
+    specs : of the heads, alike but for dropout, learning rate, weight decay and scaling.
+    parameters : by name, each (head, ...): the arrays of `HeadSpec.initial` with an axis for the heads in front.
+    gradients : of the same names and shapes, filled by `backward`.
+    mean, std : (head, dim), applied to the features.
+    """
+
+    def __init__(
+        self,
+        specs: Sequence[HeadSpec],
+        parameters: Mapping[str, torch.Tensor],
+        gradients: Mapping[str, torch.Tensor],
+        mean: torch.Tensor,
+        std: torch.Tensor,
+    ) -> None:
+        self.spec, self.parameters, self.gradients = specs[0], parameters, gradients
+        self.mean, self.std = mean[:, None], std[:, None]
+        self.dropout = mean.new_tensor([spec.dropout for spec in specs])[:, None, None]
+
+    def logits(self, x: torch.Tensor) -> torch.Tensor:
+        """(head, key, row) from features x (row, dim)."""
+        return self.spec.logits(self.parameters, (x - self.mean) / self.std).mT
+
+    def backward(self, x: torch.Tensor, target: torch.Tensor, noise: torch.Tensor) -> None:
+        """Fill the gradients of the heads' mean cross-entropy: x (row, dim), target (row, 24), noise (row, unit)."""
+
+        def drop(a: torch.Tensor) -> torch.Tensor:
+            return a * (noise >= self.dropout) / (1 - self.dropout)
+
+        with torch.enable_grad():
+            leaves = {name: value.detach().requires_grad_() for name, value in self.parameters.items()}
+            log_probability = self.spec.logits(leaves, (x - self.mean) / self.std, drop).log_softmax(-1)
+            found = torch.autograd.grad(-(log_probability * target).sum() / len(x), list(leaves.values()))
+        for gradient, value in zip(self.gradients.values(), found):
+            gradient.copy_(value)
+
+
 class _Input(NamedTuple):
-    """Consecutive heads of a stack with the same input of the first layer, and views of what that layer holds of them.
+    """Consecutive heads of a stack with the same input of the first layer, and views of that layer's tensors for them.
 
     scaler : mean and deviation (dim,), or None. dropout : of the input. units : rows of head x unit.
     weight, gradient : (head x unit, dim). bias : (head x unit, 1).
@@ -281,61 +375,38 @@ def _drop(x: torch.Tensor, noise: torch.Tensor, p: float, out: torch.Tensor) -> 
     return _zero_where_at_most(x, noise, float(np.nextafter(np.float32(p), np.float32(-1))), out)
 
 
-class _Stack:
-    """Heads that differ in dropout, learning rate, weight decay and scaling only, and their Adam state."""
+class _MlpPasses:
+    """`_Passes` of the ReLU MLP by hand: many small steps, where autograd's overhead would outweigh the arithmetic.
+
+    Heads with the same input share one product, dropout's scale is applied where there is least to multiply, and
+    gradients are written straight to where Adam reads them.
+    """
 
     def __init__(
-        self, heads: list[TrainedHead], sizes: Sequence[int], seed: int, device: str, dtype: torch.dtype
+        self,
+        specs: Sequence[HeadSpec],
+        parameters: Mapping[str, torch.Tensor],
+        gradients: Mapping[str, torch.Tensor],
+        mean: torch.Tensor,
+        std: torch.Tensor,
     ) -> None:
-        self.heads, self.steps, self.count = heads, 0, torch.zeros((), device=device)
-        self.mean = torch.stack([head.mean for head in heads]).to(device, dtype)
-        self.std = torch.stack([head.std for head in heads]).to(device, dtype)
-        tensors = [torch.from_numpy(t).to(device, dtype) for layer in _initial(seed, sizes) for t in layer]
-        # Weights (head, out, in) and biases (head, out) by turns; then Adam's moments of the same shapes.
-        self.parameters = [t.repeat(len(heads), *[1] * t.ndim) for t in tensors]
-        self.first, self.second = ([torch.zeros_like(t) for t in self.parameters] for _ in range(2))
-        self._arrange()
-
-    def _arrange(self) -> None:
-        """Find which heads share their input, and which Adam's scalars; set aside the gradients."""
-        specs = [head.spec for head in self.heads]
         self.linear = not specs[0].hidden
-        self.scale = self.mean.new_tensor([1 / (1 - s.dropout) for s in specs])[:, None, None]
-        self.gradients = [torch.empty_like(t) for t in self.parameters]
-
-        def runs(key):
-            for value, run in groupby(range(len(specs)), lambda i: key(specs[i])):
-                run = list(run)
-                yield value, slice(run[0], run[-1] + 1)
-
-        self.dropped = list(runs(lambda s: s.dropout))
+        self.parameters, self.gradients = list(parameters.values()), list(gradients.values())  # weight, bias by turns
+        self.scale = mean.new_tensor([1 / (1 - s.dropout) for s in specs])[:, None, None]
+        self.dropped = list(_runs(specs, lambda s: s.dropout))
         self.inputs = []
         weight, bias, gradient = (t.flatten(0, 1) for t in (*self.parameters[:2], self.gradients[0]))
         width = self.parameters[0].shape[1]
-        for (standardize, p), run in runs(lambda s: (s.standardize, s.dropout if self.linear else 0.0)):
-            scaler = (self.mean[run.start], self.std[run.start]) if standardize else None
+        for (standardize, p), run in _runs(specs, lambda s: (s.standardize, s.dropout if self.linear else 0.0)):
+            scaler = (mean[run.start], std[run.start]) if standardize else None
             units = slice(run.start * width, run.stop * width)
             self.inputs.append(_Input(scaler, p, units, weight[units], bias[units, None], gradient[units]))
-        self.groups = {}
-        for value, run in runs(lambda s: (s.lr, s.weight_decay)):
-            group = self.groups.setdefault(value, [[], [], [], [], [], []])  # arguments of Adam; the fifth stays empty
-            for tensors in zip(self.parameters, self.gradients, self.first, self.second):
-                for argument, tensor in zip(group, tensors):
-                    argument.append(tensor[run])
-                group[5].append(self.count)
 
-    def keep(self, indices: list[int]) -> None:
-        """Go on with these heads only, so that stopped ones cost nothing."""
-        if len(indices) == len(self.heads):
-            return
-        self.heads = [self.heads[i] for i in indices]
-        for name in ("parameters", "first", "second"):
-            setattr(self, name, [t[indices] for t in getattr(self, name)])
-        self.mean, self.std = self.mean[indices], self.std[indices]
-        if indices:
-            self._arrange()
+    def logits(self, x: torch.Tensor) -> torch.Tensor:
+        """(head, key, row) from features x (row, dim)."""
+        return self._forward(x)[1]
 
-    def forward(self, x: torch.Tensor, noise: torch.Tensor | None = None) -> tuple[list, torch.Tensor]:
+    def _forward(self, x: torch.Tensor, noise: torch.Tensor | None = None) -> tuple[list, torch.Tensor]:
         """Each layer's input and logits (head, key, row); x (row, dim), noise (row, unit) while training.
 
         The input of the first layer is a list of (row, dim) and a factor for each of `inputs`, that of the others
@@ -361,7 +432,7 @@ class _Stack:
                 for p, run in self.dropped:
                     _drop(a[run], draws.expand_as(a[run]), p, a[run])
             inputs.append(a)
-            # Dropout's 1 / (1 - p) is due to `a`; the layer's outputs are fewer.
+            # Dropout's 1 / (1 - p) belongs to `a`; the layer's outputs are fewer.
             z = (
                 torch.addcmul(bias[..., None], torch.bmm(weight, a), self.scale)
                 if dropped
@@ -369,9 +440,9 @@ class _Stack:
             )
         return inputs, z
 
-    def step(self, x: torch.Tensor, target: torch.Tensor, noise: torch.Tensor) -> None:
-        """A step of Adam on the cross-entropy: x (row, dim), target (row, 24), noise (row, unit)."""
-        inputs, logits = self.forward(x, noise)
+    def backward(self, x: torch.Tensor, target: torch.Tensor, noise: torch.Tensor) -> None:
+        """Fill the gradients of the heads' mean cross-entropy: x (row, dim), target (row, 24), noise (row, unit)."""
+        inputs, logits = self._forward(x, noise)
         g = logits.softmax(1).sub_(target.T.contiguous()).div_(len(x))  # of the loss by the outputs of the layer
         for layer in range(len(inputs) - 1, 0, -1):
             a, weight = inputs[layer], self.parameters[2 * layer]
@@ -383,6 +454,52 @@ class _Stack:
         torch.sum(g, 2, out=self.gradients[1])
         for part, (a, scale) in zip(self.inputs, inputs[0]):
             torch.addmm(part.gradient, g.flatten(0, 1)[part.units], a, beta=0, alpha=scale, out=part.gradient)
+
+
+class _Stack:
+    """Heads trained side by side on the same batches: their parameters, Adam's state, and each one's best check."""
+
+    def __init__(self, heads: list[TrainedHead], dim: int, seed: int, device: str, dtype: torch.dtype) -> None:
+        self.heads, self.steps, self.count = heads, 0, torch.zeros((), device=device)
+        self.mean = torch.stack([head.mean for head in heads]).to(device, dtype)
+        self.std = torch.stack([head.std for head in heads]).to(device, dtype)
+        tensors = {
+            name: torch.from_numpy(value).to(device, dtype) for name, value in heads[0].spec.initial(dim, seed).items()
+        }
+        # All by name, (head, ...), as are Adam's two moments.
+        self.parameters = {name: t.repeat(len(heads), *[1] * t.ndim) for name, t in tensors.items()}
+        self.first, self.second = ({name: torch.zeros_like(t) for name, t in self.parameters.items()} for _ in range(2))
+        self._arrange()
+
+    def _arrange(self) -> None:
+        """Set up the passes and their gradients, and find which heads share Adam's scalars."""
+        specs = [head.spec for head in self.heads]
+        gradients = {name: torch.empty_like(t) for name, t in self.parameters.items()}
+        passes = _MlpPasses if type(specs[0]) is HeadSpec else _Passes
+        self.passes = passes(specs, self.parameters, gradients, self.mean, self.std)
+        self.groups: dict[tuple[float, float], list[list[torch.Tensor]]] = {}
+        for scalars, run in _runs(specs, lambda s: (s.lr, s.weight_decay)):
+            # Adam's arguments: parameters, gradients, two moments, the maxima of AMSGrad (none), counts of steps.
+            group = self.groups.setdefault(scalars, [[], [], [], [], [], []])
+            for tensors in zip(*(t.values() for t in (self.parameters, gradients, self.first, self.second))):
+                for argument, tensor in zip(group, tensors):
+                    argument.append(tensor[run])
+                group[5].append(self.count)
+
+    def keep(self, indices: list[int]) -> None:
+        """Drop all heads but these, so that stopped ones cost nothing."""
+        if len(indices) == len(self.heads):
+            return
+        self.heads = [self.heads[i] for i in indices]
+        for name in ("parameters", "first", "second"):
+            setattr(self, name, {key: tensor[indices] for key, tensor in getattr(self, name).items()})
+        self.mean, self.std = self.mean[indices], self.std[indices]
+        if indices:
+            self._arrange()
+
+    def step(self, x: torch.Tensor, target: torch.Tensor, noise: torch.Tensor) -> None:
+        """A step of Adam on the cross-entropy: x (row, dim), target (row, 24), noise (row, unit)."""
+        self.passes.backward(x, target, noise)
         self.count += 1
         for (lr, weight_decay), tensors in self.groups.items():
             # The kernel behind torch.optim.Adam(fused=True), without its bookkeeping, which would cost more.
@@ -394,9 +511,9 @@ class _Stack:
     ) -> None:
         """Score every head on the validation rows; labels (track,), credit (reference, estimate)."""
         total, loss = x.new_zeros(len(labels), len(self.heads), N_KEYS), x.new_zeros(len(self.heads))
-        n_units = len(self.heads) * max(t.shape[1] for t in self.parameters)
+        n_units = len(self.heads) * max([*self.heads[0].spec.hidden, N_KEYS])
         for rows in torch.arange(len(x), device=x.device).split(max(1, ACTIVATIONS // n_units)):
-            log_probability = self.forward(x[rows])[1].log_softmax(1)
+            log_probability = self.passes.logits(x[rows]).log_softmax(1)
             loss -= log_probability[:, y[rows], torch.arange(len(rows), device=x.device)].sum(1)
             total.index_add_(0, track[rows], log_probability.permute(2, 0, 1).exp())
         scores = credit[labels[:, None], total.argmax(-1)].mean(0).tolist()
@@ -405,27 +522,24 @@ class _Stack:
             head.valid_curve.append((self.steps, score, value))
             if (score, -value) > (head.valid_score, -head.valid_loss):
                 head.best_step, head.valid_score, head.valid_loss = self.steps, score, value
-                head.parameters = {
-                    f"{'bias' if j % 2 else 'weight'}.{j // 2}": tensor[i].clone()
-                    for j, tensor in enumerate(self.parameters)
-                }
+                head.parameters = {name: tensor[i].clone() for name, tensor in self.parameters.items()}
 
 
 def _stacks(specs: Sequence[HeadSpec], dim: int, itemsize: int, device: str) -> Iterator[list[int]]:
     """Indices of the specs of each stack, those with a common input side by side, within STACK_LIMITS, evenly."""
 
     def shape(i):
-        return specs[i].hidden, specs[i].batch_size, specs[i].mixup
+        return specs[i].kind, specs[i].hidden, specs[i].batch_size, specs[i].mixup
 
     most, most_bytes = STACK_LIMITS[torch.device(device).type]
     order = sorted(
         range(len(specs)),
         key=lambda i: (shape(i), specs[i].standardize, specs[i].dropout, specs[i].lr, specs[i].weight_decay),
     )
-    for (hidden, _, _), members in groupby(order, shape):
+    for (_, hidden, _, _), members in groupby(order, shape):
         members = list(members)
         sizes = [dim, *hidden, N_KEYS]
-        bytes_each = 4 * itemsize * sum((a + 1) * b for a, b in zip(sizes, sizes[1:]))
+        bytes_each = 4 * itemsize * sum((a + 1) * b for a, b in pairwise(sizes))
         n = max(1, min(most, most_bytes // bytes_each))
         n = -(-len(members) // -(-len(members) // n))
         yield from (members[i : i + n] for i in range(0, len(members), n))
@@ -494,7 +608,7 @@ def train_heads(
 
     def train_stack(members: list[int]) -> None:
         spec = specs[members[0]]
-        stack = _Stack([trained[i] for i in members], [dim, *spec.hidden, N_KEYS], seed, device, dtype)
+        stack = _Stack([trained[i] for i in members], dim, seed, device, dtype)
         batches, noise = _batches(train, spec, seed, dtype), _noise(seed, spec, dim, device)
         while stack.heads and not stopped.is_set():
             stack.step(*(t.to(device) for t in next(batches)), next(noise))

@@ -15,12 +15,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from keymyna_lib.base.checks import check, one_of
 from keymyna_lib.base.errors import KeyMynaError
-from keymyna_lib.base.files import atomic_path
+from keymyna_lib.base.tensors import reading, save_tensors
 from keymyna_lib.spectrogram import N_MELS
 
 # name: width, depth, heads (of 64), MLP width. "vit-s" is the paper's, "vit-b" that of Myna-85M; the others fit a CPU.
@@ -39,28 +38,32 @@ PATCHES = {
     "hybrid": ((16, 16), (N_MELS, 2)),
     "horizontal": ((1, 98),),
 }
+SCALES = ("log1p", "linear")
 _HEAD_DIM = 64
 
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """What defines an encoder's architecture and input.
+    """What defines an encoder's architecture and input. The defaults are those of `mini`; `paper` has the paper's.
 
     Attributes
     ----------
     preset : a name in PRESETS.
     patch : a name in PATCHES.
-    scale : "log1p" feeds log(1 + power) to the patch embedding, "linear" the power itself (the paper's default).
+    scale : one of SCALES: "log1p" feeds log(1 + power) to the patch embedding, "linear" the power itself (the paper's).
+
+    Raises
+    ------
+    KeyMynaError
+        When a name is unknown.
     """
 
-    preset: str = "vit-s"
+    preset: str = "vit-xxs"
     patch: str = "vertical"
-    scale: str = "linear"
+    scale: str = "log1p"
 
     def __post_init__(self) -> None:
-        for name, known in (("preset", PRESETS), ("patch", PATCHES), ("scale", ("log1p", "linear"))):
-            if getattr(self, name) not in known:
-                raise KeyMynaError(f"{name} {getattr(self, name)!r}: choose one of {', '.join(known)}.")
+        check(self, {"preset": one_of(PRESETS), "patch": one_of(PATCHES), "scale": one_of(SCALES)})
 
 
 def kept_tokens(n_tokens: int, mask_ratio: float) -> int:
@@ -297,8 +300,7 @@ class ProjectionHead(nn.Sequential):
 
 def save_encoder(encoder: Encoder, path: Path) -> None:
     """Write the weights as safetensors under the official names, with the configuration in the metadata."""
-    with atomic_path(path) as temporary:
-        save_file(encoder.state_dict(), temporary, metadata={"encoder_config": json.dumps(asdict(encoder.config))})
+    save_tensors(path, encoder.state_dict(), encoder_config=json.dumps(asdict(encoder.config)))
 
 
 def load_encoder(path: Path) -> Encoder:
@@ -309,18 +311,10 @@ def load_encoder(path: Path) -> Encoder:
     KeyMynaError
         When the file is absent, damaged, or not an encoder of ours.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            config = EncoderConfig(**json.loads(file.metadata()["encoder_config"]))
-            state = {name: file.get_tensor(name) for name in file.keys()}
-        encoder = Encoder(config)
+    with reading(path, "an encoder of this library", "Delete it if it is there, and pre-train (notebook 10).") as (
+        state,
+        metadata,
+    ):
+        encoder = Encoder(EncoderConfig(**json.loads(metadata["encoder_config"])))
         encoder.load_state_dict(state)
-    except FileNotFoundError:
-        raise KeyMynaError(f"{path} does not exist; pre-train first (notebook 10).") from None
-    except KeyMynaError:
-        raise
-    except Exception as error:
-        raise KeyMynaError(
-            f"{path} is not a readable encoder ({error}). Delete it and pre-train again (notebook 10)."
-        ) from None
     return encoder.eval()

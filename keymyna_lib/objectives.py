@@ -5,11 +5,15 @@ Every objective turns crops into outputs, outputs into a loss, and outputs into 
     contrastive      tell the two crops of a track from those of all others, masked, augmented or bare  (top-1)
     reconstruction   fill in the patches that were hidden: a masked autoencoder                          (error)
     supervised       name the key of a crop, from its label                                              (accuracy)
+
+A new objective is a subclass of `Objective` and an entry in `OBJECTIVES`; nothing else needs to know of it.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -17,17 +21,14 @@ from torch import Tensor, nn
 
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.keys import N_KEYS
-from keymyna_lib.losses import InfoNCE, SogCLR, top1
+from keymyna_lib.losses import LOSSES, top1
 from keymyna_lib.model import Encoder, ProjectionHead, Transformer, initialise, kept_tokens, position_table, random_keep
-from keymyna_lib.views import augment
+from keymyna_lib.views import AUGMENTATIONS
 
-MEASURES = {
-    "contrastive": "in-batch top-1",
-    "reconstruction": "squared error of hidden patches",
-    "supervised": "accuracy of crops",
-}
-AUGMENTATIONS = ("none", "timbre", "timbre and pitch")
-DECODER_DEPTH = 4  # the public code's
+if TYPE_CHECKING:
+    from keymyna_lib.pretrain import PretrainConfig
+
+DECODER_DEPTH = 4  # as in the reference implementation
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Batch:
 
     crops : (view, batch, mel, frame) stored spectrograms, log(1 + power).
     tracks : (batch,) int64, positions among the training tracks.
-    keys : (batch,) int64, 0..23; read by the supervised objective only.
+    keys : (batch,) int64, 0..23, or -1 without a label; read only by an objective that is `labelled`.
     """
 
     crops: Tensor
@@ -44,20 +45,62 @@ class Batch:
     keys: Tensor
 
 
-class Contrastive(nn.Module):
-    """Two views of each track, told apart from all other tracks (paper: masked, not augmented).
+class Objective(nn.Module, ABC):
+    """Something to pre-train an encoder for, with whatever parameters it learns besides the encoder's.
+
+    Attributes
+    ----------
+    views : crops that it takes of each track.
+    labelled : whether it learns from the labelled training tracks only; else from all that pre-training may use.
+    measured : what `measure` returns, in words for axes and progress bars.
+    """
+
+    views: ClassVar[int] = 1
+    labelled: ClassVar[bool] = False
+    measured: ClassVar[str]
+
+    @classmethod
+    @abstractmethod
+    def from_config(
+        cls, config: PretrainConfig, encoder: Encoder, n_tracks: int, generator: torch.Generator
+    ) -> Objective:
+        """The objective that a configuration asks for.
+
+        Parameters
+        ----------
+        encoder : only its architecture is read.
+        n_tracks : training tracks; `Batch.tracks` runs from 0 to n_tracks - 1.
+        generator : draws the initial values of the parameters.
+        """
+
+    @abstractmethod
+    def forward(self, encoder: Encoder, batch: Batch, generator: torch.Generator) -> Tensor:
+        """Outputs for a batch, of a shape of the objective's own; `generator` draws masks and augmentations."""
+
+    @abstractmethod
+    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """What is minimised, a scalar."""
+
+    @abstractmethod
+    def measure(self, outputs: Tensor, batch: Batch) -> float:
+        """How well the outputs do, as a number that means something by itself."""
+
+
+class Contrastive(Objective):
+    """Two views of each track, to be distinguished from all other tracks (in the paper masked, not augmented).
 
     Parameters
     ----------
-    encoder : only its size is read.
+    encoder : only its embedding's size is read.
     mask_ratio : share of the tokens dropped from each view.
-    augmentation : one of AUGMENTATIONS, done to each view on its own: none, `views.augment`, or with pitch shifts.
-    loss : takes two views' projections and the tracks.
+    augmentation : a name in `views.AUGMENTATIONS`, applied to each view separately.
+    loss : one of `losses.LOSSES`; takes two views' projections (batch, projection) and the tracks (batch,).
     projection_dim : outputs of the projection head; 0 for none.
     generator : draws the head.
     """
 
     views = 2
+    measured = "in-batch top-1"
 
     def __init__(
         self,
@@ -65,7 +108,7 @@ class Contrastive(nn.Module):
         *,
         mask_ratio: float,
         augmentation: str,
-        loss: InfoNCE | SogCLR,
+        loss: nn.Module,
         projection_dim: int,
         generator: torch.Generator,
     ):
@@ -77,11 +120,23 @@ class Contrastive(nn.Module):
             ProjectionHead(encoder.embedding_dim, projection_dim, generator) if projection_dim else nn.Identity()
         )
 
+    @classmethod
+    def from_config(
+        cls, config: PretrainConfig, encoder: Encoder, n_tracks: int, generator: torch.Generator
+    ) -> Contrastive:
+        """See `Objective.from_config`."""
+        return cls(
+            encoder,
+            mask_ratio=config.mask_ratio,
+            augmentation=config.augmentation,
+            loss=LOSSES[config.loss].from_config(config, n_tracks),
+            projection_dim=config.projection_dim,
+            generator=generator,
+        )
+
     def forward(self, encoder: Encoder, batch: Batch, generator: torch.Generator) -> Tensor:
         """(view, batch, projection)."""
-        crops = batch.crops.flatten(0, 1)
-        if self.augmentation != "none":
-            crops = augment(crops, generator, pitch_shift=self.augmentation == "timbre and pitch")
+        crops = AUGMENTATIONS[self.augmentation](batch.crops.flatten(0, 1), generator)
         return self.head(encoder(crops, self.mask_ratio, generator)).float().unflatten(0, (2, -1))
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
@@ -93,14 +148,14 @@ class Contrastive(nn.Module):
         return top1(*outputs, batch.tracks)
 
 
-class Reconstruction(nn.Module):
+class Reconstruction(Objective):
     """A masked autoencoder (He et al., 2022): the mean squared error of hidden patches of log(1 + power).
 
     The decoder, half as wide as the encoder and four layers deep, sees the encoder's tokens and one learned token
     wherever a patch was hidden, all with positions; it is thrown away afterwards.
     """
 
-    views = 1
+    measured = "squared error of hidden patches"
 
     def __init__(self, encoder: Encoder, *, mask_ratio: float, generator: torch.Generator):
         super().__init__()
@@ -117,6 +172,13 @@ class Reconstruction(nn.Module):
         self.patchify = patchify
         initialise(self, generator)
         self.hidden = nn.Parameter(0.02 * torch.randn(self.dim, generator=generator))
+
+    @classmethod
+    def from_config(
+        cls, config: PretrainConfig, encoder: Encoder, n_tracks: int, generator: torch.Generator
+    ) -> Reconstruction:
+        """See `Objective.from_config`."""
+        return cls(encoder, mask_ratio=config.mask_ratio, generator=generator)
 
     def forward(self, encoder: Encoder, batch: Batch, generator: torch.Generator) -> Tensor:
         """(batch, hidden patch) mean squared errors."""
@@ -140,15 +202,23 @@ class Reconstruction(nn.Module):
         return outputs.mean().item()
 
 
-class Supervised(nn.Module):
+class Supervised(Objective):
     """The key of each crop, from scratch, with all the labels: what pre-training would have to replace."""
 
-    views = 1
+    labelled = True
+    measured = "accuracy of crops"
 
     def __init__(self, encoder: Encoder, *, generator: torch.Generator):
         super().__init__()
         self.classifier = nn.Linear(encoder.embedding_dim, N_KEYS)
         initialise(self, generator)
+
+    @classmethod
+    def from_config(
+        cls, config: PretrainConfig, encoder: Encoder, n_tracks: int, generator: torch.Generator
+    ) -> Supervised:
+        """See `Objective.from_config`."""
+        return cls(encoder, generator=generator)
 
     def forward(self, encoder: Encoder, batch: Batch, generator: torch.Generator) -> Tensor:
         """(batch, 24) logits."""
@@ -163,4 +233,9 @@ class Supervised(nn.Module):
         return (outputs.argmax(dim=1) == batch.keys).float().mean().item()
 
 
-Objective = Contrastive | Reconstruction | Supervised
+# By the name that a configuration uses.
+OBJECTIVES: dict[str, type[Objective]] = {
+    "contrastive": Contrastive,
+    "reconstruction": Reconstruction,
+    "supervised": Supervised,
+}

@@ -12,50 +12,54 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from keymyna_lib.base import paths
+from keymyna_lib.base.checks import POSITIVE, SHARE_BELOW_ONE, Rule, at_least, check, one_of
 from keymyna_lib.base.device import pick_device
 from keymyna_lib.base.errors import KeyMynaError
-from keymyna_lib.base.files import atomic_path
 from keymyna_lib.base.hashing import code_hash_of, sha256_json
 from keymyna_lib.base.progress import bar
 from keymyna_lib.base.seeds import generator_for
+from keymyna_lib.base.tensors import reading, save_tensors
 from keymyna_lib.compute import ranks
 from keymyna_lib.corpus.corpus import Corpus
-from keymyna_lib.losses import InfoNCE, SogCLR
+from keymyna_lib.losses import LOSSES
 from keymyna_lib.model import Encoder, EncoderConfig, build_encoder
-from keymyna_lib.objectives import AUGMENTATIONS, MEASURES, Batch, Contrastive, Objective, Reconstruction, Supervised
-from keymyna_lib.spectrogram import N_MELS
+from keymyna_lib.objectives import OBJECTIVES, Batch, Objective
+from keymyna_lib.spectrogram import N_MELS, WINDOW
+from keymyna_lib.views import AUGMENTATIONS
+
+OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+PRECISIONS = ("fp32", "bf16")
 
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """One pre-training run.
+    """One pre-training run. The defaults are those of `mini`, which the notebooks repeat; `paper` has the paper's.
 
     Attributes
     ----------
     encoder : architecture and input.
-    objective : a name in `objectives.MEASURES`; the paper's is "contrastive".
+    objective : a name in `objectives.OBJECTIVES`; the paper's is "contrastive".
     mask_ratio : share of the tokens dropped in each view.
-    augmentation : of the contrastive views, one of `objectives.AUGMENTATIONS`; the paper's is "none".
+    augmentation : of the contrastive views, a name in `views.AUGMENTATIONS`; the paper's is "none".
     crop_frames : length of a crop, frames of 32 ms.
     crop_distance : greatest distance between the beginnings of a track's two crops, frames; 0 for any.
-    loss : "infonce" or "sogclr".
+    loss : of the contrastive objective, a name in `losses.LOSSES`; the paper's is "sogclr".
     temperature : of the contrastive loss.
     gamma : SogCLR's weight of the newest batch.
     projection_dim : outputs of the contrastive projection head; 0 for none.
-    steps, batch_size : optimizer steps, tracks a step (of all processes together).
+    steps, batch_size : optimizer steps, tracks per step (of all processes together).
     optimizer : "adam" (L2 weight decay, the public code's) or "adamw" (decoupled).
     lr, weight_decay : peak learning rate and weight decay.
     warmup_steps : linear warm-up, then a cosine to zero.
@@ -64,48 +68,78 @@ class PretrainConfig:
     device : "auto" takes CUDA when there is one.
     checkpoint_every, validate_every : steps.
     seed : of everything that is drawn.
+
+    Raises
+    ------
+    KeyMynaError
+        When a name is unknown or a value out of range.
     """
 
-    encoder: EncoderConfig
-    objective: str
-    mask_ratio: float
-    augmentation: str
-    crop_frames: int
-    crop_distance: int
-    loss: str
-    temperature: float
-    gamma: float
-    projection_dim: int
-    steps: int
-    batch_size: int
-    optimizer: str
-    lr: float
-    weight_decay: float
-    warmup_steps: int
-    clip_norm: float
-    precision: str
-    device: str
-    checkpoint_every: int
-    validate_every: int
-    seed: int
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    objective: str = "contrastive"
+    mask_ratio: float = 0.9
+    augmentation: str = "none"
+    crop_frames: int = WINDOW
+    crop_distance: int = 0
+    loss: str = "sogclr"
+    temperature: float = 0.1
+    gamma: float = 0.9
+    projection_dim: int = 128
+    steps: int = 150
+    batch_size: int = 128
+    optimizer: str = "adam"
+    lr: float = 1e-3
+    weight_decay: float = 1e-5
+    warmup_steps: int = 15
+    clip_norm: float = 1.0
+    precision: str = "fp32"
+    device: str = "auto"
+    checkpoint_every: int = 100
+    validate_every: int = 25
+    seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, known in (
-            ("objective", MEASURES),
-            ("augmentation", AUGMENTATIONS),
-            ("loss", ("infonce", "sogclr")),
-            ("optimizer", ("adam", "adamw")),
-            ("precision", ("fp32", "bf16")),
-        ):
-            if getattr(self, name) not in known:
-                raise KeyMynaError(f"{name} {getattr(self, name)!r}: choose one of {', '.join(known)}.")
-        for name in ("crop_frames", "batch_size", "steps", "checkpoint_every", "validate_every"):
-            if getattr(self, name) < 1:
-                raise KeyMynaError(f"{name} {getattr(self, name)}: must be at least 1.")
-        if not 0 <= self.mask_ratio < 1:
-            raise KeyMynaError(f"mask_ratio {self.mask_ratio}: expected 0 <= mask_ratio < 1.")
-        if self.crop_distance < 0:
-            raise KeyMynaError(f"crop_distance {self.crop_distance}: expected frames, or 0 for any distance.")
+        names = {
+            "objective": OBJECTIVES,
+            "augmentation": AUGMENTATIONS,
+            "loss": LOSSES,
+            "optimizer": OPTIMIZERS,
+            "precision": PRECISIONS,
+        }
+        counts = ("crop_frames", "batch_size", "steps", "checkpoint_every", "validate_every")
+        check(
+            self,
+            {
+                **{name: one_of(known) for name, known in names.items()},
+                **dict.fromkeys(counts, at_least(1)),
+                **dict.fromkeys(("projection_dim", "warmup_steps", "weight_decay"), at_least(0)),
+                **dict.fromkeys(("temperature", "lr", "clip_norm"), POSITIVE),
+                "mask_ratio": SHARE_BELOW_ONE,
+                "gamma": Rule(lambda value: 0 < value <= 1, "a weight in (0, 1]"),
+                "crop_distance": Rule(lambda value: value >= 0, "frames, or 0 for any distance"),
+            },
+        )
+
+    @classmethod
+    def from_parameters(cls, parameters: Mapping[str, Any], **changes: Any) -> PretrainConfig:
+        """The run that a notebook's parameters stand for; what they do not say has its default.
+
+        Parameters
+        ----------
+        parameters : by name, with `preset`, `patch` and `scale` of the encoder beside the fields; in a notebook
+            `globals()`. Names that are no settings are passed over.
+        changes : fields to set otherwise.
+
+        Raises
+        ------
+        KeyMynaError
+            As the constructor.
+        """
+
+        def given(kind: type) -> dict[str, Any]:
+            return {one.name: parameters[one.name] for one in fields(kind) if one.name in parameters}
+
+        return cls(**given(cls) | {"encoder": EncoderConfig(**given(EncoderConfig))} | changes)
 
 
 def learning_rate(step: int, config: PretrainConfig) -> float:
@@ -174,28 +208,9 @@ class CropSampler:
         return Batch(torch.from_numpy(crops).transpose(2, 3), tracks * self.world + self.rank, self.keys[tracks])
 
 
-def build_objective(config: PretrainConfig, encoder: Encoder, n_tracks: int, generator: torch.Generator) -> Objective:
-    """The objective of a configuration, for so many training tracks; `generator` draws what it learns besides."""
-    if config.objective == "reconstruction":
-        return Reconstruction(encoder, mask_ratio=config.mask_ratio, generator=generator)
-    if config.objective == "supervised":
-        return Supervised(encoder, generator=generator)
-    loss = (
-        InfoNCE(config.temperature) if config.loss == "infonce" else SogCLR(n_tracks, config.temperature, config.gamma)
-    )
-    return Contrastive(
-        encoder,
-        mask_ratio=config.mask_ratio,
-        augmentation=config.augmentation,
-        loss=loss,
-        projection_dim=config.projection_dim,
-        generator=generator,
-    )
-
-
 def training_tracks(config: PretrainConfig, corpus: Corpus) -> list[str]:
-    """What a run learns from: all that pre-training may see, or the labelled training tracks where it needs labels."""
-    return corpus.tracks("train") if config.objective == "supervised" else corpus.pretraining_tracks()
+    """Ids of the tracks that a run learns from: all that pre-training may use, or the labelled ones of "train"."""
+    return corpus.tracks("train") if OBJECTIVES[config.objective].labelled else corpus.pretraining_tracks()
 
 
 class _Modules(torch.nn.ModuleDict):
@@ -224,15 +239,14 @@ class Pretraining:
         self.valid_sampler = CropSampler(corpus, valid, config.crop_frames, config.crop_distance)
         self.fingerprint = sha256_json({"config": asdict(config), "corpus": corpus.hash, "tracks": list(train)})
         encoder = build_encoder(config.encoder, generator_for(config.seed, 0))
-        objective = build_objective(config, encoder, len(train), generator_for(config.seed, 3))
+        objective = OBJECTIVES[config.objective].from_config(config, encoder, len(train), generator_for(config.seed, 3))
         self.modules = _Modules({"encoder": encoder, "objective": objective}).to(self.device)
         # DistributedDataParallel averages gradients while the backward pass is still going on; buffers are SogCLR's
         # state, which each process has for itself.
         self._forward = (
             DistributedDataParallel(self.modules, broadcast_buffers=False) if ranks.world() > 1 else self.modules
         )
-        optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
-        self.optimizer = optimizer(
+        self.optimizer = OPTIMIZERS[config.optimizer](
             self.modules.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
         )
         self.step = 0
@@ -246,8 +260,19 @@ class Pretraining:
     def objective(self) -> Objective:
         return self.modules["objective"]
 
-    def _outputs(self, sampler: CropSampler, tracks: Tensor, generator: torch.Generator) -> tuple[Tensor, Batch]:
-        """The objective's outputs for some tracks, and the batch on the device."""
+    def outputs(self, sampler: CropSampler, tracks: Tensor, generator: torch.Generator) -> tuple[Tensor, Batch]:
+        """Draw crops of some tracks and run them through encoder and objective.
+
+        Parameters
+        ----------
+        sampler : `train_sampler` or `valid_sampler`.
+        tracks : (batch,) int64, positions among the sampler's own tracks.
+        generator : draws crops, augmentations and masks.
+
+        Returns
+        -------
+        The objective's outputs, and the batch, both on the run's device.
+        """
         batch = sampler.batch(tracks, self.objective.views, generator)
         batch = Batch(batch.crops.to(self.device), batch.tracks.to(self.device), batch.keys.to(self.device))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"):
@@ -259,7 +284,7 @@ class Pretraining:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, config)
         tracks = self.train_sampler.tracks_of_step(self.step, config.batch_size // ranks.world(), config.seed)
-        outputs, batch = self._outputs(
+        outputs, batch = self.outputs(
             self.train_sampler, tracks, generator_for(config.seed, 2, self.step, ranks.rank())
         )
         loss = self.objective.loss(outputs, batch)
@@ -290,9 +315,7 @@ class Pretraining:
         """
         tracks = torch.arange(min(len(self.valid_sampler), self.config.batch_size))
         with ranks.alone():
-            return self.objective.measure(
-                *self._outputs(self.valid_sampler, tracks, generator_for(self.config.seed, 4))
-            )
+            return self.objective.measure(*self.outputs(self.valid_sampler, tracks, generator_for(self.config.seed, 4)))
 
     def save(self, path: Path) -> None:
         """Write everything that the next step depends on, as safetensors; all processes call it, the first writes."""
@@ -301,23 +324,19 @@ class Pretraining:
             return
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
-        metadata = {"fingerprint": self.fingerprint, "step": str(self.step), "history": json.dumps(self.history)}
-        with atomic_path(path) as temporary:
-            save_file({name: value.contiguous() for name, value in tensors.items()}, temporary, metadata=metadata)
+        save_tensors(path, tensors, fingerprint=self.fingerprint, step=str(self.step), history=json.dumps(self.history))
 
     def restore(self, path: Path) -> bool:
         """Take up a checkpoint of this very run; False (and nothing changed) when there is none that fits."""
+        if not path.exists():
+            return False
         try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata()
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
-        except FileNotFoundError:
-            return False
-        except Exception as error:
+            with reading(path, "a checkpoint", "Starting from step 0.") as (tensors, metadata):
+                if metadata["fingerprint"] != self.fingerprint:
+                    return False
+        except KeyMynaError as error:
             if not ranks.rank():
-                print(f"checkpoint {path.name} is damaged ({error}): starting from step 0.")
-            return False
-        if metadata["fingerprint"] != self.fingerprint:
+                print(error)
             return False
         self.modules.load_state_dict(
             {name.removeprefix("modules."): value for name, value in tensors.items() if name.startswith("modules.")}
@@ -355,7 +374,7 @@ def pretrain(
     Returns
     -------
     The encoder in evaluation mode on the CPU, and the history: one row a step with step, loss, measure (see
-    `objectives.MEASURES`), lr, seconds and, where it was taken, valid_measure.
+    `Objective.measured`), lr, seconds and, where it was taken, valid_measure.
 
     Raises
     ------
@@ -396,7 +415,7 @@ def pretrain(
                 run.save(checkpoint)
             progress.update()
             progress.set_postfix_str(
-                f"loss {record['loss']:.2f}, {MEASURES[config.objective]} {record['measure']:.2f}", refresh=False
+                f"loss {record['loss']:.2f}, {run.objective.measured} {record['measure']:.2f}", refresh=False
             )
     return run.encoder.cpu().eval(), pd.DataFrame(run.history)
 

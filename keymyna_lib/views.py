@@ -1,12 +1,14 @@
 """Random augmentations of stored spectrograms: the usual views of contrastive learning, where masking is not the view.
 
-They act on mel power, not on audio, for the store holds spectrograms and a phase vocoder would cost more than the
-step; ranges are those of the corpus's own arrangements where it has such a thing, else our choice.
+They act on mel power, not on audio, because the store holds spectrograms and a phase vocoder would cost more than the
+training step. Ranges are those of the synthetic corpus's own arrangements where it varies the same thing, else our
+choice. A new augmentation is a function and an entry in `AUGMENTATIONS`.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -25,7 +27,7 @@ PITCH_SEMITONES = 4.0  # plus or minus, not rounded to semitones
 
 
 def augment(crops: Tensor, generator: torch.Generator, *, pitch_shift: bool) -> Tensor:
-    """Filter, reverb, noise and gain, all drawn anew for each crop; with `pitch_shift` also a shift up to 4 semitones.
+    """Filter, reverb, noise and gain, drawn anew for each crop; with `pitch_shift` also a shift of up to 4 semitones.
 
     Parameters
     ----------
@@ -55,7 +57,7 @@ def augment(crops: Tensor, generator: torch.Generator, *, pitch_shift: bool) -> 
 def shift_bands(power: Tensor, semitones: Tensor) -> Tensor:
     """Shift the pitch of mel power (batch, mel, frame) by (batch,) semitones, by interpolation between bands.
 
-    Band b of the result takes what lay `semitones` below it; what would come from outside the bands is silence.
+    Band b of the result takes what lay `semitones` below it; what would come from outside the bands is 0.
     """
     centres = band_centres()
     sources = centres[None] * 2 ** (-semitones.cpu().numpy()[:, None] / 12)
@@ -83,7 +85,7 @@ def reverb_tail(power: Tensor, times: Tensor, levels_db: Tensor) -> Tensor:
 
 
 def coloured_noise(power: Tensor, snr_db: Tensor, colour: Tensor, generator: torch.Generator) -> Tensor:
-    """Noise for mel power (batch, mel, frame): power frequency^-colour, `snr_db` below the crop; both (batch,).
+    """Noise for mel power (batch, mel, frame): power ~ frequency^-colour, `snr_db` [dB] below the crop; both (batch,).
 
     Each cell fluctuates as the mean of the few spectral bins in a band does, by a gamma distribution of shape 4.
     """
@@ -101,3 +103,16 @@ def band_centres() -> np.ndarray:
     import librosa  # here, because it costs a second to import
 
     return librosa.mel_frequencies(N_MELS + 2, fmin=0.0, fmax=SAMPLE_RATE / 2)[1:-1]
+
+
+def unchanged(crops: Tensor, generator: torch.Generator) -> Tensor:
+    """The crops as they are."""
+    return crops
+
+
+# By the name that a configuration uses: (batch, mel, frame) log(1 + power) crops and a CPU generator to views of them.
+AUGMENTATIONS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
+    "none": unchanged,
+    "timbre": functools.partial(augment, pitch_shift=False),
+    "timbre and pitch": functools.partial(augment, pitch_shift=True),
+}

@@ -1,20 +1,22 @@
-"""The benchmark: its harness on a clock of our own, the public way against the library, and every promised row."""
+"""The benchmark: its harness on a clock of our own, the reference against the library, and every promised row."""
 
 import dataclasses
 import functools
 import time
 
 import numpy as np
+import psutil
 import pytest
 import torch
+from click.testing import CliRunner
 
 from keymyna_lib import heads
+from keymyna_lib.__main__ import main
 from keymyna_lib.base import paths
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.files import read_json
 from keymyna_lib.base.seeds import generator_for
-from keymyna_lib.bench import __main__ as cli
-from keymyna_lib.bench import baseline, data, growth, material, measure, report, step
+from keymyna_lib.bench import data, growth, material, measure, reference, report, step
 from keymyna_lib.bench.sizes import SIZES
 from keymyna_lib.corpus.corpus import open_corpus
 from keymyna_lib.experiments.cost import product_flops
@@ -92,7 +94,16 @@ def test_memory_is_that_of_a_fresh_process():
     ballast = np.ones(60_000_000)  # 480 MB here, which a child must not count
     held = measure.in_fresh_process(measure.peak_of, functools.partial, np.ones, 25_000_000)
     assert held["above imports"] == pytest.approx(200e6, rel=0.15)
-    assert held["above imports"] < held["peak"] < measure.memory("VmHWM") and len(ballast)
+    assert held["above imports"] < held["peak"] < measure.peak_memory() and len(ballast)
+
+
+def test_mapped_files_are_not_anonymous_memory(tmp_path):
+    (tmp_path / "file").write_bytes(bytes(100_000_000))
+    before = measure.anonymous_memory()
+    mapped = np.memmap(tmp_path / "file", mode="r")
+    assert mapped.sum() == 0 and measure.anonymous_memory() - before < 20e6
+    held = np.ones(12_500_000)
+    assert measure.anonymous_memory() - before == pytest.approx(held.nbytes, rel=0.2)
 
 
 @pytest.fixture(scope="module")
@@ -100,24 +111,24 @@ def corpus(tmp_path_factory):
     return material.write_corpus(tmp_path_factory.mktemp("bench") / "corpus", 10, 300)
 
 
-def test_the_public_step_is_ours_in_loss_and_gradients():
+def test_the_reference_step_is_ours_in_loss_and_gradients():
     encoder = build_encoder(EncoderConfig("vit-toy", "vertical", "linear"), generator_for(0))
-    public = baseline.PublicEncoder("vit-toy")
-    public.load_state_dict(encoder.state_dict())
+    plain = reference.ReferenceEncoder("vit-toy")
+    plain.load_state_dict(encoder.state_dict())
     stored = 3 * torch.rand(2, 6, N_MELS, 40, generator=generator_for(1))
     tracks = torch.tensor([4, 0, 7, 2, 5, 1])
-    ours, theirs = SogCLR(9, 0.1, 0.9), baseline.PublicSogCLR(9, 0.1, 0.9)
-    optimizer = torch.optim.SGD(public.parameters(), lr=0.0)
+    ours, theirs = SogCLR(9, 0.1, 0.9), reference.ReferenceSogCLR(9, 0.1, 0.9)
+    optimizer = torch.optim.SGD(plain.parameters(), lr=0.0)
     for seed in (2, 3):  # the second time on the state that the first one left
         generator = generator_for(seed)
         encoder.zero_grad()
         loss = ours(*encoder(stored.flatten(0, 1), 0.75, generator).unflatten(0, (2, -1)), tracks)
         loss.backward()
         keeps = random_keep(12, 20, 0.75, generator_for(seed)).split(6)
-        value = baseline.step(public, theirs, optimizer, (tracks, list(stored.expm1()[:, :, None])), 0.75, keeps)
+        value = reference.step(plain, theirs, optimizer, (tracks, list(stored.expm1()[:, :, None])), 0.75, keeps)
         assert value == pytest.approx(loss.item(), rel=1e-4)
         torch.testing.assert_close(theirs.u, ours.u, rtol=1e-4, atol=1e-6)
-        gradients = dict(public.named_parameters())
+        gradients = dict(plain.named_parameters())
         for name, parameter in encoder.named_parameters():
             scale = parameter.grad.abs().max()
             torch.testing.assert_close(
@@ -125,19 +136,19 @@ def test_the_public_step_is_ours_in_loss_and_gradients():
             )
 
 
-def test_the_public_masks_keep_as_many_tokens_and_are_drawn_one_by_one(monkeypatch):
-    public, seen = baseline.PublicEncoder("vit-toy"), []
-    public.transformer.norm.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape))
+def test_the_reference_masks_keep_as_many_tokens_and_are_drawn_one_by_one(monkeypatch):
+    plain, seen = reference.ReferenceEncoder("vit-toy"), []
+    plain.transformer.norm.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape))
     draws, randperm = [], torch.randperm
     monkeypatch.setattr(torch, "randperm", lambda n: draws.append(n) or randperm(n))
-    public(torch.rand(3, 1, N_MELS, 196), 0.9)
+    plain(torch.rand(3, 1, N_MELS, 196), 0.9)
     assert seen == [(3, 10, 64)] and draws == [98, 98, 98]
 
 
-def test_public_files_hold_the_same_crops(corpus, tmp_path):
+def test_reference_files_hold_the_same_crops(corpus, tmp_path):
     tracks = corpus.tracks(split="train")
-    files = material.write_public_files(tmp_path / "public", corpus, tracks)
-    ((numbers, views),) = list(baseline.loader(files, 50, len(files), workers=0, seed=0))
+    files = material.write_reference_files(tmp_path / "reference", corpus, tracks)
+    ((numbers, views),) = list(reference.loader(files, 50, len(files), workers=0, seed=0))
     assert sorted(numbers.tolist()) == list(range(9)) and [v.shape for v in views] == [(9, 1, N_MELS, 50)] * 2
     for number, crop in zip(numbers, views[1]):
         whole = np.expm1(corpus.spectrogram(tracks[number]).astype(np.float32)).T
@@ -145,7 +156,7 @@ def test_public_files_hold_the_same_crops(corpus, tmp_path):
 
 
 @pytest.mark.parametrize("hidden", [(), (7,), (6, 6)])
-def test_public_heads_are_ours_one_at_a_time(hidden):
+def test_reference_heads_are_ours_one_at_a_time(hidden):
     train, valid = material.rows(12, 3, 5, seed=0), material.rows(4, 3, 5, seed=1)
     train.x, valid.x = train.x.double(), valid.x.double()
     spec = HeadSpec(hidden, 0.0, 1e-2, 1e-3, 8)
@@ -159,15 +170,18 @@ def test_public_heads_are_ours_one_at_a_time(hidden):
         seed=3,
         dtype=torch.float64,
     )
-    module = baseline.head(spec, 5).double()
+    module = reference.head(spec, 5).double()
     linear = [layer for layer in module if isinstance(layer, torch.nn.Linear)]
     with torch.no_grad():
         for layer, (weight, bias) in zip(linear, heads._initial(3, [5, *hidden, 24])):
             layer.weight.copy_(torch.from_numpy(weight))
             layer.bias.copy_(torch.from_numpy(bias))
-    rows, drawn = baseline.prepared(train, True), heads._batches(baseline.prepared(train, True), spec, 3, torch.float64)
+    rows, drawn = (
+        reference.prepared(train, True),
+        heads._batches(reference.prepared(train, True), spec, 3, torch.float64),
+    )
     batches = ((torch.zeros(8), x, target.argmax(1)) for x, target in drawn)
-    baseline.train_head(module, spec, batches, 9)
+    reference.train_head(module, spec, batches, 9)
     assert rows.x.std(0, correction=0) == pytest.approx(np.ones(5))
     for i, layer in enumerate(linear):
         torch.testing.assert_close(layer.weight.detach(), ours.parameters[f"weight.{i}"], rtol=1e-9, atol=1e-12)
@@ -177,8 +191,8 @@ def test_public_heads_are_ours_one_at_a_time(hidden):
 @pytest.mark.parametrize("steps, epochs", [(2, 0), (4, 1), (7, 2)])
 def test_only_whole_epochs_pay_for_their_estimates(monkeypatch, steps, epochs):
     rows, spec, means = material.rows(4, 3, 5), HeadSpec(batch_size=4), []
-    monkeypatch.setattr(baseline.np, "mean", lambda outputs, axis: means.append(len(outputs)) or np.zeros(24))
-    baseline.train_head(baseline.head(spec, 5), spec, baseline.head_loader(rows, spec, 0), steps)
+    monkeypatch.setattr(reference.np, "mean", lambda outputs, axis: means.append(len(outputs)) or np.zeros(24))
+    reference.train_head(reference.head(spec, 5), spec, reference.head_loader(rows, spec, 0), steps)
     assert means == [3] * 4 * epochs  # three windows of each of four tracks, three steps an epoch
 
 
@@ -195,13 +209,14 @@ def test_a_bare_step_is_the_libraries_step_on_one_batch(corpus):
 
 def test_drawing_stops_at_the_cap(corpus):
     """Without the cap the same draw is made: it is the cap that stops it."""
-    assert growth.draw_capped(corpus.path, 4, 0) > 0
+    batch_size = 512  # 51 MB of crops, more than the C library ever keeps for reuse
+    assert growth.draw_capped(corpus.path, batch_size, 0) > 0
     with pytest.raises(KeyMynaError, match="draw_capped, in a process of its own: .*([Mm]emory|killed)"):
-        measure.in_fresh_process(growth.draw_capped, corpus.path, 4, 50_000_000)
+        measure.in_fresh_process(growth.draw_capped, corpus.path, batch_size, 50_000_000)
 
 
 def draw_with_room(path, room):
-    return growth.draw_capped(path, 4, measure.memory("VmData") + room)
+    return growth.draw_capped(path, 4, psutil.Process().memory_info().data + room)
 
 
 def test_the_cap_is_not_on_what_is_mapped(tmp_path):
@@ -219,10 +234,10 @@ def test_a_written_corpus_opens_like_any_other(corpus):
 
 def test_a_ratio_of_two_precisions_says_so(tmp_path):
     settings, small = step.config("vit-toy", 4, 0.5), dataclasses.replace(SIZES["tiny"], tracks=8)
-    for precision, note in (("fp32", ""), ("bf16", "public way in fp32")):
+    for precision, note in (("fp32", ""), ("bf16", "reference implementation in fp32")):
         rows = step.compare(tmp_path, small, dataclasses.replace(settings, precision=precision), 0.0)
-        assert {row.note for row in rows if "public way" in (row.system, row.ratio_to)} == {note}
-        assert {row.note for row in rows if "public way" not in (row.system, row.ratio_to)} == {""}
+        assert {row.note for row in rows if "reference implementation" in (row.system, row.ratio_to)} == {note}
+        assert {row.note for row in rows if "reference implementation" not in (row.system, row.ratio_to)} == {""}
 
 
 def test_both_ways_draw_their_batches_in_this_process(tmp_path):
@@ -232,11 +247,13 @@ def test_both_ways_draw_their_batches_in_this_process(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             data,
-            "public_batches",
-            lambda files, settings, workers: started.append(workers) or step.public_batches(files, settings, workers),
+            "reference_batches",
+            lambda files, settings, workers: (
+                started.append(workers) or step.reference_batches(files, settings, workers)
+            ),
         )
         rows = data.store_to_batch(tmp_path, size, step.config("vit-toy", 4, 0.5), 0.0)
-    assert started == [0] and {row.system for row in rows} == {"ours", "public way"}
+    assert started == [0] and {row.system for row in rows} == {"ours", "reference implementation"}
 
 
 def test_shares_of_a_step_count_what_is_drawn_once():
@@ -244,7 +261,7 @@ def test_shares_of_a_step_count_what_is_drawn_once():
     drawing = step._Timed(lambda: torch.mm(x, x))
 
     def whole():
-        time.sleep(0.02)
+        time.sleep(0.5)  # much longer than the products, even on a busy machine
         drawing()
         torch.bmm(x[None], x[None])
 
@@ -255,7 +272,13 @@ def test_shares_of_a_step_count_what_is_drawn_once():
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    """The whole benchmark at tiny size, its processes of their own replaced by this one."""
+    """The whole benchmark at tiny size, in this process only; "shares" are those of each profiled step, in order."""
+    shares = []
+
+    def noted(found):
+        shares.append(found)
+        return found
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(paths, "CACHE", tmp_path_factory.mktemp("cache"))
         patch.setattr(torch.cuda, "is_available", lambda: False)
@@ -264,10 +287,12 @@ def tiny(tmp_path_factory):
             patch.setattr(
                 f"keymyna_lib.bench.{module}.in_fresh_process", lambda function, *arguments: function(*arguments)
             )
+        patch.setattr(step, "shares_of", lambda *arguments, one=step.shares_of: noted(one(*arguments)))
         out = tmp_path_factory.mktemp("out") / "bench.json"
-        assert cli.main(["--size", "tiny", "--budget", "0.1", "--out", str(out)]) == 0
+        done = CliRunner().invoke(main, ["bench", "--size", "tiny", "--budget", "0.1", "--out", str(out)])
+        assert done.exit_code == 0, done.output
         assert not list(paths.CACHE.iterdir())
-        return read_json(out)
+        return read_json(out) | {"shares": shares}
 
 
 def test_every_promised_row_is_there(tiny):
@@ -278,27 +303,27 @@ def test_every_promised_row_is_there(tiny):
     )
     of = {(r.subject, r.system, r.quantity, r.ratio_to) for r in rows.itertuples()}
     assert of >= {
-        ("step", "ours", "examples", "public way"),
+        ("step", "ours", "examples", "reference implementation"),
         ("step", "ours", "share of the ceiling", ""),
-        ("step", "public way", "share of the ceiling", ""),
+        ("step", "reference implementation", "share of the ceiling", ""),
         ("step", "matrix product", "arithmetic", ""),
         ("step", "ours", "memory, peak", ""),
-        ("step", "public way", "memory, above imports", ""),
+        ("step", "reference implementation", "memory, above imports", ""),
         ("step", "ours, mask 0.9", "examples", "ours, mask 0"),
         ("step", "ours", "examples", "ours, bare"),
         *(
             ("step", system, f"share: {part}", "")
-            for system in ("ours", "public way")
+            for system in ("ours", "reference implementation")
             for part in ("attention", "drawing the batch")
         ),
-        ("data", "ours", "examples", "public way"),
+        ("data", "ours", "examples", "reference implementation"),
         ("data", "ours", "share of the step that draws its batch", ""),
         *(("data", "ours", part, "") for part in ("whole", "decode alone", "resample alone", "mel alone")),
         *(("data", "ours", "audio", other) for other in ("nnAudio", "librosa", "torchaudio")),
-        ("embedding", "ours", "windows", "public way"),
+        ("embedding", "ours", "windows", "reference implementation"),
         ("embedding", "ours, from mp3", "tracks of 8 s", ""),
-        ("heads", "ours", "head steps", "public way"),
-        ("heads", "ours", "head steps", "public way, one thread"),
+        ("heads", "ours", "head steps", "reference implementation"),
+        ("heads", "ours", "head steps", "reference implementation, one thread"),
         ("song", "ours, one thread", "songs", "essentia"),
         ("heads", "ours", "share of the roofline", ""),
         ("song", "ours", "songs", "essentia"),
@@ -333,12 +358,13 @@ def test_what_needs_a_gpu_says_that_it_was_not_run(tiny):
 def test_rows_are_in_order_and_parts_are_parts(tiny):
     rows = report.frame(tiny).query("n > 0")
     assert (rows["low"] <= rows["median"]).all() and (rows["median"] <= rows["high"]).all()
-    for system in ("ours", "public way"):
-        parts = rows[rows["quantity"].str.startswith("share: ") & (rows["system"] == system)].set_index("quantity")[
-            "median"
-        ]
-        assert parts.between(0, 1).all() and (parts > 0).sum() == len(parts) == len(step.PARTS) + 2
-        assert parts.sum() == pytest.approx(1, abs=0.1)  # medians of shares that add up to 1
+    for system, rounds in (("ours", tiny["shares"][::2]), ("reference implementation", tiny["shares"][1::2])):
+        parts = rows[rows["quantity"].str.startswith("share: ") & (rows["system"] == system)].set_index("quantity")
+        assert parts["median"].between(0, 1).all() and (parts["median"] > 0).sum() == len(parts) == len(step.PARTS) + 2
+        for part, row in parts.iterrows():
+            taken = [shares[part.removeprefix("share: ")] for shares in rounds]
+            assert row["median"] == pytest.approx(np.median(taken))
+        assert len(rounds) >= 3 and all(sum(shares.values()) == pytest.approx(1) for shares in rounds)
     assert rows.loc[rows["quantity"] != "exponent", "low"].min() > 0
 
 
@@ -374,7 +400,7 @@ def test_what_a_case_leaves_over_is_shared_out(monkeypatch, tmp_path):
     "subjects, changes", [(["steps"], {}), (["step"], {"size": "huge"}), (["step"], {"budget": 0.0})]
 )
 def test_bad_requests_are_refused(subjects, changes):
-    with pytest.raises(KeyMynaError, match="choose of|budget"):
+    with pytest.raises(KeyMynaError, match="choose from|budget"):
         report.measure_all(subjects, **changes)
 
 

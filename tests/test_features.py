@@ -11,7 +11,18 @@ import torch
 from keymyna_lib import features
 from keymyna_lib.base import paths
 from keymyna_lib.base.errors import KeyMynaError
-from keymyna_lib.features import CHROMA, MEAN_MEL, Features, add_shifted, cut_windows, extract
+from keymyna_lib.compute.processes import Processes
+from keymyna_lib.features import (
+    CHROMA,
+    MEAN_MEL,
+    Features,
+    add_shifted,
+    cut_windows,
+    extract,
+    extract_blocks,
+    track_embeddings,
+    window_frames,
+)
 from keymyna_lib.model import Encoder, EncoderConfig, build_encoder
 from keymyna_lib.spectrogram import SAMPLE_RATE, WINDOW, compress, mel_power, n_frames, window_starts
 
@@ -21,7 +32,7 @@ SECONDS = {"a": 14.0, "b": 3.0, "c": 7.0}
 @pytest.fixture
 def corpus(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "CACHE", tmp_path)
-    monkeypatch.setattr(features, "over_tracks", lambda f, corpus, tracks, **_: [f(corpus, t) for t in tracks])
+    monkeypatch.setattr(Processes, "count", lambda *_: 1)  # nothing is sent to another process
     rng = np.random.default_rng(0)
 
     def chord(pitches, seconds):
@@ -36,6 +47,7 @@ def corpus(tmp_path, monkeypatch):
         manifest=pd.DataFrame({"key": [0, 1, 2]}, index=list(SECONDS)),
         audio=audio.__getitem__,
         spectrogram=pictures.__getitem__,
+        close=lambda: None,
     )
 
 
@@ -92,12 +104,39 @@ def test_shifted_rows(corpus, encoder):
     assert selected.track.tolist() == [0, 0, 1, 1, 1, 1, 1] and selected.track_ids == ("b", "a")
 
 
+@pytest.mark.parametrize("frames", [WINDOW, 98])
 @pytest.mark.parametrize("samples", [300_000, 100_500, 40_000])
-def test_windows_of_shifted_views_are_those_of_the_whole_shifted_recording(samples):
+def test_windows_of_shifted_views_are_those_of_the_whole_shifted_recording(samples, frames):
     audio = np.random.default_rng(0).normal(0, 0.1, samples).astype(np.float32)
-    starts, shifts = window_starts(n_frames(samples)), [-3, 2]
-    whole = torch.cat([cut_windows(mel, starts) for mel in compress(mel_power(audio, shifts))])
-    assert torch.equal(features._shifted_windows(audio, starts, shifts), whole)
+    starts, shifts = window_starts(n_frames(samples), frames), [-3, 2]
+    whole = torch.cat([cut_windows(mel, starts, frames) for mel in compress(mel_power(audio, shifts))])
+    assert torch.equal(features._shifted_windows(audio, starts, shifts, frames), whole)
+
+
+def test_an_encoder_embeds_windows_as_long_as_its_crops():
+    assert [window_frames(n) for n in (98, 196, 400)] == [98, 196, 196]
+
+
+def test_shorter_windows_are_shorter_in_every_feature_set(corpus, encoder):
+    """14, 3 and 7 s are 438, 94 and 219 frames: 5, 1 and 3 windows of 98."""
+    encoders = {"toy": encoder}
+    base = {
+        name: extract(corpus, name, encoders.get(name), frames=98, show=False) for name in ("toy", MEAN_MEL, CHROMA)
+    }
+    for name, found in base.items():
+        assert found.track.tolist() == [0] * 5 + [1] + [2] * 3, name
+    stored = corpus.spectrogram("a")[98:196]
+    embedded = encoder(torch.from_numpy(stored.T.copy())[None])[0].detach()
+    torch.testing.assert_close(base["toy"].x[1], embedded, atol=1e-5, rtol=1e-4)
+    np.testing.assert_allclose(base[MEAN_MEL].x[1], stored.astype(np.float32).mean(0), rtol=1e-5)
+    assert set(base[CHROMA].x[1].topk(3).indices.tolist()) == {0, 4, 7}
+    more = add_shifted(corpus, encoders, base, {"a": [3]}, windows=1000, frames=98, show=False)
+    assert {name: len(found.x) for name, found in more.items()} == dict.fromkeys(base, 9 + 5)
+    rows, track = track_embeddings(encoder, [corpus.spectrogram(name) for name in SECONDS], 98)
+    assert torch.equal(track, base["toy"].track)
+    torch.testing.assert_close(rows, base["toy"].x, atol=1e-5, rtol=1e-4)
+    blocks = extract_blocks(corpus, encoder, list(SECONDS), frames=98, desc="blocks")
+    torch.testing.assert_close(blocks[-1], base["toy"].x, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("n, count, expected", [(5, 1, [2]), (4, 2, [0, 3]), (3, 9, [0, 1, 2]), (1, 1, [0])])

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -6,7 +8,7 @@ from safetensors.torch import save_file
 from keymyna_lib import heads
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.evaluate import mirex_scores, track_predictions
-from keymyna_lib.heads import HeadSpec, Rows, TrainedHead, linear_probe_grid, select, train_heads, wide_mlp_grid
+from keymyna_lib.heads import HEADS, HeadSpec, Rows, TrainedHead, linear_probe_grid, select, train_heads, wide_mlp_grid
 
 DIM = 10
 BUDGET = dict(max_steps=24, eval_every=8, patience=5, seed=3, dtype=torch.float64)
@@ -28,7 +30,7 @@ TRAIN, VALID = clusters(72, seed=1), clusters(48, seed=2)
 def one_at_a_time(spec, train=TRAIN, valid=VALID, *, max_steps, eval_every, patience, seed, dtype):
     """The same head with torch.nn and torch.optim.Adam, autograd, and the library's random streams."""
     torch_specs = [DIM, *spec.hidden, 24]
-    layers = [torch.nn.Linear(a, b, dtype=dtype) for a, b in zip(torch_specs, torch_specs[1:])]
+    layers = [torch.nn.Linear(a, b, dtype=dtype) for a, b in itertools.pairwise(torch_specs)]
     with torch.no_grad():
         for layer, (weight, bias) in zip(layers, heads._initial(seed, torch_specs)):
             layer.weight.copy_(torch.from_numpy(weight))
@@ -100,6 +102,70 @@ def test_side_by_side_equals_one_at_a_time(hidden, mixup):
     for head, spec in zip(train_heads(specs, TRAIN, VALID, **BUDGET), specs):
         assert head.spec == spec
         assert_same(head, *one_at_a_time(spec, **BUDGET))
+
+
+class Autograd(HeadSpec):
+    """The same MLP, which as another kind of head goes the way of those without gradients by hand."""
+
+    kind = "autograd"
+
+
+class Cosine(HeadSpec):
+    """A vector per key; outputs are ten cosines."""
+
+    kind = "cosine"
+
+    def initial(self, dim, seed):
+        return {"direction": np.random.default_rng(seed + 100).normal(size=(24, dim))}
+
+    def logits(self, parameters, x, drop=lambda x: x):
+        x = torch.nn.functional.normalize(drop(x), dim=-1)
+        return 10 * x @ torch.nn.functional.normalize(parameters["direction"], dim=-1).mT
+
+
+class Tanh(HeadSpec):
+    """An MLP with another nonlinearity."""
+
+    kind = "tanh"
+
+    def logits(self, parameters, x, drop=lambda x: x):
+        hidden = drop(torch.tanh(x @ parameters["weight.0"].mT + parameters["bias.0"][..., None, :]))
+        return hidden @ parameters["weight.1"].mT + parameters["bias.1"][..., None, :]
+
+
+SCALARS = [(0.0, 1e-2, 0.0, 16, True), (0.5, 1e-2, 1e-2, 16, False), (0.9, 3e-2, 0.0, 16, True)]
+
+
+@pytest.mark.parametrize("hidden", [(), (12,), (12, 7)])
+def test_gradients_by_hand_are_those_of_autograd(hidden):
+    budget = BUDGET | {"patience": 1}  # heads stop one by one
+    specs = [kind(hidden, *scalars) for kind in (HeadSpec, Autograd) for scalars in SCALARS]
+    trained = train_heads(specs, TRAIN, VALID, **budget)
+    for by_hand, other in zip(trained[:3], trained[3:]):
+        assert other.spec.kind == "autograd" and by_hand.best_step == other.best_step
+        np.testing.assert_allclose(by_hand.valid_curve, other.valid_curve, rtol=1e-9)
+        for name, tensor in by_hand.parameters.items():
+            torch.testing.assert_close(tensor, other.parameters[name], rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("kind, hidden", [(Cosine, ()), (Tanh, (30,))])
+def test_a_head_of_another_kind_is_one_small_class(kind, hidden, tmp_path, monkeypatch):
+    easy, held_out = clusters(240, seed=5, noise=0.3), clusters(48, seed=6, noise=0.3)
+    specs = [kind(hidden, 0.1, lr) for lr in (3e-2, 1e-6)] + [HeadSpec(hidden, 0.1, 3e-2)]
+    trained = train_heads(specs, easy, held_out, max_steps=150, eval_every=25, patience=10, seed=0)
+    assert [head.spec for head in trained] == specs
+    assert trained[0].valid_score > 0.9 > 0.6 > trained[1].valid_score
+    estimate = trained[0].predict(held_out.x, held_out.track).argmax(1)
+    score = mirex_scores(labels_of(held_out), estimate, fifths="both").mean()
+    assert score == pytest.approx(trained[0].valid_score, abs=1e-12)
+
+    trained[0].save(tmp_path / "head.safetensors")
+    with pytest.raises(KeyMynaError, match=f"head.safetensors .*'{kind.kind}'"):
+        TrainedHead.load(tmp_path / "head.safetensors")
+    monkeypatch.setitem(HEADS, kind.kind, kind)
+    loaded = TrainedHead.load(tmp_path / "head.safetensors")
+    assert type(loaded.spec) is kind and loaded.spec == specs[0]
+    np.testing.assert_array_equal(loaded.window_probabilities(VALID.x), trained[0].window_probabilities(VALID.x))
 
 
 def test_early_stopping_keeps_the_best_check():

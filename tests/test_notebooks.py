@@ -57,7 +57,7 @@ def run(clone, *arguments, profile="smoke", cache=None):
         "OMP_NUM_THREADS": "1",
     }
     done = subprocess.run(
-        [sys.executable, "-m", "keymyna_lib.run", "--profile", profile, *arguments],
+        [sys.executable, "-m", "keymyna_lib", "run", "--profile", profile, *arguments],
         cwd=clone,
         env=environment,
         capture_output=True,

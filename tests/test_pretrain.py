@@ -11,8 +11,9 @@ from keymyna_lib.base import paths
 from keymyna_lib.base.device import pick_device
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.experiments.cost import counted_flops
+from keymyna_lib.losses import LOSSES, InfoNCE
 from keymyna_lib.model import EncoderConfig
-from keymyna_lib.objectives import MEASURES
+from keymyna_lib.objectives import OBJECTIVES, Objective
 from keymyna_lib.pretrain import (
     CropSampler,
     PretrainConfig,
@@ -22,6 +23,7 @@ from keymyna_lib.pretrain import (
     pretrain_once,
     training_tracks,
 )
+from keymyna_lib.views import AUGMENTATIONS
 
 
 def config(**changes):
@@ -195,9 +197,68 @@ def test_only_what_needs_labels_is_kept_from_unlabelled_tracks():
     corpus = SimpleNamespace(
         tracks=lambda split: ["labelled"] if split == "train" else [], pretraining_tracks=lambda: ["unlabelled"]
     )
-    for objective in MEASURES:
+    for objective in OBJECTIVES:
         expected = ["labelled"] if objective == "supervised" else ["unlabelled"]
         assert training_tracks(config(objective=objective), corpus) == expected
+
+
+class Loudness(Objective):
+    """A toy: the mean of a crop's stored values, from its embedding."""
+
+    labelled = True
+    measured = "squared error of the loudness"
+
+    def __init__(self, encoder):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.full((encoder.embedding_dim,), 0.1))
+
+    @classmethod
+    def from_config(cls, config, encoder, n_tracks, generator):
+        assert n_tracks == len(TRAIN) and config.objective == "loudness"
+        return cls(encoder)
+
+    def forward(self, encoder, batch, generator):
+        return encoder(batch.crops[0]) @ self.scale - batch.crops[0].float().mean(dim=(1, 2))
+
+    def loss(self, outputs, batch):
+        return outputs.square().mean()
+
+    def measure(self, outputs, batch):
+        return outputs.square().mean().item()
+
+
+def test_an_objective_is_added_by_its_entry_alone(corpus, tmp_path, monkeypatch):
+    monkeypatch.setitem(OBJECTIVES, "loudness", Loudness)
+    settings = config(objective="loudness", steps=3)
+    labelled = SimpleNamespace(tracks=lambda split: TRAIN, pretraining_tracks=lambda: pytest.fail("unlabelled tracks"))
+    encoder, curve = pretrain(
+        settings, corpus, training_tracks(settings, labelled), VALID, tmp_path / "g.safetensors", show=False
+    )
+    assert len(curve) == 3 and curve["loss"].tolist() == pytest.approx(curve["measure"].tolist())
+    assert not any(parameter.isnan().any() for parameter in encoder.parameters())
+    resumed = Pretraining(settings, corpus, TRAIN, VALID)
+    assert resumed.restore(tmp_path / "g.safetensors") and resumed.step == 3
+
+
+def test_a_loss_and_an_augmentation_are_added_by_their_entries_alone(corpus, tmp_path, monkeypatch):
+    seen = []
+
+    class Doubled(InfoNCE):
+        def forward(self, first, second, tracks):
+            return 2 * super().forward(first, second, tracks)
+
+    def shortened(crops, generator):
+        seen.append(crops.shape)
+        return crops[:, :, :10]
+
+    monkeypatch.setitem(LOSSES, "doubled", Doubled)
+    monkeypatch.setitem(AUGMENTATIONS, "shortened", shortened)
+    changes = dict(augmentation="shortened", mask_ratio=0.0, steps=3, validate_every=3)
+    once, twice = (
+        pretrain(config(loss=loss, **changes), corpus, TRAIN, VALID, tmp_path / f"{loss}.safetensors", show=False)[1]
+        for loss in ("infonce", "doubled")
+    )
+    assert twice["loss"][0] == pytest.approx(2 * once["loss"][0]) and set(seen) == {(16, 128, 20), (6, 128, 20)}
 
 
 def test_schedule():
@@ -214,14 +275,38 @@ def test_schedule():
         ({"mask_ratio": 1.0}, "mask_ratio"),
         ({"batch_size": 0}, "batch_size 0"),
         ({"precision": "fp8"}, "fp8"),
-        ({"objective": "rotation"}, "objective 'rotation'"),
+        ({"objective": "rotation"}, "objective 'rotation': choose one of contrastive, reconstruction, supervised"),
         ({"augmentation": "loud"}, "augmentation 'loud'"),
         ({"crop_distance": -1}, "crop_distance -1"),
+        ({"lr": 0.0}, "lr 0.0"),
+        ({"temperature": -0.1}, "temperature -0.1"),
+        ({"gamma": 0.0}, "gamma 0.0"),
+        ({"projection_dim": -1}, "projection_dim -1"),
+        ({"warmup_steps": -1}, "warmup_steps -1"),
+        ({"weight_decay": "much"}, "weight_decay 'much'"),
+        ({"optimizer": "sgd"}, "optimizer 'sgd'"),
     ],
 )
 def test_bad_settings_are_named(changes, message):
     with pytest.raises(KeyMynaError, match=message):
         config(**changes)
+
+
+def test_parameters_of_a_notebook_make_a_run():
+    given = {
+        "preset": "vit-toy",
+        "scale": "linear",
+        "loss": "infonce",
+        "steps": 7,
+        "budgets": [48],
+        "encoder": "another",
+    }
+    made = PretrainConfig.from_parameters(given, warmup_steps=3)
+    expected = dict(encoder=EncoderConfig("vit-toy", "vertical", "linear"), loss="infonce", steps=7, warmup_steps=3)
+    assert made == PretrainConfig(**expected)
+    assert PretrainConfig.from_parameters({}) == PretrainConfig(encoder=EncoderConfig())
+    with pytest.raises(KeyMynaError, match="patch 'round'"):
+        PretrainConfig.from_parameters({"patch": "round"})
 
 
 def test_missing_gpu_is_said(monkeypatch):

@@ -12,10 +12,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors.torch import load_file
 from torch.distributed import TCPStore
 
 from keymyna_lib import model, objectives
+from keymyna_lib.__main__ import main
 from keymyna_lib.base import paths
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.compute import ranks
@@ -25,8 +27,7 @@ from keymyna_lib.losses import InfoNCE, SogCLR, top1
 from keymyna_lib.model import EncoderConfig, kept_tokens
 from keymyna_lib.pretrain import CropSampler, PretrainConfig, Pretraining, pretrain
 from keymyna_lib.report import runs as results
-from keymyna_lib.run import parameters, pipeline
-from keymyna_lib.run import pretrain as command
+from keymyna_lib.run import parameters, pipeline, torchrun
 from keymyna_lib.run.project import Project
 
 WORLD, FRAMES = 2, 20
@@ -344,11 +345,12 @@ CHANGED = [("crop_frames", str(FRAMES)), ("batch_size", "6"), ("steps", "5"), ("
 def commanded(cache):
     """What the command returns and prints, on the stand-in for a corpus, with its cache in a folder."""
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
-        patch.setattr(command, "corpus_of", lambda profile: stand_in())
+        patch.setattr(torchrun, "corpus_of", lambda profile: stand_in())
         patch.setattr(paths, "CACHE", cache)
-        patch.setattr(pipeline, "Project", lambda: Project(cache=cache))
+        patch.setattr(torchrun, "Project", lambda: Project(cache=cache))
         patch.setattr(pipeline, "outdated", lambda *_: ("", {}))
-        status = command.main(["--profile", "smoke", *(word for pair in CHANGED for word in ("-p", *pair))])
+        options = ["--profile", "smoke", *(word for pair in CHANGED for word in ("-p", *pair))]
+        status = main(["pretrain", *options], standalone_mode=False)
     return status, printed.getvalue()
 
 
@@ -367,7 +369,7 @@ def values_of(profile, overrides):
 
 def test_the_command_trains_what_the_notebook_then_only_records(on_two, tmp_path, monkeypatch):
     (status, printed), other = on_two(commanded, tmp_path)
-    assert status == 0 and printed.startswith("Trained.") and other == (0, "")
+    assert not status and printed.startswith("Trained.") and other == (None, "")
     monkeypatch.setattr(paths, "CACHE", tmp_path)
     monkeypatch.setattr(paths, "ROOT", tmp_path)
     monkeypatch.setattr(upstream, "corpus_of", lambda profile: stand_in())
@@ -381,12 +383,17 @@ def test_the_command_trains_what_the_notebook_then_only_records(on_two, tmp_path
     assert results.artifact("smoke", space["run"].run_id, "encoder.safetensors").exists()
 
 
-def test_the_command_wants_the_corpus_that_the_notebook_will_find(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(pipeline, "Project", lambda: Project(cache=tmp_path))
-    assert command.main(["--profile", "smoke"]) == 1
-    assert re.search(r"notebook 00_data is not up to date \(no earlier success\).*--only 00", capsys.readouterr().err)
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_the_command_wants_the_corpus_that_the_notebook_will_find(tmp_path, monkeypatch, rank):
+    """And says so once on each machine."""
+    monkeypatch.setattr(torchrun, "Project", lambda: Project(cache=tmp_path))
+    monkeypatch.setenv("LOCAL_RANK", rank)
+    done = CliRunner().invoke(main, ["pretrain", "--profile", "smoke"])
+    assert done.exit_code == 1
+    said = re.search(r"notebook 00_data is not up to date \(no earlier success\).*--only 00", done.stderr)
+    assert said if rank == "0" else done.output == ""
 
 
 def test_official_weights_are_not_trained():
     with pytest.raises(KeyMynaError, match="weights 'some.ckpt'"):
-        command.config_of(values_of("mini", [("weights", "some.ckpt")]))
+        torchrun.config_of(values_of("mini", [("weights", "some.ckpt")]))

@@ -13,7 +13,6 @@ import pytest
 
 from keymyna_lib.base import files, paths
 from keymyna_lib.base.errors import KeyMynaError
-from keymyna_lib.run import __main__ as cli
 from keymyna_lib.run import execute, parameters, pipeline
 from keymyna_lib.run.project import Project
 
@@ -31,7 +30,8 @@ made.parent.mkdir(parents=True, exist_ok=True)
 made.write_text(f"{{steps}}")
 index = made.parent / "index" / "{0}.json"
 index.parent.mkdir(exist_ok=True)
-index.write_text(json.dumps({{"runs": [], "outputs": {{"steps": steps}}, "files": {{str(made): made.stat().st_size}}}}))"""
+sizes = {{str(made): made.stat().st_size}}
+index.write_text(json.dumps({{"runs": [], "outputs": {{"steps": steps}}, "files": sizes}}))"""
 
 
 def write_notebook(project: Project, name: str, cell: str, *sources: str) -> None:
@@ -118,6 +118,10 @@ def test_declared_parameters_have_type_default_and_comment(project):
         ('profile = "mini"\nx = None', "line 2"),
         ('profile = "mini"\nx = [1, "a"]', "line 2"),
         ('profile = "mini"\nx = {"a": 1}', "line 2"),
+        ('profile = "mini"\nx = y = 1', "line 2"),
+        ('profile = "mini"\nx: int = 1', "line 2"),
+        ('profile = "mini"\nx += 1', "line 2"),
+        ('profile = "mini"\ndel profile', "line 2"),
         ("profile = ", "not valid Python"),
         ("steps = 3", "must declare `profile`"),
     ],
@@ -190,10 +194,28 @@ def test_defaults_then_profile_then_command_line(project):
     assert pipeline.resolve(project, notebooks, "mini", [])["00_first"]["steps"] == 3
 
 
+def test_a_shared_value_reaches_every_notebook_that_declares_it_and_its_own_table_wins(project):
+    table = "[smoke.00_first]\nsteps = 1\n[smoke.shared]\nsteps = 4\nrate = 2\n[mini.shared]\nsteps = 5\n"
+    (project.library / "run" / "profiles.toml").write_text(table)
+    notebooks = pipeline.load_notebooks(project)
+    values = pipeline.resolve(project, notebooks, "smoke", [])
+    assert {name: found["steps"] for name, found in values.items()} == {"00_first": 1, "10_second": 4, "20_third": 4}
+    assert values["00_first"]["rate"] == 2.0 and isinstance(values["00_first"]["rate"], float)
+    assert "rate" not in values["10_second"]
+    values = pipeline.resolve(project, notebooks, "smoke", [("steps", "9")])
+    assert {found["steps"] for found in values.values()} == {9}
+    (project.library / "run" / "profiles.toml").write_text("[smoke.shared]\nstepz = 4")
+    with pytest.raises(KeyMynaError, match=r"\[smoke.shared\], stepz: no notebook declares"):
+        pipeline.resolve(project, notebooks, "smoke", [])
+
+
 @pytest.mark.parametrize(
     "table",
     [
         "[mini.00_first]\nstep = 1",
+        "[mini.shared]\nstep = 1",
+        '[mini.shared]\nsteps = "1"',
+        '[mini.shared]\nprofile = "x"',
         "[mini.99_none]\nsteps = 1",
         '[mini.00_first]\nsteps = "1"',
         "[mini.00_first]\nsteps = true",
@@ -363,7 +385,7 @@ def test_a_notebook_that_publishes_nothing_has_not_succeeded(project, fake_kerne
 
 def test_a_second_runner_on_a_profile_is_refused(project, fake_kernel):
     with pipeline.locked(project, "mini"):
-        with pytest.raises(KeyMynaError, match="mini is being run already"):
+        with pytest.raises(KeyMynaError, match=rf"mini is being run already \(process {os.getpid()}\)"):
             go(project, fake_kernel)
         assert go(project, fake_kernel, profile="smoke") == ["00", "10", "20"]
     assert go(project, fake_kernel) == ["00", "10", "20"]
@@ -384,44 +406,6 @@ def test_files_that_the_user_brings_are_watched_and_not_named(project, fake_kern
     (brought / "sub" / "b.wav").write_bytes(b"two")
     assert go(project, fake_kernel, **options)[0] == "00"
     assert parameters.local_paths({"name": "a", "device": "cpu", "steps": 3, "gone": "no/where"}, project.root) == {}
-
-
-def test_a_data_root_is_a_parameter_like_any_other(monkeypatch, tmp_path):
-    asked = []
-    monkeypatch.setattr(pipeline, "run", lambda project, profile, **options: asked.append(options["overrides"]))
-    monkeypatch.setattr(cli.warmup, "compile_librosa", lambda: None)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    (tmp_path / "music").mkdir()
-    cli.main(["--data-root", "music", "-p", "seconds", "2"])
-    assert os.environ["HF_HUB_OFFLINE"] == "0"
-    cli.main(["--data-root", "music", "--offline", "-p", "seconds", "3"])
-    assert os.environ["HF_HUB_OFFLINE"] == "1"  # weights and other encoders come from the hub
-    root = ("data_root", str(tmp_path / "music"))
-    assert asked == [[("seconds", "2"), root], [("seconds", "3"), root, ("offline", "true")]]
-
-
-@pytest.mark.parametrize("wrong", ["musik", ""])
-def test_a_data_root_that_is_not_there_is_refused_before_anything_runs(monkeypatch, capsys, tmp_path, wrong):
-    monkeypatch.setattr(pipeline, "run", lambda *a, **k: pytest.fail("it ran"))
-    monkeypatch.chdir(tmp_path)
-    assert cli.main(["--data-root", wrong]) == 1
-    assert f"--data-root {wrong!r} is not a folder" in capsys.readouterr().err
-
-
-def test_going_back_from_recordings_to_rendered_scores_is_said_not_guessed(monkeypatch, capsys, tmp_path):
-    project = Project(tmp_path, tmp_path / "cache")
-    monkeypatch.setattr(cli, "Project", lambda: project)
-    asked = []
-    monkeypatch.setattr(pipeline, "run", lambda project, profile, **options: asked.append(options["overrides"]))
-    monkeypatch.setattr(cli.warmup, "compile_librosa", lambda: None)
-    assert cli.main([]) == 0
-    files.write_json(project.index("mini", "05_recordings"), {"outputs": {"folder": ""}})
-    assert cli.main([]) == 0
-    files.write_json(project.index("mini", "05_recordings"), {"outputs": {"folder": "corpus/1"}})
-    assert cli.main([]) == 1 and "--data-root none" in capsys.readouterr().err
-    assert cli.main(["--profile", "smoke"]) == cli.main(["--data-root", "none"]) == 0
-    assert asked == [[], [], [], []]
 
 
 # Real kernels
@@ -540,33 +524,6 @@ def test_list_shows_parameters_and_marks_what_the_profile_changes(project):
     assert re.search(r"^    sizes +list +\[48, 150\] +labelled pieces$", text, re.M)
     assert "10_second  Step 10 (needs 00)" in text
     assert "about 2 min" in pipeline.describe(project, "mini")
-
-
-@pytest.mark.parametrize(
-    "error, status, message",
-    [
-        (KeyMynaError("mend it"), 1, "error: mend it\n"),
-        (KeyboardInterrupt("stopped so"), 130, "stopped: stopped so\n"),
-        (OSError(28, "No space left on device", "x.npy"), 1, "x.npy: No space left on device."),
-    ],
-)
-def test_failures_end_in_one_message_and_a_status(monkeypatch, capsys, error, status, message):
-    def fail(*arguments, **options):
-        raise error
-
-    monkeypatch.setattr(pipeline, "run", fail)
-    assert cli.main([]) == status
-    captured = capsys.readouterr().err
-    assert message in captured and "Traceback" not in captured
-
-
-@pytest.mark.parametrize(
-    "arguments", [["--profile", "huge"], ["--only", "20", "--from", "10"], ["-p", "steps"], ["--bogus"]]
-)
-def test_wrong_options_are_refused(arguments):
-    with pytest.raises(SystemExit) as caught:
-        cli.main(arguments)
-    assert caught.value.code == 2
 
 
 # The real notebooks

@@ -57,10 +57,10 @@ def of_one(row: pd.Series, change) -> SimpleNamespace:
     )
 
 
-def sampled(notes: np.ndarray, arrangement: dict, start: float) -> dict:
+def sampled(notes: np.ndarray, arrangement: dict, start: float, frames: int) -> dict:
     """What sounds in a window, by looking every 10 ms."""
     seen, pitches = [], []
-    for time in np.arange(start + STEP / 2, min(start + WINDOW * HOP / SAMPLE_RATE, arrangement["duration"]), STEP):
+    for time in np.arange(start + STEP / 2, min(start + frames * HOP / SAMPLE_RATE, arrangement["duration"]), STEP):
         section = [s for s in arrangement["sections"] if s["start"] <= time][-1]
         beat = section["beat"] + (time - section["start"]) * section["tempo"] / 60
         now = notes[(notes[:, 0] <= beat) & (beat < notes[:, 0] + notes[:, 1]), 2]
@@ -80,8 +80,8 @@ def sampled(notes: np.ndarray, arrangement: dict, start: float) -> dict:
     }
 
 
-def assert_as_sampled(row: pd.Series, notes: np.ndarray, arrangement: dict) -> None:
-    expected = sampled(notes, arrangement, row["start"])
+def assert_as_sampled(row: pd.Series, notes: np.ndarray, arrangement: dict, frames: int = WINDOW) -> None:
+    expected = sampled(notes, arrangement, row["start"], frames)
     for name, tolerance in {"tuning": 0.2, "snr": 0.1, "tempo": 0.2, "register": 0.1, "purity": 0.005}.items():
         assert row[name] == pytest.approx(expected[name], abs=tolerance), name
     np.testing.assert_allclose(row[list(CHROMA_COLUMNS)].astype(float), expected["chroma"], atol=0.01)
@@ -104,6 +104,18 @@ def test_rows_are_those_of_the_features(corpus, table, tmp_path, monkeypatch):
             first = round(row.start * SAMPLE_RATE / HOP)
             frames = corpus.spectrogram(row.track_id)[first : first + WINDOW].astype(np.float32)
             np.testing.assert_allclose(x, frames.sum(axis=0) / WINDOW, rtol=1e-4, atol=1e-5)
+
+
+def test_shorter_windows(corpus, table, scores, tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "CACHE", tmp_path)
+    some = corpus.manifest.index[:2].tolist()
+    rows = window_properties(corpus, some, 98)
+    assert len(rows) > 1.5 * table["track_id"].isin(some).sum()
+    embedded = features.extract(corpus, features.MEAN_MEL, frames=98, track_ids=some, show=False)
+    assert rows["track"].tolist() == embedded.track.tolist()
+    for _, row in rows.iterrows():
+        arrangement = json.loads(corpus.manifest.loc[row["track_id"], "arrangement"])
+        assert_as_sampled(row, playable_score(scores, row["track_id"]).notes, arrangement, 98)
 
 
 def test_what_holds_for_the_track(corpus, table):

@@ -46,7 +46,15 @@ def source_hash(*paths: Path | str) -> str:
 # What carries work without deciding what comes out: a new wording of an error message makes nothing anew.
 _PLUMBING = frozenset(
     f"keymyna_lib.{name}"
-    for name in ("base.errors", "base.files", "base.paths", "base.progress", "compute.cluster", "compute.processes")
+    for name in (
+        "base.errors",
+        "base.files",
+        "base.paths",
+        "base.progress",
+        "compute.cluster",
+        "compute.executor",
+        "compute.processes",
+    )
 )
 
 

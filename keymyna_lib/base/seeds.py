@@ -14,6 +14,21 @@ def stable_words(text: str) -> list[int]:
     return [int.from_bytes(digest[i : i + 4], "little") for i in range(0, 16, 4)]
 
 
+def stream(seed: int, *name: object) -> np.random.Generator:
+    """Random numbers that depend on nothing but the seed and what they are for, whatever the order of work.
+
+    Parameters
+    ----------
+    name : words and numbers whose `repr` never changes; without any, the numbers of `np.random.default_rng(seed)`.
+    """
+    return np.random.default_rng([seed, *(stable_words(repr(name)) if name else [])])
+
+
+def torch_stream(seed: int, *name: object, device: str = "cpu") -> torch.Generator:
+    """`stream` for draws that torch makes on a device; other devices draw other numbers."""
+    return torch.Generator(device).manual_seed(int(stream(seed, *name).integers(2**63)))
+
+
 def generator_for(seed: int, *words: int) -> torch.Generator:
     """A CPU generator for one purpose of one seed, independent of all others; a third word of 0 is as good as none."""
     state = np.random.SeedSequence([seed, *words]).generate_state(2, np.uint32)

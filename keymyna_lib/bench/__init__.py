@@ -1,4 +1,4 @@
 """The benchmark: how fast the library is on this machine, beside a reference implementation of the public code.
 
-Imports anything but `run`.
+May import anything except `run`.
 """

@@ -1,4 +1,4 @@
-"""From the store to a batch, and from audio to spectrograms: decoding, resampling, mel, beside other mel front ends."""
+"""From the store to a batch, and from audio to spectrograms: decoding, resampling and mel, beside other front ends."""
 
 from __future__ import annotations
 
@@ -12,33 +12,47 @@ from keymyna_lib.base.seeds import generator_for
 from keymyna_lib.bench import material
 from keymyna_lib.bench.measure import Case, Measurement, alternate, not_run, summary
 from keymyna_lib.bench.sizes import Size
-from keymyna_lib.bench.step import OURS, PUBLIC, config, corpus_in, name_of, our_run, public_batches, public_files
+from keymyna_lib.bench.step import (
+    OURS,
+    REFERENCE,
+    config,
+    corpus_in,
+    name_of,
+    our_run,
+    reference_batches,
+    reference_files,
+)
 from keymyna_lib.compute.threads import one_thread
 from keymyna_lib.corpus.recordings.decode import read_audio
 from keymyna_lib.pretrain import PretrainConfig
 from keymyna_lib.spectrogram import HOP, N_FFT, N_MELS, SAMPLE_RATE, compress, mel_power
 
 SUBJECT = "data"
-_MINUTES = 60.0 / 3600.0  # hours of audio a minute, of seconds a second
+_MINUTES = 60.0 / 3600.0  # from seconds of audio per second to hours per minute
 
 
 def store_to_batch(folder: Path, size: Size, settings: PretrainConfig, seconds: float) -> list[Measurement]:
-    """Drawing a batch from the store on disk, beside the public loader; and the share of the step that waits for it.
+    """Drawing a batch from the store on disk, beside the reference's loader; and its share of the step.
 
-    Both draw in this process: batches that a loader's processes have fetched while others had their turn would be had
-    for nothing. With its processes the loader is measured end to end, see `step.end_to_end`.
+    Both draw in this process: batches that a loader's processes fetch during the other's turn would come for free.
+    `step.end_to_end` measures the loader with its processes.
     """
     path, case = corpus_in(folder, size, settings.batch_size), f"{name_of(settings)}, store to batch"
-    run, batches = our_run(path, settings), public_batches(public_files(path), settings, 0)
+    run, batches = our_run(path, settings), reference_batches(reference_files(path), settings, 0)
     generator, drawn = generator_for(1), iter(range(1 << 62))
 
     def draw() -> None:
         tracks = run.train_sampler.tracks_of_step(next(drawn), settings.batch_size, settings.seed)
         run.train_sampler.batch(tracks, run.objective.views, generator)
 
-    times = alternate({OURS: draw, PUBLIC: lambda: next(batches), "step": run.take_step}, seconds)
+    times = alternate({OURS: draw, REFERENCE: lambda: next(batches), "step": run.take_step}, seconds)
     rows = times.rows(
-        SUBJECT, case, "examples", "1/s", dict.fromkeys((OURS, PUBLIC), settings.batch_size), ratios=[(OURS, PUBLIC)]
+        SUBJECT,
+        case,
+        "examples",
+        "1/s",
+        dict.fromkeys((OURS, REFERENCE), settings.batch_size),
+        ratios=[(OURS, REFERENCE)],
     )
     share = [drawing / step for drawing, step in zip(times.seconds[OURS], times.seconds["step"])]
     return [*rows, summary(SUBJECT, case, OURS, "share of the step that draws its batch", "", share)]
@@ -69,7 +83,7 @@ def audio_to_spectrogram(folder: Path, size: Size, ending: str, seconds: float) 
 
 
 def mel(folder: Path, size: Size, seconds: float) -> list[Measurement]:
-    """The mel front end beside nnAudio's, torchaudio's and librosa's, on one core, on audio that is decoded already."""
+    """The mel front end beside nnAudio's, torchaudio's and librosa's, on one core, from decoded audio."""
     audio, case = material.noise(size.audio_seconds), "mel, one core"
     actions, rows = {OURS: lambda: mel_power(audio)}, []
     try:

@@ -1,4 +1,4 @@
-"""Embedding recordings: windows and tracks a second, from stored spectrograms and from sound files."""
+"""Embedding recordings: windows and tracks per second, from stored spectrograms and from sound files."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from keymyna_lib.base.seeds import generator_for
-from keymyna_lib.bench import baseline, material
+from keymyna_lib.bench import material, reference
 from keymyna_lib.bench.measure import NO_GPU, Case, Measurement, alternate, not_run, synchronised
 from keymyna_lib.bench.sizes import Size
-from keymyna_lib.bench.step import OURS, PUBLIC, corpus_in, public_files
+from keymyna_lib.bench.step import OURS, REFERENCE, corpus_in, reference_files
 from keymyna_lib.corpus.corpus import open_corpus
 from keymyna_lib.corpus.recordings.decode import read_audio
 from keymyna_lib.features import cut_windows, embed
@@ -28,21 +28,21 @@ def windows_of(stored: torch.Tensor) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def embed_public(encoder: baseline.PublicEncoder, files: list[Path]) -> None:
-    """Track by track, a file each, the windows of one track at a time."""
+def embed_reference(encoder: reference.ReferenceEncoder, files: list[Path]) -> None:
+    """Track by track, one file each, the windows of one track at a time."""
     for file in files:
         power = torch.from_numpy(np.load(file)).to(next(encoder.parameters()).device)
         encoder(torch.stack([power[..., start : start + WINDOW] for start in window_starts(power.shape[-1])])).cpu()
 
 
 def compare(folder: Path, size: Size, preset: str, device: str, seconds: float) -> list[Measurement]:
-    """Both rates of both ways; from audio the library's only, as the public code has no such path of its own."""
+    """Both rates of both implementations; from audio only the library's, as the public code has no such path."""
     path = corpus_in(folder, size)
-    corpus, files = open_corpus(path), public_files(path)[: size.embed_tracks]
+    corpus, files = open_corpus(path), reference_files(path)[: size.embed_tracks]
     tracks = [file.stem for file in files]
     encoder = build_encoder(EncoderConfig(preset, "vertical", "linear"), generator_for(0)).to(device).eval()
-    public = baseline.PublicEncoder(preset).to(device).eval()
-    public.load_state_dict(encoder.state_dict())
+    theirs = reference.ReferenceEncoder(preset).to(device).eval()
+    theirs.load_state_dict(encoder.state_dict())
     sounds = material.write_audio(folder / "sounds", size.seconds, size.embed_tracks)
 
     def from_store() -> None:
@@ -55,14 +55,14 @@ def compare(folder: Path, size: Size, preset: str, device: str, seconds: float) 
     actions = {
         OURS: synchronised(from_store, gpu),
         "ours, from mp3": synchronised(from_audio, gpu),
-        PUBLIC: synchronised(lambda: embed_public(public, files), gpu),
+        REFERENCE: synchronised(lambda: embed_reference(theirs, files), gpu),
     }
     times = alternate(actions, seconds)
     n_windows = len(tracks) * len(window_starts(len(corpus.spectrogram(tracks[0]))))
-    stored = (OURS, PUBLIC)
+    stored = (OURS, REFERENCE)
     case = f"{preset}{where}"
     return [
-        *times.rows(SUBJECT, case, "windows", "1/s", dict.fromkeys(stored, n_windows), ratios=[(OURS, PUBLIC)]),
+        *times.rows(SUBJECT, case, "windows", "1/s", dict.fromkeys(stored, n_windows), ratios=[(OURS, REFERENCE)]),
         *times.rows(SUBJECT, case, f"tracks of {size.seconds:g} s", "1/s", dict.fromkeys(actions, len(tracks))),
     ]
 

@@ -16,9 +16,9 @@ from keymyna_lib.bench.measure import (
     Case,
     Measurement,
     alternate,
+    anonymous_memory,
     exponent,
     in_fresh_process,
-    memory,
     peak_of,
     summary,
 )
@@ -39,7 +39,7 @@ _TRACK_FRAMES = 1000  # of the stores' tracks, 32 s
 
 
 def grow(case: str, actions: Mapping[float, Action], seconds: float) -> list[Measurement]:
-    """Times at some sizes, by turns, and the exponent, fitted in each round."""
+    """Times at some sizes, in turns, and the exponent, fitted in each round."""
     times = alternate({f"{size:g}": action for size, action in actions.items()}, seconds)
     rows = [summary(SUBJECT, case, OURS, "time", "s", times.seconds[f"{size:g}"], size=size) for size in actions]
     fits = [exponent(list(actions), list(taken))[0] for taken in zip(*times.seconds.values())]
@@ -57,7 +57,7 @@ def step_by_batch(size: Size, folder: Path, seconds: float) -> list[Measurement]
 
 
 def memory_by_batch(size: Size, folder: Path, seconds: float) -> list[Measurement]:
-    """Peak memory of the bare step beyond the imports, by tracks in a batch, each in a process of its own."""
+    """Peak memory of the bare step beyond the imports, by tracks in a batch, each in a new process."""
     path = corpus_in(folder, size, max(size.growth_batches))
     found = {
         batch: in_fresh_process(peak_of, our_bare_step, path, config(size.presets[-1], batch, 0.9))["above imports"]
@@ -97,7 +97,7 @@ def embedding_by_tracks(size: Size, folder: Path, seconds: float) -> list[Measur
 
 
 def heads_by_number(size: Size, folder: Path, seconds: float) -> list[Measurement]:
-    """Linear heads side by side by their number: below 1, for they share the cost of Python."""
+    """Linear heads side by side by their number: below 1, as they share the cost of Python."""
     train, valid = (material.rows(n // 4, 4, size.head_dim, seed=n) for n in (size.head_rows, size.head_rows // 32))
     grids = {n: [HeadSpec(dropout=0.5, lr=1e-4 * 1.01**i) for i in range(n)] for n in size.growth_heads}
     return grow(
@@ -117,9 +117,9 @@ def song_by_length(size: Size, folder: Path, seconds: float) -> list[Measurement
 
 
 def draw_capped(path: Path, batch_size: int, cap: int) -> float:
-    """Anonymous memory, bytes, at most, of a process that draws batches from the corpus in `path` under a cap.
+    """Peak anonymous memory [bytes] of a process that draws batches from the corpus in `path` under a cap [bytes].
 
-    The cap is on what can be written to (RLIMIT_DATA): mapped files do not count, as the system can drop their pages.
+    The cap is on writable memory (RLIMIT_DATA): mapped files do not count, as the system can drop their pages.
     """
     if cap:
         resource.setrlimit(resource.RLIMIT_DATA, (cap, cap))
@@ -127,12 +127,12 @@ def draw_capped(path: Path, batch_size: int, cap: int) -> float:
     sampler, most = CropSampler(corpus, corpus.tracks(split="train"), WINDOW), 0
     for step in range(_BATCHES):
         sampler.batch(sampler.tracks_of_step(step, batch_size, 0), 2, generator_for(step))
-        most = max(most, memory("RssAnon"))
+        most = max(most, anonymous_memory())
     return float(most)
 
 
 def memory_by_corpus(size: Size, folder: Path, seconds: float) -> list[Measurement]:
-    """Anonymous memory of a capped process by the corpus that it draws crops from, MB: flat if the exponent is 0."""
+    """Anonymous memory [MB] of a capped process by the size of the corpus that it draws crops from."""
     case, found = "memory by corpus", {}
     for megabytes in size.store_mb:
         path, n_tracks = folder / f"store-{megabytes}", megabytes * 1_000_000 // (2 * N_MELS * _TRACK_FRAMES)

@@ -1,6 +1,6 @@
-"""What is measured on: a corpus, files of audio and rows of features, drawn from a seed and nothing else.
+"""What is measured on: a corpus, sound files and rows of features, drawn from a seed.
 
-How long an operation takes does not depend on what the music is, so that no data set is needed.
+How long an operation takes does not depend on the music, so no data set is needed.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ _BLOCK = 1 << 16  # frames drawn at once
 
 
 def write_corpus(folder: Path, n_tracks: int, n_frames: int, *, seed: int = 0) -> corpora.Corpus:
-    """A corpus of spectrograms on disk, noise of the level of music, opened like any other. Its audio is empty.
+    """A corpus of spectrograms on disk, noise at the level of music, opened like any other. Its audio is empty.
 
     Parameters
     ----------
     folder : a new one.
-    n_tracks, n_frames : tracks, and frames of each; a tenth of the tracks, one at least, is for validation.
+    n_tracks, n_frames : tracks, and frames of each; a tenth of the tracks, at least one, is for validation.
     """
     rng = np.random.default_rng(seed)
     block = (6 * rng.random((min(_BLOCK, n_tracks * n_frames), N_MELS), dtype=np.float32)).astype(np.float16)
@@ -50,13 +50,15 @@ def write_corpus(folder: Path, n_tracks: int, n_frames: int, *, seed: int = 0) -
             while left > 0:  # the same block again and again: drawing terabytes of noise would measure the generator
                 file.write(block[:left].data)
                 left -= len(block)
-        (path / store.AUDIO).write_bytes(bytes(sizes[store.AUDIO]))  # a sample a track: none cannot be mapped
+        (path / store.AUDIO).write_bytes(
+            bytes(sizes[store.AUDIO])
+        )  # one sample per track: an empty file cannot be mapped
     corpora.finish(folder, {"seed": seed}, {}, manifest, places)
     return corpora.open_corpus(folder)
 
 
-def write_public_files(folder: Path, corpus: corpora.Corpus, track_ids: list[str]) -> list[Path]:
-    """The same spectrograms as the public code keeps them: a file a track, float32 mel power, (1, mel, frame)."""
+def write_reference_files(folder: Path, corpus: corpora.Corpus, track_ids: list[str]) -> list[Path]:
+    """The same spectrograms as the public code keeps them: one file per track, float32 mel power, (1, mel, frame)."""
     folder.mkdir(parents=True)
     made = []
     for track in track_ids:
@@ -88,6 +90,6 @@ def noise(seconds: float, *, seed: int = 0) -> np.ndarray:
 
 
 def rows(n_tracks: int, windows: int, dim: int, *, seed: int = 0) -> Rows:
-    """Rows of features: so many windows a track, keys in turn."""
+    """Rows of features: `windows` per track, keys in turn."""
     rng, track = np.random.default_rng(seed), np.repeat(np.arange(n_tracks), windows)
     return Rows(torch.from_numpy(rng.standard_normal((len(track), dim), dtype=np.float32)), track % N_KEYS, track)

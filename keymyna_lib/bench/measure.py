@@ -1,7 +1,7 @@
-"""How things are measured: by turns, after a warm-up, as medians with quartiles, and ratios within a round.
+"""How things are measured: in turns, after a warm-up, as medians with quartiles, and ratios within a round.
 
-What is compared runs A B A B ..., so that a slow spell of the machine falls on all of them; a ratio is taken between
-the two runs of one round, and then its median over rounds. Peak memory is that of a fresh process for each case: a
+What is compared runs A B A B ..., so that a slow spell of the machine affects all of them; a ratio is taken between
+the two runs of one round, and its median over rounds. Peak memory is that of a new process for each case, as a
 process's peak never goes down.
 """
 
@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 
 from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.base.machine import cpu_name
 from keymyna_lib.report.intervals import NOT_RUN
 
 NO_GPU = "no GPU here"
@@ -37,14 +39,14 @@ class Measurement:
     ----------
     subject : step, data, embedding, heads, song, growth.
     case : what was measured, for instance "vit-s, batch 128, mask 0.9".
-    system : "ours", "public way", or another one's name.
+    system : "ours", "reference implementation", or the name of another one.
     quantity, unit : what the numbers are.
     median, low, high : over rounds, with the quartiles; None where it was not run.
     n : rounds.
     ratio_to : the system that the same quantity was divided by, round by round, in favour of `system` when above 1;
         "" for a plain value.
-    size : what the row's place on a growth axis is; None elsewhere.
-    note : "not run: ..." with the reason; else what must be known to read the row.
+    size : the row's place on a growth axis; None elsewhere.
+    note : "not run: ..." with the reason; otherwise what a reader of the row must know.
     """
 
     subject: str
@@ -68,7 +70,7 @@ class Case:
     Attributes
     ----------
     subject, name : see `Measurement`.
-    run : called with the seconds that it may take, more or less.
+    run : called with the seconds that it may take, roughly.
     weight : its share of the budget, relative to the other cases.
     """
 
@@ -94,7 +96,7 @@ class Timings:
         *,
         ratios: Sequence[tuple[str, str]] = (),
     ) -> list[Measurement]:
-        """Rates `amount / seconds` of the systems in `amounts`, and the ratios of some pairs of them, round by round."""
+        """Rates `amount / seconds` of the systems in `amounts`, and the ratios of some pairs, round by round."""
         rates = {name: amount / np.array(self.seconds[name]) for name, amount in amounts.items()}
         return [
             *(summary(subject, case, name, quantity, unit, values) for name, values in rates.items()),
@@ -105,7 +107,7 @@ class Timings:
 def summary(
     subject: str, case: str, system: str, quantity: str, unit: str, values: Sequence[float] | np.ndarray, **more: Any
 ) -> Measurement:
-    """The row of some values, one a round: their median and quartiles."""
+    """The row of some values, one per round: their median and quartiles."""
     low, median, high = (float(v) for v in np.quantile(np.asarray(values, dtype=np.float64), [0.25, 0.5, 0.75]))
     return Measurement(subject, case, system, quantity, unit, median, low, high, len(values), **more)
 
@@ -123,16 +125,16 @@ def alternate(
     least_rounds: int = LEAST_ROUNDS,
     least_seconds: float = LEAST_SECONDS,
 ) -> Timings:
-    """Time actions by turns, A B A B ..., until the time is up.
+    """Time actions in turns, A B A B ..., until the time is up.
 
-    Each action runs once to warm up and once to learn how often it has to be repeated for one timing to last
-    `least_seconds`. Garbage is collected between timings, not in them.
+    Each action runs once to warm up and once to find how often to repeat it so that one timing lasts `least_seconds`.
+    Garbage is collected between timings, not during them.
 
     Parameters
     ----------
     actions : by system. On a GPU an action must wait for its own end.
-    seconds : after so many no further round is begun, but for the first `least_rounds`.
-    clock : seconds, rising.
+    seconds : after these no further round begins, except for the first `least_rounds`.
+    clock : seconds, increasing.
 
     Returns
     -------
@@ -208,22 +210,28 @@ def exponent(sizes: Sequence[float], values: Sequence[float]) -> tuple[float, fl
     return float(slope), float(np.exp(intercept))
 
 
-def memory(key: str = "VmRSS") -> int:
-    """Bytes that this process holds, by Linux: "VmRSS" now, "VmHWM" at most so far, "RssAnon" without mapped files."""
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        name, _, value = line.partition(":")
-        if name == key:
-            return 1024 * int(value.split()[0])
-    raise KeyMynaError(f"/proc/self/status has no {key}; memory can be measured on Linux only.")
+def anonymous_memory() -> int:
+    """Bytes that this process holds now, mapped files and shared memory aside."""
+    held = psutil.Process().memory_info()
+    return held.rss - held.shared
+
+
+def peak_memory() -> int:
+    """The most bytes that this process has held since it started its program.
+
+    Linux's own mark, which psutil does not give; getrusage's also counts the parent's memory at the time of the fork.
+    """
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 
 
 def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What a function of a module returns when a process of its own runs it, with as many threads as this one.
+    """Call a function of a module in a new process, with as many threads as this one; what it returns.
 
     Raises
     ------
     KeyMynaError
-        When it fails there, or the process is killed; the error's text is in the message.
+        When it fails there, or the process is killed; includes the error's text.
     """
     context = multiprocessing.get_context("spawn")  # a fork would start with this process's memory
     here, there = context.Pipe(duplex=False)
@@ -251,8 +259,6 @@ def _send(pipe: Any, threads: int, function: Callable[..., Any], arguments: tupl
 def peak_of(prepare: Callable[..., Action], *arguments: Any) -> dict[str, float]:
     """Peak memory of two runs of an action, for `in_fresh_process`.
 
-    The kernel's own mark for this process image (VmHWM); getrusage's counts the parent's memory at the time of starting.
-
     Parameters
     ----------
     prepare : makes the action from the arguments.
@@ -261,11 +267,11 @@ def peak_of(prepare: Callable[..., Action], *arguments: Any) -> dict[str, float]
     -------
     "peak" : bytes. "above imports" : of them, those beyond what the process held before `prepare`.
     """
-    before = memory()
+    before = psutil.Process().memory_info().rss
     action = prepare(*arguments)
     for _ in range(2):
         action()
-    peak = memory("VmHWM")
+    peak = peak_memory()
     return {"peak": float(peak), "above imports": float(peak - before)}
 
 
@@ -273,11 +279,11 @@ def machine() -> dict[str, Any]:
     """What the numbers were measured on."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
     return {
-        "cpu": _of_proc("cpuinfo", "model name") or platform.machine(),
+        "cpu": cpu_name(),
         "cores": len(os.sched_getaffinity(0)),
         "threads": torch.get_num_threads(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
-        "memory_gb": round(int(_of_proc("meminfo", "MemTotal").split()[0]) / 2**20, 1),
+        "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
         "gpu": gpu,
         "load": round(os.getloadavg()[0], 2),
         "system": platform.system(),
@@ -285,8 +291,3 @@ def machine() -> dict[str, Any]:
         "torch": torch.__version__,
         "numpy": np.__version__,
     }
-
-
-def _of_proc(file: str, key: str) -> str:
-    lines = Path(f"/proc/{file}").read_text(encoding="utf-8").splitlines()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith(key)), "")

@@ -1,4 +1,4 @@
-"""All subjects within a budget of time, and what comes of it: one JSON of the machine and a long list of rows."""
+"""All subjects within a time budget, and the result: one JSON of the machine and a long list of rows."""
 
 from __future__ import annotations
 
@@ -18,11 +18,9 @@ from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.files import write_json
 from keymyna_lib.base.progress import bar
 from keymyna_lib.bench.measure import Case, Measurement, machine, not_run
-from keymyna_lib.bench.sizes import SIZES
+from keymyna_lib.bench.sizes import SIZES, SUBJECTS
 from keymyna_lib.report import provenance
 from keymyna_lib.report.traced import TracedTable
-
-SUBJECTS = ("step", "data", "embedding", "heads", "song", "growth")
 
 
 def measure_all(
@@ -32,16 +30,16 @@ def measure_all(
 
     Parameters
     ----------
-    subjects : of `SUBJECTS`.
+    subjects : names in `sizes.SUBJECTS`.
     size : a name in `sizes.SIZES`.
-    budget : s for all cases; what one leaves over is shared out among the next ones. A case takes three rounds at
-        least, however long they last.
+    budget : s for all cases; what one leaves is shared among the next ones. A case takes at least three rounds,
+        however long they last.
     show : draw a progress bar.
 
     Returns
     -------
-    machine, date, commit, dirty, size, budget, seconds (that it took), and measurements: dictionaries of the fields of
-    `measure.Measurement`.
+    machine, date, commit, dirty, size, budget, seconds (that it took), and measurements: one dictionary of the fields
+    of `measure.Measurement` per row.
 
     Raises
     ------
@@ -50,9 +48,9 @@ def measure_all(
     """
     for name, known in (*((subject, SUBJECTS) for subject in subjects), (size, tuple(SIZES))):
         if name not in known:
-            raise KeyMynaError(f"{name!r}: choose of {', '.join(known)}.")
+            raise KeyMynaError(f"{name!r}: choose from {', '.join(known)}.")
     if not budget > 0:
-        raise KeyMynaError(f"budget {budget}: expected seconds, more than 0.")
+        raise KeyMynaError(f"budget {budget}: expected a positive number of seconds.")
     date, here, began, rows = provenance.now(), machine(), time.perf_counter(), []
     paths.CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=paths.CACHE, prefix="bench-") as folder:
@@ -65,7 +63,7 @@ def measure_all(
                 seconds = (budget - (time.perf_counter() - began)) * case.weight / left if left > 0 else 0.0
                 try:
                     rows += case.run(max(seconds, 0.0))
-                except Exception as error:  # one case that cannot be run here must not cost the hour of the others
+                except Exception as error:  # one case that fails here must not cost the hour of the others
                     rows.append(not_run(case.subject, case.name, "ours", "all", "", f"{type(error).__name__}: {error}"))
                 left -= case.weight
                 gc.collect()  # what a case held must not weigh on the next
@@ -89,12 +87,12 @@ def write(found: dict[str, Any], path: Path) -> None:
 
 
 def frame(found: dict[str, Any]) -> pd.DataFrame:
-    """The rows of what `measure_all` returned, or of its JSON; a column a field of `measure.Measurement`."""
+    """The rows of what `measure_all` returned, or of its JSON; one column per field of `measure.Measurement`."""
     return pd.DataFrame(found["measurements"], columns=[field.name for field in fields(Measurement)])
 
 
 def text(found: dict[str, Any]) -> str:
-    """The rows for people, and what they were measured on."""
+    """The rows as text, and what they were measured on."""
     table = readable(frame(found)).to_string(index=False, justify="left")
     about = ", ".join(f"{key} {value}" for key, value in found["machine"].items() if value != "")
     return f"{table}\n\n{about}; {found['date']}; commit {found['commit']}{' (dirty)' if found['dirty'] else ''}"

@@ -1,8 +1,10 @@
-"""How much is measured: sizes by name."""
+"""What is measured, and how much of it: subjects, and sizes by name."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+SUBJECTS = ("step", "data", "embedding", "heads", "song", "growth")  # each a module of this package
 
 
 @dataclass(frozen=True)
@@ -11,20 +13,20 @@ class Size:
 
     Attributes
     ----------
-    steps : (preset, batch size, mask ratio) of each pre-training step that is compared with the public way.
+    steps : (preset, batch size, mask ratio) of each pre-training step compared with the reference.
     gpu_steps : the same on a GPU, in bfloat16; the last one also from files on disk.
     presets : encoders; for each, the last of `steps` is also measured from files, in bfloat16 and by part.
     masks, masking_batch : mask ratios that the library's own step is compared at, and the batch size.
     tracks, seconds : of the corpus of noise that steps and embeddings read, and of each of its tracks.
-    loader_workers : processes of the public way's loader; its default is 4.
+    loader_workers : processes of the reference implementation's loader; its default is 4.
     product, gpu_product : side of the matrix product that is the ceiling.
     copy_mb : megabytes of the copy that is the ceiling of memory traffic.
     audio_seconds, formats : of the sound files that are decoded.
     embed_tracks : tracks that are embedded at a time.
     head_dim, head_rows : features, and rows that heads learn from.
     wide_widths : of grid B.
-    linear_steps, hidden_steps, wide_steps : steps of one timing of each grid, the library's and the public way's; there
-        must be enough of them that setting up counts for little.
+    linear_steps, hidden_steps, wide_steps : steps of one timing of each grid, the library's and the reference
+        implementation's; enough of them that setting up counts for little.
     song_seconds : length of the song whose key is found.
     growth_batches, growth_frames, growth_tracks, growth_heads, growth_seconds : sizes on each growth axis.
     cap_mb : memory cap of the process that draws crops; 0 for none.

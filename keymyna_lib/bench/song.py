@@ -47,7 +47,7 @@ def files_of(folder: Path, preset: str) -> tuple[Path, Path]:
 
 
 def warm(folder: Path, size: Size, preset: str, seconds: float) -> list[Measurement]:
-    """Seconds a song when everything is loaded; essentia, on one thread, with its own decoder, at its own sample rate."""
+    """Seconds per song with everything loaded; essentia on one thread, with its own decoder and sample rate."""
     import essentia
 
     essentia.log.infoActive = essentia.log.warningActive = False
@@ -86,7 +86,7 @@ def cold(folder: Path, size: Size, preset: str, seconds: float) -> list[Measurem
     encoder, head = files_of(folder, preset)
     times = alternate(
         {
-            OURS: process("-m", "keymyna_lib.predict", "--encoder", encoder, "--head", head, path),
+            OURS: process("-m", "keymyna_lib", "predict", "--encoder", encoder, "--head", head, path),
             ESSENTIA: process("-c", _ESSENTIA, path),
             "importing torch": process("-c", "import torch"),
         },
@@ -100,14 +100,14 @@ def cold(folder: Path, size: Size, preset: str, seconds: float) -> list[Measurem
 
 
 def process(*arguments: object) -> Action:
-    """A run of Python in a process of its own; a KeyMynaError when it fails."""
+    """A run of Python in a new process; a KeyMynaError when it fails."""
     command = [sys.executable, *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": str(paths.ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads())}
 
     def run() -> None:
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         if done.returncode:
-            raise KeyMynaError(f"{' '.join(command[1:3])} failed: {done.stderr[-500:]}")
+            raise KeyMynaError(f"{' '.join(command[1:4])} failed: {done.stderr[-500:]}")
 
     return run
 

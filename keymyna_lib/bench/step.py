@@ -1,4 +1,4 @@
-"""The pre-training step beside the public way: rate, share of the ceiling, memory, from files on disk, and by part."""
+"""The pre-training step beside the reference: rate, share of the ceiling, memory, from files on disk, and by part."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from keymyna_lib.base.seeds import generator_for
-from keymyna_lib.bench import baseline, material
+from keymyna_lib.bench import material, reference
 from keymyna_lib.bench.measure import (
     NO_GPU,
     Action,
@@ -37,7 +37,7 @@ from keymyna_lib.pretrain import PretrainConfig, Pretraining
 from keymyna_lib.spectrogram import SAMPLE_RATE, WINDOW, n_frames
 
 SUBJECT = "step"
-OURS, BARE, PUBLIC, CEILING = "ours", "ours, bare", "public way", "matrix product"
+OURS, BARE, REFERENCE, CEILING = "ours", "ours, bare", "reference implementation", "matrix product"
 LEAST_TURN = 2.0  # s of steps, so that what a loader has fetched ahead is little of it
 
 
@@ -78,7 +78,7 @@ def config(
 
 
 class Resident:
-    """A sampler whose one batch is drawn already and on the device: with it, a step is bare of its data."""
+    """A sampler whose only batch is already on the device: with it, a step takes no time for its data."""
 
     def __init__(self, run: Pretraining):
         sampler, settings = run.train_sampler, run.config
@@ -96,7 +96,7 @@ class Resident:
 
 
 def corpus_in(folder: Path, size: Size, batch_size: int = 0) -> Path:
-    """The corpus of noise in a folder, made when it is not there, with a batch's worth of training tracks at least."""
+    """The corpus of noise in a folder, made if missing, with at least `batch_size` training tracks."""
     n_tracks = max(size.tracks, -(-batch_size * 10 // 9) + 1)
     path = Path(folder) / f"corpus-{n_tracks}"
     if not path.exists():
@@ -113,55 +113,57 @@ def our_run(path: Path, settings: PretrainConfig) -> Pretraining:
 
 
 def our_bare_step(path: Path, settings: PretrainConfig) -> Action:
-    """The library's whole step, on a batch that is at hand."""
+    """The library's whole step, on a batch in memory."""
     run = our_run(path, settings)
     run.train_sampler = Resident(run)
     return synchronised(run.take_step, run.device)
 
 
-class PublicRun:
-    """Encoder, loss and optimizer of the public way, with the weights of a run of the library's; always float32."""
+class ReferenceRun:
+    """The reference's encoder, loss and optimizer, with the weights of a run of the library's; always float32."""
 
     def __init__(self, run: Pretraining):
         settings = run.config
         self.mask_ratio, self.device = settings.mask_ratio, run.device
-        self.encoder = baseline.PublicEncoder(settings.encoder.preset).to(run.device)
+        self.encoder = reference.ReferenceEncoder(settings.encoder.preset).to(run.device)
         self.encoder.load_state_dict(run.encoder.state_dict())
-        self.loss = baseline.PublicSogCLR(len(run.train_sampler), settings.temperature, settings.gamma)
+        self.loss = reference.ReferenceSogCLR(len(run.train_sampler), settings.temperature, settings.gamma)
         self.optimizer = torch.optim.Adam(self.encoder.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
 
     def step(self, batch: tuple[Tensor, list[Tensor]]) -> float:
-        """One step on a batch of the public loader; the loss."""
-        return baseline.step(self.encoder, self.loss, self.optimizer, batch, self.mask_ratio)
+        """One step on a batch of the reference's loader; the loss."""
+        return reference.step(self.encoder, self.loss, self.optimizer, batch, self.mask_ratio)
 
 
-def public_bare_step(path: Path, settings: PretrainConfig) -> Action:
-    """The public way's step, on a batch that is at hand, in memory."""
+def reference_bare_step(path: Path, settings: PretrainConfig) -> Action:
+    """The reference implementation's step, on a batch in memory."""
     run = our_run(path, settings)
-    public, drawn = PublicRun(run), Resident(run).drawn
+    theirs, drawn = ReferenceRun(run), Resident(run).drawn
     batch = drawn.tracks.cpu(), list(drawn.crops.float().expm1()[:, :, None])
-    return synchronised(lambda: public.step(batch), run.device)
+    return synchronised(lambda: theirs.step(batch), run.device)
 
 
-MAKERS = {OURS: our_bare_step, PUBLIC: public_bare_step}
+MAKERS = {OURS: our_bare_step, REFERENCE: reference_bare_step}
 
 
-def public_batches(files: list[Path], settings: PretrainConfig, workers: int) -> Iterator[tuple[Tensor, list[Tensor]]]:
-    """Endless batches of the public loader."""
-    made = baseline.loader(files, settings.crop_frames, settings.batch_size, workers=workers, seed=0)
+def reference_batches(
+    files: list[Path], settings: PretrainConfig, workers: int
+) -> Iterator[tuple[Tensor, list[Tensor]]]:
+    """Endless batches of the reference's loader."""
+    made = reference.loader(files, settings.crop_frames, settings.batch_size, workers=workers, seed=0)
     while True:
         yield from made
 
 
 def name_of(settings: PretrainConfig) -> str:
-    """What a step is called."""
+    """The name of a step's case."""
     name = f"{settings.encoder.preset}, batch {settings.batch_size}, mask {settings.mask_ratio:g}"
     gpu = settings.device.startswith("cuda")
     return name + (", GPU" if gpu else "") + (", bf16" if settings.precision == "bf16" else "")
 
 
 def compare(folder: Path, size: Size, settings: PretrainConfig, seconds: float) -> list[Measurement]:
-    """Rates of the bare step, its ratio to the public way's, and the share of the ceiling."""
+    """Rates of the bare step, its ratio to the reference implementation's, and the share of the ceiling."""
     path, gpu, case = (
         corpus_in(folder, size, settings.batch_size),
         settings.device.startswith("cuda"),
@@ -176,10 +178,10 @@ def compare(folder: Path, size: Size, settings: PretrainConfig, seconds: float) 
     )
     times = alternate(actions, seconds)
     rows = times.rows(
-        SUBJECT, case, "examples", "1/s", dict.fromkeys(MAKERS, settings.batch_size), ratios=[(OURS, PUBLIC)]
+        SUBJECT, case, "examples", "1/s", dict.fromkeys(MAKERS, settings.batch_size), ratios=[(OURS, REFERENCE)]
     )
     rows += times.rows(SUBJECT, case, "arithmetic", "GFLOP/s", {name: value / 1e9 for name, value in flops.items()})
-    for name in MAKERS if settings.precision == "fp32" else [OURS]:  # the public way knows float32 only
+    for name in MAKERS if settings.precision == "fp32" else [OURS]:  # the reference has float32 only
         share = [
             flops[name] / mine / (flops[CEILING] / best)
             for mine, best in zip(times.seconds[name], times.seconds[CEILING])
@@ -189,17 +191,17 @@ def compare(folder: Path, size: Size, settings: PretrainConfig, seconds: float) 
 
 
 def in_float32(rows: list[Measurement], settings: PretrainConfig) -> list[Measurement]:
-    """The rows, with a note on those of the public way and against it where the library's step has another precision."""
+    """The rows, with a note on those that involve the reference where the library's step has another precision."""
     return [
-        replace(row, note=f"{PUBLIC} in fp32")
-        if settings.precision != "fp32" and PUBLIC in (row.system, row.ratio_to)
+        replace(row, note=f"{REFERENCE} in fp32")
+        if settings.precision != "fp32" and REFERENCE in (row.system, row.ratio_to)
         else row
         for row in rows
     ]
 
 
 def peak(folder: Path, size: Size, settings: PretrainConfig, seconds: float) -> list[Measurement]:
-    """Peak memory of the bare step: of a fresh process, or on the GPU."""
+    """Peak memory of the bare step: of a new process, or on the GPU."""
     path, rows = corpus_in(folder, size, settings.batch_size), []
     for name, make in MAKERS.items():
         if settings.device.startswith("cuda"):
@@ -219,7 +221,7 @@ def peak(folder: Path, size: Size, settings: PretrainConfig, seconds: float) -> 
 def masking(
     folder: Path, size: Size, preset: str, batch_size: int, masks: tuple[float, ...], seconds: float
 ) -> list[Measurement]:
-    """The library's step at several mask ratios, the first of them 0, and how many times the unmasked rate that is."""
+    """The library's step at several mask ratios, the first of them 0, and its speed relative to unmasked."""
     path = corpus_in(folder, size, batch_size)
     actions = {f"{OURS}, mask {mask:g}": our_bare_step(path, config(preset, batch_size, mask)) for mask in masks}
     bare, *masked = actions
@@ -234,12 +236,12 @@ def masking(
 
 
 def end_to_end(folder: Path, size: Size, settings: PretrainConfig, seconds: float) -> list[Measurement]:
-    """Rates from files on disk, and how much of the bare step's rate that is."""
+    """Rates from files on disk, also relative to the bare step."""
     path, case = corpus_in(folder, size, settings.batch_size), f"{name_of(settings)}, from files"
     run, bare = our_run(path, settings), our_bare_step(path, settings)
-    public, batches = PublicRun(run), public_batches(public_files(path), settings, size.loader_workers)
+    theirs, batches = ReferenceRun(run), reference_batches(reference_files(path), settings, size.loader_workers)
     ours = {OURS: synchronised(run.take_step, run.device)}
-    # Apart from the public loader, whose processes would go on working through the other two's turns.
+    # Apart from the reference's loader, whose processes would keep working during the turns of the other two.
     rows = alternate(ours | {BARE: bare}, seconds / 2).rows(
         SUBJECT,
         f"{case}, or bare",
@@ -248,19 +250,19 @@ def end_to_end(folder: Path, size: Size, settings: PretrainConfig, seconds: floa
         dict.fromkeys((OURS, BARE), settings.batch_size),
         ratios=[(OURS, BARE)],
     )
-    actions = ours | {PUBLIC: synchronised(lambda: public.step(next(batches)), run.device)}
+    actions = ours | {REFERENCE: synchronised(lambda: theirs.step(next(batches)), run.device)}
     rows += alternate(actions, seconds / 2, least_seconds=LEAST_TURN).rows(
-        SUBJECT, case, "examples", "1/s", dict.fromkeys(actions, settings.batch_size), ratios=[(OURS, PUBLIC)]
+        SUBJECT, case, "examples", "1/s", dict.fromkeys(actions, settings.batch_size), ratios=[(OURS, REFERENCE)]
     )
     return in_float32(rows, settings)
 
 
-def public_files(path: Path) -> list[Path]:
-    """The training tracks of the corpus in `path` as the public code keeps them, made when they are not there."""
-    folder = path.with_name(f"{path.name}-public")
+def reference_files(path: Path) -> list[Path]:
+    """The training tracks of the corpus in `path` as the public code keeps them, made if missing."""
+    folder = path.with_name(f"{path.name}-reference")
     if not folder.exists():
         corpus = open_corpus(path)
-        material.write_public_files(folder, corpus, corpus.tracks(split="train"))
+        material.write_reference_files(folder, corpus, corpus.tracks(split="train"))
     return sorted(folder.glob("*.npy"))
 
 
@@ -286,7 +288,7 @@ def largest_batch(folder: Path, size: Size, preset: str, seconds: float) -> list
         batch *= 2
 
 
-# Parts of a step by the names of torch's operators, forward and backward; the first that fits.
+# Parts of a step by the names of torch's operators, forward and backward; the first that matches.
 PARTS = {
     "attention": ("scaled_dot_product", "bmm", "softmax"),
     "optimizer": ("adam", "foreach", "Optimizer"),
@@ -301,7 +303,7 @@ DRAWING, REST = "drawing the batch", "Python and the rest"
 
 
 class _Timed:
-    """A function that adds up how long its calls take, and marks them for torch's profiler."""
+    """A function that adds up the duration of its calls, and marks them for torch's profiler."""
 
     def __init__(self, function: Callable[..., Any]):
         self.function, self.seconds = function, 0.0
@@ -334,20 +336,20 @@ def shares_of(step: Action, drawing: _Timed) -> dict[str, float]:
 
 
 def profile(folder: Path, size: Size, settings: PretrainConfig, seconds: float) -> list[Measurement]:
-    """Where the time of a whole step goes, the public way's and the library's; both draw their batch in this process."""
+    """Where the time of a whole step goes; both implementations draw their batch in this process."""
     path = corpus_in(folder, size, settings.batch_size)
     run, other = our_run(path, settings), our_run(path, settings)
     run.train_sampler.batch = drawing = _Timed(run.train_sampler.batch)
-    public, fetching = (
-        PublicRun(other),
-        _Timed(functools.partial(next, public_batches(public_files(path), settings, 0))),
+    theirs, fetching = (
+        ReferenceRun(other),
+        _Timed(functools.partial(next, reference_batches(reference_files(path), settings, 0))),
     )
-    steps = {OURS: (run.take_step, drawing), PUBLIC: (lambda: public.step(fetching()), fetching)}
+    steps = {OURS: (run.take_step, drawing), REFERENCE: (lambda: theirs.step(fetching()), fetching)}
     found: dict[str, list[dict[str, float]]] = {name: [] for name in steps}
     for step, _ in steps.values():
         step()
     began = time.perf_counter()
-    while len(found[PUBLIC]) < 3 or time.perf_counter() - began < seconds:
+    while len(found[REFERENCE]) < 3 or time.perf_counter() - began < seconds:
         for name, (step, timed) in steps.items():
             found[name].append(shares_of(step, timed))
     return [

@@ -13,6 +13,7 @@ from keymyna_lib.base.hashing import sha256_file
 from keymyna_lib.corpus.corpus import Corpus
 from keymyna_lib.model import load_encoder
 from keymyna_lib.report import runs as results
+from keymyna_lib.report.stage import markdown
 from keymyna_lib.spectrogram import SAMPLE_RATE
 
 
@@ -77,10 +78,10 @@ def write_model_card(
             rate=f"{SAMPLE_RATE:,}",
             scale="the mel power" if encoder.config.scale == "linear" else "log(1 + mel power)",
             file=path.name,
-            data=results.markdown(_sources(corpus)),
-            scores=results.markdown(_scores(profile, scored_by)),
-            settings=results.markdown(pd.DataFrame(sorted(settings.items()), columns=["setting", "value"])),
-            origin=results.markdown(pd.DataFrame(origin.items(), columns=["", "value"])),
+            data=markdown(_sources(corpus)),
+            scores=markdown(_scores(profile, scored_by)),
+            settings=markdown(pd.DataFrame(sorted(settings.items()), columns=["setting", "value"])),
+            origin=markdown(pd.DataFrame(origin.items(), columns=["", "value"])),
         ),
     )
     return card

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.files import read_json
 from keymyna_lib.base.hashing import sha256_file
+from keymyna_lib.base.tensors import reading
 from keymyna_lib.encoders.hub import HubFile
 from keymyna_lib.model import PATCHES, PRESETS, Encoder, EncoderConfig
 
@@ -104,8 +104,11 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """
     if path.suffix not in (".safetensors", *_PICKLED):
         raise KeyMynaError(f"{path}: expected a file that ends in .safetensors, {', '.join(_PICKLED)}.")
+    if path.suffix == ".safetensors":
+        with reading(path, "a state dict", "Get it anew.") as (stored, _):
+            return stored
     try:
-        stored = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+        stored = torch.load(path, "cpu", weights_only=True)
     except FileNotFoundError:
         raise KeyMynaError(f"{path} does not exist.") from None
     except Exception as error:

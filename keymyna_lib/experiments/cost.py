@@ -23,7 +23,7 @@ def counted_flops(config: PretrainConfig, corpus: Corpus, tracks: Sequence[str])
     run = Pretraining(replace(config, batch_size=len(few), device="cpu"), corpus, few, few)
 
     def forward_and_backward() -> None:
-        outputs, batch = run._outputs(run.train_sampler, torch.arange(len(few)), generator_for(config.seed, 5))
+        outputs, batch = run.outputs(run.train_sampler, torch.arange(len(few)), generator_for(config.seed, 5))
         run.objective.loss(outputs, batch).backward()
 
     return product_flops(forward_and_backward) * config.batch_size / len(few)

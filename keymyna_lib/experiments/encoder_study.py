@@ -21,16 +21,17 @@ from keymyna_lib.corpus.splits import budget_tracks
 from keymyna_lib.evaluate import summary
 from keymyna_lib.experiments.cost import counted_flops
 from keymyna_lib.experiments.label_efficiency import label_efficiency
-from keymyna_lib.features import WINDOW, extract
+from keymyna_lib.features import extract, window_frames
 from keymyna_lib.model import Encoder, build_encoder, load_encoder, save_encoder
 from keymyna_lib.pretrain import PretrainConfig, pretrain_once, training_tracks
-from keymyna_lib.report import runs as results
+from keymyna_lib.report.runs import Run, artifact, config_of, run_file
+from keymyna_lib.report.stage import Stage
 
 MASKED, UNTRAINED = "masked contrastive", "untrained"
-# What each objective changes in a configuration. Reconstruction hides the three quarters that He et al. (2022) found
-# best; the other objectives that are not masked contrastive see every patch.
+# What each objective changes in a configuration. Masked contrastive keeps the mask ratio; reconstruction hides the
+# three quarters that He et al. (2022) found best; the others see every patch.
 OBJECTIVES: dict[str, dict[str, Any]] = {
-    MASKED: dict(objective="contrastive", mask_ratio=0.9, augmentation="none"),
+    MASKED: dict(objective="contrastive", augmentation="none"),
     "augmented contrastive": dict(objective="contrastive", mask_ratio=0.0, augmentation="timbre"),
     "augmented contrastive, pitch-shifted": dict(
         objective="contrastive", mask_ratio=0.0, augmentation="timbre and pitch"
@@ -78,12 +79,8 @@ def check_parts(parts: Sequence[Any], whole: Sequence[Any], names: str) -> None:
         raise KeyMynaError(f"{names}: {missing[0]!r} is not among {', '.join(map(repr, whole))}; add it there.")
 
 
-def window_frames(config: PretrainConfig) -> int:
-    """Length of the windows that an encoder embeds: that of its training crops, for which it has learned positions."""
-    return min(config.crop_frames, WINDOW)
-
-
 def record(
+    stage: Stage,
     name: str,
     config: PretrainConfig | None,
     base: PretrainConfig,
@@ -92,13 +89,12 @@ def record(
     draws: Sequence[int],
     *,
     experiment: str,
-    profile: str,
-    notebook: str,
 ) -> str:
     """Pre-train (or take from the cache), embed, probe at every label budget, and store it all as one run.
 
     Parameters
     ----------
+    stage : the notebook whose run it is.
     name : what the row is called.
     config : its pre-training; None for the untrained encoder of `base`.
     base : the default that the rows are compared around; the untrained encoder is its initialisation.
@@ -111,16 +107,14 @@ def record(
     """
     train, valid = training_tracks(config or base, corpus), corpus.tracks(split="valid")
     shown = _shown(config) if config else {"encoder": asdict(base.encoder), "steps": 0, "seed": base.seed}
-    with results.Run(
+    with stage.run(
         experiment,
-        profile=profile,
-        notebook=notebook,
         seed=base.seed,
         inputs={"corpus": corpus.hash},
         config={
             **shown,
             "name": name,
-            "window_frames": window_frames(config or base),
+            "window_frames": window_frames((config or base).crop_frames),
             "budgets": list(budgets),
             "draws": list(draws),
             "base_steps": base.steps,
@@ -131,7 +125,9 @@ def record(
         else:
             encoder = build_encoder(base.encoder, generator_for(base.seed, 0)).eval()
         save_encoder(encoder, run.artifact_path("encoder.safetensors"))
-        features = extract(corpus, name, encoder.to(pick_device(base.device)), frames=window_frames(config or base))
+        features = extract(
+            corpus, name, encoder.to(pick_device(base.device)), frames=window_frames((config or base).crop_frames)
+        )
         predictions, choices = label_efficiency(features, corpus, budgets, draws)
         record_predictions(run, predictions, choices, len(valid))
         flops = counted_flops(config, corpus, train) * config.steps if config else 0.0
@@ -158,7 +154,7 @@ def _shown(config: PretrainConfig) -> dict[str, Any]:
     }
 
 
-def record_predictions(run: results.Run, predictions: pd.DataFrame, choices: pd.DataFrame, n_valid: int) -> None:
+def record_predictions(run: Run, predictions: pd.DataFrame, choices: pd.DataFrame, n_valid: int) -> None:
     """Store what `efficiency.label_efficiency` returns: every estimate, what was chosen (on so many validation tracks),
     and the mean metrics."""
     first = predictions[
@@ -179,6 +175,7 @@ def record_predictions(run: results.Run, predictions: pd.DataFrame, choices: pd.
 
 
 def tune(
+    stage: Stage,
     name: str,
     config: PretrainConfig,
     lrs: Sequence[float],
@@ -186,10 +183,7 @@ def tune(
     corpus: Corpus,
     budget: int,
     draws: Sequence[int],
-    *,
-    profile: str,
-    notebook: str,
-) -> tuple[float, str]:
+) -> float:
     """Choose the learning rate of an objective on validation, by short pilots; the same small budget for each.
 
     Test tracks are not even embedded.
@@ -201,8 +195,8 @@ def tune(
 
     Returns
     -------
-    The learning rate with the best validation score, and the id of the run that holds all of them. A published run of
-    this code is taken as it is: further seeds share one tuning.
+    The learning rate with the best validation score. The run with all scores is among the stage's; one that the
+    notebook has published with this code is taken over, so that further seeds share one tuning.
     """
     settings = {
         **_shown(config),
@@ -213,13 +207,11 @@ def tune(
         "draws": list(draws),
     }
     settings = {key: value for key, value in settings.items() if key not in ("lr", "seed")}
-    run_id = results.published_run(profile, notebook, "tuning", settings, corpus.hash)
+    run_id = stage.take_over("tuning", settings, corpus.hash)
     if run_id is None:
         valid = corpus.tracks(split="valid")
         seen = sorted({track for draw in draws for track in budget_tracks(corpus, budget, draw)}) + valid
-        with results.Run(
-            "tuning", profile=profile, notebook=notebook, config=settings, seed=0, inputs={"corpus": corpus.hash}
-        ) as run:
+        with stage.run("tuning", config=settings, seed=0, inputs={"corpus": corpus.hash}) as run:
             scores = []
             for lr in lrs:
                 pilot = replace(
@@ -229,7 +221,11 @@ def tune(
                     pilot, corpus, training_tracks(pilot, corpus), valid, desc=f"{name}, lr {lr:g}"
                 )
                 features = extract(
-                    corpus, name, encoder.to(pick_device(config.device)), frames=window_frames(config), track_ids=seen
+                    corpus,
+                    name,
+                    encoder.to(pick_device(config.device)),
+                    frames=window_frames(config.crop_frames),
+                    track_ids=seen,
                 )
                 _, choices = label_efficiency(features, corpus, [budget], draws, scored="valid")
                 scores.append({"lr": lr, "valid_score": choices["valid_score"].mean()})
@@ -238,13 +234,12 @@ def tune(
                 )
             run.attach("scores", pd.DataFrame(scores))
         run_id = run.run_id
-    table = pd.read_csv(results.run_file(profile, run_id, "scores.csv"))
-    return float(table.loc[table["valid_score"].idxmax(), "lr"]), run_id
+    table = pd.read_csv(run_file(stage.profile, run_id, "scores.csv"))
+    return float(table.loc[table["valid_score"].idxmax(), "lr"])
 
 
 def encoders_of_runs(profile: str, run_ids: Sequence[str]) -> dict[str, Encoder]:
     """The encoders of runs of `record`, by the names of their rows, as far as they are in this machine's cache."""
     return {
-        results.config_of(profile, run)["name"]: load_encoder(results.artifact(profile, run, "encoder.safetensors"))
-        for run in run_ids
+        config_of(profile, run)["name"]: load_encoder(artifact(profile, run, "encoder.safetensors")) for run in run_ids
     }

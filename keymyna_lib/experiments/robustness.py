@@ -15,7 +15,8 @@ import numpy as np
 from keymyna_lib import keys
 from keymyna_lib.base import seeds
 from keymyna_lib.base.errors import KeyMynaError
-from keymyna_lib.compute.processes import over_tracks
+from keymyna_lib.compute.executor import Executor
+from keymyna_lib.compute.processes import HERE
 from keymyna_lib.experiments.audio_changes import AUGMENTATIONS, Augmentation
 from keymyna_lib.spectrogram import compress, mel_power
 
@@ -37,7 +38,7 @@ def augment_tracks(
     augmentations: Mapping[str, Augmentation] = AUGMENTATIONS,
     *,
     seed: int,
-    workers: int = 0,
+    client: Executor = HERE,
     progress: bool = True,
 ) -> dict[str, list[np.ndarray]]:
     """Spectrograms of tracks under each augmentation, and the clean ones made the same way, on all cores.
@@ -49,23 +50,17 @@ def augment_tracks(
     ----------
     corpus : as `keymyna_lib.corpus.corpus.open_corpus` returns it.
     augmentations : name -> augmentation (functions of a module, to be sent to other processes).
-    workers : processes; 0 is one for each core.
+    client : where to work, see `cluster.connect`. The result does not depend on it.
 
     Returns
     -------
     Name -> one compressed spectrogram a track in the order given, each (frame, mel) float16; `CLEAN` is the
     first name. About 0.24 MB for 30 s. Frames differ in number under a change of tempo.
     """
-    made = over_tracks(
-        functools.partial(_augment, dict(augmentations), seed),
-        corpus,
-        track_ids,
-        desc="augmentations",
-        workers=workers,
-        progress=progress,
-    )
+    work, tasks = functools.partial(_augment, dict(augmentations), seed, corpus), [(track,) for track in track_ids]
+    made = client.map(work, tasks, desc="augmentations", unit="track", ordered=True, show=progress)
     spectrograms: dict[str, list[np.ndarray]] = {name: [] for name in (CLEAN, *augmentations)}
-    for versions in made:
+    for _, versions in made:
         for name, spectrogram in versions.items():
             spectrograms[name].append(spectrogram)
     return spectrograms

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -15,13 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from keymyna_lib.base import paths
 from keymyna_lib.base.errors import KeyMynaError
-from keymyna_lib.base.files import atomic_path, write_json
 from keymyna_lib.evaluate import chance_scores
 from keymyna_lib.keys import CIRCLE_OF_FIFTHS, KEY_NAMES, N_KEYS
-from keymyna_lib.report.provenance import environment
-from keymyna_lib.report.runs import note_written, write_csv
 from keymyna_lib.spectrogram import HOP, SAMPLE_RATE
 
 # One colour for each kind of features, the same in every figure (Okabe and Ito's palette, safe for colour-blind).

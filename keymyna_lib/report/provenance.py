@@ -9,14 +9,14 @@ import json
 import os
 import platform
 import subprocess
-from pathlib import Path
 from typing import Any
 
 from keymyna_lib.base import paths
 from keymyna_lib.base.files import read_json
 from keymyna_lib.base.hashing import sha256_json, source_hash
+from keymyna_lib.base.machine import cpu_name
 
-_NOT_IN_RUNS = {"run", "report", "experiments/conclusions.py", "base/progress.py", "base/errors.py"}
+_NOT_IN_RUNS = {"run", "report", "experiments/conclusions.py", "base/progress.py", "base/errors.py", "__main__.py"}
 # Packages that the numbers may depend on; the lock file lists the rest.
 _PACKAGES = (
     "torch",
@@ -81,7 +81,7 @@ def environment() -> dict[str, Any]:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             versions[name] = None
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else _cpu_name()
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name()
     return {
         **_commit(),
         "code_hash": code_hash(),
@@ -91,14 +91,6 @@ def environment() -> dict[str, Any]:
         "device": device,
         "threads": torch.get_num_threads(),
     }
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.machine()
 
 
 def set_by_hand() -> dict[str, list[str]]:

@@ -28,7 +28,7 @@ def locked(lock: Path | str) -> dict[str, str]:
 
 
 def differences(lock: Path | str) -> list[str]:
-    """What keeps this environment from satisfying the lock, a phrase per distribution; empty if nothing."""
+    """Why this environment does not satisfy the lock, one phrase per distribution; empty if it does."""
     if not (3, 11) <= sys.version_info[:2] <= (3, 13):
         return [f"Python {sys.version_info[0]}.{sys.version_info[1]} is not 3.11 to 3.13"]
     try:

@@ -1,4 +1,4 @@
-"""One notebook: executed by papermill, watched live, tidied, and put in its place only when it is whole."""
+"""One notebook: executed by papermill, watched live, tidied, and moved into place only when it has finished."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ class ThisInterpreter(AsyncKernelManager):
 
 
 class LiveBars:
-    """Passes on a notebook's standard error: bars move in a terminal, a log gets a line now and then.
+    """Forwards a notebook's standard error: bars move in a terminal, a log gets a line now and then.
 
     Parameters
     ----------
-    out : where it goes, normally the runner's own standard error.
+    out : where to, normally the runner's own standard error.
     """
 
     def __init__(self, out: TextIO) -> None:
@@ -167,10 +167,12 @@ def tidy(
 ) -> nbformat.NotebookNode:
     """Make an executed notebook fit to be committed; changes it in place and returns it.
 
-    `brought` says how paths that the user gave are to be shown.
+    Progress bars keep their last state and audio players become a note; paths of this machine and times of day are
+    removed, while the durations of cells stay.
 
-    Bars keep their last state, audio players become a note, paths of this machine and times of day go; the
-    durations of cells stay.
+    Parameters
+    ----------
+    brought : how to show each path that the user gave, "<parameter>".
     """
     node.metadata["papermill"] = {
         "input_path": project.show(project.source(notebook)),
@@ -193,7 +195,7 @@ def tidy(
 
 
 def collapse(text: str) -> str:
-    """What a terminal would show after carriage returns and moves up (of nested bars): each bar's last state."""
+    """What a terminal shows after carriage returns and (for nested bars) moves up: the last state of each bar."""
     lines, row, at_start = [""], 0, True
     for part in re.split(r"(\r|\n|\x1b\[A)", text):
         if part in ("\r", "\n", "\x1b[A"):
@@ -228,7 +230,7 @@ def _hidden(text: str, brought: dict[Path, str]) -> str:
     for path, shown in brought.items():
         # As it is, and as papermill writes it into a cell.
         for written in {str(path), str(path).encode("unicode_escape").decode().replace('"', r"\"")}:
-            text = re.sub(re.escape(written) + r"(?![\w.-])", lambda _: shown, text)
+            text = re.sub(re.escape(written) + r"(?![\w.-])", shown, text)
     return text
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from keymyna_lib.base.errors import KeyMynaError
 
 TAG = "parameters"
+SHARED = "shared"  # the table of a profile for all notebooks
 Value = bool | int | float | str | list
 
 
@@ -112,10 +113,11 @@ def declared(path: Path) -> dict[str, Parameter]:
     found = {}
     for statement in statements:
         try:
-            assert isinstance(statement, ast.Assign) and len(statement.targets) == 1
-            name, value = statement.targets[0].id, ast.literal_eval(statement.value)
-            assert value == [] or _kind(value if isinstance(value, list) else [value])
-        except (AssertionError, AttributeError, ValueError, TypeError):
+            (target,) = statement.targets
+            name, value = target.id, ast.literal_eval(statement.value)
+            if value != []:
+                _kind(value if isinstance(value, list) else [value])
+        except (AttributeError, ValueError, TypeError):  # no assignment, or not one of a literal to a single name
             raise KeyMynaError(
                 f"the parameters cell of {path}, line {statement.lineno}: only "
                 "`name = literal` with a bool, int, float, str or a list of these."
@@ -133,38 +135,50 @@ def resolve(
     profile_values: dict[str, dict[str, Any]],
     overrides: list[tuple[str, str]],
 ) -> dict[str, dict[str, Value]]:
-    """Every parameter of every notebook: its default, then the profile's value, then the command line's.
+    """Every parameter of every notebook: its default, then what the profile says, then what the command line says.
+
+    A profile's value is that of its shared table, unless the notebook's own table has another.
 
     Parameters
     ----------
     declarations : notebook -> name -> Parameter.
-    profile_values : notebook -> name -> value, the profile's table of `profiles.toml`.
+    profile_values : notebook -> name -> value, the profile's tables of `profiles.toml`. That of SHARED is for every
+        notebook that declares the name.
     overrides : (name, value as typed), each handed to every notebook that declares the name.
 
     Raises
     ------
     KeyMynaError
-        For a notebook or a name that is not declared, or a value of another type. Nothing has run by then.
+        For a notebook or a name that is not declared (a shared one: by no notebook), or a value of another type.
+        Nothing has run by then.
     """
     values = {
         notebook: {name: parameter.default for name, parameter in parameters.items()}
         for notebook, parameters in declarations.items()
     }
-    for notebook, table in profile_values.items():
-        for name, value in table.items():
-            place = f"profiles.toml, [{profile}.{notebook}], {name}"
-            if name not in declarations.get(notebook, {}) or name == "profile":
-                raise KeyMynaError(f"{place}: the notebook declares no such parameter.")
-            try:
-                values[notebook][name] = declarations[notebook][name].check(value)
-            except TypeError:
-                raise KeyMynaError(
-                    f"{place}: {value!r} is not of type {declarations[notebook][name].type_name}."
-                ) from None
+
+    def owners_of(name: str) -> list[str]:
+        return [notebook for notebook, parameters in declarations.items() if name in parameters]
+
+    for table in sorted(profile_values, key=lambda name: name != SHARED):  # what comes last wins
+        for name, value in profile_values[table].items():
+            place = f"profiles.toml, [{profile}.{table}], {name}"
+            owners = [notebook for notebook in owners_of(name) if table in (SHARED, notebook)]
+            if not owners or name == "profile":
+                whose = "no notebook declares" if table == SHARED else "the notebook does not declare"
+                raise KeyMynaError(f"{place}: {whose} such a parameter.")
+            for notebook in owners:
+                parameter = declarations[notebook][name]
+                try:
+                    values[notebook][name] = parameter.check(value)
+                except TypeError:
+                    raise KeyMynaError(
+                        f"{place}: {value!r} is not of type {parameter.type_name}, which {notebook} declares."
+                    ) from None
     for name, text in overrides:
         if name == "profile":
             raise KeyMynaError("choose the profile by --profile, not by -p profile.")
-        owners = [notebook for notebook, parameters in declarations.items() if name in parameters]
+        owners = owners_of(name)
         if not owners:
             raise KeyMynaError(
                 f"no notebook declares a parameter {name!r}. Declared are:\n" + describe_names(declarations)

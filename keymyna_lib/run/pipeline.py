@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import fcntl
 import os
 import time
 import tomllib
@@ -12,6 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import filelock
 
 from keymyna_lib.base import files, hashing, paths
 from keymyna_lib.base.errors import KeyMynaError
@@ -32,7 +33,7 @@ class Notebook:
     needs: tuple[str, ...]  # notebooks whose published results it reads
     minutes: dict[str, float]  # profile -> expected time
     parameters: dict[str, parameters.Parameter]
-    on_request: bool  # runs only when it is named
+    on_request: bool  # runs only when named
 
     @property
     def number(self) -> int:
@@ -95,7 +96,7 @@ def select(notebooks: dict[str, Notebook], only: list[str], start: str | None) -
 
     Parameters
     ----------
-    only, start : numbers ("20", "0") or whole names; neither means all but those that run on request only.
+    only, start : numbers ("20", "0") or full names; neither means all except those that run on request only.
     """
 
     def find(text: str) -> Notebook:
@@ -116,16 +117,16 @@ def select(notebooks: dict[str, Notebook], only: list[str], start: str | None) -
 
 
 def fingerprint(project: Project, notebook: Notebook, values: dict[str, parameters.Value]) -> dict[str, Any]:
-    """Hashes of all that a notebook's results depend on: parameters, notebook, code, what it reads, what users bring.
+    """Hashes of everything that a notebook's results depend on: parameters, cells, code, what it reads, users' files.
 
-    The runner itself is left out: it acts on results only through the parameters. Of what an earlier notebook published
-    its runs and outputs count, so that one which ran again and came to the same end costs nothing after it.
+    The runner itself is left out, as it affects results only through the parameters. Of what an earlier notebook
+    published, only its runs and outputs count: one that ran again with the same outcome makes nothing after it rerun.
     """
     cells = [
         (cell["cell_type"], cell["source"], cell.get("metadata", {}).get("tags", []))
         for cell in parameters.read_cells(project.source(notebook.name))
     ]
-    code = [p for p in project.library.iterdir() if p.name not in {"run", "__pycache__"}]
+    code = [p for p in project.library.iterdir() if p.name not in {"run", "__main__.py", "__pycache__"}]
     indices = {need: project.index(values["profile"], need) for need in notebook.needs}
     read = {need: files.read_json(path) if path.exists() else {} for need, path in indices.items()}
     brought = parameters.local_paths(values, project.root)
@@ -201,20 +202,24 @@ def modified(path: Path) -> int | None:
 
 @contextlib.contextmanager
 def locked(project: Project, profile: str) -> Iterator[None]:
-    """Hold the profile against a second runner; the kernel of the system lets go of it even after a kill."""
+    """Hold the profile against a second runner; the operating system releases it even after a kill.
+
+    Raises
+    ------
+    KeyMynaError
+        When another process holds it; names that process.
+    """
     path = project.state(profile, "runner").with_suffix(".lock")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise KeyMynaError(
-                f"profile {profile} is being run already (process {file.read().strip()}). Wait for it, or stop it."
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+    try:
+        held = filelock.FileLock(path, blocking=False).acquire()
+    except filelock.Timeout:
+        holder = path.read_text(encoding="ascii").strip()
+        raise KeyMynaError(
+            f"profile {profile} is being run already (process {holder}). Wait for it, or stop it."
+        ) from None
+    with held:
+        path.write_text(str(os.getpid()), encoding="ascii")  # the lock is on the file, whatever it contains
         yield
 
 
@@ -295,12 +300,12 @@ def _run_one(
         say(f"{head}  skipped: unchanged since {state['finished']}")
         return
     started = time.monotonic()
-    from keymyna_lib.run import execute  # papermill is slow to import, and a skipped run does not need it
+    from keymyna_lib.run import execute  # papermill takes 2 s to import, and a skipped notebook does not need it
 
     expected = f", about {notebook.minutes[profile]:g} min" if profile in notebook.minutes else ""
     say(f"{head}  {notebook.title} ({reason}{expected}) ...")
     note, before = fingerprint(project, notebook, values), modified(project.index(profile, name))
-    # From here on the last success counts no more: a failing run may leave some of its outputs replaced.
+    # From here on the last success no longer counts: a run that fails may have replaced some of its outputs.
     project.state(profile, name).unlink(missing_ok=True)
     given = {
         key: value for key, value in values.items() if key == "profile" or value != notebook.parameters[key].default

@@ -1,7 +1,7 @@
-"""Compile what librosa compiles at first use, once and alone.
+"""Compile librosa's numba functions, once and in one process.
 
-librosa's numba functions are compiled at first use and kept on disk, beside librosa. Two processes that do so at the
-same moment can leave a cache behind that crashes every later process, so the runner does it before it starts any.
+They are compiled at first use and cached on disk, beside librosa. Two processes that do so at the same moment can leave
+a cache that crashes every later process, so the runner compiles them before it starts any.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ librosa.effects.pitch_shift(noise, sr=16000, n_steps=1)
 
 
 def compile_librosa() -> None:
-    """Do it in a process of its own, once for each installation of librosa.
+    """Compile them in a separate process, once for each installation of librosa.
 
     Raises
     ------

@@ -13,7 +13,6 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -22,12 +21,11 @@ import soundfile
 from keymyna_lib import keys, spectrogram
 from keymyna_lib.base import hashing, paths
 from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.compute.executor import Executor
+from keymyna_lib.compute.processes import HERE
 from keymyna_lib.corpus import corpus as corpora
 from keymyna_lib.corpus import store
 from keymyna_lib.corpus.recordings import decode
-
-if TYPE_CHECKING:
-    from distributed import Client
 
 COLUMNS = (
     "source",
@@ -51,13 +49,7 @@ _SILENCE = 1e-6  # peak below which there is nothing to scale
 
 
 def build_recordings(
-    tracks: pd.DataFrame,
-    *,
-    seconds: float,
-    cache: Path | None = None,
-    progress: bool = True,
-    workers: int = 0,
-    client: Client | None = None,
+    tracks: pd.DataFrame, *, seconds: float, cache: Path | None = None, progress: bool = True, client: Executor = HERE
 ) -> tuple[corpora.Corpus, pd.DataFrame]:
     """Decode recordings into a corpus, or what of it is missing or damaged; a finished one is verified and opened.
 
@@ -72,9 +64,8 @@ def build_recordings(
     seconds : of each recording, from its beginning; 0 for all of it.
     cache : folder to build in; `paths.CACHE` by default.
     progress : show bars.
-    workers : processes; 0 is one for each core. The result does not depend on it, nor on the order of `tracks`.
-    client : a cluster to decode on instead, see `cluster.connect`; nor does the result depend on this. Its workers see
-        the recordings under the same paths.
+    client : where to decode, see `cluster.connect`; a cluster's workers see the recordings under the same paths. The
+        result depends neither on it nor on the order of `tracks`.
 
     Returns
     -------
@@ -99,7 +90,6 @@ def build_recordings(
         folder / corpora.INDEX,
         doing="decoding",
         progress=progress,
-        workers=workers,
         client=client,
     )
     manifest = plan.drop(index=[track_id for track_id in plan.index if track_id in problems])

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from keymyna_lib.base.checks import Rule, at_least, check, one_of
 from keymyna_lib.base.errors import KeyMynaError
 
 if TYPE_CHECKING:
@@ -78,16 +79,16 @@ class ArrangementConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "snr_db", tuple(self.snr_db))
-        rules = {
-            "seconds": (self.seconds >= 1, "at least 1 s"),
-            "scope": (self.scope in SCOPES, f"one of {SCOPES}"),
-            "drum_probability": (0 <= self.drum_probability <= 1, "between 0 and 1"),
-            "detune_cents": (self.detune_cents >= 0, "0 or more"),
-            "snr_db": (len(self.snr_db) == 2 and self.snr_db[0] <= self.snr_db[1], "(low, high)"),
-        }
-        for name, (valid, rule) in rules.items():
-            if not valid:
-                raise KeyMynaError(f"{name}={getattr(self, name)!r}: expected {rule}.")
+        check(
+            self,
+            {
+                "seconds": at_least(1),
+                "scope": one_of(SCOPES),
+                "drum_probability": Rule(lambda value: 0 <= value <= 1, "a probability in [0, 1]"),
+                "detune_cents": at_least(0),
+                "snr_db": Rule(lambda value: len(value) == 2 and value[0] <= value[1], "(low, high)"),
+            },
+        )
 
 
 def arrange(score: Score, transposition: int, config: ArrangementConfig, rng: np.random.Generator) -> dict:

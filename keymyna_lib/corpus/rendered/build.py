@@ -6,22 +6,19 @@ import importlib.metadata
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from keymyna_lib import keys, spectrogram
 from keymyna_lib.base import hashing, paths, seeds
-from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.base.checks import at_least, check
+from keymyna_lib.compute.executor import Executor
+from keymyna_lib.compute.processes import HERE
 from keymyna_lib.corpus import splits, store
 from keymyna_lib.corpus.corpus import COLUMNS, INDEX, Corpus, finish, open_corpus
 from keymyna_lib.corpus.rendered import arrange, compositions, render
 from keymyna_lib.corpus.rendered.scores import Score, ScoreSet, load_scores
-
-if TYPE_CHECKING:
-    from distributed import Client
-
 
 _LIBRARIES = ("music21", "symusic", "tinysoundfont", "pretty_midi", "numpy", "scipy", "torch", "librosa")
 
@@ -45,18 +42,11 @@ class CorpusConfig(arrange.ArrangementConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("n_chorales", "n_tunes", "seed"):
-            if getattr(self, name) < 0:
-                raise KeyMynaError(f"{name}={getattr(self, name)!r}: expected 0 or more.")
+        check(self, dict.fromkeys(("n_chorales", "n_tunes", "seed"), at_least(0)))
 
 
 def build_corpus(
-    config: CorpusConfig,
-    *,
-    progress: bool = True,
-    cache: Path | None = None,
-    workers: int = 0,
-    client: Client | None = None,
+    config: CorpusConfig, *, progress: bool = True, cache: Path | None = None, client: Executor = HERE
 ) -> Corpus:
     """Build a corpus, or what of it is missing or damaged; a finished one is verified and opened in seconds.
 
@@ -65,8 +55,7 @@ def build_corpus(
     config : what to build.
     progress : show a bar.
     cache : folder to build in; `paths.CACHE` by default.
-    workers : processes; 0 is one for each core. The result does not depend on it.
-    client : a cluster to render on instead, see `cluster.connect`; nor does the result depend on this.
+    client : where to render, see `cluster.connect`. The result does not depend on it.
 
     Raises
     ------
@@ -82,15 +71,7 @@ def build_corpus(
 
     places = store.offsets(plan)
     hashes, _ = store.fill(
-        folder,
-        places,
-        _render,
-        arguments,
-        folder / INDEX,
-        doing="rendering",
-        progress=progress,
-        workers=workers,
-        client=client,
+        folder, places, _render, arguments, folder / INDEX, doing="rendering", progress=progress, client=client
     )
     plan["sha256"], plan["spectrogram_sha256"] = zip(*(hashes[t] for t in plan.index))
     finish(folder, asdict(config), _versions(), plan[list(COLUMNS)], places)

@@ -1,7 +1,7 @@
 """What each window of a rendered piece sounds like: the ground truth for what may be read off an embedding.
 
 All of it is known from the score and the arrangement it was played in (see `arrange`); no audio is analysed.
-Windows are those of `embed`: 196 frames, the last one aligned to the recording's end. What lies behind the end, in
+Windows are those of `features`: end to end, the last one aligned to the recording's end. What lies behind the end, in
 the padding of a short recording, does not count.
 """
 
@@ -26,13 +26,14 @@ _MEANS = {"tuning": "cents", "snr": "snr", "tempo": "tempo"}  # column -> a sect
 _FAMILY_OF_PROGRAMME = {programme: name for name, family in FAMILIES.items() for programme in family}
 
 
-def window_properties(corpus: Corpus, track_ids: Sequence[str]) -> pd.DataFrame:
-    """Properties of every window of some tracks, row for row as in `embed.extract(...).select(track_ids)`.
+def window_properties(corpus: Corpus, track_ids: Sequence[str], frames: int = WINDOW) -> pd.DataFrame:
+    """Properties of every window of some tracks, row for row as in `features.extract(...).select(track_ids)`.
 
     Parameters
     ----------
     corpus : its manifest is read; the scores come from the cache.
     track_ids : tracks, in the order of the rows to be.
+    frames : length of a window.
 
     Returns
     -------
@@ -64,7 +65,12 @@ def window_properties(corpus: Corpus, track_ids: Sequence[str]) -> pd.DataFrame:
         )
     scores, manifest = load_scores(), corpus.manifest.loc[track_ids]
     parts = [
-        _of_track(playable_score(scores, row.piece_id).notes, json.loads(row.arrangement), window_starts(row.n_frames))
+        _of_track(
+            playable_score(scores, row.piece_id).notes,
+            json.loads(row.arrangement),
+            window_starts(row.n_frames, frames),
+            frames,
+        )
         for row in manifest.itertuples()
     ]
     track = np.repeat(np.arange(len(parts)), [len(part["start"]) for part in parts])
@@ -82,11 +88,11 @@ def window_properties(corpus: Corpus, track_ids: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame({**of_tracks, **{name: np.concatenate([part[name] for part in parts]) for name in parts[0]}})
 
 
-def _of_track(notes: np.ndarray, arrangement: dict, starts: np.ndarray) -> dict[str, np.ndarray]:
+def _of_track(notes: np.ndarray, arrangement: dict, starts: np.ndarray, frames: int) -> dict[str, np.ndarray]:
     """Columns that differ between the windows of a track, each (window,), from the windows' first frames."""
     sections = arrangement["sections"]
     begin = starts * HOP / SAMPLE_RATE
-    end = np.minimum(begin + WINDOW * HOP / SAMPLE_RATE, arrangement["duration"])
+    end = np.minimum(begin + frames * HOP / SAMPLE_RATE, arrangement["duration"])
     first, length = (np.array([section[name] for section in sections]) for name in ("start", "length"))
     share = _overlap(begin, end, first, first + length)
     share /= share.sum(axis=1, keepdims=True)

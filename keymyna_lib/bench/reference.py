@@ -1,15 +1,15 @@
-"""The public code's way, stated again in plain words, to be measured beside the library's.
+"""A reference implementation: what the public code does, written anew, to be measured beside the library.
 
-What it does is what the authors' public repository does, as far as it costs time: all patches are embedded and most
-tokens then dropped; attention is spelled out; everything is float32; masks are drawn example by example in Python; the
-two views pass the encoder one after the other; a loader reads a file a track, whole, to cut two crops out of it; heads
-are trained one after another, from a loader that hands out rows one by one, with each row's output kept in Python lists.
+It does what the authors' public repository does wherever that costs time: all patches are embedded and most tokens then
+dropped; attention is spelled out; everything is float32; masks are drawn example by example in Python; the two views
+pass through the encoder one after the other; a loader reads one file per track, whole, to cut two crops from it; heads
+are trained one after another, from a loader that yields single rows, with each row's output kept in Python lists.
 
-Where it differs: files are .npy and not pickles, whose reading runs code (both are one read of the same bytes). The loss
-is that of the library's `losses.SogCLR`, written as four blocks of similarities with their state on the CPU, which is
-inferred from how the code calls its loss; the values agree. Heads have dropout where the library's have it (the public
-linear head has none at all, so that a third of its grid is the same head three times); without it the two could not be
-compared head by head. Scores by epoch, checkpoints and logging are left out of both.
+Where it differs: files are .npy instead of pickles, whose reading runs code (both are one read of the same bytes). The
+loss is that of `losses.SogCLR`, written as four blocks of similarities with their state on the CPU, which is inferred
+from how the public code calls its loss; the values agree. Heads have dropout where the library's have it (the public
+linear head has none, so a third of its grid is the same head three times); without it the two could not be compared
+head by head. Scores per epoch, checkpoints and logging are left out of both.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from keymyna_lib.spectrogram import N_MELS
 
 _PATCH = (N_MELS, 2)
 _HEAD_DIM = 64
-_LEFT_OUT = 1e9  # taken off the logits of what is no pair
+_LEFT_OUT = 1e9  # subtracted from the logits of what is not a pair
 
 
 class _Patches(nn.Module):
     def forward(self, spectrograms: Tensor) -> Tensor:
-        """(batch, 1, mel, frame) power to (batch, token, mel x 2), a vertical patch a token."""
+        """(batch, 1, mel, frame) power to (batch, token, mel x 2), one token per vertical patch."""
         return spectrograms[:, 0].unflatten(2, (-1, _PATCH[1])).transpose(1, 2).flatten(2)
 
 
@@ -66,7 +66,7 @@ class _FeedForward(nn.Module):
         return self.net(x)
 
 
-class PublicEncoder(nn.Module):
+class ReferenceEncoder(nn.Module):
     """SimpleViT with vertical patches that embeds all of them and then drops tokens.
 
     Its state dict is that of `model.Encoder` with the same preset, vertical patches and linear scale.
@@ -109,8 +109,8 @@ class PublicEncoder(nn.Module):
         return self.transformer.norm(x).mean(dim=1)
 
 
-class PublicSogCLR:
-    """The global contrastive loss as four blocks of similarities; its state, one number a track and view, on the CPU."""
+class ReferenceSogCLR:
+    """The global contrastive loss as four blocks of similarities; its state, (view, track), stays on the CPU."""
 
     def __init__(self, n_tracks: int, temperature: float, gamma: float, eps: float = 1e-8):
         self.temperature, self.gamma, self.eps = temperature, gamma, eps
@@ -135,8 +135,8 @@ class PublicSogCLR:
         return total / 2
 
 
-class PublicTracks(Dataset):
-    """Two random crops of a track's float32 mel power, from a file a track that is read whole."""
+class ReferenceTracks(Dataset):
+    """Two random crops of a track's float32 mel power, from one file per track, read whole."""
 
     def __init__(self, paths: Sequence[Path], crop_frames: int, seed: int):
         self.paths, self.crop_frames, self.draw = list(paths), crop_frames, random.Random(seed)
@@ -152,9 +152,9 @@ class PublicTracks(Dataset):
 
 
 def loader(paths: Sequence[Path], crop_frames: int, batch_size: int, *, workers: int, seed: int) -> DataLoader:
-    """Shuffled batches of `PublicTracks`: tracks (batch,), and a list of two views (batch, 1, mel, frame)."""
+    """Shuffled batches of `ReferenceTracks`: tracks (batch,), and a list of two views (batch, 1, mel, frame)."""
     return DataLoader(
-        PublicTracks(paths, crop_frames, seed),
+        ReferenceTracks(paths, crop_frames, seed),
         batch_size,
         shuffle=True,
         drop_last=True,
@@ -165,8 +165,8 @@ def loader(paths: Sequence[Path], crop_frames: int, batch_size: int, *, workers:
 
 
 def step(
-    encoder: PublicEncoder,
-    loss: PublicSogCLR,
+    encoder: ReferenceEncoder,
+    loss: ReferenceSogCLR,
     optimizer: torch.optim.Optimizer,
     batch: tuple[Tensor, list[Tensor]],
     mask_ratio: float,
@@ -215,7 +215,7 @@ def head(spec: HeadSpec, dim: int) -> nn.Sequential:
 
 
 def train_head(module: nn.Module, spec: HeadSpec, batches: Iterable[tuple[Tensor, Tensor, Tensor]], steps: int) -> None:
-    """Train one head in place; `batches` are of (track, features, keys) and start anew when they run out."""
+    """Train one head in place; `batches` are of (track, features, keys) and restart when they run out."""
     optimizer = torch.optim.Adam(module.parameters(), lr=spec.lr, weight_decay=spec.weight_decay)
     module.train()
     done, running = 0, 0.0
@@ -234,5 +234,5 @@ def train_head(module: nn.Module, spec: HeadSpec, batches: Iterable[tuple[Tensor
             done += 1
             if done == steps:
                 break
-        else:  # the estimates of an epoch, a whole one: else a short timing would pay for too many of them
+        else:  # the estimates of a whole epoch only: a short timing would otherwise pay for too many
             np.array([np.mean(outputs_of[track], axis=0) for track in outputs_of])

@@ -1,0 +1,272 @@
+"""The command `keymyna`, also `python -m keymyna_lib`: one sub-command for each thing that is started from a shell.
+
+Each sub-command imports what it needs when it runs, so that help and a run that skips everything start at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from keymyna_lib import __version__
+from keymyna_lib.base import paths
+from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.bench.sizes import SIZES, SUBJECTS
+
+_CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS}
+
+
+class _Commands(click.Group):
+    """Ends whatever stops a sub-command in one message and a status."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyMynaError as error:
+            status, message = 1, f"error: {error}"
+        except KeyboardInterrupt as interrupt:
+            status, message = 130, f"\nstopped: {str(interrupt) or 'interrupted'}"
+        except BrokenPipeError:  # the reader, `head` perhaps, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(141)
+        except OSError as error:
+            if error.errno not in _CANNOT_WRITE:
+                raise
+            where = f" {error.filename}" if error.filename else ""
+            status = 1
+            message = (
+                f"error: cannot write{where}: {error.strerror}. Free some space or mend its permissions and run again."
+            )
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # under torchrun, once on each machine
+            click.echo(message, err=True)
+        ctx.exit(status)
+
+
+class _RunContext(click.Context):
+    command_path = "./run_all.sh"  # what users of a clone type, in help and in hints
+
+
+class _Run(click.Command):
+    context_class = _RunContext
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Everything after --tests is pytest's, even what looks like an option of ours."""
+        cut = args.index("--tests") + 1 if "--tests" in args else len(args)
+        super().parse_args(ctx, args[:cut])
+        ctx.args += args[cut:]
+        return ctx.args
+
+
+_profile = click.option(
+    "--profile",
+    type=click.Choice(paths.PROFILES),
+    default="mini",
+    show_default=True,
+    help="Scale of everything, from toy size to the paper's.",
+)
+_overrides = click.option(
+    "-p",
+    "overrides",
+    nargs=2,
+    type=str,
+    multiple=True,
+    metavar="NAME VALUE",
+    help="Set a parameter in every notebook that declares it (repeatable).",
+)
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"max_content_width": 100, "help_option_names": ["-h", "--help"]},
+    no_args_is_help=True,
+)
+@click.version_option(__version__, prog_name="keymyna")
+def main() -> None:
+    """KeyMyna, reproduced: masked contrastive pre-training for music audio key detection.
+
+    \b
+    Exit status: 0, or 1 for a failure, 2 for a wrong option, 130 after Ctrl-C.
+    """
+
+
+@main.command(cls=_Run, short_help="Run the notebooks, or the tests.")
+@_profile
+@click.option(
+    "--data-root",
+    metavar="DIR",
+    help="Folder with data sets of recordings, see notebook 05; without it, or with none: the synthetic corpus.",
+)
+@click.option("--offline", is_flag=True, help="Never touch the network; what is missing stays missing.")
+@click.option(
+    "--only",
+    metavar="N",
+    multiple=True,
+    help="Run notebook number N and, where not up to date, what it needs (repeatable).",
+)
+@click.option("--from", "start", metavar="N", help="Run notebook number N and all later ones.")
+@click.option("--force", is_flag=True, help="Run those asked for even if nothing has changed.")
+@_overrides
+@click.option("--list", "listed", is_flag=True, help="List the notebooks and their parameters, and stop.")
+@click.option("--tests", is_flag=True, help="Run the test suite instead; the rest of the line goes to pytest.")
+@click.pass_context
+def run(
+    ctx: click.Context,
+    profile: str,
+    data_root: str | None,
+    offline: bool,
+    only: tuple[str, ...],
+    start: str | None,
+    force: bool,
+    overrides: tuple[tuple[str, str], ...],
+    listed: bool,
+    tests: bool,
+) -> None:
+    """Run the notebooks in order. Results go to results/<profile>/ and figures/<profile>/.
+
+    A notebook whose parameters, code and inputs are those of its last success is skipped. A value for -p is an int,
+    float, string, true, false, or a list such as 48,150.
+
+    \b
+    Examples:
+      ./run_all.sh                           every notebook in order, on 2 cores within half an hour
+      ./run_all.sh --profile smoke           the same at toy size, in a few minutes
+      ./run_all.sh --list                    notebooks, parameters and their values
+      ./run_all.sh --only 20 -p seeds 5,6    notebook 20 and what it needs, with other seeds
+      ./run_all.sh --from 20 --force         20 and all later ones, even if nothing has changed
+      ./run_all.sh --profile paper --data-root ~/music   the paper's data sets found in that folder
+      ./run_all.sh --tests -k keys           the tests that match
+    """
+    if only and start is not None:
+        raise click.UsageError("--only and --from exclude each other.")
+    from keymyna_lib.run import pipeline, warmup
+    from keymyna_lib.run.project import Project
+
+    given = list(overrides)
+    with_recordings = data_root not in (None, "none")
+    if with_recordings:
+        if not (data_root and Path(data_root).expanduser().is_dir()):
+            raise KeyMynaError(f"--data-root {data_root!r} is not a folder.")
+        given.append(("data_root", str(Path(data_root).expanduser().resolve())))
+    if offline:
+        given.append(("offline", "true"))
+        os.environ["HF_HUB_OFFLINE"] = "1"  # the model hub's own switch, for weights and other encoders
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a polite kill is a Ctrl-C: kernels are shut down
+    if tests:
+        warmup.compile_librosa()
+        _become_pytest(ctx.args)
+    elif listed:
+        click.echo(pipeline.describe(Project(), profile))
+    else:
+        # Threads that spin while they wait make two busy programs on few cores crawl; alone it costs nothing.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        if data_root is None and pipeline.on_recordings(Project(), profile):
+            raise KeyMynaError(
+                f"the results of profile {profile} are those of recordings. Give --data-root DIR "
+                "again, or --data-root none to train on the synthetic corpus in their place."
+            )
+        warmup.compile_librosa()
+        pipeline.run(Project(), profile, only=list(only), start=start, force=force, overrides=given)
+
+
+def _become_pytest(arguments: list[str]) -> None:
+    """Replace this process by pytest: one worker per core, at most four, with one thread each."""
+    os.chdir(paths.ROOT)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    workers = str(min(len(os.sched_getaffinity(0)), 4))
+    # In the order that conftest.py gives them: the files with the most tests are not those that take longest.
+    options = ["-n", workers, "--dist", "loadfile", "--no-loadscope-reorder"]
+    os.execv(sys.executable, [sys.executable, "-m", "pytest", *options, *arguments])
+
+
+@main.command(short_help="Pre-train on several processes, under torchrun.")
+@_profile
+@_overrides
+def pretrain(profile: str, overrides: tuple[tuple[str, str], ...]) -> None:
+    """Pre-train as notebook 10 would, on as many processes as torchrun starts.
+
+    The corpus must be there already, and the notebook then only records the training. Whichever of the two stopped
+    halfway, the other resumes from its checkpoint, on any number of processes.
+
+    \b
+    Example:
+      ./run_all.sh --profile paper --only 00 --only 05 -p steps 200000
+      torchrun --nproc-per-node 8 -m keymyna_lib pretrain --profile paper -p steps 200000
+      ./run_all.sh --profile paper -p steps 200000
+    """
+    from keymyna_lib.run import torchrun
+
+    torchrun.train(profile, list(overrides))
+
+
+@main.command(short_help="Measure how fast the library is here.")
+@click.argument("subjects", nargs=-1, type=click.Choice(SUBJECTS), metavar="[SUBJECT]...")
+@click.option(
+    "--budget",
+    type=float,
+    default=1800.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Time for all of it, about; each case takes at least three rounds.",
+)
+@click.option("--size", type=click.Choice(list(SIZES)), default="full", show_default=True, help="tiny is for tests.")
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default="bench.json",
+    show_default=True,
+    help="Where the measurements go, as JSON.",
+)
+def bench(subjects: tuple[str, ...], budget: float, size: str, out: Path) -> None:
+    """Measure how fast the library is on this machine, print a table and write JSON.
+
+    SUBJECT is one of step, data, embedding, heads, song and growth; all of them by default.
+
+    \b
+    Examples:
+      keymyna bench                          everything, in about half an hour
+      keymyna bench heads data --budget 300 --out speed.json
+    """
+    from keymyna_lib.bench import report
+
+    found = report.measure_all(subjects or SUBJECTS, size=size, budget=budget)
+    report.write(found, out)
+    click.echo(report.text(found))
+
+
+@main.command(short_help="Print the key of sound files.")
+@click.option("--encoder", required=True, metavar="E", help="encoder.safetensors of a pre-training run.")
+@click.option("--head", required=True, metavar="H", help="head.safetensors of a run on that encoder's embeddings.")
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.pass_context
+def predict(ctx: click.Context, encoder: str, head: str, files: tuple[str, ...]) -> None:
+    """Print the key of each sound FILE (wav, flac, ogg, mp3) and its probability.
+
+    A file that cannot be read is reported, the others are still done, and the exit status is 1.
+
+    \b
+    Example:
+      keymyna predict --encoder encoder.safetensors --head head.safetensors song.mp3
+    """
+    from keymyna_lib.keys import KEY_NAMES
+    from keymyna_lib.predict import KeyFinder
+
+    finder, status = KeyFinder(encoder, head), 0
+    for file in files:
+        try:
+            probabilities = finder.probabilities(file)
+        except KeyMynaError as error:
+            click.echo(f"error: {error}", err=True)
+            status = 1
+        else:
+            click.echo(f"{file}\t{KEY_NAMES[probabilities.argmax()]}\t{probabilities.max():.3f}")
+    ctx.exit(status)
+
+
+if __name__ == "__main__":
+    main()

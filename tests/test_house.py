@@ -1,0 +1,37 @@
+"""The house rules that tools can check: lint, format, spelling, types, layers, notebooks without outputs."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from keymyna_lib.base import paths
+
+TOOLS = Path(sys.executable).parent
+CHECKS = {
+    "lint": ["ruff", "check", "--no-cache", "."],
+    "format": ["ruff", "format", "--no-cache", "--check", "."],
+    "spelling": ["codespell"],
+    "types": ["mypy"],
+    "layers": ["lint-imports", "--no-cache"],
+}
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_check(name):
+    tool, *arguments = CHECKS[name]
+    found = subprocess.run([TOOLS / tool, *arguments], cwd=paths.ROOT, capture_output=True, text=True)
+    assert found.returncode == 0, f"{tool} {' '.join(arguments)}\n{found.stdout}{found.stderr}"
+
+
+@pytest.mark.parametrize("path", sorted(paths.NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_notebook_sources_have_no_outputs(path):
+    code = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+    assert not any(cell["outputs"] or cell["execution_count"] for cell in code)
+
+
+def test_every_package_says_what_lives_there():
+    for file in paths.LIBRARY.rglob("__init__.py"):
+        assert file.read_text().startswith('"""'), f"{file}: a docstring says what lives here and what it may import."

@@ -1,0 +1,247 @@
+"""The command line: what each sub-command is called with, its help, messages, statuses and start-up."""
+
+import errno
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import tones
+import torch
+from click.testing import CliRunner
+
+from keymyna_lib import __main__ as cli
+from keymyna_lib.base import files, paths
+from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.base.seeds import generator_for
+from keymyna_lib.heads import HeadSpec, TrainedHead
+from keymyna_lib.keys import KEY_NAMES, N_KEYS
+from keymyna_lib.model import EncoderConfig, build_encoder, save_encoder
+from keymyna_lib.run import pipeline, torchrun, warmup
+from keymyna_lib.run.project import Project
+
+COMMANDS = list(cli.main.commands)
+
+
+def call(*arguments):
+    """The result of a command line: exit_code, stdout, stderr."""
+    return CliRunner().invoke(cli.main, list(map(str, arguments)))
+
+
+@pytest.fixture
+def asked(monkeypatch, tmp_path):
+    """The calls of the runner, (profile, options), which does nothing here, in an empty project."""
+    calls = []
+    monkeypatch.setattr(pipeline, "run", lambda project, profile, **options: calls.append((profile, options)))
+    monkeypatch.setattr(warmup, "compile_librosa", lambda: None)
+    monkeypatch.setattr("keymyna_lib.run.project.Project", lambda: Project(tmp_path, tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.chdir(tmp_path)
+    return calls
+
+
+# run
+
+
+def test_without_options_everything_runs(asked):
+    assert call("run").exit_code == 0
+    assert asked == [("mini", {"only": [], "start": None, "force": False, "overrides": []})]
+
+
+def test_options_reach_the_runner(asked):
+    assert (
+        call("run", "--only", 20, "--profile", "smoke", "-p", "seeds", "-1", "--only", "10_x", "--force").exit_code == 0
+    )
+    assert call("run", "--from", 20, "-p", "a", 1, "-p", "b", "two words").exit_code == 0
+    assert asked == [
+        ("smoke", {"only": ["20", "10_x"], "start": None, "force": True, "overrides": [("seeds", "-1")]}),
+        ("mini", {"only": [], "start": "20", "force": False, "overrides": [("a", "1"), ("b", "two words")]}),
+    ]
+
+
+def test_a_data_root_is_a_parameter_like_any_other(asked, tmp_path):
+    (tmp_path / "music").mkdir()
+    call("run", "--data-root", "music", "-p", "seconds", "2")
+    assert os.environ["HF_HUB_OFFLINE"] == "0"
+    call("run", "--data-root", "music", "--offline", "-p", "seconds", "3")
+    assert os.environ["HF_HUB_OFFLINE"] == "1"  # weights and other encoders come from the hub
+    root = ("data_root", str(tmp_path / "music"))
+    assert [options["overrides"] for _, options in asked] == [
+        [("seconds", "2"), root],
+        [("seconds", "3"), root, ("offline", "true")],
+    ]
+
+
+@pytest.mark.parametrize("wrong", ["musik", ""])
+def test_a_data_root_that_is_not_there_is_refused_before_anything_runs(asked, wrong):
+    done = call("run", "--data-root", wrong)
+    assert done.exit_code == 1 and f"--data-root {wrong!r} is not a folder" in done.stderr and asked == []
+
+
+def test_going_back_from_recordings_to_the_synthetic_corpus_is_said_not_guessed(asked, tmp_path):
+    index = Project(tmp_path).index("mini", "05_recordings")
+    assert call("run").exit_code == 0
+    files.write_json(index, {"outputs": {"folder": ""}})
+    assert call("run").exit_code == 0
+    files.write_json(index, {"outputs": {"folder": "corpus/1"}})
+    done = call("run")
+    assert done.exit_code == 1 and "--data-root none" in done.stderr
+    assert call("run", "--profile", "smoke").exit_code == call("run", "--data-root", "none").exit_code == 0
+    assert [options["overrides"] for _, options in asked] == [[]] * 4
+
+
+@pytest.mark.parametrize("rest", [[], ["-k", "keys"], ["-p", "no:randomly", "--only", "--tests", "--help", "x.py::y"]])
+def test_what_follows_tests_is_for_pytest(asked, monkeypatch, rest):
+    became = []
+    monkeypatch.setattr(os, "execv", lambda program, arguments: became.append((program, arguments)))
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    assert call("run", "--profile", "smoke", "--tests", *rest).exit_code == 0
+    ((program, arguments),) = became
+    assert program == arguments[0] == sys.executable and arguments[1:3] == ["-m", "pytest"]
+    assert arguments[len(arguments) - len(rest) :] == rest and len(arguments) == 8 + len(rest)
+    assert os.environ["OMP_NUM_THREADS"] == "1" and os.getcwd() == str(paths.ROOT) and asked == []
+
+
+def test_the_list_is_printed_and_nothing_runs(asked, monkeypatch):
+    monkeypatch.setattr(pipeline, "describe", lambda project, profile: f"all of {profile}")
+    assert call("run", "--list", "--profile", "smoke").stdout == "all of smoke\n" and asked == []
+
+
+@pytest.mark.parametrize(
+    "error, status, message",
+    [
+        (KeyMynaError("mend it"), 1, "error: mend it\n"),
+        (KeyboardInterrupt("stopped so"), 130, "\nstopped: stopped so\n"),
+        (KeyboardInterrupt(), 130, "\nstopped: interrupted\n"),
+        (
+            OSError(28, "No space left on device", "x.npy"),
+            1,
+            "error: cannot write x.npy: No space left on device. Free",
+        ),
+        (OSError(errno.EROFS, "Read-only"), 1, "error: cannot write: Read-only. Free"),
+    ],
+)
+def test_failures_end_in_one_message_and_a_status(asked, monkeypatch, error, status, message):
+    def fail(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(pipeline, "run", fail)
+    done = call("run")
+    assert done.exit_code == status and done.stderr.startswith(message) and done.stdout == ""
+
+
+def test_an_error_of_the_code_keeps_its_traceback(asked, monkeypatch):
+    monkeypatch.setattr(pipeline, "run", lambda *_, **__: os.stat("not there"))
+    assert isinstance(call("run").exception, FileNotFoundError)
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
+    """The reader is gone before the first line."""
+    there, here = os.pipe()
+    os.close(there)
+    command = [sys.executable, "-m", "keymyna_lib", "run", "--list"]
+    done = subprocess.run(command, stdout=here, stderr=subprocess.PIPE, text=True, cwd=paths.ROOT)
+    os.close(here)
+    assert done.returncode == 141 and done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "--profile", "huge"],
+        ["run", "--only", "20", "--from", "10"],
+        ["run", "-p", "steps"],
+        ["run", "--bogus"],
+        ["run", "--prof", "smoke"],  # no abbreviations
+        ["run", "20"],
+        ["pretrain", "--force"],
+        ["bench", "steps"],
+        ["bench", "--size", "huge"],
+        ["predict", "--encoder", "e", "song.wav"],
+        ["predict", "--encoder", "e", "--head", "h"],
+        ["bogus"],
+    ],
+)
+def test_wrong_options_are_refused(asked, arguments):
+    done = call(*arguments)
+    assert done.exit_code == 2 and "Error: " in done.stderr and asked == []
+
+
+# The others
+
+
+def test_pretraining_takes_its_parameters_from_the_profile_and_the_command_line(monkeypatch):
+    calls = []
+    monkeypatch.setattr(torchrun, "train", lambda *arguments: calls.append(arguments))
+    assert call("pretrain", "--profile", "smoke", "-p", "steps", 5, "-p", "seed", 1).exit_code == 0
+    assert calls == [("smoke", [("steps", "5"), ("seed", "1")])]
+
+
+def test_the_benchmark_measures_what_is_named(monkeypatch, tmp_path):
+    from keymyna_lib.bench import report
+
+    calls = []
+    monkeypatch.setattr(report, "measure_all", lambda *subjects, **options: calls.append((*subjects, options)))
+    monkeypatch.setattr(report, "write", lambda found, path: calls.append(path))
+    monkeypatch.setattr(report, "text", lambda found: "a table")
+    assert call("bench", "heads", "song", "--budget", 9, "--out", tmp_path / "x.json").stdout == "a table\n"
+    assert call("bench", "--size", "tiny").exit_code == 0
+    assert calls[:2] == [(("heads", "song"), {"size": "full", "budget": 9.0}), tmp_path / "x.json"]
+    assert calls[2] == (report.SUBJECTS, {"size": "tiny", "budget": 1800.0}) and str(calls[3]) == "bench.json"
+
+
+@pytest.fixture(scope="module")
+def song(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("song")
+    config = EncoderConfig("vit-toy", "vertical", "log1p")
+    save_encoder(build_encoder(config, generator_for(0)), folder / "encoder.safetensors")
+    weight = torch.randn(N_KEYS, 64, generator=generator_for(1))
+    head = TrainedHead(HeadSpec(), {"weight.0": weight, "bias.0": torch.zeros(N_KEYS)}, torch.zeros(64), torch.ones(64))
+    head.save(folder / "head.safetensors")
+    tones.write(folder / "short.wav", 15, seconds=2.0)
+    return folder
+
+
+def test_prediction_continues_after_a_bad_file(song):
+    encoder, head = song / "encoder.safetensors", song / "head.safetensors"
+    done = call("predict", "--encoder", encoder, "--head", head, song / "none.wav", song / "short.wav")
+    name, key, probability = done.stdout.strip().split("\t")
+    assert name.endswith("short.wav") and key in KEY_NAMES and 0 < float(probability) <= 1
+    assert done.exit_code == 1 and done.stderr.startswith("error: ") and "none.wav" in done.stderr
+    assert call("predict", "--encoder", encoder, "--head", head, song / "short.wav").exit_code == 0
+    assert call("predict", "--encoder", encoder, "--head", encoder, song / "short.wav").exit_code == 1
+
+
+# Help and start-up
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_fits_a_screen_and_shows_an_example(command):
+    lines = call(command, "--help").stdout.splitlines()
+    assert len(lines) <= 40 and max(map(len, lines)) <= 100
+    assert any(re.match("  Examples?:", line) for line in lines)
+
+
+def test_run_shows_how_users_of_a_clone_start_it():
+    assert call("run", "--help").stdout.startswith("Usage: ./run_all.sh [OPTIONS]\n")
+    assert "Try './run_all.sh --help'" in call("run", "--bogus").stderr
+
+
+@pytest.mark.parametrize("arguments", [["--help"], *([command, "--help"] for command in COMMANDS)], ids=str)
+def test_help_imports_nothing_heavy(arguments):
+    code = f"""
+import sys
+from keymyna_lib.__main__ import main
+main({arguments}, standalone_mode=False)
+print(sorted({{"torch", "numpy", "pandas", "papermill", "librosa", "scipy"}} & set(sys.modules)))"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("\n[]\n")
+
+
+def test_what_is_needed_for_a_run_that_skips_everything_is_light():
+    code = """
+import sys, keymyna_lib.run.pipeline, keymyna_lib.run.warmup
+print(sorted({"torch", "pandas", "papermill", "nbformat", "librosa"} & set(sys.modules)))"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
