@@ -255,7 +255,7 @@ def comparison_cost(profile: str, runs: pd.DataFrame, budget: int) -> pd.DataFra
     """
     rows, common = [], set(at_equal_steps(runs)["run_id"])
     for (name, steps), group in runs.groupby(["name", "steps"], sort=False):
-        ids = list(group["run_id"])
+        ids, steps = list(group["run_id"]), int(steps)
         metrics = results.load_metrics(profile, ids).groupby("metric")["value"].mean()
         scores, compositions = comparison_scores(profile, ids, budget)
         low, high = bootstrap_interval(scores, groups=compositions, seed=_BOOTSTRAP_SEED)
