@@ -29,6 +29,7 @@ def pieces(scores):
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     """An empty clone to write runs into, its code and notebooks of a fixed hash."""
+    monkeypatch.delenv(paths.SET_BY_HAND, raising=False)
     for name, value in (("ROOT", tmp_path), ("CACHE", tmp_path / ".cache")):
         monkeypatch.setattr(paths, name, value)
     monkeypatch.setattr(provenance, "code_hash", lambda: "code")

@@ -14,6 +14,7 @@ from keymyna_lib.model import EncoderConfig
 from keymyna_lib.pretrain import PretrainConfig
 from keymyna_lib.report import provenance, summaries, tables
 from keymyna_lib.report import runs as results
+from keymyna_lib.report.stage import Stage
 
 TRACKS = [f"t{i:02d}" for i in range(30)]
 REFERENCE = np.arange(30) % 24
@@ -86,6 +87,12 @@ def store(name, share_right, seed=0, steps=5):
     return run.run_id, made
 
 
+def publish(*runs):
+    stage = Stage("n", "smoke")
+    stage.runs += runs
+    stage.done()
+
+
 def test_estimates_come_back_as_they_were_stored(home):
     run, made = store("a", 0.7)
     columns = ["budget", "draw", "track_id", "reference", "estimate", "composition"]
@@ -101,7 +108,7 @@ def test_estimates_come_back_as_they_were_stored(home):
 def test_seeds_of_the_same_settings_add_up_and_others_are_left(home):
     first, _ = store("a", 0.7, seed=0)
     other, _ = store("a", 0.7, seed=0, steps=6)
-    results.publish("smoke", "n", runs=[first, other])
+    publish(first, other)
     second, _ = store("a", 0.7, seed=1)
     assert results.other_seeds("smoke", "n", [second]) == [first]
     again, _ = store("a", 0.7, seed=0)
@@ -112,7 +119,7 @@ def test_seeds_of_the_same_settings_add_up_and_others_are_left(home):
 
 def test_runs_of_other_code_are_not_added(home, monkeypatch):
     first, _ = store("a", 0.7, seed=0)
-    results.publish("smoke", "n", runs=[first])
+    publish(first)
     monkeypatch.setattr(provenance, "code_hash", lambda: "newer code")
     provenance.environment.cache_clear()  # it is asked once a process
     second, _ = store("a", 0.7, seed=1)
@@ -121,7 +128,7 @@ def test_runs_of_other_code_are_not_added(home, monkeypatch):
 
 def test_a_published_run_is_found_by_its_configuration(home):
     first, _ = store("a", 0.7, seed=3)
-    results.publish("smoke", "n", runs=[first])
+    publish(first)
     assert results.published_run("smoke", "n", "objective", {"name": "a", "steps": 5}, "c") == first
     assert results.published_run("smoke", "n", "objective", {"name": "a", "steps": 6}, "c") is None
     assert results.published_run("smoke", "n", "objective", {"name": "a", "steps": 5}, "another corpus") is None
@@ -135,8 +142,7 @@ def compared(home):
         for name, share in (("base", 0.8), ("worse", 0.3), ("alike", 0.8))
         for seed in (0, 1)
     }
-    results.publish("smoke", "n", runs=[run for run, _ in made.values()])
-    runs = results.load_runs("smoke", ["n"])
+    runs = results.describe_runs("smoke", [run for run, _ in made.values()])
     return made, summaries.comparison("smoke", runs, [48, 0], "base")
 
 
@@ -175,10 +181,9 @@ def test_scores_differences_and_p_follow_from_the_estimates(compared):
 
 def test_only_shared_seeds_are_compared(home):
     runs = [store("base", 0.8, 0)[0], store("base", 0.8, 1)[0], store("alone", 0.4, 1)[0], store("late", 0.4, 7)[0]]
-    results.publish("smoke", "n", runs=runs)
-    found = summaries.comparison("smoke", results.load_runs("smoke", ["n"]), [48], "base", n_resamples=100).set_index(
-        "name"
-    )
+    found = summaries.comparison(
+        "smoke", results.describe_runs("smoke", runs), [48], "base", n_resamples=100
+    ).set_index("name")
     assert found.loc["alone", "shared"] == 1 and found.loc["alone", "pair_ids"] == [runs[2], runs[1]]
     assert found.loc["late", "shared"] == 0 and np.isnan(found.loc["late", "p_holm"])
     shown = tables.comparison_table(found.reset_index(), 99, "base")
@@ -273,11 +278,10 @@ def test_tuning_takes_the_best_on_validation_never_sees_the_test_and_is_shared_b
     monkeypatch.setattr(encoder_study, "label_efficiency", scored)
     for seed in (4, 5):
         config = replace(CONFIG, steps=50, warmup_steps=10, seed=seed)
-        lr, run_id = encoder_study.tune(
-            "toy", config, [1e-3, 3e-3, 1e-2], 5, corpus, 3, [0, 2], profile="mini", notebook="50_objectives"
-        )
-        assert lr == 3e-3
-        results.publish("mini", "50_objectives", runs=[run_id])
+        stage = Stage("50_objectives", "mini")
+        assert encoder_study.tune(stage, "toy", config, [1e-3, 3e-3, 1e-2], 5, corpus, 3, [0, 2]) == 3e-3
+        assert len(stage.runs) == 1
+        stage.done()
     assert len(trained) == 3  # the second seed takes what the first has found
     assert {(c.steps, c.warmup_steps, c.seed) for c in trained} == {(5, 1, 0)}
     assert seen == [["a0", "a1", "a2", "a3", "a4", "v0", "v1"]] * 3
