@@ -270,7 +270,7 @@ def test_an_outside_track_that_may_be_either_of_two_is_refused(tmp_path):
     [
         (lambda t: t.rename(columns={"key": "estimate"}), "MadKey.csv: no column 'key'"),
         (lambda t: t.drop(index=5), "no estimate for track 'test5' .1 missing"),
-        (lambda t: pd.concat([t, t.iloc[:1]]), "'test0' is there twice"),
+        (lambda t: pd.concat([t, t.iloc[:1]]), "'test0' is listed twice"),
         (lambda t: t.assign(key="H-Dur"), "MadKey.csv: 'H-Dur'"),
     ],
 )

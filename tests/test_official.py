@@ -391,7 +391,7 @@ def test_a_card_is_of_this_file_this_corpus_and_these_scores(run, tmp_path):
         card_of(run, corpus=SimpleNamespace(hash="other", path=tmp_path))
     made = run_file("smoke", run.id, "config.json")
     write_json(made, read_json(made) | {"weights": {"source": "owner/name/model.pth"}})
-    with pytest.raises(KeyMynaError, match="trained nothing: its encoder is owner/name/model.pth"):
+    with pytest.raises(KeyMynaError, match="trained nothing: its encoder was published as owner/name/model.pth"):
         card_of(run)
     save_encoder(build_encoder(EncoderConfig("vit-toy"), torch.Generator().manual_seed(1)), run.path)
     with pytest.raises(KeyMynaError, match="is not the encoder that run"):

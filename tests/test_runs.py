@@ -6,7 +6,16 @@ import pytest
 from keymyna_lib.base import files
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.report import provenance
-from keymyna_lib.report.runs import METRIC_COLUMNS, Run, artifact, describe_runs, load_runs, published
+from keymyna_lib.report.runs import (
+    METRIC_COLUMNS,
+    Run,
+    artifact,
+    describe_runs,
+    load_metrics,
+    load_runs,
+    published,
+    run_file,
+)
 from keymyna_lib.report.stage import Stage
 
 
@@ -60,6 +69,32 @@ def test_a_run_holds_what_a_reviewer_needs(home):
         "python",
     } <= set(provenance)
     assert provenance["packages"]["torch"].startswith("2.11.0") and provenance["corpus_hash"] == "c1"
+
+
+def test_what_a_number_is_of_comes_back_in_columns(home):
+    config = {"features": "mean mel", "budget": 48}
+    with Run("probe", profile="smoke", notebook="20_x", config=config, seed=3, inputs={}) as run:
+        run.metric("all", "test", "accuracy", 0.25, 4)
+        run.metric(
+            "all", "test", "R2", 0.5, 4, condition="tempo × 1.1", features="untrained", layer="layer 1", budget=0
+        )
+    stored = load_metrics("smoke", [run.run_id])
+    facts = ["condition", "features", "layer", "budget", "metric", "value"]
+    assert stored[facts].to_numpy().tolist() == [
+        ["", "mean mel", "", 48, "accuracy", 0.25],
+        ["tempo × 1.1", "untrained", "layer 1", 0, "R2", 0.5],
+    ]
+    other = make(config={"head": "template"})  # without training: no label budget
+    both = load_metrics("smoke", [run.run_id, other])
+    assert list(both) == METRIC_COLUMNS and both["budget"].isna().tolist() == [False, False, True]
+    assert pd.read_csv(run_file("smoke", run.run_id, "metrics.csv"), dtype=str)["budget"].tolist() == ["48", "0"]
+
+
+def test_metrics_of_another_version_are_named(home):
+    path = run_file("smoke", run_id := make(), "metrics.csv")
+    path.write_text("run_id,dataset,value\na,48 labels,0.5\n")
+    with pytest.raises(KeyMynaError, match=r"metrics.csv: columns run_id, dataset, value: .*run its notebook again"):
+        load_metrics("smoke", [run_id])
 
 
 def test_identity_covers_configuration_seed_code_and_inputs(home, monkeypatch):

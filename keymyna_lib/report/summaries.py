@@ -1,4 +1,7 @@
-"""What stored runs say: scores, intervals and paired differences as plain tables of numbers."""
+"""Stored runs in numbers: scores, intervals and paired differences, without any text (that is `tables`).
+
+Scores are in 0..1; intervals are 95 % bootstraps.
+"""
 
 from __future__ import annotations
 
@@ -27,9 +30,9 @@ _BOOTSTRAP_SEED = 0
 
 
 def estimates_of(profile: str, run_id: str) -> pd.DataFrame:
-    """Estimates of a run, long: budget, draw, track_id, composition, source, reference, estimate.
+    """Estimates of a run in long format: budget, draw, track_id, composition, source, reference, estimate.
 
-    Runs of `record` hold many budgets and draws; those of a head study one, their draw being their seed.
+    Runs of `encoder_study.record` hold many budgets and draws; those of a head study hold one, whose draw is the seed.
     """
     if not (path := run_file(profile, run_id, "estimates.csv")).exists():
         config = config_of(profile, run_id)
@@ -41,12 +44,12 @@ def estimates_of(profile: str, run_id: str) -> pd.DataFrame:
 
 
 def expect_complete(runs: pd.DataFrame) -> None:
-    """Check that every system with a trained head has each label budget and seed exactly once, in each task.
+    """Check that, in each task, every system with a trained head has one run for each label budget and seed.
 
     Raises
     ------
     KeyMynaError
-        Naming the missing or surplus run.
+        Naming the combination whose runs are missing or surplus.
     """
     trained = runs.dropna(subset="budget")
     counts = trained.groupby([*TASK_SYSTEM, "budget", "seed"]).size()
@@ -61,7 +64,7 @@ def expect_complete(runs: pd.DataFrame) -> None:
 
 
 def test_scores(profile: str, run_ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """(run, track) scores of some runs, the tracks in the same order, and (track,) the compositions.
+    """(run, track) scores of some runs on the same tracks, and (track,) the compositions.
 
     Raises
     ------
@@ -78,11 +81,11 @@ def test_scores(profile: str, run_ids: Sequence[str]) -> tuple[np.ndarray, np.nd
 
 
 def systems(profile: str, runs: pd.DataFrame) -> pd.DataFrame:
-    """One row a task, system and label budget: all metrics, the interval of the weighted score, the runs behind.
+    """One row per task, system and label budget: all metrics, the interval of the weighted score, the runs behind it.
 
     Parameters
     ----------
-    runs : rows of `load_runs`, of runs with test predictions.
+    runs : rows of `runs.load_runs`, of runs with test predictions.
 
     Returns
     -------
@@ -122,7 +125,7 @@ def systems(profile: str, runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def differences(profile: str, table: pd.DataFrame, against: str, compared: str) -> pd.DataFrame:
-    """`compared` minus `against` (names of features), for each head and budget, paired over tracks and seeds.
+    """Features `compared` minus features `against`, for each head and budget, paired over tracks and seeds.
 
     Returns
     -------
@@ -159,8 +162,8 @@ def mean_confusion(profile: str, run_ids: Sequence[str]) -> np.ndarray:
 def comparison_scores(profile: str, run_ids: Sequence[str], budget: int) -> tuple[np.ndarray, np.ndarray]:
     """Scores of runs of one system at one label budget: (seed, draw, track), and (track,) compositions.
 
-    Seeds and draws are in their order and tracks by id, so that two systems pair up. With all labels (budget 0) there is
-    one draw: they are the same tracks in each.
+    Seeds and draws are in their order and tracks by id, so that two systems pair up. With all labels (budget 0) there
+    is one draw, for the tracks are the same in each.
     """
     seeds, compositions = [], None
     for run in sorted(run_ids, key=lambda run: config_of(profile, run)["seed"]):
@@ -184,14 +187,14 @@ def comparison_scores(profile: str, run_ids: Sequence[str], budget: int) -> tupl
 def comparison(
     profile: str, runs: pd.DataFrame, budgets: Sequence[int], against: str, *, n_resamples: int = 20_000
 ) -> pd.DataFrame:
-    """Systems by label budget, each set against one of them on the same tracks, seeds and draws.
+    """Systems by label budget, each compared with one of them on the same tracks, seeds and draws.
 
     Parameters
     ----------
-    runs : rows of `load_runs` with name and seed, of runs of `comparison.record` or of a head study.
+    runs : rows of `runs.load_runs` with name and seed, of runs of `encoder_study.record` or of a head study.
     budgets : label budgets; 0 for all.
     against : name of the system that the others are compared with.
-    n_resamples : of the bootstrap; a p-value, and so Holm's correction of many, resolves no less than 2 in this.
+    n_resamples : of the bootstrap; no p-value before Holm's correction is smaller than 2 / n_resamples.
 
     Returns
     -------
@@ -241,7 +244,7 @@ def comparison(
 
 
 def at_equal_steps(runs: pd.DataFrame) -> pd.DataFrame:
-    """Those runs of `encoder_study.record` that have the steps of the configuration they are compared around, or none."""
+    """The untrained among runs of `encoder_study.record`, and those of as many steps as the default they vary."""
     return runs[(runs["steps"] == 0) | (runs["steps"] == runs["base_steps"])]
 
 
@@ -255,7 +258,7 @@ def comparison_cost(profile: str, runs: pd.DataFrame, budget: int) -> pd.DataFra
     """
     rows, common = [], set(at_equal_steps(runs)["run_id"])
     for (name, steps), group in runs.groupby(["name", "steps"], sort=False):
-        ids = list(group["run_id"])
+        ids, steps = list(group["run_id"]), int(steps)
         metrics = load_metrics(profile, ids).groupby("metric")["value"].mean()
         scores, compositions = comparison_scores(profile, ids, budget)
         low, high = bootstrap_interval(scores, groups=compositions, seed=_BOOTSTRAP_SEED)
