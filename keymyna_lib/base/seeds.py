@@ -14,6 +14,11 @@ def stable_words(text: str) -> list[int]:
     return [int.from_bytes(digest[i : i + 4], "little") for i in range(0, 16, 4)]
 
 
+def named_rng(seed: int, purpose: str) -> np.random.Generator:
+    """A NumPy generator for one named purpose of one seed, independent of all others."""
+    return np.random.default_rng([seed, *stable_words(purpose)])
+
+
 def generator_for(seed: int, *words: int) -> torch.Generator:
     """A CPU generator for one purpose of one seed, independent of all others; a third word of 0 is as good as none."""
     state = np.random.SeedSequence([seed, *words]).generate_state(2, np.uint32)

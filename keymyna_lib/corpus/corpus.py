@@ -122,8 +122,9 @@ class Corpus:
     def pretraining_tracks(self) -> list[str]:
         """What pre-training sees: the tracks of split "pretrain", or, where there are none, the training tracks.
 
-        Left out of the former is what has the very samples of a track that is scored: an unlabelled folder may well hold
-        the files of a test set. Other copies of the same music (another coding, another excerpt) cannot be told like this.
+        Tracks with the very samples of a track that is scored are left out: an unlabelled folder may well hold the
+        files of a test set. Other copies of the same music (another coding, another excerpt) cannot be recognised
+        this way.
         """
         scored = self.manifest.loc[self.manifest["split"].isin(["valid", "test", "extra"]), "sha256"]
         copies = set(self.manifest.index[self.manifest["sha256"].isin(scored)])

@@ -1,4 +1,4 @@
-"""How the synthetic corpus is made: which pieces, transposed and arranged how, rendered into the store."""
+"""The synthetic corpus: pieces are chosen, transposed, arranged and rendered into the store."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _LIBRARIES = ("music21", "symusic", "tinysoundfont", "pretty_midi", "numpy", "sc
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusConfig(arrange.ArrangementConfig):
-    """What is in a corpus and how it is arranged.
+    """Contents of a corpus, and how they are arranged.
 
     n_chorales, n_tunes : pieces of each source; 0 for all that pass the audit.
     seed : of every draw.
@@ -58,15 +58,15 @@ def build_corpus(
     workers: int = 0,
     client: Client | None = None,
 ) -> Corpus:
-    """Build a corpus, or what of it is missing or damaged; a finished one is verified and opened in seconds.
+    """Build a corpus, or the parts of it that are missing or damaged; a finished one is verified and opened in seconds.
 
     Parameters
     ----------
     config : what to build.
     progress : show a bar.
     cache : folder to build in; `paths.CACHE` by default.
-    workers : processes; 0 is one for each core. The result does not depend on it.
-    client : a cluster to render on instead, see `cluster.connect`; nor does the result depend on this.
+    workers : processes; 0 for one per core. The result does not depend on it.
+    client : a cluster to render on instead, see `cluster.connect`, with the same result.
 
     Raises
     ------
@@ -110,7 +110,7 @@ def playable_score(scores: ScoreSet, piece_id: str) -> Score:
 
 
 def plan_corpus(config: CorpusConfig, scores: ScoreSet) -> pd.DataFrame:
-    """The manifest but for what only rendering tells (the sha256 of the results)."""
+    """The manifest except what only rendering can tell (the sha256 of the results)."""
     table = scores.table.assign(composition=compositions.composition_ids(scores))
     table["split"] = splits.assign_splits(table, seed=config.seed)
     chosen = compositions.select(table, n_chorales=config.n_chorales, n_tunes=config.n_tunes, seed=config.seed)
@@ -120,12 +120,7 @@ def plan_corpus(config: CorpusConfig, scores: ScoreSet) -> pd.DataFrame:
     table["key"] = keys.transpose(table["key_written"], table["transposition"])
     table["key_name"] = [keys.KEY_NAMES[k] for k in table["key"]]
     drawn = [
-        arrange.arrange(
-            playable_score(scores, p),
-            table.transposition[p],
-            config,
-            np.random.default_rng([config.seed, *seeds.stable_words(p)]),
-        )
+        arrange.arrange(playable_score(scores, p), table.transposition[p], config, seeds.named_rng(config.seed, p))
         for p in chosen
     ]
     table["tempo"] = [a["tempo"] for a in drawn]
