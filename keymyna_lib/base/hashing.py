@@ -95,8 +95,9 @@ def _imports_of(source: Path) -> set[str]:
     }
     found = set()
     for node in ast.walk(tree):
-        own = isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == paths.LIBRARY.name
-        if own and node not in for_type_checkers:
+        if not isinstance(node, ast.ImportFrom) or node in for_type_checkers:
+            continue
+        if (node.module or "").split(".")[0] == paths.LIBRARY.name:
             names = (f"{node.module}.{alias.name}" for alias in node.names)
             found |= {name if _source_of(name).is_file() else node.module for name in names}
     return found

@@ -17,6 +17,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import symusic
@@ -154,7 +155,7 @@ def _read_midi(path: Path, abc: list[str]) -> tuple[np.ndarray, int] | None:
     if metre is None or not path.exists():
         return None
     try:
-        score = symusic.Score.from_midi(path.read_bytes())
+        score: Any = symusic.Score.from_midi(path.read_bytes())
     except (RuntimeError, ValueError):  # cut short by a crash
         return None
     track = next((track for track in score.tracks if len(track.notes)), None)
