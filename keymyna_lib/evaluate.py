@@ -198,7 +198,7 @@ def _resampled_means(scores, groups, n_resamples: int, seed: int) -> np.ndarray:
     number = np.arange(n_tracks) if groups is None else np.unique(groups, return_inverse=True)[1]
     if len(number) != n_tracks:
         raise KeyMynaError(f"{len(number)} group labels for {n_tracks} tracks: give one for each.")
-    rng = seeds.stream_of(seed)
+    rng = seeds.numpy_stream(seed, "bootstrap")
     # A resample is determined by how often each seed, draw and group is drawn: its mean is counts times scores.
     *rows, drawn = (
         rng.multinomial(n, np.full(n, 1 / n), size=n_resamples) for n in (*scores.shape[:-1], number.max() + 1)
@@ -259,7 +259,7 @@ def ratio_interval(
     number = np.unique(groups, return_inverse=True)[1]
     sums = np.stack([np.bincount(number, np.asarray(values, dtype=np.float64)) for values in (numerator, denominator)])
     n = sums.shape[1]
-    drawn = seeds.stream_of(seed).multinomial(n, np.full(n, 1 / n), size=n_resamples)
+    drawn = seeds.numpy_stream(seed, "bootstrap of a ratio").multinomial(n, np.full(n, 1 / n), size=n_resamples)
     above, below = (drawn @ row for row in sums)
     return _percentiles(above[below > 0] / below[below > 0], level)
 

@@ -299,8 +299,8 @@ def _runs(specs: Sequence[HeadSpec], key: Callable[[HeadSpec], Any]) -> Iterator
 
 def _batches(train: Rows, spec: HeadSpec, seed: int, dtype: torch.dtype) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Endless batches, cut from shuffled epochs: x (row, dim), and labels as distributions (row, 24)."""
-    shuffle = seeds.stream(seed, "batches", spec.batch_size)
-    mix = seeds.stream(seed, "mixup", spec.batch_size, spec.mixup)
+    shuffle = seeds.numpy_stream(seed, "batches", spec.batch_size)
+    mix = seeds.numpy_stream(seed, "mixup", spec.batch_size, spec.mixup)
     one_hot = torch.eye(N_KEYS, dtype=dtype)
     waiting = np.empty(0, dtype=np.int64)
     while True:
@@ -317,7 +317,7 @@ def _batches(train: Rows, spec: HeadSpec, seed: int, dtype: torch.dtype) -> Iter
 
 def _initial(seed: int, sizes: Sequence[int]) -> list[tuple[np.ndarray, np.ndarray]]:
     """(weight (out, in), bias (out,)) of each layer, uniform within 1/sqrt(in) as in torch.nn.Linear."""
-    rng = seeds.stream(seed, "weights", tuple(sizes))
+    rng = seeds.numpy_stream(seed, "weights", tuple(sizes))
     return [
         (rng.uniform(-1, 1, (n_out, n_in)) / n_in**0.5, rng.uniform(-1, 1, n_out) / n_in**0.5)
         for n_in, n_out in pairwise(sizes)

@@ -29,7 +29,7 @@ from keymyna_lib.base.device import pick_device
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.hashing import code_hash_of, sha256_json
 from keymyna_lib.base.progress import bar
-from keymyna_lib.base.seeds import generator_for
+from keymyna_lib.base.seeds import torch_stream
 from keymyna_lib.base.tensors import reading, save_tensors
 from keymyna_lib.compute import ranks
 from keymyna_lib.corpus.corpus import Corpus
@@ -39,6 +39,7 @@ from keymyna_lib.objectives import OBJECTIVES, Batch, Objective
 from keymyna_lib.spectrogram import N_MELS, WINDOW
 from keymyna_lib.views import AUGMENTATIONS
 
+INITIAL_WEIGHTS = "initial weights"  # name of the stream that an encoder is initialised from
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 PRECISIONS = ("fp32", "bf16")
 
@@ -186,7 +187,7 @@ class CropSampler:
         """(batch,) int64: which own tracks a step takes, each track once per epoch (an epoch may end within a step)."""
         epochs, places = np.divmod(np.arange(step * batch_size, (step + 1) * batch_size), len(self))
         orders = {
-            epoch: torch.randperm(len(self), generator=generator_for(seed, 1, int(epoch), self.rank))
+            epoch: torch.randperm(len(self), generator=torch_stream(seed, "order of tracks", epoch, self.rank))
             for epoch in np.unique(epochs)
         }
         return torch.cat([order[places[epochs == epoch]] for epoch, order in orders.items()])
@@ -245,8 +246,10 @@ class Pretraining:
         )
         self.valid_sampler = CropSampler(corpus, valid, config.crop_frames, config.crop_distance)
         self.fingerprint = sha256_json({"config": asdict(config), "corpus": corpus.hash, "tracks": list(train)})
-        encoder = build_encoder(config.encoder, generator_for(config.seed, 0))
-        objective = OBJECTIVES[config.objective].from_config(config, encoder, len(train), generator_for(config.seed, 3))
+        encoder = build_encoder(config.encoder, torch_stream(config.seed, INITIAL_WEIGHTS))
+        objective = OBJECTIVES[config.objective].from_config(
+            config, encoder, len(train), torch_stream(config.seed, "objective")
+        )
         self.modules = _Modules({"encoder": encoder, "objective": objective}).to(self.device)
         # DistributedDataParallel averages gradients while the backward pass is still running; buffers are SogCLR's
         # state, which each process has for itself.
@@ -294,7 +297,7 @@ class Pretraining:
             group["lr"] = learning_rate(self.step, config)
         tracks = self.train_sampler.tracks_of_step(self.step, config.batch_size // ranks.world(), config.seed)
         outputs, batch = self.outputs(
-            self.train_sampler, tracks, generator_for(config.seed, 2, self.step, ranks.rank())
+            self.train_sampler, tracks, torch_stream(config.seed, "batch", self.step, ranks.rank())
         )
         loss = self.objective.loss(outputs, batch)
         self.optimizer.zero_grad()
@@ -324,7 +327,9 @@ class Pretraining:
         """
         tracks = torch.arange(min(len(self.valid_sampler), self.config.batch_size))
         with ranks.alone():
-            return self.objective.measure(*self.outputs(self.valid_sampler, tracks, generator_for(self.config.seed, 4)))
+            return self.objective.measure(
+                *self.outputs(self.valid_sampler, tracks, torch_stream(self.config.seed, "validation batch"))
+            )
 
     def save(self, path: Path) -> None:
         """Write everything that the next step depends on; all processes call it, the first writes."""

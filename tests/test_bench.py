@@ -15,7 +15,7 @@ from keymyna_lib.__main__ import main
 from keymyna_lib.base import paths
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.files import read_json
-from keymyna_lib.base.seeds import generator_for
+from keymyna_lib.base.seeds import torch_stream
 from keymyna_lib.bench import data, growth, material, measure, reference, report, step
 from keymyna_lib.bench.sizes import SIZES
 from keymyna_lib.corpus.corpus import open_corpus
@@ -112,19 +112,19 @@ def corpus(tmp_path_factory):
 
 
 def test_the_reference_step_is_ours_in_loss_and_gradients():
-    encoder = build_encoder(EncoderConfig("vit-toy", "vertical", "linear"), generator_for(0))
+    encoder = build_encoder(EncoderConfig("vit-toy", "vertical", "linear"), torch_stream(0, "weights"))
     plain = reference.ReferenceEncoder("vit-toy")
     plain.load_state_dict(encoder.state_dict())
-    stored = 3 * torch.rand(2, 6, N_MELS, 40, generator=generator_for(1))
+    stored = 3 * torch.rand(2, 6, N_MELS, 40, generator=torch_stream(1, "weights"))
     tracks = torch.tensor([4, 0, 7, 2, 5, 1])
     ours, theirs = SogCLR(9, 0.1, 0.9), reference.ReferenceSogCLR(9, 0.1, 0.9)
     optimizer = torch.optim.SGD(plain.parameters(), lr=0.0)
     for seed in (2, 3):  # the second time on the state that the first one left
-        generator = generator_for(seed)
+        generator = torch_stream(seed, "weights")
         encoder.zero_grad()
         loss = ours(*encoder(stored.flatten(0, 1), 0.75, generator).unflatten(0, (2, -1)), tracks)
         loss.backward()
-        keeps = random_keep(12, 20, 0.75, generator_for(seed)).split(6)
+        keeps = random_keep(12, 20, 0.75, torch_stream(seed, "weights")).split(6)
         value = reference.step(plain, theirs, optimizer, (tracks, list(stored.expm1()[:, :, None])), 0.75, keeps)
         assert value == pytest.approx(loss.item(), rel=1e-4)
         torch.testing.assert_close(theirs.u, ours.u, rtol=1e-4, atol=1e-6)

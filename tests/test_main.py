@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from keymyna_lib import __main__ as cli
 from keymyna_lib.base import files, paths
 from keymyna_lib.base.errors import KeyMynaError
-from keymyna_lib.base.seeds import generator_for
+from keymyna_lib.base.seeds import torch_stream
 from keymyna_lib.heads import HeadSpec, TrainedHead
 from keymyna_lib.keys import KEY_NAMES, N_KEYS
 from keymyna_lib.model import EncoderConfig, build_encoder, save_encoder
@@ -195,8 +195,8 @@ def test_the_benchmark_measures_what_is_named(monkeypatch, tmp_path):
 def song(tmp_path_factory):
     folder = tmp_path_factory.mktemp("song")
     config = EncoderConfig("vit-toy", "vertical", "log1p")
-    save_encoder(build_encoder(config, generator_for(0)), folder / "encoder.safetensors")
-    weight = torch.randn(N_KEYS, 64, generator=generator_for(1))
+    save_encoder(build_encoder(config, torch_stream(0, "weights")), folder / "encoder.safetensors")
+    weight = torch.randn(N_KEYS, 64, generator=torch_stream(1, "weights"))
     head = TrainedHead(HeadSpec(), {"weight.0": weight, "bias.0": torch.zeros(N_KEYS)}, torch.zeros(64), torch.ones(64))
     head.save(folder / "head.safetensors")
     tones.write(folder / "short.wav", 15, seconds=2.0)

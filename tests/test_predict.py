@@ -10,7 +10,7 @@ import torch
 
 from keymyna_lib import predict
 from keymyna_lib.base.errors import KeyMynaError
-from keymyna_lib.base.seeds import generator_for
+from keymyna_lib.base.seeds import torch_stream
 from keymyna_lib.corpus.recordings import build
 from keymyna_lib.corpus.store import track_spectrogram
 from keymyna_lib.features import track_embeddings
@@ -22,7 +22,7 @@ from keymyna_lib.model import EncoderConfig, build_encoder, save_encoder
 def head_for(dim):
     return TrainedHead(
         HeadSpec(),
-        {"weight.0": torch.randn(N_KEYS, dim, generator=generator_for(1)), "bias.0": torch.zeros(N_KEYS)},
+        {"weight.0": torch.randn(N_KEYS, dim, generator=torch_stream(1, "weights")), "bias.0": torch.zeros(N_KEYS)},
         torch.zeros(dim),
         torch.ones(dim),
     )
@@ -32,7 +32,8 @@ def head_for(dim):
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("song")
     save_encoder(
-        build_encoder(EncoderConfig("vit-toy", "vertical", "log1p"), generator_for(0)), folder / "encoder.safetensors"
+        build_encoder(EncoderConfig("vit-toy", "vertical", "log1p"), torch_stream(0, "weights")),
+        folder / "encoder.safetensors",
     )
     head_for(64).save(folder / "head.safetensors")
     tones.write(folder / "long.flac", 3, seconds=15.0)

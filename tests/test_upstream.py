@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from keymyna_lib.base.errors import KeyMynaError
-from keymyna_lib.base.seeds import generator_for
+from keymyna_lib.base.seeds import torch_stream
 from keymyna_lib.experiments import upstream
 from keymyna_lib.model import EncoderConfig, build_encoder, save_encoder
 from keymyna_lib.report.runs import Run
@@ -38,7 +38,7 @@ def corpora(home, monkeypatch):
 def pretrained(corpus, config):
     with Run("pretrain", profile="smoke", notebook="10_pretrain", config=config, seed=0, inputs={}) as run:
         for seed, name in enumerate(("encoder", "untrained")):
-            encoder = build_encoder(EncoderConfig("vit-toy", "vertical", "log1p"), generator_for(seed))
+            encoder = build_encoder(EncoderConfig("vit-toy", "vertical", "log1p"), torch_stream(seed, "weights"))
             save_encoder(encoder, run.artifact_path(f"{name}.safetensors"))
     publish("10_pretrain", [run.run_id], corpus=corpus, encoder="e")
 

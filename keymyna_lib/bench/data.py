@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from keymyna_lib.base.seeds import generator_for
+from keymyna_lib.base.seeds import torch_stream
 from keymyna_lib.bench import material
 from keymyna_lib.bench.measure import Case, Measurement, alternate, not_run, summary
 from keymyna_lib.bench.sizes import Size
@@ -39,7 +39,7 @@ def store_to_batch(folder: Path, size: Size, settings: PretrainConfig, seconds: 
     """
     path, case = corpus_in(folder, size, settings.batch_size), f"{name_of(settings)}, store to batch"
     run, batches = our_run(path, settings), reference_batches(reference_files(path), settings, 0)
-    generator, drawn = generator_for(1), iter(range(1 << 62))
+    generator, drawn = torch_stream(0, "batches"), iter(range(1 << 62))
 
     def draw() -> None:
         tracks = run.train_sampler.tracks_of_step(next(drawn), settings.batch_size, settings.seed)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from keymyna_lib.base.seeds import generator_for
+from keymyna_lib.base.seeds import torch_stream
 from keymyna_lib.bench import material, reference
 from keymyna_lib.bench.measure import NO_GPU, Case, Measurement, alternate, not_run, synchronised
 from keymyna_lib.bench.sizes import Size
@@ -40,7 +40,7 @@ def compare(folder: Path, size: Size, preset: str, device: str, seconds: float) 
     path = corpus_in(folder, size)
     corpus, files = open_corpus(path), reference_files(path)[: size.embed_tracks]
     tracks = [file.stem for file in files]
-    encoder = build_encoder(EncoderConfig(preset, "vertical", "linear"), generator_for(0)).to(device).eval()
+    encoder = build_encoder(EncoderConfig(preset, "vertical", "linear"), torch_stream(0, "weights")).to(device).eval()
     theirs = reference.ReferenceEncoder(preset).to(device).eval()
     theirs.load_state_dict(encoder.state_dict())
     sounds = material.write_audio(folder / "sounds", size.seconds, size.embed_tracks)

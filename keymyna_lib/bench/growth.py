@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from keymyna_lib.base.seeds import generator_for
+from keymyna_lib.base.seeds import torch_stream
 from keymyna_lib.bench import material
 from keymyna_lib.bench.heads import train_ours
 from keymyna_lib.bench.measure import (
@@ -87,7 +87,7 @@ def step_by_tokens(size: Size, folder: Path, seconds: float) -> list[Measurement
 def embedding_by_tracks(size: Size, folder: Path, seconds: float) -> list[Measurement]:
     """Embedding by tracks."""
     corpus = open_corpus(corpus_in(folder, size))
-    encoder = build_encoder(EncoderConfig(size.presets[-1], "vertical", "linear"), generator_for(0)).eval()
+    encoder = build_encoder(EncoderConfig(size.presets[-1], "vertical", "linear"), torch_stream(0, "weights")).eval()
     stored = [corpus.spectrogram(track) for track in corpus.tracks()[: max(size.growth_tracks)]]
     return grow(
         "embedding by tracks",
@@ -126,7 +126,7 @@ def draw_capped(path: Path, batch_size: int, cap: int) -> float:
     corpus = open_corpus(path)
     sampler, most = CropSampler(corpus, corpus.tracks(split="train"), WINDOW), 0
     for step in range(_BATCHES):
-        sampler.batch(sampler.tracks_of_step(step, batch_size, 0), 2, generator_for(step))
+        sampler.batch(sampler.tracks_of_step(step, batch_size, 0), 2, torch_stream(0, "batch", step))
         most = max(most, anonymous_memory())
     return float(most)
 

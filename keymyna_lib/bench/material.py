@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from keymyna_lib.base.seeds import numpy_stream
 from keymyna_lib.corpus import corpus as corpora
 from keymyna_lib.corpus import store
 from keymyna_lib.heads import Rows
@@ -28,7 +29,7 @@ def write_corpus(folder: Path, n_tracks: int, n_frames: int, *, seed: int = 0) -
     folder : a new one.
     n_tracks, n_frames : tracks, and frames of each; a tenth of the tracks, at least one, is for validation.
     """
-    rng = np.random.default_rng(seed)
+    rng = numpy_stream(seed, "tracks")
     block = (6 * rng.random((min(_BLOCK, n_tracks * n_frames), N_MELS), dtype=np.float32)).astype(np.float16)
     n_valid = max(1, n_tracks // 10)
     manifest = pd.DataFrame(
@@ -75,7 +76,7 @@ def write_audio(folder: Path, seconds: float, n_tracks: int, *, ending: str = "m
     rate, made = 44_100, []
     time = np.arange(round(seconds * rate)) / rate
     for i in range(n_tracks):
-        rng = np.random.default_rng([seed, i])
+        rng = numpy_stream(seed, "track", i)
         audio = 0.02 * rng.standard_normal((len(time), 2))
         for semitone in (0, 4, 7, 12, 16):
             audio += 0.1 * np.sin(2 * np.pi * 220 * 2 ** ((semitone + i % 12) / 12) * time)[:, None]
@@ -86,10 +87,10 @@ def write_audio(folder: Path, seconds: float, n_tracks: int, *, ending: str = "m
 
 def noise(seconds: float, *, seed: int = 0) -> np.ndarray:
     """(sample,) float32 at 16 kHz."""
-    return 0.1 * np.random.default_rng(seed).standard_normal(round(seconds * SAMPLE_RATE)).astype(np.float32)
+    return 0.1 * numpy_stream(seed, "audio").standard_normal(round(seconds * SAMPLE_RATE)).astype(np.float32)
 
 
 def rows(n_tracks: int, windows: int, dim: int, *, seed: int = 0) -> Rows:
     """Rows of features: `windows` per track, keys in turn."""
-    rng, track = np.random.default_rng(seed), np.repeat(np.arange(n_tracks), windows)
+    rng, track = numpy_stream(seed, "rows"), np.repeat(np.arange(n_tracks), windows)
     return Rows(torch.from_numpy(rng.standard_normal((len(track), dim), dtype=np.float32)), track % N_KEYS, track)

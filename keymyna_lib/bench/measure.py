@@ -23,6 +23,7 @@ import torch
 
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.machine import cpu_name
+from keymyna_lib.base.seeds import torch_stream
 from keymyna_lib.report.intervals import NOT_RUN
 
 NO_GPU = "no GPU here"
@@ -180,7 +181,7 @@ def synchronised(action: Action, device: torch.device) -> Action:
 
 def product_action(device: torch.device, dtype: torch.dtype, n: int) -> tuple[Action, float]:
     """A square matrix product, n x n, the ceiling of all others; and its floating-point operations."""
-    a, b = (torch.randn(n, n, generator=torch.Generator().manual_seed(i)).to(device, dtype) for i in range(2))
+    a, b = (torch.randn(n, n, generator=torch_stream(0, "factor", i)).to(device, dtype) for i in range(2))
     out = torch.empty_like(a)
     return synchronised(lambda: torch.mm(a, b, out=out), device), 2.0 * n**3
 
@@ -203,8 +204,7 @@ def exponent(sizes: Sequence[float], values: Sequence[float]) -> tuple[float, fl
     x, y = np.asarray(sizes, dtype=np.float64), np.asarray(values, dtype=np.float64)
     if len(set(x)) < 2 or x.shape != y.shape or not (x > 0).all() or not (y > 0).all():
         raise KeyMynaError(
-            f"sizes {x.tolist()}, values {y.tolist()}: a power law is fitted to positive values "
-            "at two sizes or more."
+            f"sizes {x.tolist()}, values {y.tolist()}: a power law is fitted to positive values at two sizes or more."
         )
     slope, intercept = np.polyfit(np.log(x), np.log(y), 1)
     return float(slope), float(np.exp(intercept))

@@ -7,6 +7,8 @@ are trained one after another, from a loader that yields single rows, with each 
 
 Where it differs: files are .npy instead of pickles, whose reading runs code (both are one read of the same bytes). The
 loss is that of `losses.SogCLR`, written as four blocks of similarities with their state on the CPU, which is inferred
+from keymyna_lib.base.seeds import torch_stream
+from keymyna_lib.base.seeds import torch_stream
 from how the public code calls its loss; the values agree. Heads have dropout where the library's have it (the public
 linear head has none, so a third of its grid is the same head three times); without it the two could not be compared
 head by head. Scores per epoch, checkpoints and logging are left out of both.
@@ -25,6 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from keymyna_lib.base.seeds import torch_stream
 from keymyna_lib.heads import HeadSpec, Rows
 from keymyna_lib.keys import N_KEYS
 from keymyna_lib.model import PRESETS, position_table
@@ -160,7 +163,7 @@ def loader(paths: Sequence[Path], crop_frames: int, batch_size: int, *, workers:
         drop_last=True,
         num_workers=workers,
         persistent_workers=workers > 0,
-        generator=torch.Generator().manual_seed(seed),
+        generator=torch_stream(seed, "order of rows"),
     )
 
 
@@ -203,7 +206,7 @@ def prepared(rows: Rows, standardize: bool) -> Rows:
 
 def head_loader(rows: Rows, spec: HeadSpec, seed: int) -> DataLoader:
     """Shuffled batches of rows: track (row,), features (row, dim), keys (row,)."""
-    return DataLoader(_RowByRow(rows), spec.batch_size, shuffle=True, generator=torch.Generator().manual_seed(seed))
+    return DataLoader(_RowByRow(rows), spec.batch_size, shuffle=True, generator=torch_stream(seed, "order of rows"))
 
 
 def head(spec: HeadSpec, dim: int) -> nn.Sequential:

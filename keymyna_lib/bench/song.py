@@ -12,7 +12,7 @@ import torch
 
 from keymyna_lib.base import paths
 from keymyna_lib.base.errors import KeyMynaError
-from keymyna_lib.base.seeds import generator_for
+from keymyna_lib.base.seeds import torch_stream
 from keymyna_lib.bench import material
 from keymyna_lib.bench.measure import Action, Case, Measurement, alternate, summary
 from keymyna_lib.bench.sizes import Size
@@ -33,11 +33,11 @@ _ESSENTIA = (
 
 def files_of(folder: Path, preset: str) -> tuple[Path, Path]:
     """An encoder and a linear head for it, untrained: what they cost does not depend on their weights."""
-    encoder = build_encoder(EncoderConfig(preset, "vertical", "linear"), generator_for(0))
+    encoder = build_encoder(EncoderConfig(preset, "vertical", "linear"), torch_stream(0, "weights"))
     dim, made = encoder.embedding_dim, folder / "song"
     head = TrainedHead(
         HeadSpec(),
-        {"weight.0": torch.randn(N_KEYS, dim, generator=generator_for(1)), "bias.0": torch.zeros(N_KEYS)},
+        {"weight.0": torch.randn(N_KEYS, dim, generator=torch_stream(0, "head")), "bias.0": torch.zeros(N_KEYS)},
         torch.zeros(dim),
         torch.ones(dim),
     )

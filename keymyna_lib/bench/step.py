@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from keymyna_lib.base.seeds import generator_for
+from keymyna_lib.base.seeds import torch_stream
 from keymyna_lib.bench import material, reference
 from keymyna_lib.bench.measure import (
     NO_GPU,
@@ -83,7 +83,7 @@ class Resident:
     def __init__(self, run: Pretraining):
         sampler, settings = run.train_sampler, run.config
         self.tracks = sampler.tracks_of_step(0, settings.batch_size, settings.seed)
-        drawn = sampler.batch(self.tracks, run.objective.views, generator_for(settings.seed, 2, 0))
+        drawn = sampler.batch(self.tracks, run.objective.views, torch_stream(settings.seed, "batch", 0))
         self.drawn = Batch(*(t.to(run.device) for t in (drawn.crops, drawn.tracks, drawn.keys)))
 
     def tracks_of_step(self, step: int, batch_size: int, seed: int) -> Tensor:

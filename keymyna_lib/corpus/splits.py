@@ -38,7 +38,7 @@ def assign_splits(table: pd.DataFrame, *, seed: int, fractions: Sequence[float] 
     if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
         raise KeyMynaError(f"fractions={fractions!r}: give three shares for {SPLITS} that sum to 1.")
     strata = pd.crosstab(table.composition, [table.source, table.key.map(keys.mode).rename("mode")])
-    order = strata.iloc[seeds.stream_of(seed, "splits").permutation(len(strata))]
+    order = strata.iloc[seeds.numpy_stream(seed, "splits").permutation(len(strata))]
     order = order.loc[order.sum(axis=1).sort_values(ascending=False, kind="stable").index]
     forced = set(table.composition[table.analysed])
     order = pd.concat([order[order.index.isin(forced)], order[~order.index.isin(forced)]])
@@ -64,7 +64,7 @@ def label_budget(train: pd.DataFrame, n: int, *, seed: int) -> list[str]:
     """
     if not 0 <= n <= len(train):
         raise KeyMynaError(f"a budget of {n} labels: there are {len(train)} tracks to train on; 0 takes all.")
-    generator = seeds.stream_of(seed, "label budget")
+    generator = seeds.numpy_stream(seed, "label budget")
     shuffled = train.key.iloc[generator.permutation(len(train))]
     turn = shuffled.groupby(shuffled).cumcount()
     key_order = pd.Series(generator.permutation(keys.N_KEYS))[shuffled].to_numpy()

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from keymyna_lib.base.seeds import generator_for
+from keymyna_lib.base.seeds import torch_stream
 from keymyna_lib.corpus.corpus import Corpus
 from keymyna_lib.pretrain import PretrainConfig, Pretraining
 
@@ -23,7 +23,9 @@ def counted_flops(config: PretrainConfig, corpus: Corpus, tracks: Sequence[str])
     run = Pretraining(replace(config, batch_size=len(few), device="cpu"), corpus, few, few)
 
     def forward_and_backward() -> None:
-        outputs, batch = run.outputs(run.train_sampler, torch.arange(len(few)), generator_for(config.seed, 5))
+        outputs, batch = run.outputs(
+            run.train_sampler, torch.arange(len(few)), torch_stream(config.seed, "counted batch")
+        )
         run.objective.loss(outputs, batch).backward()
 
     return product_flops(forward_and_backward) * config.batch_size / len(few)

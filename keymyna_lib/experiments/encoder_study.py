@@ -15,7 +15,7 @@ import pandas as pd
 
 from keymyna_lib.base.device import pick_device
 from keymyna_lib.base.errors import KeyMynaError
-from keymyna_lib.base.seeds import generator_for
+from keymyna_lib.base.seeds import torch_stream
 from keymyna_lib.corpus.corpus import Corpus
 from keymyna_lib.corpus.splits import budget_tracks
 from keymyna_lib.evaluate import summary
@@ -23,7 +23,7 @@ from keymyna_lib.experiments.cost import counted_flops
 from keymyna_lib.experiments.label_efficiency import label_efficiency
 from keymyna_lib.features import extract, window_frames
 from keymyna_lib.model import Encoder, build_encoder, load_encoder, save_encoder
-from keymyna_lib.pretrain import PretrainConfig, pretrain_once, training_tracks
+from keymyna_lib.pretrain import INITIAL_WEIGHTS, PretrainConfig, pretrain_once, training_tracks
 from keymyna_lib.report.runs import Run, artifact, config_of, run_file
 from keymyna_lib.report.stage import Stage
 
@@ -129,7 +129,7 @@ def record(
         if config:
             encoder, history = pretrain_once(config, corpus, train, valid, desc=name)
         else:
-            encoder = build_encoder(base.encoder, generator_for(base.seed, 0)).eval()
+            encoder = build_encoder(base.encoder, torch_stream(base.seed, INITIAL_WEIGHTS)).eval()
         save_encoder(encoder, run.artifact_path("encoder.safetensors"))
         features = extract(
             corpus, name, encoder.to(pick_device(base.device)), frames=window_frames((config or base).crop_frames)

@@ -26,7 +26,7 @@ CLEAN = "clean"  # the name of the unchanged audio among those of the augmentati
 def _augment(augmentations: Mapping[str, Augmentation], seed: int, corpus: Any, track_id: str) -> dict[str, np.ndarray]:
     audio = corpus.audio(track_id)
     versions = {CLEAN: audio} | {
-        name: augmentation(audio, seeds.stream_of(seed, f"{track_id}/{name}"))
+        name: augmentation(audio, seeds.numpy_stream(seed, track_id, name))
         for name, augmentation in augmentations.items()
     }
     return {name: np.ascontiguousarray(compress(mel_power(version))[0].numpy().T) for name, version in versions.items()}

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.base.seeds import numpy_stream
 from keymyna_lib.evaluate import chance_scores
 from keymyna_lib.keys import CIRCLE_OF_FIFTHS, KEY_NAMES, N_KEYS
 from keymyna_lib.report.intervals import NOT_RUN, UNDECIDED
@@ -503,7 +504,7 @@ def plot_tsne(
     if len(home) != number.max() + 1:
         raise KeyMynaError("plot_tsne: expected exactly one clean point a track.")
     changed = np.flatnonzero(family != "")
-    changed = np.random.default_rng(0).permutation(changed)  # so that no change hides another
+    changed = numpy_stream(0, "drawing order").permutation(changed)  # so that no change hides another
     families = list(dict.fromkeys(family[family != ""]))
     family, shift = family[changed], shift[changed]
     by_track = _track_colours(len(home))

@@ -21,6 +21,7 @@ import pandas as pd
 
 from keymyna_lib import keys
 from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.base.seeds import numpy_stream
 from keymyna_lib.corpus.recordings.dataset import Dataset, table_of
 from keymyna_lib.corpus.recordings.fetch import Source
 
@@ -254,7 +255,7 @@ def _artist_groups(table: pd.DataFrame) -> pd.Series:
 def _split(groups: pd.Series, counted: Sequence[bool]) -> pd.Series:
     """train or valid: whole groups, drawn in random order, until valid has its share of the counted tracks."""
     sizes = pd.Series(counted, groups.index).groupby(groups).sum()
-    sizes = sizes.iloc[np.random.default_rng(_SEED).permutation(len(sizes))]
+    sizes = sizes.iloc[numpy_stream(_SEED, "validation artists").permutation(len(sizes))]
     valid = sizes.index[sizes.cumsum() <= VALID_SHARE * sizes.sum()]
     return groups.isin(valid).map({True: "valid", False: "train"})
 

@@ -101,7 +101,7 @@ def plan_corpus(config: CorpusConfig, scores: ScoreSet) -> pd.DataFrame:
     table["key"] = keys.transpose(table["key_written"], table["transposition"])
     table["key_name"] = [keys.KEY_NAMES[k] for k in table["key"]]
     drawn = [
-        arrange.arrange(playable_score(scores, p), table.transposition[p], config, seeds.stream_of(config.seed, p))
+        arrange.arrange(playable_score(scores, p), table.transposition[p], config, seeds.numpy_stream(config.seed, p))
         for p in chosen
     ]
     table["tempo"] = [a["tempo"] for a in drawn]

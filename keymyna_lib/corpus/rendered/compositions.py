@@ -115,7 +115,7 @@ def select(table: pd.DataFrame, *, n_chorales: int, n_tunes: int, seed: int) -> 
         n_minor = min(len(minor), max(n // 2, n - len(major))) if n else len(minor)
         n_major = n - n_minor if n else len(major)
         for group, count, purpose in ((minor, n_minor, "minor"), (major, n_major, "major")):
-            generator = seeds.stream_of(seed, f"select {source} {purpose}")
+            generator = seeds.numpy_stream(seed, f"select {source} {purpose}")
             place = pd.Series(0.0, group.index)  # of each piece within its split, from 0 to 1
             for split in SPLITS:
                 members = group.index[group.split == split]
@@ -136,7 +136,7 @@ def transpositions(table: pd.DataFrame, *, seed: int) -> pd.Series:
     """
     shift = pd.Series(0, table.index, name="transposition")
     for group, pieces in table.groupby(["split", "source", table.key.map(keys.mode).rename("mode")]):
-        generator = seeds.stream_of(seed, f"transpositions {group}")
+        generator = seeds.numpy_stream(seed, f"transpositions {group}")
         tonics = generator.permutation(12)[np.arange(len(pieces)) % 12]
         order = pieces.index[generator.permutation(len(pieces))]
         shift[order] = keys.pitch_class(tonics - keys.tonic(pieces.key[order].to_numpy()) + 6) - 6

@@ -13,6 +13,7 @@ import scipy.fft
 import tinysoundfont
 
 from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.base.seeds import numpy_stream
 from keymyna_lib.corpus.rendered.arrange import PROGRAMME_LOUDNESS
 from keymyna_lib.spectrogram import PEAK, SAMPLE_RATE
 
@@ -75,7 +76,7 @@ def render(notes: np.ndarray, arrangement: dict) -> np.ndarray:
 
 def render_section(notes: np.ndarray, section: dict, transposition: int) -> np.ndarray:
     """One section with its fades: (sample,) float32, longer by RING_OUT, the music at its level (dB re RMS 1)."""
-    rng = np.random.default_rng(section["seed"])
+    rng = numpy_stream(section["seed"], "section")
     length = round((section["length"] + RING_OUT) * SAMPLE_RATE)
     audio = _with_rms(_play(_note_events(notes, section, transposition, rng), section, length), 0.0)
     if section["drums"]:
