@@ -30,7 +30,7 @@ def sha256_json(value: Any) -> str:
 
 
 def source_hash(*paths: Path | str) -> str:
-    """SHA-256 over source files, each with its name; a folder stands for all Python and TOML files below it."""
+    """SHA-256 over source files, each with its name; a folder stands for its Python, TOML and CSV files."""
     digest = hashlib.sha256()
     for path in map(Path, paths):
         found = (
