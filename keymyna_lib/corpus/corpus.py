@@ -4,7 +4,7 @@ A corpus lives in CACHE/corpus/<key>, the key being a hash of its configuration,
 of the libraries' versions; another version of either is another corpus, and nothing is ever removed. Beside
 the shards of `store` it holds
 
-    manifest.csv   one row a track
+    manifest.csv   one row per track
     places.csv     where each track lies, see `store.offsets`
     corpus.json    configuration, versions, sha256 of manifest and places; written last
 
@@ -46,7 +46,7 @@ COLUMNS = (
     "arrangement",
 )
 SPLITS = (*splits.SPLITS, "extra", "pretrain")  # scored besides; without labels
-RENDERED = "rendered"  # the one task of a rendered corpus
+RENDERED = "rendered"  # the one task of the synthetic corpus
 _MANIFEST, _PLACES, INDEX = "manifest.csv", "places.csv", "corpus.json"
 _TEXTS = ("track_id", "piece_id", "source", "task", "title", "artist", "composition", "split", "label")
 
@@ -58,7 +58,7 @@ class Corpus:
     config : what it was built from; of a rendered one the fields of `CorpusConfig`.
     path : its folder.
     hash : sha256 of the manifest, which holds that of every track's samples and spectrogram; a view's is its own.
-    manifest : one row a track, indexed by track_id; columns `COLUMNS` and task, or those of recordings (see
+    manifest : one row per track, indexed by track_id; columns `COLUMNS` and task, or those of recordings (see
         `recordings.build_recordings`). key is after transposition, key_written before; duration in s; arrangement is
         JSON (see `arrange.arrange`).
     frames : by shard, (frame, mel) float16 memory map of its spectrograms end to end.
