@@ -203,8 +203,7 @@ def exponent(sizes: Sequence[float], values: Sequence[float]) -> tuple[float, fl
     x, y = np.asarray(sizes, dtype=np.float64), np.asarray(values, dtype=np.float64)
     if len(set(x)) < 2 or x.shape != y.shape or not (x > 0).all() or not (y > 0).all():
         raise KeyMynaError(
-            f"sizes {x.tolist()}, values {y.tolist()}: a power law is fitted to positive values "
-            "at two sizes or more."
+            f"sizes {x.tolist()}, values {y.tolist()}: a power law is fitted to positive values at two sizes or more."
         )
     slope, intercept = np.polyfit(np.log(x), np.log(y), 1)
     return float(slope), float(np.exp(intercept))
