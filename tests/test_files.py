@@ -5,7 +5,9 @@ import hashlib
 import json
 import os
 
+import numpy as np
 import pytest
+import torch
 
 from keymyna_lib.base import files, hashing, seeds
 from keymyna_lib.base.errors import KeyMynaError
@@ -50,6 +52,16 @@ def test_stable_words_never_change():
     """Seeds hang on these: the first 16 bytes of the name's SHA-256."""
     digest = hashlib.sha256(b"bwv1.6").digest()
     assert seeds.stable_words("bwv1.6") == [int.from_bytes(digest[i : i + 4], "little") for i in (0, 4, 8, 12)]
+
+
+def test_streams_are_those_of_their_names_and_without_one_of_the_seed():
+    plain = np.random.default_rng(7).integers(2**63, size=9)
+    assert (seeds.stream_of(7).integers(2**63, size=9) == plain).all()
+    words = [7, *seeds.stable_words("a/b")]
+    assert (seeds.stream_of(7, "a/b").normal(size=9) == np.random.default_rng(words).normal(size=9)).all()
+    assert seeds.stream(7, "a", 1).integers(2**63) != seeds.stream(7, "a", 2).integers(2**63)
+    draws = [torch.rand(9, generator=seeds.torch_stream(7, name)) for name in ("a", "a", "b")]
+    assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
 
 
 def test_a_listing_notices_what_was_added_removed_or_replaced(tmp_path):

@@ -21,7 +21,7 @@ from keymyna_lib.encoders.card import write_model_card
 from keymyna_lib.encoders.hub import HubFile, checkpoint
 from keymyna_lib.encoders.official import encoder_of, load_official
 from keymyna_lib.model import PATCHES, PRESETS, EncoderConfig, build_encoder, save_encoder
-from keymyna_lib.report import runs as results
+from keymyna_lib.report.runs import Run, run_file
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 
@@ -302,13 +302,13 @@ def run(home):
     """An encoder of ours, the run that made it and one that scored it."""
     encoder = build_encoder(EncoderConfig("vit-toy", "vertical", "log1p"), torch.Generator().manual_seed(0))
     config = {"encoder": vars(encoder.config), "steps": 137, "batch_size": 29, "mask_ratio": 0.85, "device": "auto"}
-    with results.Run(
+    with Run(
         "pretrain", profile="smoke", notebook="10_pretrain", config=config, seed=4, inputs={"corpus": "c0ffee"}
     ) as made:
         path = made.artifact_path("encoder.safetensors")
         save_encoder(encoder, path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    with results.Run(
+    with Run(
         "linear_probe",
         profile="smoke",
         notebook="20_linear_probe",
@@ -364,7 +364,7 @@ def test_the_cards_lines_load_the_encoder(run, monkeypatch):
 
 
 def test_a_row_of_a_comparison_holds_its_own_scores(run):
-    with results.Run(
+    with Run(
         "objective",
         profile="smoke",
         notebook="50_objectives",
@@ -383,13 +383,13 @@ def test_a_row_of_a_comparison_holds_its_own_scores(run):
 
 
 def test_a_card_is_of_this_file_this_corpus_and_these_scores(run, tmp_path):
-    scored = results.run_file("smoke", run.probe, "config.json")
+    scored = run_file("smoke", run.probe, "config.json")
     write_json(scored, read_json(scored) | {"inputs": {"pretrain": "another"}})
     with pytest.raises(KeyMynaError, match=f"{run.probe} did not score"):
         card_of(run)
     with pytest.raises(KeyMynaError, match="another corpus"):
         card_of(run, corpus=SimpleNamespace(hash="other", path=tmp_path))
-    made = results.run_file("smoke", run.id, "config.json")
+    made = run_file("smoke", run.id, "config.json")
     write_json(made, read_json(made) | {"weights": {"source": "owner/name/model.pth"}})
     with pytest.raises(KeyMynaError, match="trained nothing: its encoder was published as owner/name/model.pth"):
         card_of(run)

@@ -5,14 +5,14 @@ import pandas as pd
 import pytest
 
 from keymyna_lib.evaluate import bootstrap_interval, mirex_scores, paired_difference
-from keymyna_lib.report import runs as results
 from keymyna_lib.report import summaries, tables
+from keymyna_lib.report.runs import Run, describe_runs, load_predictions
 
 KEYS = np.arange(24)
 
 
 def store(experiment, config, predictions, metrics=()):
-    with results.Run(experiment, profile="smoke", notebook="n", config=config, seed=0, inputs={"corpus": "c"}) as run:
+    with Run(experiment, profile="smoke", notebook="n", config=config, seed=0, inputs={"corpus": "c"}) as run:
         run.predictions(predictions)
         for arguments, facts in metrics:
             run.metric(*arguments, **facts)
@@ -50,13 +50,13 @@ def test_lengths_of_one_objective_cost_what_they_did_and_are_named_by_their_step
         )
         for name, steps, share in (("untrained", 0, 0.2), ("masked", 10, 0.6), ("masked", 30, 0.9))
     ]
-    runs = results.describe_runs("smoke", ids)
+    runs = describe_runs("smoke", ids)
     cost = summaries.comparison_cost("smoke", runs, 48)
     assert list(cost["name"]) == ["untrained", "masked", "masked, 30 steps"]
     assert list(cost["objective"]) == ["untrained", "masked", "masked"] and list(cost["tflop"]) == [0, 20, 60]
     for row, run in zip(cost.itertuples(), ids):
         assert row.run_ids == [run]
-        assert row.score == pytest.approx(results.load_predictions("smoke", run)["score"].mean())
+        assert row.score == pytest.approx(load_predictions("smoke", run)["score"].mean())
     table = tables.cost_table(cost)
     assert list(table.frame["system"]) == list(cost["name"]) and list(table.frame["TFLOP"]) == ["0.0", "20.0", "60.0"]
     assert table.cells["masked, 30 steps, 30 / score"] == [ids[2]]
@@ -97,9 +97,9 @@ def test_families_count_as_one_condition_and_are_paired_by_track(home):
 def test_bounds_have_the_interval_of_their_tracks(home):
     ceiling = store("ceiling", {"head": "shaath", "budget": None}, estimates(0.9, 0))
     floor = store("floor", {"head": "linear probe", "features": "mean mel", "budget": 0}, estimates(0.3, 1))
-    runs = results.describe_runs("smoke", [ceiling, floor])
+    runs = describe_runs("smoke", [ceiling, floor])
     for row in summaries.room("smoke", runs).itertuples():
-        table = results.load_predictions("smoke", row.run_id)
+        table = load_predictions("smoke", row.run_id)
         scores = table["score"].to_numpy()[None]
         assert row.score == scores.mean()
         assert (row.low, row.high) == bootstrap_interval(scores, groups=table["composition"].to_numpy(), seed=0)
@@ -116,7 +116,7 @@ def test_optimism_is_the_test_score_of_the_test_choice_minus_that_of_the_honest_
         config = {"features": "mean mel", "head": "linear probe", "budget": 48, "of": seed}
         ids.append(store("optimism", config, pd.concat([honest, best])))
     (row,) = summaries.optimism("smoke", ids).to_dict("records")
-    scores = pd.concat([results.load_predictions("smoke", run) for run in ids]).groupby("chosen_on")["score"].mean()
+    scores = pd.concat([load_predictions("smoke", run) for run in ids]).groupby("chosen_on")["score"].mean()
     assert row["chosen_on_valid"] == pytest.approx(scores["valid"])
     assert row["chosen_on_test"] == pytest.approx(scores["test"])
     assert row["difference"] == pytest.approx(scores["test"] - scores["valid"]) and row["low"] <= row["difference"]

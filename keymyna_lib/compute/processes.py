@@ -55,7 +55,7 @@ class Processes(Executor):
             return
         context = multiprocessing.get_context("forkserver")  # plain forking is unsafe with torch's threads
         # Imported once, not once per process. Only the first pool of a process has a say in it.
-        context.set_forkserver_preload([*sorted(_modules_of(function)), "librosa.filters"])
+        context.set_forkserver_preload([*sorted(_modules_of(function)), "torch", "librosa.filters"])
         pool = ProcessPoolExecutor(self.count(len(tasks)), context, _start_worker)
         try:
             sent = pickle.dumps(function)

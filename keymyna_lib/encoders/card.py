@@ -12,7 +12,7 @@ from keymyna_lib.base.files import read_json, write_text
 from keymyna_lib.base.hashing import sha256_file
 from keymyna_lib.corpus.corpus import Corpus
 from keymyna_lib.model import load_encoder
-from keymyna_lib.report import runs as results
+from keymyna_lib.report.runs import config_of, load_metrics, run_file
 from keymyna_lib.report.stage import markdown
 from keymyna_lib.spectrogram import SAMPLE_RATE
 
@@ -39,8 +39,8 @@ def write_model_card(
     KeyMynaError
         When file or corpus are not those of the run, the run loaded published weights, or a run scored another encoder.
     """
-    config = results.config_of(profile, run_id)
-    provenance = read_json(results.run_file(profile, run_id, "provenance.json"))
+    config = config_of(profile, run_id)
+    provenance = read_json(run_file(profile, run_id, "provenance.json"))
     digest = sha256_file(path)
     if provenance["artifacts"].get("encoder.safetensors") != digest:
         raise KeyMynaError(f"{path} is not the encoder that run {run_id} wrote.")
@@ -49,7 +49,7 @@ def write_model_card(
     if config["inputs"]["corpus"] != corpus.hash:
         raise KeyMynaError(f"run {run_id} was pre-trained on another corpus than {corpus.path}.")
     for run in scored_by:
-        if run != run_id and results.config_of(profile, run)["inputs"].get("pretrain") != digest:
+        if run != run_id and config_of(profile, run)["inputs"].get("pretrain") != digest:
             raise KeyMynaError(f"run {run} did not score the encoder of run {run_id}.")
     encoder = load_encoder(path)
     settings = {
@@ -144,7 +144,7 @@ def _scores(profile: str, run_ids: Sequence[str]) -> pd.DataFrame:
     """Test scores of runs, one row per run, label budget and data set."""
     shown, table = ["weighted_both", "weighted_ascending", "accuracy"], []
     for run in run_ids:
-        config, metrics = results.config_of(profile, run), results.load_metrics(profile, [run])
+        config, metrics = config_of(profile, run), load_metrics(profile, [run])
         test = metrics[(metrics["split"] == "test") & metrics["metric"].isin(shown)]
         for (budget, dataset), rows in test.groupby(["budget", "dataset"], sort=False, dropna=False):
             scores = rows.set_index("metric")["value"].reindex(shown).map("{:.4f}".format)

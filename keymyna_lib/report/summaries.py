@@ -22,7 +22,7 @@ from keymyna_lib.evaluate import (
     paired_difference_interval,
     summary,
 )
-from keymyna_lib.report import runs as results
+from keymyna_lib.report.runs import config_of, load_metrics, load_predictions, run_file
 
 SYSTEM = ["features", "head"]
 TASK_SYSTEM = ["task", *SYSTEM]
@@ -34,9 +34,9 @@ def estimates_of(profile: str, run_id: str) -> pd.DataFrame:
 
     Runs of `encoder_study.record` hold many budgets and draws; those of a head study hold one, whose draw is the seed.
     """
-    if not (path := results.run_file(profile, run_id, "estimates.csv")).exists():
-        config = results.config_of(profile, run_id)
-        return results.load_predictions(profile, run_id).assign(budget=config["budget"], draw=config["seed"])
+    if not (path := run_file(profile, run_id, "estimates.csv")).exists():
+        config = config_of(profile, run_id)
+        return load_predictions(profile, run_id).assign(budget=config["budget"], draw=config["seed"])
     wide = pd.read_csv(path)
     long = wide.melt(["track_id", "source", "composition", "reference"], var_name="set", value_name="estimate")
     long[["budget", "draw"]] = long.pop("set").str.split("/", expand=True).astype(int)
@@ -71,7 +71,7 @@ def test_scores(profile: str, run_ids: Sequence[str]) -> tuple[np.ndarray, np.nd
     KeyMynaError
         When the runs were not scored on the same tracks.
     """
-    tables = [results.load_predictions(profile, run).set_index("track_id") for run in run_ids]
+    tables = [load_predictions(profile, run).set_index("track_id") for run in run_ids]
     if any(set(table.index) != set(tables[0].index) for table in tables):
         raise KeyMynaError(f"runs {', '.join(run_ids)} were scored on different tracks; run their notebooks again.")
     return (
@@ -96,11 +96,11 @@ def systems(profile: str, runs: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (task, features, head, budget), group in runs.groupby([*TASK_SYSTEM, "budget"], dropna=False, sort=False):
         ids = list(group.sort_values("seed")["run_id"])
-        tables = [results.load_predictions(profile, run) for run in ids]
+        tables = [load_predictions(profile, run) for run in ids]
         scores, compositions = test_scores(profile, ids)
         low, high = bootstrap_interval(scores, groups=compositions, seed=_BOOTSTRAP_SEED)
         metrics = pd.DataFrame([summary(t["reference"].to_numpy(), t["estimate"].to_numpy()) for t in tables]).mean()
-        known = results.load_metrics(profile, ids)
+        known = load_metrics(profile, ids)
         n_train = known.loc[known["metric"] == "labelled_tracks", "n"].max()
         by_source = (
             known[(known["metric"] == "weighted_both") & (known["dataset"] != "all")].groupby("dataset")["value"].mean()
@@ -155,7 +155,7 @@ def differences(profile: str, table: pd.DataFrame, against: str, compared: str) 
 
 def mean_confusion(profile: str, run_ids: Sequence[str]) -> np.ndarray:
     """(24, 24) counts along the circle of fifths, averaged over the runs of a system."""
-    tables = [results.load_predictions(profile, run) for run in run_ids]
+    tables = [load_predictions(profile, run) for run in run_ids]
     return np.mean([confusion(t["reference"].to_numpy(), t["estimate"].to_numpy()) for t in tables], axis=0)
 
 
@@ -166,7 +166,7 @@ def comparison_scores(profile: str, run_ids: Sequence[str], budget: int) -> tupl
     is one draw, for the tracks are the same in each.
     """
     seeds, compositions = [], None
-    for run in sorted(run_ids, key=lambda run: results.config_of(profile, run)["seed"]):
+    for run in sorted(run_ids, key=lambda run: config_of(profile, run)["seed"]):
         estimates = estimates_of(profile, run)
         estimates = estimates[estimates["budget"] == budget].sort_values(["draw", "track_id"])
         draws = [table for _, table in estimates.groupby("draw")][: 1 if budget == 0 else None]
@@ -259,7 +259,7 @@ def comparison_cost(profile: str, runs: pd.DataFrame, budget: int) -> pd.DataFra
     rows, common = [], set(at_equal_steps(runs)["run_id"])
     for (name, steps), group in runs.groupby(["name", "steps"], sort=False):
         ids, steps = list(group["run_id"]), int(steps)
-        metrics = results.load_metrics(profile, ids).groupby("metric")["value"].mean()
+        metrics = load_metrics(profile, ids).groupby("metric")["value"].mean()
         scores, compositions = comparison_scores(profile, ids, budget)
         low, high = bootstrap_interval(scores, groups=compositions, seed=_BOOTSTRAP_SEED)
         rows.append(
@@ -288,7 +288,7 @@ def transfer_scores(profile: str, run_ids: Sequence[str]) -> pd.DataFrame:
     """
     rows = []
     for run in run_ids:
-        for condition, group in results.load_predictions(profile, run).groupby("condition", sort=False):
+        for condition, group in load_predictions(profile, run).groupby("condition", sort=False):
             heads = [
                 group[group["head"] == head].sort_values(["family", "track_id"]) for head in ("elsewhere", "control")
             ]
@@ -298,7 +298,7 @@ def transfer_scores(profile: str, run_ids: Sequence[str]) -> pd.DataFrame:
             drop = paired_difference(scores, control, groups=compositions, seed=_BOOTSTRAP_SEED)
             rows.append(
                 {
-                    "system": results.config_of(profile, run)["name"],
+                    "system": config_of(profile, run)["name"],
                     "condition": condition,
                     "tracks": len(scores),
                     "score": scores.mean(),
@@ -346,11 +346,11 @@ def optimism(profile: str, run_ids: Sequence[str]) -> pd.DataFrame:
     """
     groups: dict[tuple[str, str, int], list[str]] = {}
     for run in run_ids:
-        config = results.config_of(profile, run)
+        config = config_of(profile, run)
         groups.setdefault((config["features"], config["head"], config["budget"]), []).append(run)
     rows = []
     for names, ids in groups.items():
-        found = [results.load_predictions(profile, run).sort_values("track_id") for run in ids]
+        found = [load_predictions(profile, run).sort_values("track_id") for run in ids]
         by_valid, by_test = (
             np.stack([table.loc[table["chosen_on"] == split, "score"] for table in found])
             for split in ("valid", "test")
