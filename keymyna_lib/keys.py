@@ -71,6 +71,11 @@ def tonic(key):
     return key % 12
 
 
+def pitch_class(pitch):
+    """Pitch class of a pitch, or of an interval [semitones], in any octave: 0..11."""
+    return pitch % 12
+
+
 def is_minor(key):
     """True for minor keys."""
     return key >= 12

@@ -4,6 +4,8 @@ import errno
 import hashlib
 import json
 import os
+import stat
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -16,9 +18,14 @@ from keymyna_lib.base.errors import KeyMynaError
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "value.json"
     files.write_json(path, {"a": 1})
-    with pytest.raises(RuntimeError), files.atomic_path(path) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
+
+    def fail():
+        with files.atomic_path(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert files.read_json(path) == {"a": 1} and os.listdir(tmp_path) == ["value.json"]
 
 
@@ -27,6 +34,18 @@ def test_a_full_disk_is_one_clear_error(tmp_path):
     with pytest.raises(KeyMynaError, match="(?s)value.txt.*space"), files.atomic_path(path):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert os.listdir(tmp_path) == []
+
+
+def test_files_get_the_permissions_that_the_umask_leaves(tmp_path):
+    """Whatever happens in other threads, which share the umask: it is never set."""
+    before = os.umask(0o027)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda i: files.write_text(tmp_path / str(i), "text"), range(100)))
+        assert os.umask(0o027) == 0o027
+    finally:
+        os.umask(before)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o640}
 
 
 def test_damaged_json_is_named(tmp_path):

@@ -124,7 +124,9 @@ def test_shapes_do_not_tell_vertical_from_square(tmp_path, toy):
     write_json(tmp_path / "config.json", {"patch_size": [128, 2], "additional_patch_size": None})
     encoder, origin = load_official(path, scale="linear")
     assert encoder.config.patch == origin.declared_patch == "vertical"
-    with pytest.raises(KeyMynaError, match="is for vertical patches, says the config.json beside it, not for square"):
+    with pytest.raises(
+        KeyMynaError, match="is for vertical patches according to the config.json beside it, not for square"
+    ):
         load_official(path, patch="square", scale="linear")
     write_json(tmp_path / "config.json", {"patch_size": [128, 2], "additional_patch_size": 16})
     with pytest.raises(KeyMynaError, match="config.json: patches of"):  # the hybrid's two, the wrong way round
@@ -161,7 +163,7 @@ def test_whatever_does_not_fit_is_refused(toy, change, asked, message):
 
 def test_more_can_be_left_out_by_name_but_no_part_of_the_encoder(toy):
     toy["preprocessor.stft.wsin"] = torch.zeros(3)
-    encoder, dropped = encoder_of(toy, "toy", patch="vertical", scale="linear", drop=["preprocessor"])
+    _, dropped = encoder_of(toy, "toy", patch="vertical", scale="linear", drop=["preprocessor"])
     assert sorted(dropped) == ["linear_head.0.weight", "linear_head.2.weight", "preprocessor.stft.wsin"]
     with pytest.raises(KeyMynaError, match="is missing"):
         encoder_of(toy, "toy", patch="vertical", scale="linear", drop=["preprocessor", "to_qkv"])
@@ -287,7 +289,7 @@ def hub(tmp_path, monkeypatch):
 def test_the_real_client_fetches_once_and_names_what_is_absent(hub, tmp_path, toy):
     hub.files["model.safetensors"] = write(tmp_path / "made.safetensors", toy).read_bytes()
     source = HubFile("owner/name", "model.safetensors", REVISION)
-    with pytest.raises(KeyMynaError, match=f"config.json of owner/name at {REVISION} cannot be had"):
+    with pytest.raises(KeyMynaError, match=f"config.json of owner/name at {REVISION} cannot be downloaded"):
         load_official(source, scale="linear")
     hub.files["config.json"] = b'{"patch_size": 16}'
     _, origin = load_official(source, scale="linear")

@@ -199,7 +199,7 @@ def test_a_damaged_track_alone_is_decoded_again(built, tracks, tmp_path, here, c
 def bad_copy(tracks, folder):
     """The tracks with files of their own, of which three are broken after their headers have been read."""
     tracks = tracks.copy()
-    for track_id, path in tracks["file"].items():
+    for path in tracks["file"]:
         (folder / Path(path).name).write_bytes(Path(path).read_bytes())
     tracks["file"] = [str(folder / Path(path).name) for path in tracks["file"]]
     data = (folder / "a1.mp3").read_bytes()

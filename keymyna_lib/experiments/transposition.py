@@ -44,12 +44,14 @@ def fit_shift_maps(features: Features, track_ids: Sequence[str], shifts: Sequenc
             fitted, tried = (
                 _pairs(features, [t for t in track_ids if (t in held_out) == held], shift) for held in (False, True)
             )
-            best = min(RIDGES, key=lambda ridge: (tried[0] @ _ridge(*fitted, ridge) - tried[1]).square().sum().item())
-            maps[shift] = _ridge(*(torch.cat(both) for both in zip(fitted, tried)), best).float()
+            errors = {r: (tried[0] @ _ridge(fitted[0], fitted[1], r) - tried[1]).square().sum().item() for r in RIDGES}
+            source, target = (torch.cat(both) for both in zip(fitted, tried))
+            maps[shift] = _ridge(source, target, min(errors, key=errors.get)).float()
     return maps
 
 
 def _ridge(source: Tensor, target: Tensor, ridge: float) -> Tensor:
+    """(dim, dim) map of least squares from source (row, dim) to target (row, dim), penalised."""
     gram = source.T @ source
     gram += ridge * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
     return torch.linalg.solve(gram, source.T @ target)
