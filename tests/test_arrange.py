@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 
 import numpy as np
@@ -60,7 +61,7 @@ def test_sections_cover_the_excerpt_without_gaps(beats, seed):
 def test_sections_redraw_every_nuisance():
     for seed in range(20):
         sections = draw(seed)["sections"]
-        for before, after in zip(sections, sections[1:]):
+        for before, after in itertools.pairwise(sections):
             assert not set(before["programmes"]) & set(after["programmes"])
         for name in ("tempo", "cents", "level", "reverb_time", "reverb_level", "snr", "colour", "seed"):
             assert len({s[name] for s in sections}) >= len(sections) - 1, name  # draws are rounded

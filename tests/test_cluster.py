@@ -243,7 +243,7 @@ def test_a_worker_killed_amid_its_shard_costs_one_track(serial, client, tmp_path
         os.kill(pid, signal.SIGKILL)
         hold.unlink()
 
-    killer = threading.Thread(target=kill, daemon=True)  # it would wait for ever for what a failed run does not log
+    killer = threading.Thread(target=kill, daemon=True)  # it would wait forever for what a failed run does not log
     killer.start()
     result = filling.fill()
     killer.join()

@@ -13,7 +13,7 @@ from keymyna_lib.experiments import conclusions, encoder_study
 from keymyna_lib.model import EncoderConfig
 from keymyna_lib.pretrain import PretrainConfig
 from keymyna_lib.report import provenance, summaries, tables
-from keymyna_lib.report import runs as results
+from keymyna_lib.report.runs import Run, describe_runs, load_metrics, other_seeds, published_run
 from keymyna_lib.report.stage import Stage
 
 TRACKS = [f"t{i:02d}" for i in range(30)]
@@ -64,9 +64,7 @@ def predictions(share_right, rng, budgets=(48, 0), draws=(0, 1)):
 
 
 def store_tuning():
-    with results.Run(
-        "tuning", profile="smoke", notebook="n", seed=0, inputs={"corpus": "c"}, config={"name": "a"}
-    ) as run:
+    with Run("tuning", profile="smoke", notebook="n", seed=0, inputs={"corpus": "c"}, config={"name": "a"}) as run:
         run.metric("all", "valid", "weighted_both", 0.5, 30, condition="lr 1")
     return run.run_id
 
@@ -74,7 +72,7 @@ def store_tuning():
 def store(name, share_right, seed=0, steps=5):
     made = predictions(share_right, np.random.default_rng([seed, len(name)]))
     choices = made[["budget", "draw"]].drop_duplicates().assign(C=1.0, valid_score=0.5)
-    with results.Run(
+    with Run(
         "objective",
         profile="smoke",
         notebook="n",
@@ -98,7 +96,7 @@ def test_estimates_come_back_as_they_were_stored(home):
     columns = ["budget", "draw", "track_id", "reference", "estimate", "composition"]
     back = summaries.estimates_of("smoke", run)[columns].sort_values(columns).reset_index(drop=True)
     pd.testing.assert_frame_equal(back, made[columns].sort_values(columns).reset_index(drop=True), check_dtype=False)
-    metrics = results.load_metrics("smoke", [run]).set_index(["dataset", "budget", "metric", "split"])["value"]
+    metrics = load_metrics("smoke", [run]).set_index(["dataset", "budget", "metric", "split"])["value"]
     kept = made[made["budget"] == 48]
     assert metrics["all", 48, "accuracy", "test"] == pytest.approx(
         (kept["reference"] == kept["estimate"]).mean(), abs=1e-6
@@ -110,11 +108,11 @@ def test_seeds_of_the_same_settings_add_up_and_others_are_left(home):
     other, _ = store("a", 0.7, seed=0, steps=6)
     publish(first, other)
     second, _ = store("a", 0.7, seed=1)
-    assert results.other_seeds("smoke", "n", [second]) == [first]
+    assert other_seeds("smoke", "n", [second]) == [first]
     again, _ = store("a", 0.7, seed=0)
-    assert results.other_seeds("smoke", "n", [again]) == []
+    assert other_seeds("smoke", "n", [again]) == []
     # A run of another kind with the old seed, such as a tuning that all seeds share, keeps nothing out.
-    assert results.other_seeds("smoke", "n", [store_tuning(), second]) == [first]
+    assert other_seeds("smoke", "n", [store_tuning(), second]) == [first]
 
 
 def test_runs_of_other_code_are_not_added(home, monkeypatch):
@@ -123,16 +121,16 @@ def test_runs_of_other_code_are_not_added(home, monkeypatch):
     monkeypatch.setattr(provenance, "code_hash", lambda: "newer code")
     provenance.environment.cache_clear()  # it is asked once a process
     second, _ = store("a", 0.7, seed=1)
-    assert results.other_seeds("smoke", "n", [second]) == []
+    assert other_seeds("smoke", "n", [second]) == []
 
 
 def test_a_published_run_is_found_by_its_configuration(home):
     first, _ = store("a", 0.7, seed=3)
     publish(first)
-    assert results.published_run("smoke", "n", "objective", {"name": "a", "steps": 5}, "c") == first
-    assert results.published_run("smoke", "n", "objective", {"name": "a", "steps": 6}, "c") is None
-    assert results.published_run("smoke", "n", "objective", {"name": "a", "steps": 5}, "another corpus") is None
-    assert results.published_run("smoke", "elsewhere", "objective", {"name": "a", "steps": 5}, "c") is None
+    assert published_run("smoke", "n", "objective", {"name": "a", "steps": 5}, "c") == first
+    assert published_run("smoke", "n", "objective", {"name": "a", "steps": 6}, "c") is None
+    assert published_run("smoke", "n", "objective", {"name": "a", "steps": 5}, "another corpus") is None
+    assert published_run("smoke", "elsewhere", "objective", {"name": "a", "steps": 5}, "c") is None
 
 
 @pytest.fixture
@@ -142,7 +140,7 @@ def compared(home):
         for name, share in (("base", 0.8), ("worse", 0.3), ("alike", 0.8))
         for seed in (0, 1)
     }
-    runs = results.describe_runs("smoke", [run for run, _ in made.values()])
+    runs = describe_runs("smoke", [run for run, _ in made.values()])
     return made, summaries.comparison("smoke", runs, [48, 0], "base")
 
 
@@ -181,9 +179,7 @@ def test_scores_differences_and_p_follow_from_the_estimates(compared):
 
 def test_only_shared_seeds_are_compared(home):
     runs = [store("base", 0.8, 0)[0], store("base", 0.8, 1)[0], store("alone", 0.4, 1)[0], store("late", 0.4, 7)[0]]
-    found = summaries.comparison(
-        "smoke", results.describe_runs("smoke", runs), [48], "base", n_resamples=100
-    ).set_index("name")
+    found = summaries.comparison("smoke", describe_runs("smoke", runs), [48], "base", n_resamples=100).set_index("name")
     assert found.loc["alone", "shared"] == 1 and found.loc["alone", "pair_ids"] == [runs[2], runs[1]]
     assert found.loc["late", "shared"] == 0 and np.isnan(found.loc["late", "p_holm"])
     shown = tables.comparison_table(found.reset_index(), 99, "base")

@@ -87,14 +87,6 @@ def test_a_killed_worker_is_an_error_that_says_so():
         list(Processes(2).map(die, [(0,), (1,)], desc="working", show=False))
 
 
-def test_the_bar_counts_what_tasks_are_made_of(capsys):
-    assert [result for _, result in Processes(1).map(abs, [(-2,), (3,)], desc="abs", sizes=[4, 6], unit="row")] == [
-        2,
-        3,
-    ]
-    assert "abs: 100%" in (shown := capsys.readouterr().err) and "10/10" in shown and "row/s" in shown
-
-
 def mapped(function, corpus, tracks, workers, **options):
     tasks = [(track,) for track in tracks]
     return Processes(workers).map(functools.partial(function, corpus), tasks, desc="", show=False, **options)

@@ -98,7 +98,7 @@ def test_a_kill_at_any_moment_leaves_all_of_before_or_all_of_after(tmp_path):
         root = tmp_path / str(step)
         publish(root, BEFORE)
         killed = killed_at(step, lambda root=root: publish(root, AFTER))
-        if not (root / "results/smoke/.publishing/20_x").exists() and not outcomes[-1:] == ["after"]:
+        if not (root / "results/smoke/.publishing/20_x").exists() and outcomes[-1:] != ["after"]:
             assert shown(root) == expected(root, BEFORE)  # without any help
         Staging(root, "smoke", "30_other")  # whoever comes next
         outcomes.append("after" if shown(root) == expected(root, AFTER) else "before")

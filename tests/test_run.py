@@ -297,6 +297,31 @@ def test_a_notebook_is_told_what_was_set_by_hand(project, monkeypatch):
     assert told == {"00_first": {"00_first": ["name = 'b'"]}}
 
 
+def test_a_notebook_is_told_what_was_set_by_hand_where_it_builds_on(project, fake_kernel, monkeypatch):
+    told = []
+    one = pipeline._run_one
+    monkeypatch.setattr(
+        pipeline, "_run_one", lambda *a: (told.append(json.loads(os.environ[paths.SET_BY_HAND])), one(*a))
+    )
+    go(project, fake_kernel, overrides=[("name", "b")])
+    assert told == [{"00_first": ["name = 'b'"]}] * 3
+    told.clear()
+    go(project, fake_kernel, overrides=[("steps", "5")])
+    shown = {name: ["steps = 5"] for name in ("00_first", "10_second", "20_third")}
+    assert told == [dict(list(shown.items())[:count]) for count in (1, 2, 3)]
+
+
+def test_what_a_killed_notebook_had_published_is_put_in_place_first(project, fake_kernel):
+    journal = project.root / "results" / "mini" / ".publishing" / "20_third"
+    table = "results/mini/tables/t.csv"
+    files.write_text(journal / "files" / table, "a")
+    index = {"runs": [], "outputs": {"steps": 9}, "files": {table: 1}}
+    files.write_json(journal / "index.json", index)
+    go(project, fake_kernel, only=["00"])
+    assert (project.root / table).read_text() == "a" and not journal.exists()
+    assert files.read_json(project.index("mini", "20_third")) == index
+
+
 def test_changes_rerun_what_depends_on_them_and_no_more(project, fake_kernel):
     go(project, fake_kernel)
     # The new index of 00 differs, so 10 runs; that of 10 comes out the same, so 20 does not.

@@ -6,12 +6,21 @@ import pytest
 from keymyna_lib.base import files
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.report import provenance
-from keymyna_lib.report import runs as results
+from keymyna_lib.report.runs import (
+    METRIC_COLUMNS,
+    Run,
+    artifact,
+    describe_runs,
+    load_metrics,
+    load_runs,
+    published,
+    run_file,
+)
 from keymyna_lib.report.stage import Stage
 
 
 def make(seed=0, config=None, corpus="c1", artifact=None):
-    with results.Run(
+    with Run(
         "probe", profile="smoke", notebook="20_x", config=config or {"budget": 48}, seed=seed, inputs={"corpus": corpus}
     ) as run:
         run.predictions(pd.DataFrame({"track_id": ["a"], "reference": [0], "estimate": [7]}))
@@ -33,7 +42,7 @@ def test_a_run_holds_what_a_reviewer_needs(home):
         "provenance.json",
     ]
     metrics = pd.read_csv(folder / "metrics.csv")
-    assert list(metrics) == results.METRIC_COLUMNS
+    assert list(metrics) == METRIC_COLUMNS
     assert metrics.iloc[0].dropna().to_dict() == {
         "run_id": run_id,
         "experiment": "probe",
@@ -62,6 +71,32 @@ def test_a_run_holds_what_a_reviewer_needs(home):
     assert provenance["packages"]["torch"].startswith("2.11.0") and provenance["corpus_hash"] == "c1"
 
 
+def test_what_a_number_is_of_comes_back_in_columns(home):
+    config = {"features": "mean mel", "budget": 48}
+    with Run("probe", profile="smoke", notebook="20_x", config=config, seed=3, inputs={}) as run:
+        run.metric("all", "test", "accuracy", 0.25, 4)
+        run.metric(
+            "all", "test", "R2", 0.5, 4, condition="tempo × 1.1", features="untrained", layer="layer 1", budget=0
+        )
+    stored = load_metrics("smoke", [run.run_id])
+    facts = ["condition", "features", "layer", "budget", "metric", "value"]
+    assert stored[facts].to_numpy().tolist() == [
+        ["", "mean mel", "", 48, "accuracy", 0.25],
+        ["tempo × 1.1", "untrained", "layer 1", 0, "R2", 0.5],
+    ]
+    other = make(config={"head": "template"})  # without training: no label budget
+    both = load_metrics("smoke", [run.run_id, other])
+    assert list(both) == METRIC_COLUMNS and both["budget"].isna().tolist() == [False, False, True]
+    assert pd.read_csv(run_file("smoke", run.run_id, "metrics.csv"), dtype=str)["budget"].tolist() == ["48", "0"]
+
+
+def test_metrics_of_another_version_are_named(home):
+    path = run_file("smoke", run_id := make(), "metrics.csv")
+    path.write_text("run_id,dataset,value\na,48 labels,0.5\n")
+    with pytest.raises(KeyMynaError, match=r"metrics.csv: columns run_id, dataset, value: .*run its notebook again"):
+        load_metrics("smoke", [run_id])
+
+
 def test_identity_covers_configuration_seed_code_and_inputs(home, monkeypatch):
     first = make()
     stem = first.rsplit("-a", 1)[0]
@@ -76,7 +111,7 @@ def test_identity_covers_configuration_seed_code_and_inputs(home, monkeypatch):
 
 def test_a_failed_run_leaves_no_directory(home):
     with pytest.raises(ZeroDivisionError):
-        with results.Run("probe", profile="smoke", notebook="20_x", config={}, seed=0, inputs={}):
+        with Run("probe", profile="smoke", notebook="20_x", config={}, seed=0, inputs={}):
             1 / 0
     assert list((home / "results/smoke/runs").iterdir()) == []
 
@@ -85,22 +120,22 @@ def test_published_runs_are_found_and_others_are_not(home):
     make(seed=5)  # never published
     run_id = make()
     with pytest.raises(KeyMynaError, match="--only 20"):
-        results.published("smoke", "20_x")
+        published("smoke", "20_x")
     stage = Stage("20_x", "smoke")
     stage.runs.append(run_id)
     stage.done(outputs={"k": 1})
-    found = results.load_runs("smoke", ["20_x"])
+    found = load_runs("smoke", ["20_x"])
     assert list(found["run_id"]) == [run_id] and found["budget"].tolist() == [48]
     assert found["notebook"].tolist() == ["20_x"] and found["input_corpus"].tolist() == ["c1"]
-    assert results.published("smoke", "20_x")["outputs"] == {"k": 1}
+    assert published("smoke", "20_x")["outputs"] == {"k": 1}
 
 
 def test_a_damaged_artifact_is_not_taken(home):
     run_id = make(artifact=b"12345")
-    path = results.artifact("smoke", run_id, "head.safetensors")
+    path = artifact("smoke", run_id, "head.safetensors")
     path.write_bytes(b"12346")
     with pytest.raises(KeyMynaError, match="damaged.*--only 20"):
-        results.artifact("smoke", run_id, "head.safetensors")
+        artifact("smoke", run_id, "head.safetensors")
 
 
 def test_runs_of_different_code_are_not_mixed(home, monkeypatch):
@@ -108,9 +143,9 @@ def test_runs_of_different_code_are_not_mixed(home, monkeypatch):
     monkeypatch.setattr(provenance, "code_hash", lambda: "code-2")
     provenance.environment.cache_clear()
     with pytest.raises(KeyMynaError, match="2 different versions of the code"):
-        results.describe_runs("smoke", [first, make()])
+        describe_runs("smoke", [first, make()])
 
 
 def test_runs_of_different_corpora_are_not_mixed(home):
     with pytest.raises(KeyMynaError, match="2 different corpora"):
-        results.describe_runs("smoke", [make(), make(corpus="c2")])
+        describe_runs("smoke", [make(), make(corpus="c2")])

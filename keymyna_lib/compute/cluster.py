@@ -11,7 +11,7 @@ import contextlib
 import pickle
 import shutil
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -120,7 +120,7 @@ class Cluster(Executor):
 
     def _results(
         self, function: Callable[..., Result], tasks: Sequence[tuple], desc: str, ordered: bool
-    ) -> Iterator[tuple[int, Result]]:
+    ) -> Generator[tuple[int, Result], None, None]:
         from distributed import KilledWorker, as_completed
         from distributed.client import FutureCancelledError
         from distributed.comm import CommClosedError

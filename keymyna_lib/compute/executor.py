@@ -9,7 +9,7 @@ import contextlib
 import functools
 import pickle
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, TypeVar
 
 from keymyna_lib.base.progress import bar
@@ -71,7 +71,7 @@ class Executor(ABC):
     @abstractmethod
     def _results(
         self, function: Callable[..., Result], tasks: Sequence[tuple], desc: str, ordered: bool
-    ) -> Iterator[tuple[int, Result]]:
+    ) -> Generator[tuple[int, Result], None, None]:
         """`map` without the progress bar; cancels unfinished tasks when closed."""
 
 

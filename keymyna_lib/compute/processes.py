@@ -8,7 +8,7 @@ import os
 import pickle
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ class Processes(Executor):
 
     def _results(
         self, function: Callable[..., Result], tasks: Sequence[tuple], desc: str, ordered: bool
-    ) -> Iterator[tuple[int, Result]]:
+    ) -> Generator[tuple[int, Result], None, None]:
         if self.count(len(tasks)) == 1:
             for i, task in enumerate(tasks):
                 with one_thread():
@@ -55,7 +55,7 @@ class Processes(Executor):
             return
         context = multiprocessing.get_context("forkserver")  # plain forking is unsafe with torch's threads
         # Imported once, not once per process. Only the first pool of a process has a say in it.
-        context.set_forkserver_preload([*sorted(_modules_of(function)), "librosa.filters"])
+        context.set_forkserver_preload([*sorted(_modules_of(function)), "torch", "librosa.filters"])
         pool = ProcessPoolExecutor(self.count(len(tasks)), context, _start_worker)
         try:
             sent = pickle.dumps(function)

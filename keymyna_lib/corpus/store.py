@@ -21,7 +21,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -275,7 +275,7 @@ def _intact(
 ) -> set[str]:
     """Tracks whose samples and spectrogram match their sha256."""
 
-    def check(place: tuple) -> bool:
+    def check(place: Any) -> bool:
         shard = shard_folder(folder, place.shard)
         parts = (
             np.fromfile(shard / AUDIO, np.uint8, 2 * place.n_samples, offset=2 * place.first_sample),

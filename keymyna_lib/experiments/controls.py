@@ -82,7 +82,7 @@ def profile_correlation(histogram: np.ndarray, profile: str = "krumhansl") -> np
     """
     histogram = np.asarray(histogram, dtype=np.float64)
     if histogram.shape[-1:] != (12,) or not np.isfinite(histogram).all():
-        raise KeyMynaError(f"histogram of shape {histogram.shape}: expected 12 finite numbers a row.")
+        raise KeyMynaError(f"histogram of shape {histogram.shape}: expected 12 finite numbers per row.")
     centred = histogram - histogram.mean(axis=-1, keepdims=True)
     norm = np.linalg.norm(centred, axis=-1, keepdims=True)
     flat = norm <= 1e-12 * np.abs(histogram).max(axis=-1, keepdims=True)
@@ -166,7 +166,7 @@ def predict_all(
 
     Returns
     -------
-    Estimated keys (int), one row a track (index `track_id`) in the order given, one column a system.
+    Estimated keys (int), one row per track (index `track_id`) in the order given, one column per system.
     """
     work, tasks = functools.partial(_predict, tuple(systems), corpus), [(track,) for track in track_ids]
     rows = client.map(work, tasks, desc="controls", unit="track", ordered=True, show=progress)

@@ -1,8 +1,8 @@
-"""Encoders that differ in one thing: each pre-trained, embedded and probed in the same way, one run each.
+"""Encoders that differ in one setting: each pre-trained, embedded and probed in the same way, one run each.
 
-The notebooks that compare objectives and that ablate the design go through here, so that a row differs from another by
-its configuration alone. What is common: the corpus, its unlabelled training tracks, the initial weights of a seed, the
-batches, the logistic probe with its labelled tracks, and the test tracks.
+The notebooks that compare objectives and that ablate the design both use this module, so that two rows differ in their
+configuration alone. They share the corpus, its unlabelled training tracks, the initial weights of a seed, the batches,
+the logistic probe with its labelled tracks, and the test tracks.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
 
 
 def with_objective(config: PretrainConfig, name: str) -> PretrainConfig:
-    """A configuration with one of OBJECTIVES.
+    """A configuration with an objective of OBJECTIVES.
 
     Raises
     ------
     KeyMynaError
-        When there is no such objective.
+        When there is no objective of this name.
     """
     if name not in OBJECTIVES:
         raise KeyMynaError(f"objective {name!r}: choose among {', '.join(OBJECTIVES)}.")
@@ -56,24 +56,28 @@ def with_objective(config: PretrainConfig, name: str) -> PretrainConfig:
 
 
 def known_factors(factors: Sequence[str], variants: Mapping[str, Any]) -> Sequence[str]:
-    """The factors to vary, checked.
+    """The factors to vary, after a check that each has variants.
 
     Raises
     ------
     KeyMynaError
-        When one of them is not among the variants.
+        When one has none.
     """
     check_parts(factors, list(variants), "what to vary")
     return factors
 
 
 def check_parts(parts: Sequence[Any], whole: Sequence[Any], names: str) -> None:
-    """Refuse, before hours of work, to compare or to show what will not have been run.
+    """Check, before hours of work, that everything to be compared or shown will have been run.
+
+    Parameters
+    ----------
+    names : of the parameters that hold the parts and the whole, for the message.
 
     Raises
     ------
     KeyMynaError
-        When a part is not in the whole; `names` says which parameters these are.
+        When a part is not in the whole.
     """
     if missing := [part for part in parts if part not in whole]:
         raise KeyMynaError(f"{names}: {missing[0]!r} is not among {', '.join(map(repr, whole))}; add it there.")
@@ -90,20 +94,22 @@ def record(
     *,
     experiment: str,
 ) -> str:
-    """Pre-train (or take from the cache), embed, probe at every label budget, and store it all as one run.
+    """Pre-train (or load from the cache), embed, probe at every label budget, and store everything as one run.
 
     Parameters
     ----------
-    stage : the notebook whose run it is.
-    name : what the row is called.
-    config : its pre-training; None for the untrained encoder of `base`.
-    base : the default that the rows are compared around; the untrained encoder is its initialisation.
-    budgets, draws : of `efficiency.label_efficiency`.
+    stage : of the notebook that the run belongs to.
+    name : of the system, the same for every length of its pre-training.
+    config : the pre-training; None for the untrained encoder of `base`.
+    base : the default that the systems vary. The untrained encoder is its initialisation, and its number of steps is
+        the one at which systems are compared (see `summaries.at_equal_steps`).
+    budgets, draws : see `label_efficiency`.
 
     Returns
     -------
-    The run's id. Its files: encoder.safetensors (cache); history.csv; predictions.csv, of the first budget and draw;
-    estimates.csv, a row a test track and a column a budget and draw (see `estimates_of`); choices.csv.
+    The run's id. Its files: encoder.safetensors (in the cache); history.csv; predictions.csv, of the first budget and
+    draw; estimates.csv, one row per test track and one column per budget and draw (see `summaries.estimates_of`);
+    choices.csv.
     """
     train, valid = training_tracks(config or base, corpus), corpus.tracks(split="valid")
     shown = _shown(config) if config else {"encoder": asdict(base.encoder), "steps": 0, "seed": base.seed}
@@ -146,7 +152,7 @@ def record(
 
 
 def _shown(config: PretrainConfig) -> dict[str, Any]:
-    """What was asked for; where it runs and how often it looks at itself is not part of that."""
+    """The settings that results depend on; the device and the intervals of checkpoints and validation are not."""
     return {
         key: value
         for key, value in asdict(config).items()
@@ -155,8 +161,7 @@ def _shown(config: PretrainConfig) -> dict[str, Any]:
 
 
 def record_predictions(run: Run, predictions: pd.DataFrame, choices: pd.DataFrame, n_valid: int) -> None:
-    """Store what `efficiency.label_efficiency` returns: every estimate, what was chosen (on so many validation tracks),
-    and the mean metrics."""
+    """Store what `label_efficiency` returns: every estimate, the choices made on `n_valid` tracks, and mean metrics."""
     first = predictions[
         (predictions["budget"] == predictions["budget"].iloc[0]) & (predictions["draw"] == predictions["draw"].iloc[0])
     ].reset_index(drop=True)
@@ -184,19 +189,20 @@ def tune(
     budget: int,
     draws: Sequence[int],
 ) -> float:
-    """Choose the learning rate of an objective on validation, by short pilots; the same small budget for each.
+    """Choose the learning rate of an objective on validation tracks, by short pilots of equal length.
 
     Test tracks are not even embedded.
 
     Parameters
     ----------
-    lrs : candidates. steps : length of a pilot, with warm-up and schedule shortened alike.
-    budget, draws : of the logistic probe by which the pilots are judged.
+    lrs : the candidates.
+    steps : length of a pilot; warm-up and schedule are shortened in proportion.
+    budget, draws : of the logistic probe that judges the pilots, see `label_efficiency`.
 
     Returns
     -------
-    The learning rate with the best validation score. The run with all scores is among the stage's; one that the
-    notebook has published with this code is taken over, so that further seeds share one tuning.
+    The learning rate with the best validation score. The run that holds all scores is added to the stage; one that
+    the notebook has published with this code is taken over, so that further seeds share one tuning.
     """
     settings = {
         **_shown(config),
@@ -239,7 +245,7 @@ def tune(
 
 
 def encoders_of_runs(profile: str, run_ids: Sequence[str]) -> dict[str, Encoder]:
-    """The encoders of runs of `record`, by the names of their rows, as far as they are in this machine's cache."""
+    """The encoders of runs of `record` by the name of their system, from this machine's cache."""
     return {
         config_of(profile, run)["name"]: load_encoder(artifact(profile, run, "encoder.safetensors")) for run in run_ids
     }

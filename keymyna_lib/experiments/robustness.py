@@ -1,7 +1,7 @@
-"""How embeddings and predictions bear changes of the audio: the paper's Figure 2 and what stands behind it.
+"""How embeddings and predictions withstand changes of the audio: the paper's Figure 2 and the numbers behind it.
 
 Conventions: embeddings are (track, dim), the rows of the clean and of the augmented array belonging to the
-same tracks; keys are indices of `keymyna_lib.keys`. The changes themselves are in `augmentations`.
+same tracks; keys are indices of `keymyna_lib.keys`. The changes themselves are in `audio_changes`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CLEAN = "clean"  # the name of the unchanged audio among those of the augmentati
 def _augment(augmentations: Mapping[str, Augmentation], seed: int, corpus: Any, track_id: str) -> dict[str, np.ndarray]:
     audio = corpus.audio(track_id)
     versions = {CLEAN: audio} | {
-        name: augmentation(audio, np.random.default_rng([seed, *seeds.stable_words(f"{track_id}/{name}")]))
+        name: augmentation(audio, seeds.stream_of(seed, f"{track_id}/{name}"))
         for name, augmentation in augmentations.items()
     }
     return {name: np.ascontiguousarray(compress(mel_power(version))[0].numpy().T) for name, version in versions.items()}
@@ -54,8 +54,8 @@ def augment_tracks(
 
     Returns
     -------
-    Name -> one compressed spectrogram a track in the order given, each (frame, mel) float16; `CLEAN` is the
-    first name. About 0.24 MB for 30 s. Frames differ in number under a change of tempo.
+    Name -> one compressed spectrogram per track in the order given, each (frame, mel) float16; `CLEAN` is the
+    first name. About 0.24 MB for 30 s. A change of tempo changes the number of frames.
     """
     work, tasks = functools.partial(_augment, dict(augmentations), seed, corpus), [(track,) for track in track_ids]
     made = client.map(work, tasks, desc="augmentations", unit="track", ordered=True, show=progress)

@@ -1,4 +1,4 @@
-"""How the synthetic corpus is made: which pieces, transposed and arranged how, rendered into the store."""
+"""The synthetic corpus: pieces are chosen, transposed, arranged and rendered into the store."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LIBRARIES = ("music21", "symusic", "tinysoundfont", "pretty_midi", "numpy", "sc
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusConfig(arrange.ArrangementConfig):
-    """What is in a corpus and how it is arranged.
+    """Contents of a corpus, and how they are arranged.
 
     n_chorales, n_tunes : pieces of each source; 0 for all that pass the audit.
     seed : of every draw.
@@ -48,14 +48,14 @@ class CorpusConfig(arrange.ArrangementConfig):
 def build_corpus(
     config: CorpusConfig, *, progress: bool = True, cache: Path | None = None, client: Executor = HERE
 ) -> Corpus:
-    """Build a corpus, or what of it is missing or damaged; a finished one is verified and opened in seconds.
+    """Build a corpus, or the parts of it that are missing or damaged; a finished one is verified and opened in seconds.
 
     Parameters
     ----------
     config : what to build.
     progress : show a bar.
     cache : folder to build in; `paths.CACHE` by default.
-    client : where to render, see `cluster.connect`. The result does not depend on it.
+        client : where to render, see `cluster.connect`. The result does not depend on it.
 
     Raises
     ------
@@ -91,7 +91,7 @@ def playable_score(scores: ScoreSet, piece_id: str) -> Score:
 
 
 def plan_corpus(config: CorpusConfig, scores: ScoreSet) -> pd.DataFrame:
-    """The manifest but for what only rendering tells (the sha256 of the results)."""
+    """The manifest except what only rendering can tell (the sha256 of the results)."""
     table = scores.table.assign(composition=compositions.composition_ids(scores))
     table["split"] = splits.assign_splits(table, seed=config.seed)
     chosen = compositions.select(table, n_chorales=config.n_chorales, n_tunes=config.n_tunes, seed=config.seed)
@@ -101,12 +101,7 @@ def plan_corpus(config: CorpusConfig, scores: ScoreSet) -> pd.DataFrame:
     table["key"] = keys.transpose(table["key_written"], table["transposition"])
     table["key_name"] = [keys.KEY_NAMES[k] for k in table["key"]]
     drawn = [
-        arrange.arrange(
-            playable_score(scores, p),
-            table.transposition[p],
-            config,
-            np.random.default_rng([config.seed, *seeds.stable_words(p)]),
-        )
+        arrange.arrange(playable_score(scores, p), table.transposition[p], config, seeds.stream_of(config.seed, p))
         for p in chosen
     ]
     table["tempo"] = [a["tempo"] for a in drawn]
