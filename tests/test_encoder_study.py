@@ -145,7 +145,7 @@ def compared(home):
 
 
 def by_hand(made, name, budget):
-    """(seed, draw, track) scores and compositions, from the estimates themselves; one draw where all labels are used."""
+    """(seed, draw, track) scores and compositions, from the estimates; one draw where all labels are used."""
     rows = []
     for seed in (0, 1):
         table = made[name, seed][1]
