@@ -212,7 +212,7 @@ def test_the_benchmark_runs_when_it_is_named(clone):
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory, clone):
-    """A copy where the notebooks behind the paper's Table 1 and Figure 2 have run on recordings, and where these are."""
+    """A copy where the notebooks behind the paper's Table 1 and Figure 2 have run on recordings, and where they are."""
     folder = copy_of_the_sources(tmp_path_factory.mktemp("recorded"))
     data = tmp_path_factory.mktemp("music")
     make_datasets.make(data, tracks=48, seconds=6.5)
