@@ -20,27 +20,16 @@ TRACKS = [f"t{i:02d}" for i in range(30)]
 REFERENCE = np.arange(30) % 24
 CONFIG = PretrainConfig(
     encoder=EncoderConfig("vit-toy", "vertical", "log1p"),
-    objective="contrastive",
-    mask_ratio=0.9,
-    augmentation="none",
     crop_frames=98,
-    crop_distance=0,
     loss="infonce",
-    temperature=0.1,
-    gamma=0.9,
     projection_dim=0,
     steps=5,
     batch_size=8,
-    optimizer="adam",
-    lr=1e-3,
     weight_decay=0.0,
     warmup_steps=1,
-    clip_norm=1.0,
-    precision="fp32",
     device="cpu",
     checkpoint_every=5,
     validate_every=5,
-    seed=0,
 )
 
 
