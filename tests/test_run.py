@@ -572,9 +572,8 @@ def test_notebooks_need_what_they_read(path):
     code = "\n".join(cell["source"] for cell in parameters.read_cells(path) if cell["cell_type"] == "code")
     reads = set(re.findall(r'"(\d\d_\w+)"', code)) - {path.stem}
     reads |= {"00_data"} if "corpus_of(" in code else set()
-    reads |= (
-        {"00_data", "05_recordings"} if re.search(r"(?<!rendered_)corpus_of\(|task_of\(|inputs_of\(", code) else set()
-    )
+    makers = {"00_data", "05_recordings"}
+    reads |= makers if re.search(r"(?<!rendered_)corpus_of\(|task_of\(|inputs_of\(", code) else set()
     reads |= {"10_pretrain"} if re.search(r"(encoders_of|inputs_of|window_of|describe_encoder)\(", code) else set()
     assert set(pipeline.load_notebooks(Project())[path.stem].needs) == reads
 
