@@ -216,4 +216,4 @@ def _unlabelled(path: str) -> dict[str, str]:
 
 
 def _refuse(error: OSError) -> None:
-    raise KeyMynaError(f"{error.filename} cannot be read ({error.strerror}). Mend its permissions.") from error
+    raise KeyMynaError(f"{error.filename} cannot be read ({error.strerror}). Correct its permissions.") from error
