@@ -1,8 +1,8 @@
 """The key of a sound file, from a pre-trained encoder and a head; on the command line, `keymyna predict`.
 
-Audio is decoded to one channel at 16 kHz, cut into windows of 6.25 s (or as long as the encoder's crops, where these are
-shorter), embedded and classified; the estimate is the key with the largest mean softmax output over windows. Little is
-imported besides torch: imports take most of a single call.
+Audio is decoded to one channel at 16 kHz, cut into windows of 6.25 s (or as long as the encoder's crops, where they
+are shorter), embedded and classified; the estimate is the key with the largest mean softmax output over windows. Little
+is imported besides torch: imports take most of a single call.
 """
 
 from __future__ import annotations
