@@ -7,23 +7,14 @@ import json
 import numpy as np
 import pytest
 import tinysoundfont
+from corpora import small_corpus
 
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.corpus.rendered import arrange, render
-from keymyna_lib.corpus.rendered.build import CorpusConfig
 from keymyna_lib.corpus.rendered.scores import Score
 from keymyna_lib.spectrogram import SAMPLE_RATE
 
-CONFIG = CorpusConfig(
-    n_chorales=0,
-    n_tunes=0,
-    seconds=30.0,
-    scope="section",
-    drum_probability=0.5,
-    detune_cents=30.0,
-    snr_db=(5.0, 30.0),
-    seed=0,
-)
+CONFIG = small_corpus(n_chorales=0, n_tunes=0, seconds=30.0)
 
 
 def make_score(beats: int = 64, parts: int = 4, source: str = "chorale") -> Score:

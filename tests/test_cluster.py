@@ -1,6 +1,7 @@
 """Work on a cluster of two processes gives what it gives on this machine, even if one of them is killed."""
 
 import functools
+import itertools
 import os
 import signal
 import sys
@@ -179,7 +180,8 @@ def noise(number, n_samples, log, gone):
 class Filling:
     """Twelve tracks in four shards, filled into a folder; and what was made, track by track."""
 
-    def __init__(self, folder, client=Processes(1)):
+    def __init__(self, folder, client=None):
+        client = client or Processes(1)
         self.folder, self.client, self.log, self.gone = folder / "corpus", client, folder / "log", folder / "gone"
         lengths = 3000 + 300 * np.arange(12)
         places = pd.DataFrame(
@@ -393,7 +395,7 @@ def test_heads_are_the_same_from_a_cluster(client, corpus, tmp_path, monkeypatch
         assert [[head.valid_curve for head in heads] for heads in there] == [
             [head.valid_curve for head in heads] for heads in here
         ]
-        for one, other in zip(sum(here, []), sum(there, [])):
+        for one, other in zip(itertools.chain(*here), itertools.chain(*there)):
             assert one.spec == other.spec and one.best_step == other.best_step
             assert all(torch.equal(one.parameters[name], other.parameters[name]) for name in one.parameters)
         written.append({path: path.stat().st_mtime_ns for path in tmp_path.rglob("head-*")})

@@ -1,7 +1,7 @@
 """The committed results: every cell of the tables can be computed again from what lies beside them.
 
-`mini` is of this clone's notebooks. `mini-full` takes hours and stays as it is when prose changes; its executed notebooks
-are those that its runs name by their hash.
+`mini` is of this clone's notebooks. `mini-full` takes hours and stays as it is when prose changes; its executed
+notebooks are those that its runs name by their hash.
 """
 
 import io
@@ -31,7 +31,8 @@ def committed(tmp_path_factory):
         capture_output=True,
         check=True,
     ).stdout
-    tarfile.open(fileobj=io.BytesIO(archive)).extractall(folder, filter="data")
+    with tarfile.open(fileobj=io.BytesIO(archive)) as packed:
+        packed.extractall(folder, filter="data")
     MINI, FULL, README = folder / "results" / "mini", folder / "results" / "mini-full", folder / "README.md"
 
 

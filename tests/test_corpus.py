@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from corpora import small_corpus
 
 from keymyna_lib import keys, spectrogram
 from keymyna_lib.base import hashing
@@ -24,16 +25,7 @@ from keymyna_lib.corpus.rendered.scores import load_scores
 from keymyna_lib.corpus.splits import SPLITS
 from keymyna_lib.pretrain import CropSampler
 
-CONFIG = CorpusConfig(
-    n_chorales=4,
-    n_tunes=8,
-    seconds=7.0,
-    scope="section",
-    drum_probability=0.5,
-    detune_cents=30.0,
-    snr_db=(5.0, 30.0),
-    seed=0,
-)
+CONFIG = small_corpus()
 
 
 def make(cache: Path, config: CorpusConfig = CONFIG, **options):

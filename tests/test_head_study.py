@@ -37,7 +37,7 @@ def corpus():
 
 
 def features(corpus, corrupt=()):
-    """Two windows a track that all but spell out the key (noise on tracks in `corrupt` splits), and one shifted view."""
+    """Two windows per track that all but spell out the key (noise in `corrupt` splits), and one shifted view."""
     generator = torch.Generator().manual_seed(0)
     key = torch.tensor(corpus.manifest["key"].to_numpy())
     track = torch.arange(len(key)).repeat_interleave(3)

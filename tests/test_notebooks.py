@@ -1,5 +1,5 @@
-"""All notebooks at toy size, in a copy of this clone: they run, repeat exactly, are skipped, and leave what they promise;
-and the profile of the paper, shrunk, on tiny copies of its data sets."""
+"""All notebooks at toy size, in a copy of this clone: they run, repeat exactly, are skipped, and leave what they
+promise; and the profile of the paper, shrunk, on tiny copies of its data sets."""
 
 import os
 import shutil
@@ -212,7 +212,7 @@ def test_the_benchmark_runs_when_it_is_named(clone):
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory, clone):
-    """A copy in which the notebooks behind the paper's Table 1 and Figure 2 have run on recordings, and where these are."""
+    """A copy where the notebooks behind the paper's Table 1 and Figure 2 have run on recordings, and where they are."""
     folder = copy_of_the_sources(tmp_path_factory.mktemp("recorded"))
     data = tmp_path_factory.mktemp("music")
     make_datasets.make(data, tracks=48, seconds=6.5)

@@ -29,27 +29,16 @@ from keymyna_lib.views import AUGMENTATIONS
 def config(**changes):
     values = dict(
         encoder=EncoderConfig("vit-toy", "vertical", "log1p"),
-        objective="contrastive",
         mask_ratio=0.5,
-        augmentation="none",
         crop_frames=20,
-        crop_distance=0,
         loss="infonce",
-        temperature=0.1,
-        gamma=0.9,
         projection_dim=16,
         steps=6,
         batch_size=8,
-        optimizer="adam",
-        lr=1e-3,
-        weight_decay=1e-5,
         warmup_steps=2,
-        clip_norm=1.0,
-        precision="fp32",
         device="cpu",
         checkpoint_every=2,
         validate_every=3,
-        seed=0,
     )
     return PretrainConfig(**values | changes)
 

@@ -181,27 +181,18 @@ def config(**changes):
     """A run without chance in it, but for the order of tracks: a batch is all tracks, a crop all of a track."""
     values = dict(
         encoder=EncoderConfig("vit-toy", "vertical", "log1p"),
-        objective="contrastive",
         mask_ratio=0.5,
-        augmentation="none",
         crop_frames=FRAMES,
-        crop_distance=0,
-        loss="sogclr",
         temperature=0.2,
         gamma=0.5,
         projection_dim=16,
         steps=4,
         batch_size=8,
-        optimizer="adam",
-        lr=1e-3,
-        weight_decay=1e-5,
         warmup_steps=2,
         clip_norm=0.1,
-        precision="fp32",
         device="cpu",
         checkpoint_every=2,
         validate_every=2,
-        seed=0,
     )
     return PretrainConfig(**values | changes)
 

@@ -7,12 +7,15 @@ import io
 import json
 import os
 import re
+from dataclasses import fields
 
 import nbformat
 import pytest
 
 from keymyna_lib.base import files, paths
 from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.model import EncoderConfig
+from keymyna_lib.pretrain import PretrainConfig
 from keymyna_lib.run import execute, parameters, pipeline
 from keymyna_lib.run.project import Project
 
@@ -568,12 +571,13 @@ def test_every_described_notebook_exists_and_every_profile_fits():
 
 @each_notebook
 def test_notebooks_need_what_they_read(path):
-    """A notebook names what it reads, or reads it through `stages`; all that must be declared, no more."""
+    """A notebook names what it reads, or reads it through `upstream`; all that must be declared, and no more."""
     code = "\n".join(cell["source"] for cell in parameters.read_cells(path) if cell["cell_type"] == "code")
     reads = set(re.findall(r'"(\d\d_\w+)"', code)) - {path.stem}
     reads |= {"00_data"} if "corpus_of(" in code else set()
-    reads |= {"00_data", "05_recordings"} if re.search(r"(?<!rendered_)corpus_of\(|task_of\(", code) else set()
-    reads |= {"10_pretrain"} if re.search(r"(encoders_of|pretrain_run)\(", code) else set()
+    makers = {"00_data", "05_recordings"}
+    reads |= makers if re.search(r"(?<!rendered_)corpus_of\(|task_of\(|inputs_of\(", code) else set()
+    reads |= {"10_pretrain"} if re.search(r"(encoders_of|inputs_of|window_of|describe_encoder)\(", code) else set()
     assert set(pipeline.load_notebooks(Project())[path.stem].needs) == reads
 
 
@@ -600,4 +604,6 @@ def test_every_parameter_has_a_comment_and_is_read(path):
                 for node in ast.walk(ast.parse(source))
                 if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
             }
+            if "PretrainConfig.from_parameters(globals()" in source:  # reads all that is a setting
+                read |= {field.name for kind in (EncoderConfig, PretrainConfig) for field in fields(kind)}
     assert set(declared) - read == set()

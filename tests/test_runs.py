@@ -110,9 +110,9 @@ def test_identity_covers_configuration_seed_code_and_inputs(home, monkeypatch):
 
 
 def test_a_failed_run_leaves_no_directory(home):
-    with pytest.raises(ZeroDivisionError):
-        with Run("probe", profile="smoke", notebook="20_x", config={}, seed=0, inputs={}):
-            1 / 0
+    run = Run("probe", profile="smoke", notebook="20_x", config={}, seed=0, inputs={})
+    with pytest.raises(ZeroDivisionError), run:
+        raise ZeroDivisionError
     assert list((home / "results/smoke/runs").iterdir()) == []
 
 

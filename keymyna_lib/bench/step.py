@@ -53,27 +53,17 @@ def config(
     """The paper's step: SogCLR on linear mel power, no projection head."""
     return PretrainConfig(
         encoder=EncoderConfig(preset, "vertical", "linear"),
-        objective="contrastive",
         mask_ratio=mask_ratio,
-        augmentation="none",
         crop_frames=crop_frames,
-        crop_distance=0,
-        loss="sogclr",
-        temperature=0.1,
-        gamma=0.9,
         projection_dim=0,
         steps=1_000_000,
         batch_size=batch_size,
-        optimizer="adam",
         lr=3e-4,
-        weight_decay=1e-5,
         warmup_steps=10,
-        clip_norm=1.0,
         precision=precision,
         device=device,
         checkpoint_every=1_000_000,
         validate_every=1_000_000,
-        seed=0,
     )
 
 

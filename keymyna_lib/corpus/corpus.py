@@ -124,7 +124,7 @@ class Corpus:
     def pretraining_tracks(self) -> list[str]:
         """Tracks to pre-train on: those of split "pretrain", or the training tracks if there are none.
 
-                Pre-training tracks with exactly the samples of a scored track are left out, because an unlabelled folder may
+        Pre-training tracks with exactly the samples of a scored track are left out, because an unlabelled folder may
         contain the files of a test set. Copies of the same music in another encoding or excerpt are not recognised.
         """
         scored = self.manifest.loc[self.manifest["split"].isin(["valid", "test", "extra"]), "sha256"]

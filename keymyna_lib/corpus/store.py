@@ -66,8 +66,8 @@ class Shards:
     def __getitem__(self, shard: int) -> np.ndarray:
         if shard not in self._maps:
             path, (dtype, shape) = shard_folder(self._folder, shard) / self._name, _LAYOUTS[self._name]
-            # Not numpy's map, which keeps its file open; a process may have only about 1,000 open files. Shared, because
-            # a private writable map would count as this process's own memory (RLIMIT_DATA).
+            # Not numpy's map, which keeps its file open; a process may have only about 1,000 open files. Shared,
+            # because a private writable map would count as this process's own memory (RLIMIT_DATA).
             size = path.stat().st_size // dtype.itemsize
             array = torch.from_file(str(path), shared=True, size=size, dtype=dtype).numpy().reshape(shape)
             array.flags.writeable = False

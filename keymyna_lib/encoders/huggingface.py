@@ -80,7 +80,8 @@ def frozen_encoder(source: str, device: str = "auto", layer: int | str = "mean")
         raise KeyMynaError(
             f"frozen {source!r}: there is no such folder; a repository of the model hub is written owner/name@revision."
         )
-    folder = [HubFile(repo, name, revision).download().parent for name in (_CONFIG, _PREPROCESSOR)][0]
+    HubFile(repo, _PREPROCESSOR, revision).download()
+    folder = HubFile(repo, _CONFIG, revision).download().parent
     try:
         HubFile(repo, _WEIGHTS[0], revision).download()
     except KeyMynaError:  # MERT has only the other file

@@ -64,7 +64,7 @@ def build_recordings(
     seconds : of each recording, from its beginning; 0 for all of it.
     cache : folder to build in; `paths.CACHE` by default.
     progress : show bars.
-        client : where to decode, see `cluster.connect`; a cluster's workers see the recordings under the same paths. The
+    client : where to decode, see `cluster.connect`; a cluster's workers see the recordings under the same paths. The
         result depends neither on it nor on the order of `tracks`.
 
     Returns

@@ -55,7 +55,7 @@ def build_corpus(
     config : what to build.
     progress : show a bar.
     cache : folder to build in; `paths.CACHE` by default.
-        client : where to render, see `cluster.connect`. The result does not depend on it.
+    client : where to render, see `cluster.connect`. The result does not depend on it.
 
     Raises
     ------
