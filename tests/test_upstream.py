@@ -106,7 +106,7 @@ def test_the_papers_tasks_come_first():
 
 @pytest.mark.parametrize(
     "task, expected",
-    [("giantsteps", "GiantSteps Key (604)"), ("rendered", "synthetic corpus"), ("folder:mine", "folder:mine")],
+    [("giantsteps", "GiantSteps Key (604)"), ("rendered", "the synthetic corpus"), ("folder:mine", "folder:mine")],
 )
 def test_material(task, expected):
     assert upstream.material(task) == expected

@@ -191,4 +191,4 @@ def feature_sets(
 
 def material(task: str) -> str:
     """The tracks of a task in words, for captions."""
-    return TASKS[task].title if task in TASKS else "synthetic corpus" if task == "rendered" else task
+    return TASKS[task].title if task in TASKS else "the synthetic corpus" if task == "rendered" else task
