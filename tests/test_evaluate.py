@@ -7,6 +7,7 @@ from scipy import stats
 
 from keymyna_lib import keys
 from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.base.seeds import numpy_stream
 from keymyna_lib.evaluate import (
     _resampled_means,
     bootstrap_interval,
@@ -174,7 +175,7 @@ def test_groups_are_drawn_together():
 
 def resampled_means(scores, groups, n_resamples, seed):
     """The resampling written out: the same draws, then each resample's table averaged entry by entry."""
-    rng = np.random.default_rng(seed)
+    rng = numpy_stream(seed, "bootstrap")
     labels = np.unique(groups)
     draws = [rng.multinomial(n, np.full(n, 1 / n), size=n_resamples) for n in (len(scores), len(labels))]
     means = []
@@ -273,7 +274,7 @@ def test_seeds_draws_and_groups_are_resampled_each_on_its_own():
     scores = rng.normal(size=(3, 2, 8))
     groups = np.array([0, 0, 1, 1, 2, 2, 3, 3])
     found = _resampled_means(scores, groups, 3, seed=5)
-    draws = np.random.default_rng(5)
+    draws = numpy_stream(5, "bootstrap")
     counts = [draws.multinomial(n, np.full(n, 1 / n), size=3) for n in (3, 2, 4)]
     for resample, (seeds, labels, drawn) in enumerate(zip(*counts)):
         total = weight = 0.0

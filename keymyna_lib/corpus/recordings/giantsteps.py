@@ -255,7 +255,7 @@ def _artist_groups(table: pd.DataFrame) -> pd.Series:
 def _split(groups: pd.Series, counted: Sequence[bool]) -> pd.Series:
     """train or valid: whole groups, drawn in random order, until valid has its share of the counted tracks."""
     sizes = pd.Series(counted, groups.index).groupby(groups).sum()
-    sizes = sizes.iloc[numpy_stream(_SEED, "validation artists").permutation(len(sizes))]
+    sizes = sizes.iloc[numpy_stream(_SEED, "splits").permutation(len(sizes))]
     valid = sizes.index[sizes.cumsum() <= VALID_SHARE * sizes.sum()]
     return groups.isin(valid).map({True: "valid", False: "train"})
 
