@@ -40,7 +40,10 @@ class _Commands(click.Group):
                 raise
             where = f" {error.filename}" if error.filename else ""
             status = 1
-            message = f"error: cannot write{where}: {error.strerror}. Free some space or correct its permissions and run again."
+            message = (
+                f"error: cannot write{where}: {error.strerror}. Free some space or correct its permissions and run "
+                "again."
+            )
         if os.environ.get("LOCAL_RANK", "0") == "0":  # under torchrun, once on each machine
             click.echo(message, err=True)
         ctx.exit(status)

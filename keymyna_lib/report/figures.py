@@ -72,7 +72,7 @@ def key_histogram(counts: pd.DataFrame) -> Figure:
 
 
 def source_histograms(counts: pd.DataFrame) -> Figure:
-    """Tracks by key along the circle of fifths, one row per data set; `counts` has the columns source, split, key, size."""
+    """Tracks by key along the circle of fifths, one row per data set; `counts` has columns source, split, key, size."""
     sources = list(dict.fromkeys(counts["source"]))
     figure, axes = plt.subplots(len(sources), 1, figsize=(10, 1.9 * len(sources)), sharex=True, squeeze=False)
     for axis, source in zip(axes[:, 0], sources):
