@@ -41,7 +41,8 @@ class _Commands(click.Group):
             where = f" {error.filename}" if error.filename else ""
             status = 1
             message = (
-                f"error: cannot write{where}: {error.strerror}. Free some space or mend its permissions and run again."
+                f"error: cannot write{where}: {error.strerror}. Free some space or correct its permissions and run "
+                "again."
             )
         if os.environ.get("LOCAL_RANK", "0") == "0":  # under torchrun, once on each machine
             click.echo(message, err=True)

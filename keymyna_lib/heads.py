@@ -336,7 +336,7 @@ class _Passes:
 
     Parameters
     ----------
-    specs : of the heads, alike but for dropout, learning rate, weight decay and scaling.
+    specs : of the heads, alike except for dropout, learning rate, weight decay and scaling.
     parameters : by name, each (head, ...): the arrays of `HeadSpec.initial` with an axis for the heads in front.
     gradients : of the same names and shapes, filled by `backward`.
     mean, std : (head, dim), applied to the features.

@@ -1,7 +1,7 @@
 """The pre-training loop: random crops of training tracks, an objective, an optimizer, checkpoints and a curve.
 
-Every draw of step t (which tracks, where the crops start, which tokens are masked) comes from a generator seeded
-by (seed, t), so that a run resumed from a checkpoint takes exactly the steps an unbroken one would have taken.
+Every draw comes from a stream of the seed that names the step (where crops start, which tokens are masked) or the epoch
+(the order of tracks), so that a run resumed from a checkpoint takes exactly the steps an unbroken one would have taken.
 
 On several processes (see `compute.ranks`) each draws its share of a batch from its own share of the training tracks and
 reads no others; losses and gradients are those of the joint batch.

@@ -2,7 +2,7 @@
 and wrong ones, a corrupt file, a missing one and, where checksums are published, one with the wrong checksum.
 
 Each returns what is expected, by track id: "keys" (-1 where excluded, or where there are none), "excluded" (reasons, or
-empty), "states" of `base.examine` and "splits". Nothing here comes from the library.
+empty), "states" of `dataset.examine` and "splits". Nothing here comes from the library.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def write_fma_keys(root: Path, tracks: int = 10, seconds: float = 8.0) -> dict[s
         if not reason:
             name = f"{_FMA_TONICS[key % 12]} {'minor' if key >= 12 else 'Major'}"
             labels.append({"track_id": track_id, "spotify_uri": f"spotify:track:{i:022d}", "key_and_mode": name})
-        artist = i // 2 + 1000 * (split == "test")  # the pairs of tracks are of one split but for (valid, test)
+        artist = i // 2 + 1000 * (split == "test")  # the pairs of tracks are of one split, except (valid, test)
         facts.append((int(track_id), split, artist, f"Artist, the {artist}th", f'"Title" {i}\nin two lines', "Folk"))
     expected.index("fma_keys_index_1.0.json", "1.0")
     pd.DataFrame(labels).to_csv(expected.folder / "fma_keys_metadata.csv", index=False)

@@ -2,7 +2,7 @@
 a corrupt file, a missing one and, where checksums are published, one with the wrong checksum.
 
 Each returns what is expected, by track id: "keys" (-1 where excluded), "excluded" (reasons, or empty) and "states" of
-`base.examine`. Nothing here comes from the library.
+`dataset.examine`. Nothing here comes from the library.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def reference_score(reference, estimate):
 
 def test_all_pairs_against_mir_eval():
     ascending = [reference_score(r, e) for r, e in zip(REFERENCE, ESTIMATE)]
-    # The score is symmetric but for the fifth: turned round, mir_eval credits what lies a fifth below.
+    # The score is symmetric except for the fifth: turned round, mir_eval credits what lies a fifth below.
     both = [max(reference_score(r, e), reference_score(e, r)) for r, e in zip(REFERENCE, ESTIMATE)]
     np.testing.assert_array_equal(mirex_scores(REFERENCE, ESTIMATE, fifths="ascending"), ascending)
     np.testing.assert_array_equal(mirex_scores(REFERENCE, ESTIMATE, fifths="both"), both)
@@ -217,7 +217,7 @@ def test_p_value_of_no_difference_and_of_a_sure_one():
 
 
 def test_rounding_does_not_decide_what_is_zero():
-    """0.3 - 0.1 and 0.2 cancel but for rounding: half of the resamples of two such tracks are draws of both, mean 0."""
+    """0.3 - 0.1 and 0.2 cancel up to rounding: half of the resamples of two such tracks are draws of both, mean 0."""
     a, b = np.array([0.3, 0.0]), np.array([0.1, 0.2])
     assert (a - b).sum() != 0
     assert paired_difference(a, b, seed=0).p == 1  # each side holds a quarter besides

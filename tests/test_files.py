@@ -67,6 +67,33 @@ def test_hashes(tmp_path):
     assert hashing.source_hash(tmp_path) != before
 
 
+def test_the_hash_of_code_covers_what_a_module_imports_however_indirectly(tmp_path, monkeypatch):
+    library = tmp_path / "keymyna_lib"
+    monkeypatch.setattr(hashing.paths, "LIBRARY", library)
+    sources = {
+        "top": "import json\nfrom typing import TYPE_CHECKING\nfrom keymyna_lib import a\n"
+        "from keymyna_lib.room.b import f\nfrom keymyna_lib.base.files import write_text\n"
+        "if TYPE_CHECKING:\n    from keymyna_lib.types import T\n"
+        "def g():\n    from keymyna_lib.lazy import h\n",
+        "a": "from keymyna_lib import __version__, deep\n",
+        "deep": "from keymyna_lib import top  # a circle\n",
+        **dict.fromkeys(("__init__", "room/__init__", "room/b", "lazy", "types", "base/files", "other"), ""),
+    }
+    for name, text in sources.items():
+        files.write_text(library / f"{name}.py", text)
+
+    def code_hash():
+        return hashing.code_hash_of.__wrapped__("keymyna_lib.top")
+
+    before, counted = code_hash(), set()
+    for name, text in sources.items():
+        files.write_text(library / f"{name}.py", text + "x = 1\n")
+        counted |= {name} if code_hash() != before else set()
+        files.write_text(library / f"{name}.py", text)
+    assert code_hash() == before
+    assert counted == {"top", "a", "deep", "room/b", "lazy", "__init__"}  # neither types, plumbing nor what is unused
+
+
 def test_stable_words_never_change():
     """Seeds hang on these: the first 16 bytes of the name's SHA-256."""
     digest = hashlib.sha256(b"bwv1.6").digest()

@@ -1,5 +1,6 @@
 """The house rules that tools can check: lint, format, spelling, types, layers, notebooks without outputs."""
 
+import ast
 import json
 import subprocess
 import sys
@@ -35,3 +36,21 @@ def test_notebook_sources_have_no_outputs(path):
 def test_every_package_says_what_lives_there():
     for file in paths.LIBRARY.rglob("__init__.py"):
         assert file.read_text().startswith('"""'), f"{file}: a docstring says what lives here and what it may import."
+
+
+def test_modules_import_each_other_by_full_names():
+    """`hashing.code_hash_of` reads "from keymyna_lib.x import y" only: nothing relative, no "import keymyna_lib.x"."""
+    for file in paths.LIBRARY.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            assert not (isinstance(node, ast.ImportFrom) and node.level), f"{file}:{node.lineno}"
+            if isinstance(node, ast.Import):
+                assert not any(alias.name.split(".")[0] == paths.LIBRARY.name for alias in node.names), (
+                    f"{file}:{node.lineno}"
+                )
+
+
+def test_packages_hold_no_code():
+    """Nor does `code_hash_of` read it there: a docstring, and the version."""
+    for file in paths.LIBRARY.rglob("__init__.py"):
+        _, *rest = ast.parse(file.read_text()).body
+        assert [ast.unparse(node).split(" = ")[0] for node in rest] in ([], ["__version__"]), file

@@ -130,7 +130,7 @@ def corpus():
 
 
 def features(corpus, noise=0.5, corrupt=()):
-    """One to three windows a track with its key under noise, and a shifted view of each track that is all noise."""
+    """One to three windows per track with its key under noise, and a shifted view of each track that is all noise."""
     rng = np.random.default_rng(0)
     keys = corpus.manifest["key"].to_numpy()
     track = np.concatenate([np.repeat(np.arange(len(keys)), 1 + np.arange(len(keys)) % 3), np.arange(len(keys))])

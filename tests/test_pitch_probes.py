@@ -41,7 +41,7 @@ def x(rng):
 
 @pytest.fixture
 def linear(x, rng):
-    """A target of three components of unequal variance, linear in x but for some noise."""
+    """A target of three components of unequal variance, linear in x except for some noise."""
     z = StandardScaler().fit_transform(x)
     return z @ rng.normal(size=(DIM, 3)) * (1, 3, 10) + rng.normal(size=(N, 3))
 
@@ -189,7 +189,7 @@ def table(rng):
 
 
 def test_every_property_is_probed(table):
-    """Features that hold all there is to know, but for windows of two sections and one where nothing sounds."""
+    """Features that hold all there is to know, except in windows of two sections and one where nothing sounds."""
     held = pd.get_dummies(
         table.drop(columns=["split", "purity", "composition"]), columns=["tonic", "mode", "family"]
     ).to_numpy(float)

@@ -178,7 +178,7 @@ def test_losses_gradients_and_states_are_those_of_the_joint_batch(on_two, one_th
 
 
 def config(**changes):
-    """A run without chance in it, but for the order of tracks: a batch is all tracks, a crop all of a track."""
+    """A run without chance in it, except for the order of tracks: a batch is all tracks, a crop all of a track."""
     values = dict(
         encoder=EncoderConfig("vit-toy", "vertical", "log1p"),
         mask_ratio=0.5,

@@ -7,8 +7,6 @@ are trained one after another, from a loader that yields single rows, with each 
 
 Where it differs: files are .npy instead of pickles, whose reading runs code (both are one read of the same bytes). The
 loss is that of `losses.SogCLR`, written as four blocks of similarities with their state on the CPU, which is inferred
-from keymyna_lib.base.seeds import torch_stream
-from keymyna_lib.base.seeds import torch_stream
 from how the public code calls its loss; the values agree. Heads have dropout where the library's have it (the public
 linear head has none, so a third of its grid is the same head three times); without it the two could not be compared
 head by head. Scores per epoch, checkpoints and logging are left out of both.

@@ -72,7 +72,7 @@ def key_histogram(counts: pd.DataFrame) -> Figure:
 
 
 def source_histograms(counts: pd.DataFrame) -> Figure:
-    """Tracks by key along the circle of fifths, a row a data set; `counts` has the columns source, split, key, size."""
+    """Tracks by key along the circle of fifths, one row per data set; `counts` has columns source, split, key, size."""
     sources = list(dict.fromkeys(counts["source"]))
     figure, axes = plt.subplots(len(sources), 1, figsize=(10, 1.9 * len(sources)), sharex=True, squeeze=False)
     for axis, source in zip(axes[:, 0], sources):
@@ -172,7 +172,7 @@ def confusion_heatmap(axis: Axes, counts: np.ndarray, title: str) -> None:
 
 
 def label_curves(axis: Axes, curves: pd.DataFrame, n_train: int) -> None:
-    """Score with its band against the number of labels; `curves` is what `tables.comparison` returns."""
+    """Score with its band against the number of labels; `curves` is what `summaries.comparison` returns."""
     for name, group in curves.groupby("name", sort=False):
         group = group.assign(labels=group["budget"].replace(0, n_train)).sort_values("labels")
         axis.plot(
@@ -195,11 +195,11 @@ def label_curves(axis: Axes, curves: pd.DataFrame, n_train: int) -> None:
 
 
 def head_curves(systems: pd.DataFrame) -> Figure:
-    """Score against labelled tracks, a panel a kind of head, with the best system without training and chance.
+    """Score against labelled tracks, one panel per kind of head, with the best system without training and chance.
 
     Parameters
     ----------
-    systems : of `tables.systems`, one task.
+    systems : of `summaries.systems`, one task.
     """
     trained, others = systems.dropna(subset="budget"), systems[systems["budget"].isna()]
     heads = list(trained["head"].unique())
@@ -240,7 +240,7 @@ def cost_curve(axis: Axes, cost: pd.DataFrame, main: str, untrained: str) -> Non
 
     Parameters
     ----------
-    cost : what `tables.comparison_cost` returns.
+    cost : what `summaries.comparison_cost` returns.
     main : the objective drawn as a line. untrained : the one drawn as a level, for it costs nothing.
     """
     level = cost[cost["objective"] == untrained].iloc[0]
@@ -304,7 +304,7 @@ def transfer_points(axis: Axes, found: pd.DataFrame) -> None:
 
 
 def difference_points(axis: Axes, found: pd.DataFrame) -> None:
-    """Paired differences with their intervals, one row a system; filled where Holm-adjusted p is below 0.05."""
+    """Paired differences with their intervals, one row per system; filled where Holm-adjusted p is below 0.05."""
     y = np.arange(len(found))[::-1]
     for place, row in zip(y, found.to_dict("records")):
         colour = "#D55E00" if row["p_holm"] < 0.05 else "0.5"
@@ -480,7 +480,7 @@ def _track_colours(number: int) -> np.ndarray:
 def plot_tsne(
     fig: Figure, xy_by_encoder: Mapping[str, np.ndarray], track: np.ndarray, family: np.ndarray, shift: np.ndarray
 ) -> None:
-    """The paper's Figure 2 in our own drawing: a column an encoder, coloured by track above, by change below.
+    """The paper's Figure 2 in our own drawing: one column per encoder, coloured by track above, by change below.
 
     A ring is a clean track, joined by a thin line to each of its changed versions: what the encoder is robust
     to sits in its ring. Colours above only tell neighbours apart. Below, pitch shifts, the one change that
@@ -488,7 +488,7 @@ def plot_tsne(
 
     Parameters
     ----------
-    fig : an empty figure with a constrained layout; 5 inches a column and 10.4 in height suit 100 tracks.
+    fig : an empty figure with a constrained layout; 5 inches per column and 10.4 in height suit 100 tracks.
     xy_by_encoder : title -> (point, 2), the output of `tsne`.
     track : (point,) labels of the tracks.
     family : (point,) kind of change, such as "noise" or "pitch"; "" for the one clean point of every track.
@@ -502,7 +502,7 @@ def plot_tsne(
     clean = np.flatnonzero(family == "")
     home = clean[np.argsort(number[clean])]  # track's number -> its clean point
     if len(home) != number.max() + 1:
-        raise KeyMynaError("plot_tsne: expected exactly one clean point a track.")
+        raise KeyMynaError("plot_tsne: expected exactly one clean point per track.")
     changed = np.flatnonzero(family != "")
     changed = numpy_stream(0, "drawing order").permutation(changed)  # so that no change hides another
     families = list(dict.fromkeys(family[family != ""]))

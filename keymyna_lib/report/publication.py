@@ -113,6 +113,6 @@ def _move(path: Path, final: Path) -> None:
             os.replace(path, final)
     except OSError as error:
         raise KeyMynaError(
-            f"cannot write {final}: {os.strerror(error.errno or 0)}. Mend its permissions and run again; publishing "
+            f"cannot write {final}: {os.strerror(error.errno or 0)}. Correct its permissions and run again; publishing "
             "resumes there."
         ) from error

@@ -208,7 +208,7 @@ def local_paths(values: dict[str, Value], root: Path) -> dict[str, Path]:
 
 
 def describe_names(declarations: dict[str, dict[str, Parameter]]) -> str:
-    """The declared parameters, one line a notebook."""
+    """The declared parameters, one line per notebook."""
     return "\n".join(
         f"  {notebook}: " + ", ".join(f"{p.name} ({p.type_name})" for p in parameters.values() if p.name != "profile")
         for notebook, parameters in declarations.items()

@@ -304,7 +304,7 @@ def _run_one(
     expected = f", about {notebook.minutes[profile]:g} min" if profile in notebook.minutes else ""
     say(f"{head}  {notebook.title} ({reason}{expected}) ...")
     note, before = fingerprint(project, notebook, values), modified(project.index(profile, name))
-    # From here on the last success no longer counts: a run that fails may have replaced some of its outputs.
+    # From here on the last success no longer counts: a kill may come between its publication and its executed copy.
     project.state(profile, name).unlink(missing_ok=True)
     given = {
         key: value for key, value in values.items() if key == "profile" or value != notebook.parameters[key].default
