@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from keymyna_lib.accelerated import embedding as accelerated
 from keymyna_lib.base import paths
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.hashing import code_hash_of, sha256_bytes, sha256_json
@@ -104,9 +105,13 @@ def cut_windows(spectrogram: Tensor, starts: Sequence[int], frames: int = WINDOW
 
 @torch.inference_mode()
 def embed(encoder: Encoder, windows: Tensor, *, batch_size: int = 64) -> Tensor:
-    """(window, mel, frame) stored spectrograms to (window, embedding) float32 on the CPU, unmasked."""
-    device = next(encoder.parameters()).device
-    return torch.cat([encoder(batch.to(device)).float().cpu() for batch in windows.split(batch_size)])
+    """(window, mel, frame) stored spectrograms to (window, embedding) float32 on the CPU, unmasked.
+
+    `batch_size` windows at a time; a GPU takes as many as suit it, see `accelerated.embedding`.
+    """
+    if next(encoder.parameters()).is_cuda:
+        return accelerated.embed(encoder, windows)
+    return torch.cat([encoder(batch).float() for batch in windows.split(batch_size)])
 
 
 def _window_chroma(corpus: Corpus, track_id: str, *, frames: int) -> np.ndarray:
@@ -181,7 +186,7 @@ def _extract(
         return of_tracks([torch.from_numpy(rows) for rows in chroma], track_ids)
     rows: list[Tensor] = []
     with bar(desc=f"features: {name}", total=len(track_ids), unit="track", show=show) as progress:
-        for group in _groups(track_ids):
+        for group in _groups(track_ids, encoder):
             windows = [_all_windows(corpus, track, frames) for track in group]
             rows += _of_windows(torch.cat(windows), encoder).split([len(w) for w in windows])
             progress.update(len(group))
@@ -348,8 +353,9 @@ def spread_windows(n: int, count: int) -> np.ndarray:
     return np.linspace(0, n - 1, min(count, n)).round().astype(int)
 
 
-def _groups(track_ids: Sequence[str], size: int = 16) -> list[Sequence[str]]:
-    """Tracks that are embedded together: an encoder is half as fast again on full batches."""
+def _groups(track_ids: Sequence[str], encoder: Encoder | None = None) -> list[Sequence[str]]:
+    """Tracks that are embedded together: an encoder is half as fast again on full batches, and a GPU wants large ones."""
+    size = 256 if encoder is not None and next(encoder.parameters()).is_cuda else 16
     return [track_ids[i : i + size] for i in range(0, len(track_ids), size)]
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,8 +20,12 @@ from torch import Tensor
 
 from keymyna_lib.accelerated.draws import Draws, key_for
 from keymyna_lib.corpus.corpus import Corpus
-from keymyna_lib.model import kept_tokens
+from keymyna_lib.model import Encoder, kept_tokens
+from keymyna_lib.objectives import Contrastive, Objective
 from keymyna_lib.spectrogram import N_MELS
+
+if TYPE_CHECKING:
+    from keymyna_lib.pretrain import PretrainConfig
 
 _TRACKS, _FIRST, _NEAR, _MASKS = 0, 1, 2, 3  # purposes of draws; masks take one for each kind of patch from here on
 
@@ -242,17 +247,66 @@ class _KeptFrames(Crops):
         return patches_of_frames(self.frames.unflatten(0, (len(keep), -1)), size[1])
 
 
-class FedSampler:
-    """Batches of a `DeviceSampler`, for a store that does not fit on the device.
+STORE_SHARE = 0.5  # of the device's free memory, for spectrograms; the rest is for the step
 
-    A thread draws the steps to come on the host and gathers from the memory maps what they look at into pinned
-    memory; `prepare` sends it off. What is drawn is what `DeviceSampler` draws on the device.
+
+def sampler_for(
+    config: PretrainConfig,
+    encoder: Encoder,
+    objective: Objective,
+    corpus: Corpus,
+    track_ids: Sequence[str],
+    device: torch.device,
+    store_bytes: int | None = None,
+) -> DeviceSampler | FedSampler:
+    """The sampler of a run: with the store on the device when that fits in `store_bytes`, else fed from the corpus.
+
+    Parameters
+    ----------
+    config : says how crops are drawn.
+    encoder, objective : say what is looked at.
+    store_bytes : None for STORE_SHARE of the device's free memory.
+    """
+    draws = dict(
+        batch_size=config.batch_size,
+        views=objective.views,
+        crop_frames=config.crop_frames,
+        crop_distance=config.crop_distance,
+        seed=config.seed,
+    )
+    if store_bytes is None:
+        store_bytes = int(STORE_SHARE * torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else 0
+    if frames_size(corpus, track_ids) <= store_bytes:
+        store = ResidentFrames(corpus, track_ids, device)
+        return DeviceSampler(store.spans, store.frames, **draws)
+    return FedSampler(
+        corpus,
+        track_ids,
+        device,
+        patch_sizes=[branch[0].size for branch in encoder.branches],
+        mask_ratio=objective.mask_ratio if masks_before_looking(objective) else 0.0,
+        n_frames=encoder.trim(torch.empty(1, N_MELS, config.crop_frames)).shape[2],
+        **draws,
+    )
+
+
+def masks_before_looking(objective: Objective) -> bool:
+    """Whether only kept patches are looked at: with masking, and no augmentation of the whole crop before it."""
+    return isinstance(objective, Contrastive) and objective.mask_ratio > 0 and objective.augmentation == "none"
+
+
+class FedSampler(DeviceSampler):
+    """A `DeviceSampler` for a store that does not fit on the device: frames are gathered on the host and sent.
+
+    A thread draws the steps to come once more on the host, gathers from the memory maps what they look at into pinned
+    memory, and `prepare` sends it off.
 
     Parameters
     ----------
     corpus, track_ids : the store.
     device : where batches go.
-    patch_sizes, mask_ratio : the encoder's patches (mel bands, frames), and the share that is dropped.
+    patch_sizes : of the encoder (mel bands, frames).
+    mask_ratio : share of the tokens that are not looked at.
     n_frames : frames of a crop that the encoder looks at, at most `crop_frames`.
     draws : the parameters of `DeviceSampler` from `batch_size` on.
     """
@@ -270,91 +324,65 @@ class FedSampler:
         n_frames: int,
         **draws: int,
     ):
+        spans = spans_of(corpus, track_ids)
+        super().__init__(spans.to(device), None, **draws)
+        self._host = DeviceSampler(spans, None, **draws)
         self._maps, self._table = corpus.frames, _table(corpus, track_ids)
-        self._host = host = DeviceSampler(spans_of(corpus, track_ids), None, **draws)
-        self.device, self.views, self.batch_size = device, host.views, host.batch_size
-        self.crop_frames, self._n_frames = host.crop_frames, n_frames
-        self._sizes, self._mask_ratio = tuple(patch_sizes), mask_ratio
+        self._mask_ratio, self._n_frames, self._width = mask_ratio, n_frames, patch_sizes[0][1]
         # Of other patches than full-height ones, those that are kept cover most frames of a crop.
-        self._only_kept = mask_ratio > 0 and len(self._sizes) == 1 and self._sizes[0][0] == N_MELS
-        self._thread, self._made = ThreadPoolExecutor(1, "crops"), {}
-        _, time, small = self._draw(0)
-        pinned, shape = device.type == "cuda", (len(time), time.shape[1], N_MELS)
+        self._only_kept = mask_ratio > 0 and len(patch_sizes) == 1 and patch_sizes[0][0] == N_MELS
+        n_looked_at = self._width * kept_tokens(n_frames // self._width, mask_ratio) if self._only_kept else n_frames
+        shape = (self.views * self.batch_size, n_looked_at, N_MELS)
         self._slots = [
-            [
-                torch.empty(shape, dtype=torch.float16, pin_memory=pinned),
-                *(torch.empty(part.shape, dtype=part.dtype, pin_memory=pinned) for part in small),
-            ]
-            for _ in range(self.AHEAD + 1)
+            torch.empty(shape, dtype=torch.float16, pin_memory=device.type == "cuda") for _ in range(self.AHEAD + 1)
         ]
         self._sent: list[torch.cuda.Event | None] = [None] * len(self._slots)
         self._filled = 0
-        self._here = [torch.empty(part.shape, dtype=part.dtype, device=device) for part in self._slots[0]]
-        self._begin = torch.arange(len(time), device=device) * time.shape[1]
+        self._here = torch.empty(shape, dtype=torch.float16, device=device)
+        self._thread, self._made = ThreadPoolExecutor(1, "crops"), {}
 
     def prepare(self, step: int) -> None:
         """As `DeviceSampler.prepare`; waits only when the thread is late."""
-        for ahead in range(step, step + self.AHEAD):
+        super().prepare(step)
+        soon = range(step, step + self.AHEAD)
+        self._made = {ahead: future for ahead, future in self._made.items() if ahead in soon}
+        for ahead in soon:
             if ahead not in self._made:
                 self._made[ahead] = self._thread.submit(self._fill, ahead)
-        self._made = {ahead: future for ahead, future in self._made.items() if step <= ahead < step + self.AHEAD}
         slot = self._made.pop(step).result()
-        for here, there in zip(self._here, self._slots[slot]):
-            here.copy_(there, non_blocking=True)
+        self._here.copy_(self._slots[slot], non_blocking=True)
         if self.device.type == "cuda":
             self._sent[slot] = torch.cuda.Event()
             self._sent[slot].record()
 
-    def tracks(self) -> Tensor:
-        """As `DeviceSampler.tracks`."""
-        return self._here[1]
-
-    def keys(self, tracks: Tensor) -> Tensor:
-        """(batch,) int64: the musical keys of the step's tracks."""
-        return self._here[2]
-
     def crops(self, tracks: Tensor) -> Crops:
         """Crops of the step's tracks."""
+        rows, n_frames, _ = self._here.shape
+        begin = torch.arange(rows, device=self.device) * n_frames
+        there = torch.full_like(begin, self._n_frames)  # silence is among what was sent
         kind = _KeptFrames if self._only_kept else Crops
-        frames = self._here[0].flatten(0, 1)
-        there = torch.full_like(self._begin, self._n_frames)  # silence has been put in on the host
-        return kind(frames, self._begin, there, self._n_frames)
-
-    def keep(self, branch: int, n_tokens: int, mask_ratio: float) -> Tensor:
-        """As `DeviceSampler.keep`."""
-        return self._here[3 + branch]
-
-    def _draw(self, step: int) -> tuple[Crops, Tensor, list[Tensor]]:
-        """A step's crops; the frames of each that are looked at, (view x batch, n); tracks, keys and kept tokens."""
-        host = self._host
-        host.prepare(step)
-        tracks = host.tracks()
-        crops = replace(host.crops(tracks), n_frames=self._n_frames)
-        keeps = []
-        if self._mask_ratio > 0:
-            grids = [crops.grid(size) for size in self._sizes]
-            keeps = [host.keep(i, rows * columns, self._mask_ratio) for i, (rows, columns) in enumerate(grids)]
-        if self._only_kept:
-            time = frames_of_tokens(keeps[0], self._sizes[0][1])
-        else:
-            time = torch.arange(self._n_frames).expand(len(crops), -1)
-        return crops, time, [tracks, host.keys(tracks), *keeps]
+        return kind(self._here.flatten(0, 1), begin, there, self._n_frames)
 
     def _fill(self, step: int) -> int:
-        """In the thread: make a step ready in the next slot, whose number is returned."""
+        """In the thread: gather what a step looks at into the next slot, whose number is returned."""
         slot = self._filled % len(self._slots)
         self._filled += 1
         if self._sent[slot] is not None:
             self._sent[slot].synchronize()
-        frames, *rest = self._slots[slot]
-        crops, time, small = self._draw(step)
-        for target, part in zip(rest, small):
-            target.copy_(part)
-        spans, target = self._host.spans, frames.numpy()
-        start = (crops.begin - spans.first[small[0]].repeat(self.views)).numpy()
-        places = time.minimum(crops.there[:, None] - 1).numpy()
-        for row, track in enumerate(small[0].repeat(self.views).tolist()):
-            shard, first, _ = self._table[track]
-            target[row] = self._maps[shard][first + start[row] + places[row]]
+        host = self._host
+        host.prepare(step)
+        tracks = host.tracks()
+        crops = host.crops(tracks)
+        if self._only_kept:
+            time = frames_of_tokens(host.keep(0, self._n_frames // self._width, self._mask_ratio), self._width)
+        else:
+            time = torch.arange(self._n_frames).expand(len(crops), -1)
+        tracks, target = tracks.repeat(self.views), self._slots[slot].numpy()
+        places = (crops.begin - host.spans.first[tracks])[:, None] + time.minimum(crops.there[:, None] - 1)
+        shards, first, _ = self._table[tracks.numpy()].T
+        places = places.numpy() + first[:, None]
+        order = shards.argsort(kind="stable")
+        for rows in np.split(order, np.flatnonzero(np.diff(shards[order])) + 1):
+            target[rows] = self._maps[shards[rows[0]]][places[rows]]
         target[(time >= crops.there[:, None]).numpy()] = 0
         return slot

@@ -12,17 +12,43 @@ import contextlib
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from keymyna_lib.accelerated.sampler import DeviceSampler
-from keymyna_lib.model import Encoder
+from keymyna_lib.accelerated.sampler import Crops, DeviceSampler, FedSampler, masks_before_looking
+from keymyna_lib.accelerated.views import AUGMENTATIONS
+from keymyna_lib.compute import ranks
+from keymyna_lib.model import Encoder, kept_tokens
 from keymyna_lib.objectives import Batch, Contrastive, Objective, Supervised
 from keymyna_lib.spectrogram import N_MELS
 
+if TYPE_CHECKING:
+    from keymyna_lib.pretrain import PretrainConfig
+
 READ_EVERY = 16  # steps; a loss that is no longer finite is noticed within as many
+# Seconds, on an H200: to compile a step; what that saves a step, and besides by token, layer and width.
+_COMPILING, _SAVED_A_STEP, _SAVED_A_VALUE = 20.0, 5e-4, 4e-11
 _TAKEN_FIRST = 3  # steps before one is recorded: they compile, choose kernels and fill the optimizer's state
+
+
+def steps_on_device(device: torch.device, objective: Objective) -> bool:
+    """Whether a run takes its steps by `DeviceStep`: a single process, on a GPU, whose draws the device can make.
+
+    Reconstruction and several processes take theirs as on a CPU.
+    """
+    return device.type == "cuda" and ranks.world() == 1 and isinstance(objective, (Contrastive, Supervised))
+
+
+def worth_compiling(config: PretrainConfig, encoder: Encoder, objective: Objective) -> bool:
+    """Whether a run is long enough for a compiled step to make up for the time that compiling takes."""
+    crop = encoder.trim(torch.empty(1, N_MELS, config.crop_frames))
+    grids = [branch[0].grid(crop) for branch in encoder.branches]
+    masked = config.mask_ratio if isinstance(objective, Contrastive) else 0.0
+    tokens = config.batch_size * objective.views * sum(kept_tokens(rows * cols, masked) for rows, cols in grids)
+    saved = _SAVED_A_STEP + _SAVED_A_VALUE * tokens * encoder.dim * len(encoder.transformer.layers)
+    return config.steps * saved > _COMPILING
 
 
 class DeviceStep:
@@ -48,7 +74,7 @@ class DeviceStep:
         encoder: Encoder,
         objective: Objective,
         optimizer: torch.optim.Optimizer,
-        sampler: DeviceSampler,
+        sampler: DeviceSampler | FedSampler,
         *,
         clip_norm: float,
         precision: str,
@@ -63,6 +89,8 @@ class DeviceStep:
         self._frames = crop.shape[2]
         for branch in encoder.branches:
             encoder.positions(branch[0].grid(crop), self.device)
+        if compiled:
+            torch.compiler.reset()  # the compiler gives up on a function after a few versions; each run makes one
         self._forward = torch.compile(self.forward, dynamic=False) if compiled else self.forward
         self._compiled, self._recorded = compiled, recorded and self.device.type == "cuda"
         self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
@@ -72,40 +100,33 @@ class DeviceStep:
         self._log = torch.zeros(READ_EVERY, 2, device=self.device)
         self.unread = 0
 
-    @staticmethod
-    def supports(objective: Objective) -> bool:
-        """Whether an objective's draws can all be made on the device."""
-        return isinstance(objective, Supervised) or (
-            isinstance(objective, Contrastive) and objective.augmentation == "none"
-        )
-
     def forward(self) -> tuple[Tensor, Tensor]:
         """() loss and () measure of the step that the sampler has been prepared for."""
-        tracks = self.sampler.tracks()
+        objective, tracks = self.objective, self.sampler.tracks()
         crops = replace(self.sampler.crops(tracks), n_frames=self._frames)
-        if isinstance(self.objective, Contrastive) and self.objective.mask_ratio > 0:
-            batch = Batch(torch.empty(0), tracks, self.sampler.keys(tracks))
-            with self._autocast():
-                outputs = self.objective.project(self._masked_embeddings(crops))
-        else:
-            whole = crops.whole().unflatten(0, (self.sampler.views, -1))
-            batch = Batch(whole, tracks, self.sampler.keys(tracks))
-            with self._autocast():
-                outputs = self.objective(self.encoder, batch, None)
-        return self.objective.loss(outputs, batch), self.objective.measure(outputs.detach(), batch)
+        batch = Batch(torch.empty(0), tracks, self.sampler.keys(tracks))
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            if isinstance(objective, Contrastive):
+                outputs = objective.project(self._embeddings(crops, objective))
+            else:
+                batch = replace(batch, crops=crops.whole()[None])
+                outputs = objective(self.encoder, batch, None)
+        return objective.loss(outputs, batch), objective.measure(outputs.detach(), batch)
 
-    def _masked_embeddings(self, crops) -> Tensor:
-        """(view x batch, embedding) of what survives masking; the rest of the crops is never fetched."""
+    def _embeddings(self, crops: Crops, objective: Contrastive) -> Tensor:
+        """(view x batch, embedding); of crops that are masked and not augmented, only kept patches are fetched."""
+        whole = None
+        if not masks_before_looking(objective):
+            whole = AUGMENTATIONS[objective.augmentation](crops.whole(), self.sampler.draws)
         means = []
         for index, branch in enumerate(self.encoder.branches):
-            size, grid = branch[0].size, crops.grid(branch[0].size)
-            keep = self.sampler.keep(index, grid[0] * grid[1], self.objective.mask_ratio)
-            tokens = self.encoder.embed_patches(branch, crops.patches(size, keep), grid, keep)
+            size, grid, keep = branch[0].size, crops.grid(branch[0].size), None
+            if objective.mask_ratio > 0:
+                keep = self.sampler.keep(index, grid[0] * grid[1], objective.mask_ratio)
+            patches = crops.patches(size, keep) if whole is None else branch[0](whole, keep)
+            tokens = self.encoder.embed_patches(branch, patches, grid, keep)
             means.append(self.encoder.transformer(tokens).mean(dim=1))
         return torch.cat(means, dim=1)
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     def take(self, step: int, lr: float) -> None:
         """Put a step in the device's queue.
