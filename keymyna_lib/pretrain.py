@@ -466,7 +466,9 @@ def pretrain(
                 run.settle()
             for record in run.history[known:]:
                 if not math.isfinite(loss := record["loss"]):
-                    raise KeyMynaError(f"the loss became {loss} at step {record['step'] + 1}; lower lr (now {config.lr}).")
+                    raise KeyMynaError(
+                        f"the loss became {loss} at step {record['step'] + 1}; lower lr (now {config.lr})."
+                    )
                 progress.set_postfix_str(
                     f"loss {loss:.2f}, {run.objective.measured} {record['measure']:.2f}", refresh=False
                 )

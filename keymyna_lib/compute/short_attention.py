@@ -36,9 +36,7 @@ def _places(n_rows, tokens: tl.constexpr, heads: tl.constexpr, tile: tl.constexp
 
 
 @triton.jit
-def _forward(
-    qkv, out, n_rows, scale, tokens: tl.constexpr, heads: tl.constexpr, tile: tl.constexpr, dim: tl.constexpr
-):
+def _forward(qkv, out, n_rows, scale, tokens: tl.constexpr, heads: tl.constexpr, tile: tl.constexpr, dim: tl.constexpr):
     source, target, there, same = _places(n_rows, tokens, heads, tile, dim)
     q = tl.load(qkv + source, mask=there, other=0.0)
     k = tl.load(qkv + source + heads * dim, mask=there, other=0.0)
@@ -71,9 +69,7 @@ def _backward(
     slope = weight * (slope - tl.sum(weight * slope, axis=1)[:, None]) * scale
     slope = slope.to(g.dtype)
     tl.store(out + source, tl.dot(slope, k, input_precision="ieee").to(g.dtype), mask=there)
-    tl.store(
-        out + source + heads * dim, tl.dot(tl.trans(slope), q, input_precision="ieee").to(g.dtype), mask=there
-    )
+    tl.store(out + source + heads * dim, tl.dot(tl.trans(slope), q, input_precision="ieee").to(g.dtype), mask=there)
 
 
 def tile_of(tokens: int) -> int:
