@@ -8,20 +8,17 @@ import numpy as np
 
 from keymyna_lib.spectrogram import SAMPLE_RATE
 
-_N_FFT, _HOP = 8192, 4096  # samples; bins of 2 Hz, so that neighbouring semitones part from about 70 Hz up
-
-
+_N_FFT, _HOP = 8192, 4096  # samples; bins of 2 Hz, which separate neighbouring semitones from about 70 Hz up
 _BLOCK = 100_000  # samples; 6.25 s, the order of a section
 
 
 def mean_chroma(audio: np.ndarray) -> np.ndarray:
     """Average chroma of a recording, each frame counting the same (our choice).
 
-    librosa's chroma on the power spectrum, in blocks of about 6 s whose tuning librosa estimates anew: with a
-    fixed tuning, music 30 cents flat leaks nearly half of each pitch class into the one below, which wrecks
-    the templates. Every frame sums to 1, so that loud sections do not outvote soft ones; drums and noise make
-    a frame flat, which adds the same to all classes and so nothing to a correlation. Silent frames are left
-    out.
+    librosa's chroma on the power spectrum, in blocks of about 6 s for each of which librosa estimates the tuning: with
+    a fixed tuning, music 30 cents flat leaks nearly half of each pitch class into the one below, which defeats the
+    templates. Every frame sums to 1, so that loud sections do not outvote soft ones; drums and noise make a frame flat,
+    which adds the same to all classes and so nothing to a correlation. Silent frames are left out.
 
     Parameters
     ----------

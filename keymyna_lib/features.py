@@ -1,7 +1,7 @@
-"""Frozen features of recordings, one row a window: the encoder's embeddings and the features they must beat.
+"""Frozen features of recordings, one row per window: the encoder's embeddings and the features they have to beat.
 
-A feature set is a table of rows (window, pitch-shifted view) for a list of tracks. Windows are 98 tokens (6.25 s),
-end to end, the last aligned to the end; a shorter recording is padded with silence to one window.
+A feature set is a table of rows (window, pitch-shifted view) for a list of tracks. Windows are 98 tokens (6.25 s) long
+and lie end to end, the last one aligned to the recording's end; a shorter recording is padded with silence.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,19 +24,20 @@ from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.hashing import code_hash_of, sha256_bytes, sha256_json
 from keymyna_lib.base.progress import bar
 from keymyna_lib.base.tensors import reading, save_tensors
-from keymyna_lib.compute.cluster import over
-from keymyna_lib.compute.processes import over_tracks
+from keymyna_lib.compute.executor import Executor
+from keymyna_lib.compute.processes import HERE
 from keymyna_lib.keys import transpose
 from keymyna_lib.model import Encoder, load_encoder, save_encoder
 from keymyna_lib.spectrogram import HOP, N_FFT, WINDOW, compress, mel_power, n_frames, window_starts
 
-if TYPE_CHECKING:  # a corpus is handed in; what builds one takes longer to import than one song to embed
-    from distributed import Client
-
+if TYPE_CHECKING:  # importing what makes a corpus takes longer than embedding one song
     from keymyna_lib.corpus.corpus import Corpus
 
 MEAN_MEL, CHROMA = "mean mel", "chroma"
-PART = 256  # tracks of a task on a cluster; a multiple of what is embedded together
+GROUP = 16  # tracks embedded together: full batches are half as fast again
+GPU_GROUP = 256  # the same on a GPU, whose batches are larger
+PART = 256  # tracks per task; a multiple of GROUP, so that batches are the same on a cluster
+CHROMA_PART = 8  # tracks per task of chroma, so few that all cores are busy to the end
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Features:
     x : (row, dim) float32.
     track : (row,) int64, index into `track_ids`.
     shift : (row,) int64, semitones by which the row's audio was shifted.
-    track_ids : the tracks.
+    track_ids : ids of the tracks.
     """
 
     x: Tensor
@@ -58,16 +59,16 @@ class Features:
 
     @property
     def has_shifts(self) -> bool:
-        """Whether there are rows of pitch-shifted views."""
+        """Whether some rows are of pitch-shifted views."""
         return bool(self.shift.any())
 
     def keys(self, key_of_track: Mapping[str, int]) -> Tensor:
-        """(row,) int64: each row's key, moved along with its shift."""
+        """(row,) int64: the key of each row's track, transposed by the row's shift."""
         untransposed = torch.tensor([key_of_track[name] for name in self.track_ids])[self.track]
         return transpose(untransposed, self.shift)
 
     def select(self, track_ids: Sequence[str], shifts: Sequence[int] = (0,)) -> Features:
-        """The rows of some tracks, in their order, and of some shifts.
+        """The rows of some tracks, in the order given, and of some shifts.
 
         Raises
         ------
@@ -88,6 +89,12 @@ class Features:
         return Features(self.x[rows], renumbered[self.track[rows]], self.shift[rows], tuple(track_ids))
 
 
+def of_tracks(rows: Sequence[Tensor], track_ids: Sequence[str]) -> Features:
+    """Unshifted features from the rows of each track, (window, dim)."""
+    track = torch.repeat_interleave(torch.tensor([len(r) for r in rows]))
+    return Features(torch.cat(list(rows)), track, torch.zeros_like(track), tuple(track_ids))
+
+
 def window_frames(crop_frames: int) -> int:
     """Length of the windows that an encoder embeds, frames: that of its training crops, and WINDOW at most.
 
@@ -97,175 +104,55 @@ def window_frames(crop_frames: int) -> int:
 
 
 def cut_windows(spectrogram: Tensor, starts: Sequence[int], frames: int = WINDOW) -> Tensor:
-    """(mel, frame) to (window, mel, frames), padded with silence where the recording is shorter."""
+    """(mel, frame) to (window, mel, frame), windows of `frames` frames; silence is appended to a shorter recording."""
     if (short := frames - spectrogram.shape[1]) > 0:
         spectrogram = torch.nn.functional.pad(spectrogram, (0, short))
     return torch.stack([spectrogram[:, start : start + frames] for start in starts])
 
 
+def spread_windows(n: int, count: int) -> np.ndarray:
+    """Indices of `count` of n windows, spread evenly: the middle one for a count of 1, all if n is smaller."""
+    if count == 1:
+        return np.array([n // 2])
+    return np.linspace(0, n - 1, min(count, n)).round().astype(int)
+
+
+def _all_windows(corpus: Corpus, track_id: str, frames: int) -> Tensor:
+    stored = torch.from_numpy(np.array(corpus.spectrogram(track_id))).T
+    return cut_windows(stored, window_starts(stored.shape[1], frames), frames)
+
+
+def _groups(track_ids: Sequence[str], size: int = GROUP) -> list[Sequence[str]]:
+    return [track_ids[i : i + size] for i in range(0, len(track_ids), size)]
+
+
 @torch.inference_mode()
 def embed(encoder: Encoder, windows: Tensor, *, batch_size: int = 64) -> Tensor:
-    """(window, mel, frame) stored spectrograms to (window, embedding) float32 on the CPU, unmasked.
+    """Stored spectrograms (window, mel, frame) to embeddings (window, embedding), unmasked, float32 on the CPU.
 
-    `batch_size` windows at a time; a GPU takes as many as suit it, see `accelerated.embedding`.
+    A GPU takes larger batches than `batch_size`, see `accelerated.embedding`.
     """
     if next(encoder.parameters()).is_cuda:
         return accelerated.embed(encoder, windows)
     return torch.cat([encoder(batch).float() for batch in windows.split(batch_size)])
 
 
-def _window_chroma(corpus: Corpus, track_id: str, *, frames: int) -> np.ndarray:
-    """Mean chroma of each window of a track, (window, pitch class)."""
-    from keymyna_lib.chroma import mean_chroma  # here, because it brings pandas along
-
-    audio = corpus.audio(track_id)
-    starts = window_starts(n_frames(len(audio)), frames)
-    return np.stack([mean_chroma(audio[HOP * start : HOP * (start + frames)]) for start in starts]).astype(np.float32)
-
-
-def _of_windows(windows: Tensor, encoder: Encoder | None) -> Tensor:
-    """(window, mel, frame) to (window, dim): embeddings, or the time-averaged spectrum when there is no encoder."""
-    return windows.float().mean(dim=2) if encoder is None else embed(encoder, windows)
-
-
-def extract(
-    corpus: Corpus,
-    name: str,
-    encoder: Encoder | None = None,
-    *,
-    frames: int = WINDOW,
-    track_ids: Sequence[str] | None = None,
-    show: bool = True,
-    client: Client | None = None,
-) -> Features:
-    """One feature set of the tracks of a corpus, all windows, unshifted; kept in the cache.
-
-    Parameters
-    ----------
-    corpus : where audio and spectrograms come from.
-    name : what the set is called; without an encoder, MEAN_MEL (time-averaged log mel spectrum of each window, 128)
-        or CHROMA (its mean chroma, 12).
-    frames : length of a window, see `window_frames`.
-    track_ids : the tracks; None for all that have a label.
-    show : draw a progress bar.
-    client : a cluster to work on instead of this machine, see `in_parts`.
-    """
-    if encoder is None and name not in (MEAN_MEL, CHROMA):
-        raise KeyMynaError(f"features {name!r} need an encoder; without one there are {MEAN_MEL!r} and {CHROMA!r}.")
-    request = [frames, None if track_ids is None else list(track_ids)]
-    track_ids = list(corpus.manifest.index[corpus.manifest["key"] >= 0] if track_ids is None else track_ids)
-
-    identity = _identity(corpus, {name: encoder}, request)
-
-    def compute() -> dict[str, Features]:
-        if client is None:
-            return {name: _extract(corpus, track_ids, name, encoder, frames, show=show)}
-        weights = device = None
-        if encoder is not None:
-            weights, device = _parts(identity) / "encoder.safetensors", next(encoder.parameters()).device.type
-            save_encoder(encoder, weights)
-        work = functools.partial(_extract_part, name=name, weights=weights, device=device, frames=frames)
-        return {name: in_parts(client, work, corpus, track_ids, identity, desc=f"features: {name}", show=show)}
-
-    return cached([name], identity, compute)[name]
-
-
-def _extract(
-    corpus: Corpus,
-    track_ids: Sequence[str],
-    name: str,
-    encoder: Encoder | None,
-    frames: int,
-    *,
-    workers: int = 0,
-    show: bool,
-) -> Features:
-    if name == CHROMA:
-        work = functools.partial(_window_chroma, frames=frames)
-        chroma = over_tracks(work, corpus, track_ids, desc=name, workers=workers, progress=show)
-        return of_tracks([torch.from_numpy(rows) for rows in chroma], track_ids)
-    rows: list[Tensor] = []
-    with bar(desc=f"features: {name}", total=len(track_ids), unit="track", show=show) as progress:
-        for group in _groups(track_ids, encoder):
-            windows = [_all_windows(corpus, track, frames) for track in group]
-            rows += _of_windows(torch.cat(windows), encoder).split([len(w) for w in windows])
-            progress.update(len(group))
-    return of_tracks(rows, track_ids)
-
-
-def _extract_part(
-    corpus: Corpus, track_ids: Sequence[str], *, name: str, weights: Path | None, device: str | None, frames: int
-) -> Features:
-    """In a worker of a cluster: `_extract` with an encoder from a file."""
-    encoder = None if weights is None else _encoder_of(weights, device)
-    return _extract(corpus, track_ids, name, encoder, frames, workers=1, show=False)
-
-
-@functools.lru_cache(maxsize=1)
-def _encoder_of(weights: Path, device: str) -> Encoder:
-    return load_encoder(weights).to(device)
-
-
-def of_tracks(rows: Sequence[Tensor], track_ids: Sequence[str]) -> Features:
-    """Unshifted features from each track's rows, (window, dim)."""
-    track = torch.repeat_interleave(torch.tensor([len(r) for r in rows]))
-    return Features(torch.cat(list(rows)), track, torch.zeros_like(track), tuple(track_ids))
-
-
-def in_parts(
-    client: Client,
-    work: Callable[[Corpus, Sequence[str]], Features],
-    corpus: Corpus,
-    track_ids: Sequence[str],
-    identity: str,
-    *,
-    desc: str,
-    show: bool,
-) -> Features:
-    """Unshifted features computed on a cluster in parts of PART tracks, which are kept until `cached` has the whole.
-
-    Parameters
-    ----------
-    work : a `functools.partial` of a function of a module, small when sent; gives the features of some tracks.
-    corpus : its workers open it by its path.
-    identity : names the folder, as for `cached`; parts that are there already are not computed again.
-    """
-    parts = [track_ids[i : i + PART] for i in range(0, len(track_ids), PART)]
-    files = [_parts(identity) / f"part-{i:05d}.safetensors" for i in range(len(parts))]
-    tasks = [(work, corpus.path, part, file) for part, file in zip(parts, files)]
-    for _ in over(client, _make_part, tasks, desc=desc, unit="track", sizes=[len(part) for part in parts], show=show):
-        pass
-    made = [load_features(file) for file in files]
-    return of_tracks([rows for one in made for rows in one.x.split(one.track.bincount().tolist())], track_ids)
-
-
-def _make_part(
-    work: Callable[[Corpus, Sequence[str]], Features], path: Path, track_ids: Sequence[str], file: Path
-) -> None:
-    try:
-        load_features(file)
-    except KeyMynaError:
-        corpus = _corpus_at(path)
-        save_features(work(corpus, track_ids), file)
-        corpus.close()
-
-
-@functools.lru_cache(maxsize=1)
-def _corpus_at(path: Path) -> Corpus:
-    from keymyna_lib.corpus.corpus import open_corpus
-
-    return open_corpus(path)
-
-
-def _parts(identity: str) -> Path:
-    return paths.CACHE / "features" / identity / "parts"
+def track_embeddings(
+    encoder: Encoder, spectrograms: Sequence[np.ndarray], frames: int = WINDOW
+) -> tuple[Tensor, Tensor]:
+    """Stored spectrograms, each (frame, mel), to embeddings (window, embedding) and their track indices (window,)."""
+    rows = []
+    for stored in spectrograms:
+        mel = torch.from_numpy(np.array(stored)).T
+        rows.append(embed(encoder, cut_windows(mel, window_starts(mel.shape[1], frames), frames)))
+    return torch.cat(rows), torch.repeat_interleave(torch.tensor([len(r) for r in rows]))
 
 
 @torch.inference_mode()
 def extract_blocks(
     corpus: Corpus, encoder: Encoder, track_ids: Sequence[str], *, frames: int = WINDOW, desc: str
 ) -> Tensor:
-    """Mean tokens of every window of some tracks by depth, (block, row, dim) float32; rows as `extract` orders them.
+    """Mean token of every window at every depth, (block, row, dim) float32, rows in the order of `extract`.
 
     Block 0 is the patch embedding, block i the output of layer i, and the last one the embedding itself.
     """
@@ -278,6 +165,143 @@ def extract_blocks(
     return torch.cat(rows, dim=1)
 
 
+def _of_windows(windows: Tensor, encoder: Encoder | None) -> Tensor:
+    """(window, mel, frame) to (window, dim): embeddings, or without an encoder the time-averaged log mel spectrum."""
+    return windows.float().mean(dim=2) if encoder is None else embed(encoder, windows)
+
+
+def _window_chroma(corpus: Corpus, track_id: str, *, frames: int) -> np.ndarray:
+    """Mean chroma of each window of a track, (window, pitch class)."""
+    from keymyna_lib.chroma import mean_chroma  # here, as it imports pandas
+
+    audio = corpus.audio(track_id)
+    starts = window_starts(n_frames(len(audio)), frames)
+    return np.stack([mean_chroma(audio[HOP * start : HOP * (start + frames)]) for start in starts]).astype(np.float32)
+
+
+def extract(
+    corpus: Corpus,
+    name: str,
+    encoder: Encoder | None = None,
+    *,
+    frames: int = WINDOW,
+    track_ids: Sequence[str] | None = None,
+    show: bool = True,
+    client: Executor = HERE,
+) -> Features:
+    """One feature set of a corpus's tracks, all windows, unshifted; kept in the cache.
+
+    Parameters
+    ----------
+    corpus : source of audio and spectrograms.
+    name : name of the set. Without an encoder, MEAN_MEL (time-averaged log mel spectrum of each window, 128 values) or
+        CHROMA (mean chroma of each window, 12 values).
+    frames : length of a window, see `window_frames`.
+    track_ids : the tracks; None for all that have a label.
+    show : draw a progress bar.
+    client : where to work, see `in_parts`.
+
+    Raises
+    ------
+    KeyMynaError
+        When the name is of neither kind and no encoder is given.
+    """
+    if encoder is None and name not in (MEAN_MEL, CHROMA):
+        raise KeyMynaError(f"features {name!r} need an encoder; without one there are {MEAN_MEL!r} and {CHROMA!r}.")
+    request = [frames, None if track_ids is None else list(track_ids)]
+    track_ids = list(corpus.manifest.index[corpus.manifest["key"] >= 0] if track_ids is None else track_ids)
+    identity = _identity(corpus, {name: encoder}, request)
+    if name == CHROMA:
+        work, options = functools.partial(_chroma, frames=frames), {"size": CHROMA_PART, "threaded": False}
+    else:
+        sent = encoder and _EncoderByFile(encoder, _parts(identity) / "encoder.safetensors")
+        work, options = functools.partial(_embeddings, name=name, encoder=sent, frames=frames), {}
+
+    def compute() -> dict[str, Features]:
+        desc = f"features: {name}"
+        return {name: in_parts(client, work, corpus, track_ids, identity, desc=desc, show=show, **options)}
+
+    return cached([name], identity, compute)[name]
+
+
+def _chroma(corpus: Corpus, track_ids: Sequence[str], *, frames: int, show: bool) -> Features:
+    return of_tracks([torch.from_numpy(_window_chroma(corpus, track, frames=frames)) for track in track_ids], track_ids)
+
+
+def _embeddings(
+    corpus: Corpus, track_ids: Sequence[str], *, name: str, encoder: _EncoderByFile | None, frames: int, show: bool
+) -> Features:
+    rows: list[Tensor] = []
+    with bar(desc=f"features: {name}", total=len(track_ids), unit="track", show=show) as progress:
+        on_gpu = encoder is not None and next(encoder.encoder.parameters()).is_cuda
+        for group in _groups(track_ids, GPU_GROUP if on_gpu else GROUP):
+            windows = [_all_windows(corpus, track, frames) for track in group]
+            rows += _of_windows(torch.cat(windows), encoder and encoder.encoder).split([len(w) for w in windows])
+            progress.update(len(group))
+    return of_tracks(rows, track_ids)
+
+
+@dataclass(frozen=True, eq=False)
+class _EncoderByFile:
+    """An encoder that travels to other processes as the path of a file with its weights."""
+
+    encoder: Encoder
+    file: Path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        save_encoder(self.encoder, self.file)
+        return _encoder_from, (self.file, next(self.encoder.parameters()).device.type)
+
+
+def _encoder_from(file: Path, device: str) -> _EncoderByFile:
+    return _EncoderByFile(load_encoder(file).to(device), file)
+
+
+def in_parts(
+    client: Executor,
+    work: Callable[..., Features],
+    corpus: Corpus,
+    track_ids: Sequence[str],
+    identity: str,
+    *,
+    desc: str,
+    show: bool,
+    size: int = PART,
+    threaded: bool = True,
+) -> Features:
+    """Unshifted features, computed in parts whose files are kept until `cached` has stored the whole.
+
+    Parameters
+    ----------
+    work : a `functools.partial` of a module-level function: (corpus, track_ids, show=) to the features of some tracks.
+    identity : names the folder, as for `cached`; intact parts that are there are not computed again.
+    size : tracks per part.
+    threaded : whether `work` uses all cores or a GPU by itself. On this machine it then does all tracks at once in this
+        process, which is faster than one thread per part.
+    """
+    if client.here and threaded:
+        return work(corpus, track_ids, show=show)
+    parts = _groups(track_ids, size)
+    files = [_parts(identity) / f"part-{i:05d}.safetensors" for i in range(len(parts))]
+    make, tasks = functools.partial(_make_part, work, corpus), list(zip(parts, files))
+    for _ in client.map(make, tasks, desc=desc, unit="track", sizes=[len(part) for part in parts], show=show):
+        pass
+    made = [load_features(file) for file in files]
+    return of_tracks([rows for one in made for rows in one.x.split(one.track.bincount().tolist())], track_ids)
+
+
+def _make_part(work: Callable[..., Features], corpus: Corpus, track_ids: Sequence[str], file: Path) -> None:
+    try:
+        load_features(file)
+    except KeyMynaError:
+        save_features(work(corpus, track_ids, show=False), file)
+        corpus.close()
+
+
+def _parts(identity: str) -> Path:
+    return paths.CACHE / "features" / identity / "parts"
+
+
 def add_shifted(
     corpus: Corpus,
     encoders: Mapping[str, Encoder],
@@ -288,14 +312,14 @@ def add_shifted(
     frames: int = WINDOW,
     show: bool = True,
 ) -> dict[str, Features]:
-    """Feature sets enlarged by the rows of pitch-shifted views; kept in the cache.
+    """Feature sets with rows of pitch-shifted views appended; kept in the cache.
 
     Parameters
     ----------
-    encoders : by name, those of `base` that are embeddings.
-    base : what `extract` returned: MEAN_MEL, CHROMA and the encoders' sets.
-    shifts_of_track : semitones of each track's views (0 is in `base` already and passed over).
-    windows : windows of each shifted view, see `spread_windows`.
+    encoders : by name, the encoders of those sets in `base` that are embeddings.
+    base : results of `extract` by name: MEAN_MEL, CHROMA and the encoders' sets.
+    shifts_of_track : semitones of each track's views; 0 is skipped, as `base` has it.
+    windows : number of windows of each shifted view, see `spread_windows`.
     frames : length of a window, as in `base`.
     """
 
@@ -335,8 +359,8 @@ def add_shifted(
 def _shifted_windows(audio: np.ndarray, starts: Sequence[int], shifts: Sequence[int], frames: int) -> Tensor:
     """Stored spectrograms of some windows of pitch-shifted views, (shift x window, mel, frame), shift by shift.
 
-    Only these windows are transformed. A frame reaches N_FFT / 2 samples to either side; with so much more audio, and
-    what lies there dropped, the frames are those of the whole recording.
+    Only these windows are transformed. A frame reaches N_FFT / 2 samples to either side, so each window is transformed
+    with that margin, which is then dropped; its frames are those of the whole recording.
     """
     margin, windows = N_FFT // 2 // HOP, []
     for start in starts:
@@ -346,27 +370,9 @@ def _shifted_windows(audio: np.ndarray, starts: Sequence[int], shifts: Sequence[
     return torch.stack(windows, dim=1).flatten(0, 1)
 
 
-def spread_windows(n: int, count: int) -> np.ndarray:
-    """Indices of `count` of n windows spread evenly over the track, the middle one for one, all when there are fewer."""
-    if count == 1:
-        return np.array([n // 2])
-    return np.linspace(0, n - 1, min(count, n)).round().astype(int)
-
-
-def _groups(track_ids: Sequence[str], encoder: Encoder | None = None) -> list[Sequence[str]]:
-    """Tracks that are embedded together: an encoder is half as fast again on full batches, and a GPU wants large ones."""
-    size = 256 if encoder is not None and next(encoder.parameters()).is_cuda else 16
-    return [track_ids[i : i + size] for i in range(0, len(track_ids), size)]
-
-
-def _all_windows(corpus: Corpus, track_id: str, frames: int) -> Tensor:
-    stored = torch.from_numpy(np.array(corpus.spectrogram(track_id))).T
-    return cut_windows(stored, window_starts(stored.shape[1], frames), frames)
-
-
 def _identity(corpus: Corpus, encoders: Mapping[str, Encoder | None], request: object = None) -> str:
     code = code_hash_of(__name__)
-    # The configuration too: scale and patches leave no mark on the weights.
+    # The configuration too, as scale and patch shape do not show in the weights.
     weights = {
         name: encoder and [asdict(encoder.config), content_hash(encoder.state_dict())]
         for name, encoder in encoders.items()
@@ -375,7 +381,7 @@ def _identity(corpus: Corpus, encoders: Mapping[str, Encoder | None], request: o
 
 
 def cached(names: Sequence[str], identity: str, compute: Callable[[], dict[str, Features]]) -> dict[str, Features]:
-    """Feature sets from the cache, or computed (again, when a file is absent or damaged) and kept there."""
+    """Feature sets from the cache; if any of their files is absent or damaged, all are computed and stored again."""
     folder = paths.CACHE / "features" / identity
     try:
         return {name: load_features(folder / f"{name}.safetensors") for name in names}
@@ -406,14 +412,3 @@ def content_hash(tensors: Mapping[str, Tensor]) -> str:
     return sha256_json(
         [[name, sha256_bytes(value.cpu().contiguous().numpy().tobytes())] for name, value in sorted(tensors.items())]
     )
-
-
-def track_embeddings(
-    encoder: Encoder, spectrograms: Sequence[np.ndarray], frames: int = WINDOW
-) -> tuple[Tensor, Tensor]:
-    """Window embeddings of stored spectrograms, each (frame, mel): (window, embedding), and (window,) the track."""
-    rows = []
-    for stored in spectrograms:
-        mel = torch.from_numpy(np.array(stored)).T
-        rows.append(embed(encoder, cut_windows(mel, window_starts(mel.shape[1], frames), frames)))
-    return torch.cat(rows), torch.repeat_interleave(torch.tensor([len(r) for r in rows]))

@@ -24,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from itertools import groupby, pairwise, product
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -42,7 +42,7 @@ from keymyna_lib.keys import N_KEYS
 # from step to step, and the cores train one each; a GPU wants few large ones.
 STACK_LIMITS = {"cpu": (32, 1 << 24), "cuda": (1024, 1 << 30)}
 ACTIVATIONS = 1 << 21  # hidden units held at once in a validation check
-ADAM = dict(amsgrad=False, beta1=0.9, beta2=0.999, eps=1e-8, maximize=False)
+ADAM: dict[str, Any] = dict(amsgrad=False, beta1=0.9, beta2=0.999, eps=1e-8, maximize=False)
 
 
 def _kept(x: torch.Tensor) -> torch.Tensor:
@@ -66,10 +66,7 @@ class HeadSpec:
     standardize : z-score the features with the mean and deviation of the training rows.
     mixup : alpha of Beta(alpha, alpha), from which each row's share in a mix with another row of the batch is
         drawn, inputs and labels alike; 0 for none.
-    kind : the name in HEADS, by which a saved head is read again.
     """
-
-    kind: ClassVar[str] = "mlp"
 
     hidden: tuple[int, ...] = ()
     dropout: float = 0.0
@@ -128,7 +125,7 @@ class HeadSpec:
         return x
 
 
-HEADS: dict[str, type[HeadSpec]] = {"mlp": HeadSpec}  # by their kind
+HEADS: dict[str, type[HeadSpec]] = {"mlp": HeadSpec}  # by the name in a saved head; without one, "mlp"
 
 
 @dataclass
@@ -181,7 +178,11 @@ def linear_probe_grid(
     dropouts: Sequence[float] = (0.25, 0.5, 0.75),
     weight_decays: Sequence[float] = (0.0, 1e-4, 1e-3),
 ) -> list[HeadSpec]:
-    """The paper's linear probe: by default the JukeMIR grid, 216 points; linear half: `hidden=[()]`."""
+    """The paper's linear probe: by default the JukeMIR grid.
+
+    >>> len(linear_probe_grid()), len(linear_probe_grid(hidden=[()]))
+    (216, 108)
+    """
     return [
         HeadSpec(tuple(h), p, lr, wd, b, s)
         for s, h, b, lr, p, wd in product(standardize, hidden, batch_sizes, lrs, dropouts, weight_decays)
@@ -199,7 +200,11 @@ def wide_mlp_grid(
     batch_size: int = 64,
     mixup: float = 0.0,
 ) -> list[HeadSpec]:
-    """The paper's wide MLP: by default the 28 points of grid B, two equal layers up to `widest_pair` wide."""
+    """The paper's wide MLP: by default the points of grid B, one layer, or two of equal width up to `widest_pair`.
+
+    >>> len(wide_mlp_grid())
+    28
+    """
     return [
         HeadSpec((width,) * depth, p, lr, weight_decay, batch_size, True, mixup)
         for depth, width, p in product(depths, widths, dropouts)
@@ -231,7 +236,13 @@ class TrainedHead:
 
     @torch.no_grad()
     def window_probabilities(self, x) -> np.ndarray:
-        """Softmax outputs (row, 24) for features (row, dim)."""
+        """Softmax outputs (row, 24) float for features (row, dim).
+
+        Raises
+        ------
+        KeyMynaError
+            When the features are of another width than those trained on.
+        """
         x = torch.as_tensor(x).cpu().to(self.mean.dtype)
         if x.ndim != 2 or x.shape[1] != len(self.mean):
             raise KeyMynaError(
@@ -246,11 +257,22 @@ class TrainedHead:
         return track_predictions(self.window_probabilities(x), np.asarray(track))
 
     def save(self, path: Path | str) -> None:
-        """Write a safetensors file, the spec and the validation record in its metadata."""
+        """Write a safetensors file, the spec and the validation record in its metadata.
+
+        Raises
+        ------
+        KeyMynaError
+            When heads of this kind have no name in HEADS, by which to read them again.
+        """
+        kind = next((name for name, known in HEADS.items() if known is type(self.spec)), None)
+        if kind is None:
+            raise KeyMynaError(
+                f"{type(self.spec).__name__} has no name in heads.HEADS; add it there to save its heads."
+            )
         record: dict[str, Any] = {"spec": asdict(self.spec)}
         record |= {k: getattr(self, k) for k in ("valid_curve", "best_step", "valid_score", "valid_loss")}
-        if self.spec.kind != HeadSpec.kind:
-            record["kind"] = self.spec.kind
+        if type(self.spec) is not HeadSpec:
+            record["kind"] = kind
         save_tensors(path, {"mean": self.mean, "std": self.std, **self.parameters}, head=json.dumps(record))
 
     @classmethod
@@ -258,13 +280,13 @@ class TrainedHead:
         """Read what `save` wrote; a missing or damaged file, or one of an unknown kind of head, is a KeyMynaError."""
         with reading(path, "a head", "Delete it if it is there, and train again.") as (tensors, metadata):
             record = json.loads(metadata["head"])
-            record["spec"] = HEADS[record.pop("kind", HeadSpec.kind)](**record["spec"])
+            record["spec"] = HEADS[record.pop("kind", "mlp")](**record["spec"])
             record["valid_curve"] = [tuple(check) for check in record["valid_curve"]]
             return cls(mean=tensors.pop("mean"), std=tensors.pop("std"), parameters=tensors, **record)
 
 
 def select(heads: Sequence[TrainedHead]) -> TrainedHead:
-    """The head with the best validation score ("both" fifths), ties by validation loss, then by order."""
+    """The head with the best validation score ("both" fifths); ties are broken by validation loss, then by order."""
     return max(heads, key=lambda head: (head.valid_score, -head.valid_loss))
 
 
@@ -276,7 +298,7 @@ def _runs(specs: Sequence[HeadSpec], key: Callable[[HeadSpec], Any]) -> Iterator
 
 
 def _batches(train: Rows, spec: HeadSpec, seed: int, dtype: torch.dtype) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Endless batches (x (row, dim), labels as distributions (row, 24)), cut from shuffled epochs."""
+    """Endless batches, cut from shuffled epochs: x (row, dim), and labels as distributions (row, 24)."""
     shuffle = seeds.stream(seed, "batches", spec.batch_size)
     mix = seeds.stream(seed, "mixup", spec.batch_size, spec.mixup)
     one_hot = torch.eye(N_KEYS, dtype=dtype)
@@ -529,7 +551,7 @@ def _stacks(specs: Sequence[HeadSpec], dim: int, itemsize: int, device: str) -> 
     """Indices of the specs of each stack, those with a common input side by side, within STACK_LIMITS, evenly."""
 
     def shape(i):
-        return specs[i].kind, specs[i].hidden, specs[i].batch_size, specs[i].mixup
+        return type(specs[i]).__qualname__, specs[i].hidden, specs[i].batch_size, specs[i].mixup
 
     most, most_bytes = STACK_LIMITS[torch.device(device).type]
     order = sorted(
@@ -611,7 +633,8 @@ def train_heads(
         stack = _Stack([trained[i] for i in members], dim, seed, device, dtype)
         batches, noise = _batches(train, spec, seed, dtype), _noise(seed, spec, dim, device)
         while stack.heads and not stopped.is_set():
-            stack.step(*(t.to(device) for t in next(batches)), next(noise))
+            x, target = next(batches)
+            stack.step(x.to(device), target.to(device), next(noise))
             if stack.steps % eval_every == 0 or stack.steps == max_steps:
                 stack.check(*checked)
                 stack.keep(
@@ -624,7 +647,7 @@ def train_heads(
                 shown.update((stack.steps - 1) % eval_every + 1)
         shown.update(max_steps - stack.steps)
 
-    # Products of this size cost more to share out among cores than to do: each core has a stack of its own.
+    # Products of this size cost more to divide among cores than to do: each core has a stack of its own.
     workers = torch.get_num_threads() if device == "cpu" else 1
     stopped = threading.Event()
     with (

@@ -1,4 +1,4 @@
-"""The key vocabulary: labels, spelling, transposition, relations. Nobody else does modulo-12 arithmetic on keys.
+"""The key vocabulary: labels, spelling, transposition, relations. Arithmetic on keys belongs here and nowhere else.
 
 A key is an integer 0..23: 0-11 are the major keys with tonic C, C#, ..., B (pitch class 0..11),
 12-23 the minor keys in the same order. Functions take integers or integer arrays alike.
@@ -47,15 +47,33 @@ class KeyLabelError(KeyMynaError):
 
 
 def key_index(tonic_pc: int, mode: str) -> int:
-    """Key of a tonic (pitch class, any octave) and a mode ("major" or "minor")."""
+    """Key of a tonic (pitch class, any octave) and a mode ("major" or "minor").
+
+    >>> KEY_NAMES[key_index(9, "minor")]
+    'A minor'
+
+    Raises
+    ------
+    KeyMynaError
+        When the mode is neither.
+    """
     if mode not in MODES:
         raise KeyMynaError(f"mode {mode!r}: expected one of {MODES}.")
     return int(tonic_pc) % 12 + 12 * MODES.index(mode)
 
 
 def tonic(key):
-    """Pitch class of the tonic, 0..11 with C = 0."""
+    """Pitch class of the tonic, 0..11 with C = 0.
+
+    >>> tonic(parse_key("A minor"))
+    9
+    """
     return key % 12
+
+
+def pitch_class(pitch):
+    """Pitch class of a pitch, or of an interval [semitones], in any octave: 0..11."""
+    return pitch % 12
 
 
 def is_minor(key):
@@ -64,12 +82,18 @@ def is_minor(key):
 
 
 def mode(key: int) -> str:
-    """ "major" or "minor"."""
+    """The mode of one key, "major" or "minor"."""
     return MODES[int(key) // 12]
 
 
 def transpose(key, semitones):
-    """The key `semitones` higher (negative: lower), same mode."""
+    """The key `semitones` higher (negative: lower), same mode.
+
+    >>> KEY_NAMES[transpose(parse_key("B minor"), 3)]
+    'D minor'
+    >>> transpose(np.array([0, 12]), -1).tolist()
+    [11, 23]
+    """
     return (key + semitones) % 12 + 12 * (key // 12)
 
 
@@ -78,12 +102,20 @@ def parse_key(text: str) -> int:
 
     Names such as "Eb minor", "c# Minor", "F♯ maj", "E-flat major", "Dm", "A:min" (Harte) and "B#" (a lone tonic is
     major); Camelot codes, "8B" and "8A" being C major and A minor; Open Key codes, "1d" and "1m" being the same. Case
-    matters where nothing else tells: "CM" is major and "Cm" minor, "2m" is E minor and "2M" nothing.
+    matters only where nothing else decides: "CM" is major and "Cm" minor, "2m" is E minor and "2M" nothing.
 
     Raises
     ------
     KeyLabelError
         When the label is not one major or minor key.
+
+    Examples
+    --------
+    >>> parse_key("C major"), parse_key("E-flat minor"), parse_key("8A") == parse_key("Am")
+    (0, 15, True)
+    >>> parse_key("D dorian")
+    Traceback (most recent call last):
+    keymyna_lib.keys.KeyLabelError: 'D dorian' is not one major or minor key (modal); write it like 'Eb minor', ...
     """
     text = str(text).strip()
     if text.casefold() in _NO_KEY:
@@ -126,7 +158,11 @@ def _why_not_one(text: str) -> str:
 
 
 def fifth_direction(reference, estimate):
-    """+1 where the estimate's tonic is a fifth above the reference's in the same mode, -1 where below, else 0."""
+    """+1 where the estimate's tonic is a fifth above the reference's in the same mode, -1 where below, else 0.
+
+    >>> fifth_direction([0, 0, 0], [7, 5, 0]).tolist()
+    [1, -1, 0]
+    """
     reference, estimate = np.asarray(reference, np.int64), np.asarray(estimate, np.int64)
     same_mode = reference // 12 == estimate // 12
     interval = (estimate - reference) % 12
@@ -137,6 +173,9 @@ def relation(reference, estimate):
     """MIREX class of each estimate: an array of indices into RELATIONS.
 
     "fifth" covers both directions (see `fifth_direction`); "relative" shares the signature, "parallel" the tonic.
+
+    >>> [RELATIONS[i] for i in relation(parse_key("C"), [parse_key(name) for name in ("G", "F", "Am", "Cm", "D")])]
+    ['fifth', 'fifth', 'relative', 'parallel', 'other']
     """
     reference, estimate = np.broadcast_arrays(np.asarray(reference, np.int64), np.asarray(estimate, np.int64))
     interval = (estimate - reference) % 12
@@ -150,6 +189,10 @@ def relation(reference, estimate):
 
 
 def camelot(key: int) -> str:
-    """Camelot wheel code used by DJs: C major is 8B, A minor 8A, a fifth up adds one."""
+    """Camelot wheel code used by DJs: C major is 8B, A minor 8A, a fifth up adds one.
+
+    >>> camelot(parse_key("C major")), camelot(parse_key("E minor"))
+    ('8B', '9A')
+    """
     major_tonic = tonic(key) if key < 12 else (tonic(key) + 3) % 12
     return f"{(7 * major_tonic + 7) % 12 + 1}{'B' if key < 12 else 'A'}"

@@ -129,7 +129,8 @@ class SogCLR(nn.Module):
         return total / 2
 
 
-LOSSES = {"infonce": InfoNCE, "sogclr": SogCLR}  # the names that a configuration may use
+# By the name that a configuration uses.
+LOSSES: dict[str, type[InfoNCE] | type[SogCLR]] = {"infonce": InfoNCE, "sogclr": SogCLR}
 
 
 def _state_of_all(loss: SogCLR, state: dict[str, Tensor], prefix: str, *_: object) -> None:

@@ -1,8 +1,8 @@
 """SimpleViT on mel spectrograms, masked by dropping tokens: the encoder of the paper, in one sitting.
 
 Parameter names, shapes, patch order and positions are those of the official Myna checkpoints, so that they load
-strictly (`weights`). Tensors: spectrograms are (batch, mel, frame) and hold log(1 + power), as stored; tokens are
-(batch, token, dim); embeddings are (batch, embedding).
+strictly (`encoders.official`). Tensors: spectrograms are (batch, mel, frame) and hold log(1 + power), as stored; tokens
+are (batch, token, dim); embeddings are (batch, embedding).
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import json
 import warnings
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -31,7 +30,7 @@ PRESETS = {
     "vit-xxs": (128, 3, 2, 512),
     "vit-toy": (64, 2, 1, 128),
 }
-# name: patch sizes (mel bands, frames), one for each branch of the model.
+# name: patch sizes (mel bands, frames), one for each branch of the encoder.
 # A horizontal patch is one band over half a window (3.1 s), the counterpart of a vertical one (our choice).
 PATCHES = {
     "vertical": ((N_MELS, 2),),
@@ -69,18 +68,28 @@ class EncoderConfig:
 
 
 def kept_tokens(n_tokens: int, mask_ratio: float) -> int:
-    """Number of tokens that survive masking: N - int(ratio N), as in the public code (10 of 98 at 0.9)."""
+    """Number of tokens that survive masking: N - int(ratio N), as in the reference implementation.
+
+    >>> kept_tokens(98, 0.9)
+    10
+    """
     if not 0 <= mask_ratio < 1:
         raise KeyMynaError(f"mask_ratio {mask_ratio}: expected 0 <= mask_ratio < 1.")
     return n_tokens - int(mask_ratio * n_tokens)
 
 
 def random_keep(batch: int, n_tokens: int, mask_ratio: float, generator: torch.Generator) -> Tensor:
-    """Indices of the tokens to keep, drawn uniformly without replacement and independently for each example.
+    """Draw the mask: indices of the tokens to keep, uniform without replacement, independent for each example.
 
     Returns
     -------
     (batch, kept) int64 on the generator's device, in random order (the trunk is permutation-equivariant).
+
+    Examples
+    --------
+    >>> keep = random_keep(2, 98, 0.9, torch.Generator().manual_seed(0))
+    >>> keep.shape, len(set(keep[0].tolist()))
+    (torch.Size([2, 10]), 10)
     """
     noise = torch.rand(batch, n_tokens, generator=generator, device=generator.device)
     return noise.argsort(dim=1)[:, : kept_tokens(n_tokens, mask_ratio)]
@@ -110,11 +119,11 @@ class Patchify(nn.Module):
         self.size = size
 
     def grid(self, spectrograms: Tensor) -> tuple[int, int]:
-        """Rows and columns of patches."""
+        """Rows (mel) and columns (time) of patches in spectrograms (batch, mel, frame)."""
         return tuple(extent // patch for extent, patch in zip(spectrograms.shape[1:], self.size))
 
     def forward(self, spectrograms: Tensor, keep: Tensor | None = None) -> Tensor:
-        """All patches, or those of `keep` (batch, kept) only; the others are never copied."""
+        """All patches, or only those of `keep` (batch, kept) int64; the others are never copied."""
         patches = spectrograms.unflatten(2, (-1, self.size[1])).unflatten(1, (-1, self.size[0]))
         patches = patches.permute(0, 1, 3, 2, 4)  # batch, row, column, mel, frame: still a view
         if keep is None:
@@ -124,9 +133,9 @@ class Patchify(nn.Module):
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Scaled dot-product attention, (batch, head, token, _HEAD_DIM) each, in the precision that is fast.
+    """Scaled dot-product attention, (batch, head, token, _HEAD_DIM) each, in the faster precision.
 
-    In a masked step on a CPU the fused kernel for bfloat16 takes six times as long as float32's, casts included.
+    In a masked step on a CPU the fused kernel for bfloat16 takes six times as long as that for float32, casts included.
     """
     if q.device.type != "cpu" or q.dtype != torch.bfloat16:
         return F.scaled_dot_product_attention(q, k, v)
@@ -153,6 +162,8 @@ def _packing_works() -> bool:
 
 
 class Attention(nn.Module):
+    """Multi-head self-attention behind a LayerNorm, without biases: (batch, token, dim) to the same."""
+
     def __init__(self, dim: int, heads: int):
         super().__init__()
         self.heads = heads
@@ -169,6 +180,8 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
+    """A GELU layer behind a LayerNorm: (batch, token, dim) to the same."""
+
     def __init__(self, dim: int, hidden: int):
         super().__init__()
         self.net = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
@@ -177,29 +190,39 @@ class FeedForward(nn.Module):
         return self.net(x)
 
 
+class Layer(nn.ModuleList):
+    """Attention and feed-forward, each added to its input; a list because the checkpoints number the two."""
+
+    def __init__(self, dim: int, heads: int, hidden: int):
+        super().__init__([Attention(dim, heads), FeedForward(dim, hidden)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        attention, feed_forward = self
+        x = x + attention(x)
+        return x + feed_forward(x)
+
+
 class Transformer(nn.Module):
+    """A stack of layers and a last LayerNorm: (batch, token, dim) to the same.
+
+    Parameters
+    ----------
+    dim : width of the tokens. depth : layers. heads : of attention, _HEAD_DIM wide each. hidden : feed-forward width.
+    """
+
     def __init__(self, dim: int, depth: int, heads: int, hidden: int):
         super().__init__()
         self.norm = nn.LayerNorm(dim)
-        self.layers = nn.ModuleList(
-            nn.ModuleList([Attention(dim, heads), FeedForward(dim, hidden)]) for _ in range(depth)
-        )
-
-    def blocks(self, x: Tensor) -> Iterator[Tensor]:
-        """The tokens (batch, token, dim) after each layer, before the last LayerNorm."""
-        for attention, feed_forward in self.layers:
-            x = x + attention(x)
-            x = x + feed_forward(x)
-            yield x
+        self.layers = nn.ModuleList(Layer(dim, heads, hidden) for _ in range(depth))
 
     def forward(self, x: Tensor) -> Tensor:
-        for x in self.blocks(x):
-            pass
+        for layer in self.layers:
+            x = layer(x)
         return self.norm(x)
 
 
 class Encoder(nn.Module):
-    """SimpleViT without its classification head (paper, section on the encoder; `linear_head` is dropped).
+    """SimpleViT without its classification head (paper, section on the encoder; `linear_head` is left out).
 
     The hybrid model runs one trunk on two kinds of patches and concatenates the two embeddings.
     """
@@ -236,7 +259,7 @@ class Encoder(nn.Module):
 
         Parameters
         ----------
-        spectrograms : (batch, mel, frame) log(1 + power); frames are cut down to a multiple of the patch widths.
+        spectrograms : (batch, mel, frame) log(1 + power); frames are trimmed to a multiple of the patch width.
         mask_ratio : share of the tokens dropped **before** the patch embedding, 0 <= mask_ratio < 1.
         generator : draws the masks; needed when mask_ratio > 0.
 
@@ -260,7 +283,7 @@ class Encoder(nn.Module):
         return torch.cat(means, dim=1)
 
     def trim(self, spectrograms: Tensor) -> Tensor:
-        """Spectrograms (batch, mel, frame), their frames cut down to a multiple of the patch widths; errors as above."""
+        """Spectrograms (batch, mel, frame), trimmed to a multiple of the patch width; errors as in `forward`."""
         width = max(branch[0].size[1] for branch in self.branches)
         if spectrograms.ndim != 3 or spectrograms.shape[1] != N_MELS or spectrograms.shape[2] < width:
             raise KeyMynaError(
@@ -290,27 +313,28 @@ class Encoder(nn.Module):
         return branch[1:](patches) + (positions if keep is None else positions[keep])
 
     def tokens(self, branch: nn.Sequential, spectrograms: Tensor, keep: Tensor | None = None) -> Tensor:
-        """What the trunk makes of `patch_tokens`, after the last LayerNorm."""
+        """Tokens after the trunk and its last LayerNorm, (batch, token, dim); parameters as in `patch_tokens`."""
         return self.transformer(self.patch_tokens(branch, spectrograms, keep))
 
     def block_means(self, spectrograms: Tensor) -> list[Tensor]:
-        """Mean tokens (batch, embedding) by depth: patch embedding, each layer's output, and last the embedding itself."""
+        """Mean tokens by depth, (batch, embedding) each: patch embedding, each layer's output, the embedding itself."""
         spectrograms = self.trim(spectrograms)
         by_branch = []
         for branch in self.branches:
-            entry = self.patch_tokens(branch, spectrograms)
-            states = [entry, *self.transformer.blocks(entry)]
-            by_branch.append([x.mean(dim=1) for x in (*states, self.transformer.norm(states[-1]))])
+            states = [self.patch_tokens(branch, spectrograms)]
+            for layer in self.transformer.layers:
+                states.append(layer(states[-1]))
+            states.append(self.transformer.norm(states[-1]))
+            by_branch.append([state.mean(dim=1) for state in states])
         return [torch.cat(means, dim=1) for means in zip(*by_branch)]
 
 
 def build_encoder(config: EncoderConfig, generator: torch.Generator) -> Encoder:
-    """An untrained encoder with PyTorch's usual initialisation, drawn from `generator` alone.
+    """An untrained encoder with PyTorch's default initialisation, drawn from `generator` alone.
 
-    Raises
-    ------
-    KeyMynaError
-        When the configuration names an unknown preset, patch or scale.
+    >>> encoder = build_encoder(EncoderConfig("vit-toy", "vertical", "log1p"), torch.Generator().manual_seed(0))
+    >>> encoder(torch.zeros(2, 128, 196)).shape
+    torch.Size([2, 64])
     """
     encoder = Encoder(config)
     initialise(encoder, generator)

@@ -2,7 +2,7 @@
 
 Every objective turns crops into outputs, outputs into a loss, and outputs into one number that people understand:
 
-    contrastive      tell the two crops of a track from those of all others, masked, augmented or bare  (top-1)
+    contrastive      match the two crops of a track among those of all tracks, masked, augmented or bare (top-1)
     reconstruction   fill in the patches that were hidden: a masked autoencoder                          (error)
     supervised       name the key of a crop, from its label                                              (accuracy)
 
@@ -149,7 +149,8 @@ class Contrastive(Objective):
 
     def measure(self, outputs: Tensor, batch: Batch) -> Tensor:
         """() share of first views whose nearest second view is of the same track."""
-        return top1(*outputs, batch.tracks)
+        first, second = outputs
+        return top1(first, second, batch.tracks)
 
 
 class Reconstruction(Objective):

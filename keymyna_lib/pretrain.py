@@ -3,7 +3,7 @@
 Every draw of step t (which tracks, where the crops start, which tokens are masked) comes from a generator seeded
 by (seed, t), so that a run resumed from a checkpoint takes exactly the steps an unbroken one would have taken.
 
-On several processes (see `distributed`) each draws its share of a batch from its own share of the training tracks and
+On several processes (see `compute.ranks`) each draws its share of a batch from its own share of the training tracks and
 reads no others; losses and gradients are those of the joint batch.
 """
 
@@ -13,7 +13,7 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -56,13 +56,13 @@ class PretrainConfig:
     mask_ratio : share of the tokens dropped in each view.
     augmentation : of the contrastive views, a name in `views.AUGMENTATIONS`; the paper's is "none".
     crop_frames : length of a crop, frames of 32 ms.
-    crop_distance : greatest distance between the beginnings of a track's two crops, frames; 0 for any.
+    crop_distance : greatest distance between the starts of a track's two crops, frames; 0 for any.
     loss : of the contrastive objective, a name in `losses.LOSSES`; the paper's is "sogclr".
     temperature : of the contrastive loss.
     gamma : SogCLR's weight of the newest batch.
     projection_dim : outputs of the contrastive projection head; 0 for none.
     steps, batch_size : optimizer steps, tracks per step (of all processes together).
-    optimizer : "adam" (L2 weight decay, the public code's) or "adamw" (decoupled).
+    optimizer : "adam" (L2 weight decay, as in the reference implementation) or "adamw" (decoupled).
     lr, weight_decay : peak learning rate and weight decay.
     warmup_steps : linear warm-up, then a cosine to zero.
     clip_norm : largest gradient norm.
@@ -77,7 +77,7 @@ class PretrainConfig:
         When a name is unknown or a value out of range.
     """
 
-    encoder: EncoderConfig = EncoderConfig()
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
     objective: str = "contrastive"
     mask_ratio: float = 0.9
     augmentation: str = "none"
@@ -139,7 +139,7 @@ class PretrainConfig:
         """
 
         def given(kind: type) -> dict[str, Any]:
-            return {field.name: parameters[field.name] for field in fields(kind) if field.name in parameters}
+            return {one.name: parameters[one.name] for one in fields(kind) if one.name in parameters}
 
         return cls(**given(cls) | {"encoder": EncoderConfig(**given(EncoderConfig))} | changes)
 
@@ -159,9 +159,9 @@ class CropSampler:
     ----------
     corpus : the store.
     track_ids : the tracks to draw from.
-    crop_frames : frames a crop; tracks that are shorter are padded with silence at the end.
+    crop_frames : frames per crop; shorter tracks are padded with silence at the end.
     crop_distance : greatest distance of a track's further crops from its first, frames; 0 for any.
-    rank, world : of the processes that share the tracks; drawn from are those of positions rank, rank + world, ...
+    rank, world : of the processes that share the tracks; this one draws from positions rank, rank + world, ...
     """
 
     def __init__(
@@ -185,7 +185,7 @@ class CropSampler:
         return len(self.spans)
 
     def tracks_of_step(self, step: int, batch_size: int, seed: int) -> Tensor:
-        """(batch,) int64: which own tracks a step takes, each track once an epoch (epochs run on across steps)."""
+        """(batch,) int64: which own tracks a step takes, each track once per epoch (an epoch may end within a step)."""
         epochs, places = np.divmod(np.arange(step * batch_size, (step + 1) * batch_size), len(self))
         orders = {
             epoch: torch.randperm(len(self), generator=generator_for(seed, 1, int(epoch), self.rank))
@@ -194,19 +194,26 @@ class CropSampler:
         return torch.cat([order[places[epochs == epoch]] for epoch, order in orders.items()])
 
     def batch(self, tracks: Tensor, views: int, generator: torch.Generator) -> Batch:
-        """So many crops of own tracks: the first one's start is uniform, the others' within `crop_distance` of it."""
-        crops = np.empty((views, len(tracks), self.crop_frames, N_MELS), np.float16)
-        shard, first, length = self.spans[tracks.numpy()].T
-        room = np.maximum(length - self.crop_frames, 0)
+        """Crops of own tracks: the first one's start is uniform, the others' within `crop_distance` of it.
+
+        Parameters
+        ----------
+        tracks : (batch,) int64, positions among the own tracks.
+        views : crops of each track.
+        """
+        crops = np.zeros((views, len(tracks), self.crop_frames, N_MELS), np.float16)
+        shard, first_frame, length = self.spans[tracks.numpy()].T
+        room = np.maximum(length - self.crop_frames, 0)  # the last possible start
         draws = torch.rand(views, len(tracks), generator=generator).numpy()
-        starts = np.minimum((draws[0] * (room + 1)).astype(int), room)
-        for view in range(views):
-            low, high = np.zeros_like(room), room
-            if self.crop_distance:
-                low, high = np.maximum(starts - self.crop_distance, 0), np.minimum(starts + self.crop_distance, room)
-            here = np.minimum(low + (draws[view] * (high - low + 1)).astype(int), high) if view else starts
-            for crop, part, start, size in zip(crops[view], shard, first + here, np.minimum(self.crop_frames, length)):
-                crop[:size], crop[size:] = self.frames[part][start : start + size], 0
+        start = np.minimum((draws[0] * (room + 1)).astype(int), room)
+        low, high = np.zeros_like(room), room
+        if self.crop_distance:
+            low, high = np.maximum(start - self.crop_distance, 0), np.minimum(start + self.crop_distance, room)
+        others = np.minimum(low + (draws[1:] * (high - low + 1)).astype(int), high)
+        sizes = np.minimum(self.crop_frames, length)
+        for view, starts in zip(crops, [start, *others]):
+            for crop, part, begin, size in zip(view, shard, first_frame + starts, sizes):
+                crop[:size] = self.frames[part][begin : begin + size]
         return Batch(torch.from_numpy(crops).transpose(2, 3), tracks * self.world + self.rank, self.keys[tracks])
 
 
@@ -252,7 +259,7 @@ class Pretraining:
         encoder = build_encoder(config.encoder, generator_for(config.seed, 0))
         objective = OBJECTIVES[config.objective].from_config(config, encoder, len(train), generator_for(config.seed, 3))
         self.modules = _Modules({"encoder": encoder, "objective": objective}).to(self.device)
-        # DistributedDataParallel averages gradients while the backward pass is still going on; buffers are SogCLR's
+        # DistributedDataParallel averages gradients while the backward pass is still running; buffers are SogCLR's
         # state, which each process has for itself.
         self._forward = (
             DistributedDataParallel(self.modules, broadcast_buffers=False) if ranks.world() > 1 else self.modules
@@ -283,10 +290,12 @@ class Pretraining:
 
     @property
     def encoder(self) -> Encoder:
+        """What is trained for use."""
         return self.modules["encoder"]
 
     @property
     def objective(self) -> Objective:
+        """What it is trained by; thrown away afterwards."""
         return self.modules["objective"]
 
     def outputs(self, sampler: CropSampler, tracks: Tensor, generator: torch.Generator) -> tuple[Tensor, Batch]:
@@ -369,7 +378,7 @@ class Pretraining:
             return self.objective.measure(outputs, batch).item()
 
     def save(self, path: Path) -> None:
-        """Write everything that the next step depends on, as safetensors; all processes call it, the first writes."""
+        """Write everything that the next step depends on; all processes call it, the first writes."""
         tensors = {f"modules.{name}": value for name, value in self.modules.state_dict().items()}
         if ranks.rank():
             return
@@ -378,7 +387,7 @@ class Pretraining:
         save_tensors(path, tensors, fingerprint=self.fingerprint, step=str(self.step), history=json.dumps(self.history))
 
     def restore(self, path: Path) -> bool:
-        """Take up a checkpoint of this very run; False (and nothing changed) when there is none that fits."""
+        """Resume from a checkpoint of this very run; False (and nothing changed) when there is none that fits."""
         if not path.exists():
             return False
         try:
@@ -413,7 +422,7 @@ def pretrain(
     show: bool = True,
     store_bytes: int | None = None,
 ) -> tuple[Encoder, pd.DataFrame]:
-    """Pre-train an encoder, resuming from `checkpoint` when it is of this very run.
+    """Pre-train an encoder, resuming from `checkpoint` when it belongs to this very run.
 
     Parameters
     ----------
@@ -426,13 +435,13 @@ def pretrain(
 
     Returns
     -------
-    The encoder in evaluation mode on the CPU, and the history: one row a step with step, loss, measure (see
+    The encoder in evaluation mode on the CPU, and the history: one row per step with step, loss, measure (see
     `Objective.measured`), lr, seconds and, where it was taken, valid_measure.
 
     Raises
     ------
     KeyMynaError
-        When there is nothing to train on, the device is absent, a batch cannot be shared out evenly, the processes do
+        When there is nothing to train on, the device is absent, a batch cannot be divided evenly, the processes do
         not see the same checkpoint, or the loss is no longer finite.
     """
     if not train or not valid:
@@ -441,7 +450,7 @@ def pretrain(
         raise KeyMynaError(f"batch_size {config.batch_size}: there are only {len(train)} training tracks; lower it.")
     if config.batch_size % ranks.world():
         raise KeyMynaError(
-            f"batch_size {config.batch_size}: it is shared out evenly among {ranks.world()} "
+            f"batch_size {config.batch_size}: it is divided evenly among {ranks.world()} "
             "processes; make it a multiple of their number."
         )
     show = show and not ranks.rank()
@@ -483,7 +492,7 @@ def pretrain(
 def pretrain_once(
     config: PretrainConfig, corpus: Corpus, train: Sequence[str], valid: Sequence[str], *, desc: str
 ) -> tuple[Encoder, pd.DataFrame]:
-    """`pretrain`, but taken from the cache when this very run was finished before, by this code.
+    """`pretrain`, but taken from the cache when this code has finished this very run before.
 
     Many notebooks compare the same encoder with others; it is trained once.
     """

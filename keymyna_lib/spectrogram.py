@@ -1,8 +1,9 @@
-"""The mel front end: audio to the pictures that the encoder sees, how they are stored, and where windows start.
+"""The mel front end: audio to the spectrograms that the encoder sees, how they are stored, and where windows start.
 
 Conventions: mono audio at 16 kHz in [-1, 1]; power spectrograms with a centred, reflected Hann window of 2048
 samples and a hop of 512 (32 ms); 128 bands on the Slaney scale with Slaney's area normalisation, 0 Hz to 8 kHz
-(the paper's public code). Stored spectrograms are float16 and (frame, mel); everything in memory is (mel, frame).
+(as in the paper's reference implementation). Stored spectrograms are float16 and (frame, mel); everything in memory is
+(mel, frame).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ N_FFT = 2048  # samples
 HOP = 512  # samples
 N_MELS = 128
 _CHUNK = 256  # frames transformed at once; their spectra stay in a core's cache
-_BLOCK = 16  # bands weighed at once
+_BLOCK = 16  # bands weighted at once
 WINDOW = 196  # frames in one embedding window: 100,000 samples, 6.25 s, 98 vertical tokens
 
 
@@ -42,8 +43,8 @@ def band_edges() -> np.ndarray:
 def mel_filterbank(shift: float = 0.0) -> torch.Tensor:
     """Mel filterbank that hears everything `shift` semitones higher.
 
-    Pitch shifting by s semitones multiplies every frequency by r = 2^(s/12). Its mel spectrogram is had without
-    touching the audio by weighing a bin at f Hz as the filters weigh r f: no phase vocoder, no change of tempo,
+    Pitch shifting by s semitones multiplies every frequency by r = 2^(s/12). Its mel spectrogram is obtained without
+    touching the audio by weighting a bin at f Hz as the filters weight r f: no phase vocoder, no change of tempo,
     and all shifts share one Fourier transform (our choice). What an upward shift would carry past 8 kHz is lost,
     and a downward one leaves the top bands empty, as with any pitch shift at this sample rate.
 
@@ -65,7 +66,7 @@ def mel_filterbank(shift: float = 0.0) -> torch.Tensor:
 
 @functools.lru_cache(maxsize=64)
 def _filter_blocks(shift: float) -> list[tuple[slice, slice, torch.Tensor]]:
-    """`mel_filterbank` without most of its zeros: some bands, the bins that any of them hears, weights (bin, band)."""
+    """`mel_filterbank` without most of its zeros: blocks of bands, the bins they hear, and weights (bin, band)."""
     bank, blocks = mel_filterbank(shift), []
     for first in range(0, N_MELS, _BLOCK):
         bands = slice(first, first + _BLOCK)
@@ -123,7 +124,11 @@ def expand(stored: torch.Tensor) -> torch.Tensor:
 
 
 def n_frames(n_samples: int) -> int:
-    """Frames of a recording of so many samples."""
+    """Frames of a recording of so many samples.
+
+    >>> n_frames(30 * SAMPLE_RATE)
+    938
+    """
     return 1 + n_samples // HOP
 
 
@@ -131,6 +136,17 @@ def window_starts(frames: int, window: int = WINDOW) -> np.ndarray:
     """First frames of the windows that cover a recording: end to end, the last one aligned to the end.
 
     A recording shorter than a window gets one window, to be padded by the caller.
+
+    Returns
+    -------
+    (window,) int64, increasing.
+
+    Examples
+    --------
+    >>> window_starts(500).tolist()
+    [0, 196, 304]
+    >>> window_starts(100).tolist()
+    [0]
     """
     last = max(frames - window, 0)
     return np.unique(np.append(np.arange(0, last, window), last))

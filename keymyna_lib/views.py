@@ -14,15 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from keymyna_lib.corpus.rendered.arrange import NOISE_COLOUR, REVERB_LEVEL, REVERB_TIME, SECTION_LEVEL
 from keymyna_lib.spectrogram import HOP, N_MELS, SAMPLE_RATE
 
-GAIN_DB = (-12.0, 0.0)
 FILTER_DB = 12.0  # a random equaliser: knots uniform in plus or minus this, dB
 FILTER_KNOTS = 6
-REVERB_TIME = (0.15, 1.5)  # s for a decay of 60 dB
-REVERB_DB = (-20.0, -3.0)  # power of the tail relative to the dry sound
 SNR_DB = (0.0, 20.0)
-NOISE_COLOUR = (0.0, 2.0)  # power falls as frequency^-colour
 PITCH_SEMITONES = 4.0  # plus or minus, not rounded to semitones
 
 
@@ -49,9 +46,9 @@ def augment(crops: Tensor, generator: torch.Generator, *, pitch_shift: bool) -> 
     knots = uniform(-FILTER_DB, FILTER_DB, 1, FILTER_KNOTS)
     response = torch.nn.functional.interpolate(knots, N_MELS, mode="linear", align_corners=True).mT
     power = power * 10 ** (response / 10)
-    power = power + reverb_tail(power, uniform(*REVERB_TIME), uniform(*REVERB_DB))
+    power = power + reverb_tail(power, uniform(*REVERB_TIME), uniform(*REVERB_LEVEL))
     power = power + coloured_noise(power, uniform(*SNR_DB), uniform(*NOISE_COLOUR), generator)
-    return (power * 10 ** (uniform(*GAIN_DB, 1, 1) / 10)).log1p()
+    return (power * 10 ** (uniform(*SECTION_LEVEL, 1, 1) / 10)).log1p()
 
 
 def shift_bands(power: Tensor, semitones: Tensor) -> Tensor:
@@ -61,8 +58,8 @@ def shift_bands(power: Tensor, semitones: Tensor) -> Tensor:
     """
     centres = band_centres()
     sources = centres[None] * 2 ** (-semitones.cpu().numpy()[:, None] / 12)
-    places = np.interp(sources, centres, np.arange(N_MELS), left=-1, right=N_MELS)
-    places = torch.from_numpy(places).to(power)
+    found = np.interp(sources, centres, np.arange(N_MELS), left=-1, right=N_MELS)
+    places = torch.from_numpy(found).to(power)  # (batch, mel), in bands
     low = places.floor().clamp(0, N_MELS - 2).long()
     share = (places - low)[..., None].clamp(0, 1)
     rows = torch.arange(len(power), device=power.device)[:, None]

@@ -7,7 +7,6 @@ from keymyna_lib.corpus import splits
 from keymyna_lib.corpus.rendered import compositions
 from keymyna_lib.corpus.rendered.scores import load_scores
 from keymyna_lib.report import provenance
-from keymyna_lib.report import runs as results
 
 
 def pytest_collection_modifyitems(items):
@@ -30,11 +29,11 @@ def pieces(scores):
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     """An empty clone to write runs into, its code and notebooks of a fixed hash."""
+    monkeypatch.delenv(paths.SET_BY_HAND, raising=False)
     for name, value in (("ROOT", tmp_path), ("CACHE", tmp_path / ".cache")):
         monkeypatch.setattr(paths, name, value)
     monkeypatch.setattr(provenance, "code_hash", lambda: "code")
     monkeypatch.setattr(provenance, "notebook_hash", lambda notebook: f"source of {notebook}")
-    monkeypatch.setattr(results, "_written", set())
     provenance.environment.cache_clear()
     yield tmp_path
     provenance.environment.cache_clear()

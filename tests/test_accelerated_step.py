@@ -1,4 +1,4 @@
-"""Steps on the device: what they compute is what a plain step computes; resuming is exact; nothing bad goes unnoticed."""
+"""Steps on the device: they compute what a plain step computes, resume exactly, and nothing bad goes unnoticed."""
 
 import copy
 

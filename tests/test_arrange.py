@@ -1,28 +1,20 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 
 import numpy as np
 import pytest
 import tinysoundfont
+from corpora import small_corpus
 
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.corpus.rendered import arrange, render
-from keymyna_lib.corpus.rendered.build import CorpusConfig
 from keymyna_lib.corpus.rendered.scores import Score
 from keymyna_lib.spectrogram import SAMPLE_RATE
 
-CONFIG = CorpusConfig(
-    n_chorales=0,
-    n_tunes=0,
-    seconds=30.0,
-    scope="section",
-    drum_probability=0.5,
-    detune_cents=30.0,
-    snr_db=(5.0, 30.0),
-    seed=0,
-)
+CONFIG = small_corpus(n_chorales=0, n_tunes=0, seconds=30.0)
 
 
 def make_score(beats: int = 64, parts: int = 4, source: str = "chorale") -> Score:
@@ -60,7 +52,7 @@ def test_sections_cover_the_excerpt_without_gaps(beats, seed):
 def test_sections_redraw_every_nuisance():
     for seed in range(20):
         sections = draw(seed)["sections"]
-        for before, after in zip(sections, sections[1:]):
+        for before, after in itertools.pairwise(sections):
             assert not set(before["programmes"]) & set(after["programmes"])
         for name in ("tempo", "cents", "level", "reverb_time", "reverb_level", "snr", "colour", "seed"):
             assert len({s[name] for s in sections}) >= len(sections) - 1, name  # draws are rounded

@@ -1,6 +1,7 @@
-"""Work on a cluster of two processes gives what it gives in this one, though one of them be killed."""
+"""Work on a cluster of two processes gives what it gives on this machine, even if one of them is killed."""
 
 import functools
+import itertools
 import os
 import signal
 import sys
@@ -21,6 +22,7 @@ from keymyna_lib import features
 from keymyna_lib.base import files, hashing, paths
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.compute import cluster
+from keymyna_lib.compute.processes import Processes
 from keymyna_lib.compute.threads import one_thread
 from keymyna_lib.corpus import store
 from keymyna_lib.corpus.recordings import decode
@@ -48,9 +50,9 @@ def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_no_scheduler_is_no_client():
+def test_no_scheduler_is_this_machine():
     with cluster.connect("") as client:
-        assert client is None
+        assert client == Processes() and client.here
 
 
 @pytest.mark.parametrize(
@@ -80,7 +82,7 @@ def test_slurm_jobs_are_those_of_the_file(client, monkeypatch, tmp_path):
         def scale(self, jobs):
             asked["jobs"] = jobs
 
-        scheduler_address = client.scheduler.address
+        scheduler_address = client.client.scheduler.address
         __enter__, __exit__ = lambda self: self.scheduler_address, lambda *_: asked.update(ended=True)
 
     path = tmp_path / "slurm.json"
@@ -91,7 +93,7 @@ def test_slurm_jobs_are_those_of_the_file(client, monkeypatch, tmp_path):
         pass
     monkeypatch.setattr(cluster.shutil, "which", {"sbatch": "/usr/bin/sbatch"}.get)
     with cluster.connect(f"slurm:{path}") as connected:
-        assert list(cluster.over(connected, product, [(2, 3)], desc="", show=False)) == [(0, 6)]
+        assert list(connected.map(product, [(2, 3)], desc="", show=False)) == [(0, 6)]
         assert asked == {"jobs": 3, "cores": 8}
     assert asked["ended"]
     for content, problem in (
@@ -108,26 +110,54 @@ def test_slurm_jobs_are_those_of_the_file(client, monkeypatch, tmp_path):
         pass
 
 
-def test_results_come_with_their_tasks_numbers(client):
-    results = dict(cluster.over(client, product, [(i, 7) for i in range(20)], desc="", show=False))
-    assert results == {i: 7 * i for i in range(20)}
+def test_results_come_with_their_tasks_indices(client):
+    tasks, expected = [(i, 7) for i in range(20)], {i: 7 * i for i in range(20)}
+    assert dict(client.map(product, tasks, desc="", show=False)) == expected
+    assert list(client.map(product, tasks, desc="", ordered=True, show=False)) == list(expected.items())
+
+
+class Opened:
+    """What writes into a log where it is unpickled."""
+
+    def __init__(self, log):
+        self.log = log
+
+    def __reduce__(self):
+        return opened, (self.log,)
+
+
+def opened(log):
+    with open(log, "a") as file:
+        file.write(f"{os.getpid()}\n")
+    return Opened(log)
+
+
+def use(shared, number):
+    return number
+
+
+def test_what_tasks_share_is_opened_once_by_each_worker_and_nowhere_else(client, tmp_path):
+    work = functools.partial(use, Opened(tmp_path / "log"))
+    assert dict(client.map(work, [(i,) for i in range(20)], desc="", show=False)) == {i: i for i in range(20)}
+    where = (tmp_path / "log").read_text().split()
+    assert len(where) == len(set(where)) <= 2 and str(os.getpid()) not in where
 
 
 def test_what_a_task_raises_is_raised(client):
     with pytest.raises(KeyMynaError, match="b=0"):
-        list(cluster.over(client, product, [(1, 2), (1, 0)], desc="", show=False))
+        list(client.map(product, [(1, 2), (1, 0)], desc="", show=False))
 
 
 def test_a_task_that_kills_its_workers_is_given_up(client, monkeypatch):
-    monkeypatch.setattr(client.cluster.scheduler, "allowed_failures", 0)
+    monkeypatch.setattr(client.client.cluster.scheduler, "allowed_failures", 0)
     with pytest.raises(KeyMynaError, match="working: .* killed 1 times"):
-        list(cluster.over(client, die, [()], desc="working", show=False))
+        list(client.map(die, [()], desc="working", show=False))
 
 
 def test_lost_tasks_are_an_error_and_not_waited_for(client):
-    results = cluster.over(client, time.sleep, [(0.0,), *[(1.0,)] * 5], desc="working", show=False)
+    results = client.map(time.sleep, [(0.0,), *[(1.0,)] * 5], desc="working", show=False)
     next(results)
-    client.cancel([Future(key, client) for key in client.futures])
+    client.client.cancel([Future(key, client.client) for key in client.client.futures])
     with pytest.raises(KeyMynaError, match="working: the scheduler is gone"):
         list(results)
 
@@ -147,15 +177,11 @@ def noise(number, n_samples, log, gone):
     return np.random.default_rng(number).integers(-9999, 9999, n_samples).astype(np.int16)
 
 
-def here(folder, make, jobs, workers):
-    """Makes tracks in this process, which spares its start."""
-    return (store._make_track(folder, make, job) for job in jobs)
-
-
 class Filling:
     """Twelve tracks in four shards, filled into a folder; and what was made, track by track."""
 
     def __init__(self, folder, client=None):
+        client = client or Processes(1)
         self.folder, self.client, self.log, self.gone = folder / "corpus", client, folder / "log", folder / "gone"
         lengths = 3000 + 300 * np.arange(12)
         places = pd.DataFrame(
@@ -173,7 +199,6 @@ class Filling:
             self.folder / "finished",
             doing="working",
             progress=False,
-            workers=1,
             client=self.client,
         )
 
@@ -203,7 +228,6 @@ def serial(tmp_path_factory):
     """What is to come out, filled in this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(store, "SHARD", 3)
-        patch.setattr(store, "_make_all", here)
         filling = Filling(tmp_path_factory.mktemp("serial"))
         result = filling.fill()
         assert result[1] == {"t5": "it is broken"} and len(result[0]) == 11 and len(filling.contents()) == 8
@@ -221,7 +245,7 @@ def test_a_worker_killed_amid_its_shard_costs_one_track(serial, client, tmp_path
         os.kill(pid, signal.SIGKILL)
         hold.unlink()
 
-    killer = threading.Thread(target=kill, daemon=True)  # it would wait for ever for what a failed run does not log
+    killer = threading.Thread(target=kill, daemon=True)  # it would wait forever for what a failed run does not log
     killer.start()
     result = filling.fill()
     killer.join()
@@ -283,8 +307,7 @@ def corpus(recordings):
     folder, tracks = recordings
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(store, "SHARD", 8)
-        patch.setattr(store, "_make_all", here)
-        corpus, problems = build_recordings(tracks, seconds=0, cache=folder, progress=False, workers=1)
+        corpus, problems = build_recordings(tracks, seconds=0, cache=folder, progress=False, client=Processes(1))
     assert problems["track_id"].tolist() == ["t03"]
     return corpus
 
@@ -310,10 +333,10 @@ class Ear:
 
 @pytest.mark.parametrize("name", ["toy", MEAN_MEL, CHROMA, "ear"])
 def test_features_are_the_same_from_a_cluster(client, corpus, tmp_path, monkeypatch, name):
-    monkeypatch.setattr(features, "PART", 16)  # two parts
+    monkeypatch.setitem(features.in_parts.__kwdefaults__, "size", 16)  # two parts, of chroma three
     encoder = build_encoder(EncoderConfig("vit-toy", "vertical", "log1p"), torch.Generator().manual_seed(0)).eval()
     made = []
-    for folder, on in (("serial", None), ("cluster", client)):
+    for folder, on in (("serial", Processes(2)), ("cluster", client)):
         monkeypatch.setattr(paths, "CACHE", tmp_path / folder)
         with one_thread():
             made.append(
@@ -328,7 +351,7 @@ def test_features_are_the_same_from_a_cluster(client, corpus, tmp_path, monkeypa
     assert len(one) == 1 and [path.parts[-2:] for path in one] == [path.parts[-2:] for path in other]  # no part is left
 
 
-def lengths(corpus, track_ids, *, log, gone):
+def lengths(corpus, track_ids, *, log, gone, show):
     """Features of a part, which fail for a track while a file is there; writes the part's first track into a log."""
     with open(log, "a") as file:
         file.write(track_ids[0] + "\n")
@@ -338,21 +361,20 @@ def lengths(corpus, track_ids, *, log, gone):
 
 
 def test_parts_that_are_there_are_not_computed_again(client, corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr(features, "PART", 7)
     monkeypatch.setattr(paths, "CACHE", tmp_path)
     log, gone = tmp_path / "log", tmp_path / "gone"
     gone.touch()
     work = functools.partial(lengths, log=log, gone=gone)
     arguments = (client, work, corpus, corpus.tracks(), "identity")
     with pytest.raises(KeyMynaError, match="t18"):
-        features.in_parts(*arguments, desc="", show=False)
+        features.in_parts(*arguments, desc="", show=False, size=7)
     until = time.monotonic() + 60
     while len(kept := list(tmp_path.rglob("part-*.safetensors"))) < 2:
         assert time.monotonic() < until, "the other parts were not finished"
         time.sleep(0.01)
     gone.unlink()
     kept[0].write_bytes(b"damaged")
-    joined = features.in_parts(*arguments, desc="", show=False)
+    joined = features.in_parts(*arguments, desc="", show=False, size=7)
     assert joined.x[:, 0].tolist() == corpus.manifest["n_samples"].tolist()
     assert sorted(Counter(log.read_text().split()).values()) == [1, 2, 2]
 
@@ -373,7 +395,7 @@ def test_heads_are_the_same_from_a_cluster(client, corpus, tmp_path, monkeypatch
         assert [[head.valid_curve for head in heads] for heads in there] == [
             [head.valid_curve for head in heads] for heads in here
         ]
-        for one, other in zip(sum(here, []), sum(there, [])):
+        for one, other in zip(itertools.chain(*here), itertools.chain(*there)):
             assert one.spec == other.spec and one.best_step == other.best_step
             assert all(torch.equal(one.parameters[name], other.parameters[name]) for name in one.parameters)
         written.append({path: path.stat().st_mtime_ns for path in tmp_path.rglob("head-*")})

@@ -1,4 +1,5 @@
 import difflib
+import itertools
 
 import numpy as np
 import pandas as pd
@@ -130,7 +131,7 @@ def _line(scores, piece_id):
         if part == 0:
             top[onset] = max(top.get(onset, 0), int(pitch))
     pitches = [top[onset] for onset in sorted(top)]
-    return [b - a for a, b in zip(pitches, pitches[1:])]
+    return [b - a for a, b in itertools.pairwise(pitches)]
 
 
 def test_no_tune_straddles_splits(scores, pieces):
@@ -158,7 +159,7 @@ def test_no_chorale_melody_straddles_splits(scores, pieces):
         soprano = [n for n in scores.notes(piece_id).tolist() if n[3] == 0]
         first, end = soprano[0][0], max(n[0] + n[1] for n in soprano)
         pitches = [[n[2] for n in soprano if n[0] <= first + k + 1e-4][-1] for k in range(round(end - first))]
-        steps = [b - a for a, b in zip(pitches, pitches[1:])]
+        steps = [b - a for a, b in itertools.pairwise(pitches)]
         return {tuple(steps[k : k + 6]) for k in range(len(steps) - 5)}
 
     chorales = pieces[pieces.source == "chorale"]

@@ -6,6 +6,7 @@ import pytest
 from keymyna_lib import keys
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.chroma import mean_chroma
+from keymyna_lib.compute.processes import Processes
 from keymyna_lib.experiments.controls import (
     PROFILES,
     SYSTEMS,
@@ -123,7 +124,7 @@ def test_essentia_is_silent_and_keeps_no_state(capfd):
 
 
 def test_predict_all():
-    table = predict_all(Cadences(), ["20", "3"], SYSTEMS, workers=1, progress=False)
+    table = predict_all(Cadences(), ["20", "3"], SYSTEMS, client=Processes(1), progress=False)
     assert list(table.index) == ["20", "3"] and table.index.name == "track_id"
     assert list(table.columns) == [
         "template-krumhansl",
@@ -134,4 +135,4 @@ def test_predict_all():
     ]
     assert (table.to_numpy() == [[20], [3]]).all() and table.dtypes.eq(int).all()
     with pytest.raises(KeyMynaError, match="workers"):
-        predict_all(Cadences(), ["3"], workers=-1)
+        predict_all(Cadences(), ["3"], client=Processes(-1))

@@ -10,10 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from corpora import small_corpus
 
 from keymyna_lib import keys, spectrogram
 from keymyna_lib.base import hashing
 from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.compute.executor import Executor
+from keymyna_lib.compute.processes import Processes
 from keymyna_lib.corpus import store
 from keymyna_lib.corpus.corpus import COLUMNS, open_corpus
 from keymyna_lib.corpus.rendered import build, render
@@ -22,16 +25,7 @@ from keymyna_lib.corpus.rendered.scores import load_scores
 from keymyna_lib.corpus.splits import SPLITS
 from keymyna_lib.pretrain import CropSampler
 
-CONFIG = CorpusConfig(
-    n_chorales=4,
-    n_tunes=8,
-    seconds=7.0,
-    scope="section",
-    drum_probability=0.5,
-    detune_cents=30.0,
-    snr_db=(5.0, 30.0),
-    seed=0,
-)
+CONFIG = small_corpus()
 
 
 def make(cache: Path, config: CorpusConfig = CONFIG, **options):
@@ -128,7 +122,7 @@ def contents(corpus, name):
 
 def test_neither_processes_nor_the_size_of_shards_matter(built, tmp_path, monkeypatch):
     monkeypatch.setattr(store, "SHARD", 1024)
-    whole = make(tmp_path, workers=1)
+    whole = make(tmp_path, client=Processes(1))
     assert whole.hash == built.hash and whole.offsets.shard.eq(0).all() and built.offsets.shard.max() == 2
     for name in ("audio.i16", "spectrograms.f16"):
         assert contents(whole, name) == contents(built, name)
@@ -158,7 +152,7 @@ def test_maps_are_opened_when_read_and_keep_no_file_open(built):
 
 
 def test_a_second_build_renders_nothing(copy, built, monkeypatch, capsys):
-    monkeypatch.setattr(store, "_make_all", None)
+    monkeypatch.setattr(Processes, "map", None)
     assert make(copy[0]).hash == built.hash
     assert capsys.readouterr().out == ""
 
@@ -166,13 +160,7 @@ def test_a_second_build_renders_nothing(copy, built, monkeypatch, capsys):
 @pytest.mark.parametrize("name", ["shard-00001/audio.i16", "shard-00001/spectrograms.f16"])
 def test_damaged_track_alone_is_rendered_again(copy, built, monkeypatch, capsys, name):
     cache, folder = copy
-    rendered = []
-    original = store._make_all
-    monkeypatch.setattr(
-        store,
-        "_make_all",
-        lambda f, make, jobs, w: (rendered.extend(j.track_id for j in jobs), original(f, make, jobs, w))[1],
-    )
+    rendered = recorded(monkeypatch)
     flip(folder / name, 100)
     assert make(cache).hash == built.hash
     assert rendered == built.tracks()[5:6] and "1 damaged track" in capsys.readouterr().out
@@ -201,31 +189,39 @@ def test_changed_manifest_is_not_believed(copy, built):
     assert make(cache).hash == built.hash
 
 
+def recorded(monkeypatch):
+    """A list that collects the tracks that are rendered from now on."""
+    rendered = []
+
+    def record(self, work, tasks, **options):
+        rendered.extend(job.track_id for (job,) in tasks)
+        return Executor.map(self, work, tasks, **options)
+
+    monkeypatch.setattr(Processes, "map", record)
+    return rendered
+
+
 def test_a_killed_build_goes_on(tmp_path, built, monkeypatch):
     """Killed amid the sixth track, its line in the journal half written."""
-    original, rendered = store._make_all, []
+    folder = tmp_path / "corpus" / built.path.name
 
-    def killed(folder, make, jobs, workers):
-        for n, row in enumerate(original(folder, make, jobs, workers)):
+    def killed(self, work, tasks, **options):
+        for n, (i, row) in enumerate(Executor.map(self, work, tasks, **options)):
             if n == 5:
                 with open(folder / "shard-00001" / "hashes.csv", "a") as journal:
-                    journal.write(",".join(row)[:50])
+                    journal.write(",".join([tasks[i][0].track_id, *row])[:50])
                 raise KeyboardInterrupt
-            yield row
+            yield i, row
 
-    monkeypatch.setattr(store, "_make_all", killed)
+    monkeypatch.setattr(Processes, "map", killed)
     with pytest.raises(KeyboardInterrupt):
         make(tmp_path)
     with pytest.raises(KeyMynaError, match="no finished corpus"):
-        open_corpus(tmp_path / "corpus" / built.path.name)
-    monkeypatch.setattr(
-        store,
-        "_make_all",
-        lambda f, make, jobs, w: (rendered.extend(j.track_id for j in jobs), original(f, make, jobs, w))[1],
-    )
+        open_corpus(folder)
+    rendered = recorded(monkeypatch)
     assert make(tmp_path).hash == built.hash
     assert rendered == built.tracks()[5:]
-    monkeypatch.setattr(store, "_make_all", None)  # the line that was cut short has spoiled none of the others
+    monkeypatch.setattr(Processes, "map", None)  # the line that was cut short has spoiled none of the others
     assert make(tmp_path).hash == built.hash
 
 
@@ -267,10 +263,10 @@ def test_full_disk(tmp_path, monkeypatch):
         make(tmp_path)
     monkeypatch.undo()
 
-    def full(*args):
+    def full(*args, **options):
         raise OSError(errno.ENOSPC, "No space left on device")
         yield
 
-    monkeypatch.setattr(store, "_make_all", full)
+    monkeypatch.setattr(Processes, "map", full)
     with pytest.raises(KeyMynaError, match="No space left"):
         make(tmp_path)

@@ -53,7 +53,7 @@ def test_numbers_are_those_of_the_words():
 def test_uniform_and_below_cover_their_range_evenly():
     draws, n = draws_of(1), 200_000
     numbers = draws.uniform(0, n)
-    assert 0 <= numbers.min() and numbers.max() < 1
+    assert numbers.min() >= 0 and numbers.max() < 1
     counts = torch.histc(numbers, 20, 0, 1)
     assert ((counts - n / 20) ** 2 / (n / 20)).sum() < 45  # chi square of 19 degrees, p about 0.0007
     below = draws.below(1, torch.full((n,), 7))

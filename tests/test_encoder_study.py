@@ -13,33 +13,23 @@ from keymyna_lib.experiments import conclusions, encoder_study
 from keymyna_lib.model import EncoderConfig
 from keymyna_lib.pretrain import PretrainConfig
 from keymyna_lib.report import provenance, summaries, tables
-from keymyna_lib.report import runs as results
+from keymyna_lib.report.runs import Run, describe_runs, load_metrics, other_seeds, published_run
+from keymyna_lib.report.stage import Stage
 
 TRACKS = [f"t{i:02d}" for i in range(30)]
 REFERENCE = np.arange(30) % 24
 CONFIG = PretrainConfig(
     encoder=EncoderConfig("vit-toy", "vertical", "log1p"),
-    objective="contrastive",
-    mask_ratio=0.9,
-    augmentation="none",
     crop_frames=98,
-    crop_distance=0,
     loss="infonce",
-    temperature=0.1,
-    gamma=0.9,
     projection_dim=0,
     steps=5,
     batch_size=8,
-    optimizer="adam",
-    lr=1e-3,
     weight_decay=0.0,
     warmup_steps=1,
-    clip_norm=1.0,
-    precision="fp32",
     device="cpu",
     checkpoint_every=5,
     validate_every=5,
-    seed=0,
 )
 
 
@@ -63,9 +53,7 @@ def predictions(share_right, rng, budgets=(48, 0), draws=(0, 1)):
 
 
 def store_tuning():
-    with results.Run(
-        "tuning", profile="smoke", notebook="n", seed=0, inputs={"corpus": "c"}, config={"name": "a"}
-    ) as run:
+    with Run("tuning", profile="smoke", notebook="n", seed=0, inputs={"corpus": "c"}, config={"name": "a"}) as run:
         run.metric("all", "valid", "weighted_both", 0.5, 30, condition="lr 1")
     return run.run_id
 
@@ -73,7 +61,7 @@ def store_tuning():
 def store(name, share_right, seed=0, steps=5):
     made = predictions(share_right, np.random.default_rng([seed, len(name)]))
     choices = made[["budget", "draw"]].drop_duplicates().assign(C=1.0, valid_score=0.5)
-    with results.Run(
+    with Run(
         "objective",
         profile="smoke",
         notebook="n",
@@ -86,12 +74,18 @@ def store(name, share_right, seed=0, steps=5):
     return run.run_id, made
 
 
+def publish(*runs):
+    stage = Stage("n", "smoke")
+    stage.runs += runs
+    stage.done()
+
+
 def test_estimates_come_back_as_they_were_stored(home):
     run, made = store("a", 0.7)
     columns = ["budget", "draw", "track_id", "reference", "estimate", "composition"]
     back = summaries.estimates_of("smoke", run)[columns].sort_values(columns).reset_index(drop=True)
     pd.testing.assert_frame_equal(back, made[columns].sort_values(columns).reset_index(drop=True), check_dtype=False)
-    metrics = results.load_metrics("smoke", [run]).set_index(["dataset", "budget", "metric", "split"])["value"]
+    metrics = load_metrics("smoke", [run]).set_index(["dataset", "budget", "metric", "split"])["value"]
     kept = made[made["budget"] == 48]
     assert metrics["all", 48, "accuracy", "test"] == pytest.approx(
         (kept["reference"] == kept["estimate"]).mean(), abs=1e-6
@@ -101,31 +95,31 @@ def test_estimates_come_back_as_they_were_stored(home):
 def test_seeds_of_the_same_settings_add_up_and_others_are_left(home):
     first, _ = store("a", 0.7, seed=0)
     other, _ = store("a", 0.7, seed=0, steps=6)
-    results.publish("smoke", "n", runs=[first, other])
+    publish(first, other)
     second, _ = store("a", 0.7, seed=1)
-    assert results.other_seeds("smoke", "n", [second]) == [first]
+    assert other_seeds("smoke", "n", [second]) == [first]
     again, _ = store("a", 0.7, seed=0)
-    assert results.other_seeds("smoke", "n", [again]) == []
+    assert other_seeds("smoke", "n", [again]) == []
     # A run of another kind with the old seed, such as a tuning that all seeds share, keeps nothing out.
-    assert results.other_seeds("smoke", "n", [store_tuning(), second]) == [first]
+    assert other_seeds("smoke", "n", [store_tuning(), second]) == [first]
 
 
 def test_runs_of_other_code_are_not_added(home, monkeypatch):
     first, _ = store("a", 0.7, seed=0)
-    results.publish("smoke", "n", runs=[first])
+    publish(first)
     monkeypatch.setattr(provenance, "code_hash", lambda: "newer code")
     provenance.environment.cache_clear()  # it is asked once a process
     second, _ = store("a", 0.7, seed=1)
-    assert results.other_seeds("smoke", "n", [second]) == []
+    assert other_seeds("smoke", "n", [second]) == []
 
 
 def test_a_published_run_is_found_by_its_configuration(home):
     first, _ = store("a", 0.7, seed=3)
-    results.publish("smoke", "n", runs=[first])
-    assert results.published_run("smoke", "n", "objective", {"name": "a", "steps": 5}, "c") == first
-    assert results.published_run("smoke", "n", "objective", {"name": "a", "steps": 6}, "c") is None
-    assert results.published_run("smoke", "n", "objective", {"name": "a", "steps": 5}, "another corpus") is None
-    assert results.published_run("smoke", "elsewhere", "objective", {"name": "a", "steps": 5}, "c") is None
+    publish(first)
+    assert published_run("smoke", "n", "objective", {"name": "a", "steps": 5}, "c") == first
+    assert published_run("smoke", "n", "objective", {"name": "a", "steps": 6}, "c") is None
+    assert published_run("smoke", "n", "objective", {"name": "a", "steps": 5}, "another corpus") is None
+    assert published_run("smoke", "elsewhere", "objective", {"name": "a", "steps": 5}, "c") is None
 
 
 @pytest.fixture
@@ -135,13 +129,12 @@ def compared(home):
         for name, share in (("base", 0.8), ("worse", 0.3), ("alike", 0.8))
         for seed in (0, 1)
     }
-    results.publish("smoke", "n", runs=[run for run, _ in made.values()])
-    runs = results.load_runs("smoke", ["n"])
+    runs = describe_runs("smoke", [run for run, _ in made.values()])
     return made, summaries.comparison("smoke", runs, [48, 0], "base")
 
 
 def by_hand(made, name, budget):
-    """(seed, draw, track) scores and compositions, from the estimates themselves; one draw where all labels are used."""
+    """(seed, draw, track) scores and compositions, from the estimates; one draw where all labels are used."""
     rows = []
     for seed in (0, 1):
         table = made[name, seed][1]
@@ -175,10 +168,7 @@ def test_scores_differences_and_p_follow_from_the_estimates(compared):
 
 def test_only_shared_seeds_are_compared(home):
     runs = [store("base", 0.8, 0)[0], store("base", 0.8, 1)[0], store("alone", 0.4, 1)[0], store("late", 0.4, 7)[0]]
-    results.publish("smoke", "n", runs=runs)
-    found = summaries.comparison("smoke", results.load_runs("smoke", ["n"]), [48], "base", n_resamples=100).set_index(
-        "name"
-    )
+    found = summaries.comparison("smoke", describe_runs("smoke", runs), [48], "base", n_resamples=100).set_index("name")
     assert found.loc["alone", "shared"] == 1 and found.loc["alone", "pair_ids"] == [runs[2], runs[1]]
     assert found.loc["late", "shared"] == 0 and np.isnan(found.loc["late", "p_holm"])
     shown = tables.comparison_table(found.reset_index(), 99, "base")
@@ -273,11 +263,10 @@ def test_tuning_takes_the_best_on_validation_never_sees_the_test_and_is_shared_b
     monkeypatch.setattr(encoder_study, "label_efficiency", scored)
     for seed in (4, 5):
         config = replace(CONFIG, steps=50, warmup_steps=10, seed=seed)
-        lr, run_id = encoder_study.tune(
-            "toy", config, [1e-3, 3e-3, 1e-2], 5, corpus, 3, [0, 2], profile="mini", notebook="50_objectives"
-        )
-        assert lr == 3e-3
-        results.publish("mini", "50_objectives", runs=[run_id])
+        stage = Stage("50_objectives", "mini")
+        assert encoder_study.tune(stage, "toy", config, [1e-3, 3e-3, 1e-2], 5, corpus, 3, [0, 2]) == 3e-3
+        assert len(stage.runs) == 1
+        stage.done()
     assert len(trained) == 3  # the second seed takes what the first has found
     assert {(c.steps, c.warmup_steps, c.seed) for c in trained} == {(5, 1, 0)}
     assert seen == [["a0", "a1", "a2", "a3", "a4", "v0", "v1"]] * 3

@@ -11,6 +11,7 @@ import torch
 from keymyna_lib import features
 from keymyna_lib.base import paths
 from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.compute.processes import Processes
 from keymyna_lib.features import (
     CHROMA,
     MEAN_MEL,
@@ -31,7 +32,7 @@ SECONDS = {"a": 14.0, "b": 3.0, "c": 7.0}
 @pytest.fixture
 def corpus(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "CACHE", tmp_path)
-    monkeypatch.setattr(features, "over_tracks", lambda f, corpus, tracks, **_: [f(corpus, t) for t in tracks])
+    monkeypatch.setattr(Processes, "count", lambda *_: 1)  # nothing is sent to another process
     rng = np.random.default_rng(0)
 
     def chord(pitches, seconds):
@@ -46,6 +47,7 @@ def corpus(tmp_path, monkeypatch):
         manifest=pd.DataFrame({"key": [0, 1, 2]}, index=list(SECONDS)),
         audio=audio.__getitem__,
         spectrogram=pictures.__getitem__,
+        close=lambda: None,
     )
 
 

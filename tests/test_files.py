@@ -4,8 +4,12 @@ import errno
 import hashlib
 import json
 import os
+import stat
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
+import torch
 
 from keymyna_lib.base import files, hashing, seeds
 from keymyna_lib.base.errors import KeyMynaError
@@ -14,9 +18,14 @@ from keymyna_lib.base.errors import KeyMynaError
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "value.json"
     files.write_json(path, {"a": 1})
-    with pytest.raises(RuntimeError), files.atomic_path(path) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
+
+    def fail():
+        with files.atomic_path(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert files.read_json(path) == {"a": 1} and os.listdir(tmp_path) == ["value.json"]
 
 
@@ -25,6 +34,18 @@ def test_a_full_disk_is_one_clear_error(tmp_path):
     with pytest.raises(KeyMynaError, match="(?s)value.txt.*space"), files.atomic_path(path):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert os.listdir(tmp_path) == []
+
+
+def test_files_get_the_permissions_that_the_umask_leaves(tmp_path):
+    """Whatever happens in other threads, which share the umask: it is never set."""
+    before = os.umask(0o027)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda i: files.write_text(tmp_path / str(i), "text"), range(100)))
+        assert os.umask(0o027) == 0o027
+    finally:
+        os.umask(before)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o640}
 
 
 def test_damaged_json_is_named(tmp_path):
@@ -50,6 +71,16 @@ def test_stable_words_never_change():
     """Seeds hang on these: the first 16 bytes of the name's SHA-256."""
     digest = hashlib.sha256(b"bwv1.6").digest()
     assert seeds.stable_words("bwv1.6") == [int.from_bytes(digest[i : i + 4], "little") for i in (0, 4, 8, 12)]
+
+
+def test_streams_are_those_of_their_names_and_without_one_of_the_seed():
+    plain = np.random.default_rng(7).integers(2**63, size=9)
+    assert (seeds.stream_of(7).integers(2**63, size=9) == plain).all()
+    words = [7, *seeds.stable_words("a/b")]
+    assert (seeds.stream_of(7, "a/b").normal(size=9) == np.random.default_rng(words).normal(size=9)).all()
+    assert seeds.stream(7, "a", 1).integers(2**63) != seeds.stream(7, "a", 2).integers(2**63)
+    draws = [torch.rand(9, generator=seeds.torch_stream(7, name)) for name in ("a", "a", "b")]
+    assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
 
 
 def test_a_listing_notices_what_was_added_removed_or_replaced(tmp_path):

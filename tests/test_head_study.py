@@ -17,7 +17,7 @@ from keymyna_lib.features import Features
 from keymyna_lib.heads import HeadSpec
 from keymyna_lib.keys import KEY_NAMES, camelot
 from keymyna_lib.report import provenance
-from keymyna_lib.report import runs as results
+from keymyna_lib.report.runs import Run, load_metrics, load_predictions, run_file
 
 N = {"train": 96, "valid": 48, "test": 48, "extra": 24}
 
@@ -37,7 +37,7 @@ def corpus():
 
 
 def features(corpus, corrupt=()):
-    """Two windows a track that all but spell out the key (noise on tracks in `corrupt` splits), and one shifted view."""
+    """Two windows per track that all but spell out the key (noise in `corrupt` splits), and one shifted view."""
     generator = torch.Generator().manual_seed(0)
     key = torch.tensor(corpus.manifest["key"].to_numpy())
     track = torch.arange(len(key)).repeat_interleave(3)
@@ -112,15 +112,15 @@ def test_a_study_is_recorded_with_the_chosen_head(corpus, tmp_path, monkeypatch)
     monkeypatch.setattr(provenance, "notebook_hash", lambda notebook: "source")
     rows = features(corpus)
     heads = head_study.train(study(shifts=(0, 2)), GRID, rows, corpus)
-    with results.Run(
+    with Run(
         "x", profile="smoke", notebook="n", config=head_study.configuration(study(), GRID), seed=0, inputs={}
     ) as run:
         chosen = head_study.record_study(run, study(), heads, rows, corpus)
     assert chosen.spec.lr == 1e-2  # the other has hardly moved
-    predictions = results.load_predictions("smoke", run.run_id)
+    predictions = load_predictions("smoke", run.run_id)
     assert list(predictions["track_id"]) == corpus.tracks("test")
     assert (predictions["reference"] == corpus.manifest.loc[predictions["track_id"], "key"].to_numpy()).all()
-    metrics = results.load_metrics("smoke", [run.run_id]).set_index(["dataset", "split", "metric"])["value"]
+    metrics = load_metrics("smoke", [run.run_id]).set_index(["dataset", "split", "metric"])["value"]
     assert (
         metrics["all", "test", "weighted_both"] == pytest.approx(predictions["score"].mean(), abs=1e-6)
         and metrics["all", "test", "weighted_both"] > 0.95
@@ -270,7 +270,7 @@ def test_an_outside_track_that_may_be_either_of_two_is_refused(tmp_path):
     [
         (lambda t: t.rename(columns={"key": "estimate"}), "MadKey.csv: no column 'key'"),
         (lambda t: t.drop(index=5), "no estimate for track 'test5' .1 missing"),
-        (lambda t: pd.concat([t, t.iloc[:1]]), "'test0' is there twice"),
+        (lambda t: pd.concat([t, t.iloc[:1]]), "'test0' is listed twice"),
         (lambda t: t.assign(key="H-Dur"), "MadKey.csv: 'H-Dur'"),
     ],
 )
@@ -283,9 +283,9 @@ def test_extra_test_sets_are_kept_apart(home, corpus):
     tracks = scoring.scored_tracks(corpus)
     right = corpus.manifest.loc[tracks, "key"].to_numpy()
     wrong_outside = np.where(corpus.manifest.loc[tracks, "split"] == "extra", (right + 6) % 12, right)
-    with results.Run("x", profile="smoke", notebook="n", config={}, seed=0, inputs={}) as run:
+    with Run("x", profile="smoke", notebook="n", config={}, seed=0, inputs={}) as run:
         scoring.record_test(run, scoring.prediction_table(corpus, tracks, wrong_outside), corpus)
-    assert list(results.load_predictions("smoke", run.run_id)["track_id"]) == corpus.tracks("test")
-    assert list(pd.read_csv(results.run_file("smoke", run.run_id, "extra.csv"))["track_id"]) == corpus.tracks("extra")
-    metrics = results.load_metrics("smoke", [run.run_id]).set_index(["split", "dataset", "metric"])["value"]
+    assert list(load_predictions("smoke", run.run_id)["track_id"]) == corpus.tracks("test")
+    assert list(pd.read_csv(run_file("smoke", run.run_id, "extra.csv"))["track_id"]) == corpus.tracks("extra")
+    metrics = load_metrics("smoke", [run.run_id]).set_index(["split", "dataset", "metric"])["value"]
     assert metrics["test", "all", "accuracy"] == 1 and metrics["extra", "chorale", "accuracy"] == 0

@@ -107,13 +107,9 @@ def test_side_by_side_equals_one_at_a_time(hidden, mixup):
 class Autograd(HeadSpec):
     """The same MLP, which as another kind of head goes the way of those without gradients by hand."""
 
-    kind = "autograd"
-
 
 class Cosine(HeadSpec):
     """A vector per key; outputs are ten cosines."""
-
-    kind = "cosine"
 
     def initial(self, dim, seed):
         return {"direction": np.random.default_rng(seed + 100).normal(size=(24, dim))}
@@ -125,8 +121,6 @@ class Cosine(HeadSpec):
 
 class Tanh(HeadSpec):
     """An MLP with another nonlinearity."""
-
-    kind = "tanh"
 
     def logits(self, parameters, x, drop=lambda x: x):
         hidden = drop(torch.tanh(x @ parameters["weight.0"].mT + parameters["bias.0"][..., None, :]))
@@ -142,7 +136,7 @@ def test_gradients_by_hand_are_those_of_autograd(hidden):
     specs = [kind(hidden, *scalars) for kind in (HeadSpec, Autograd) for scalars in SCALARS]
     trained = train_heads(specs, TRAIN, VALID, **budget)
     for by_hand, other in zip(trained[:3], trained[3:]):
-        assert other.spec.kind == "autograd" and by_hand.best_step == other.best_step
+        assert type(other.spec) is Autograd and by_hand.best_step == other.best_step
         np.testing.assert_allclose(by_hand.valid_curve, other.valid_curve, rtol=1e-9)
         for name, tensor in by_hand.parameters.items():
             torch.testing.assert_close(tensor, other.parameters[name], rtol=1e-8, atol=1e-10)
@@ -159,10 +153,14 @@ def test_a_head_of_another_kind_is_one_small_class(kind, hidden, tmp_path, monke
     score = mirex_scores(labels_of(held_out), estimate, fifths="both").mean()
     assert score == pytest.approx(trained[0].valid_score, abs=1e-12)
 
-    trained[0].save(tmp_path / "head.safetensors")
-    with pytest.raises(KeyMynaError, match=f"head.safetensors .*'{kind.kind}'"):
+    with pytest.raises(KeyMynaError, match=f"{kind.__name__} has no name in heads.HEADS"):
+        trained[0].save(tmp_path / "head.safetensors")
+    with monkeypatch.context() as patch:
+        patch.setitem(HEADS, "another", kind)
+        trained[0].save(tmp_path / "head.safetensors")
+    with pytest.raises(KeyMynaError, match="head.safetensors .*'another'"):
         TrainedHead.load(tmp_path / "head.safetensors")
-    monkeypatch.setitem(HEADS, kind.kind, kind)
+    monkeypatch.setitem(HEADS, "another", kind)
     loaded = TrainedHead.load(tmp_path / "head.safetensors")
     assert type(loaded.spec) is kind and loaded.spec == specs[0]
     np.testing.assert_array_equal(loaded.window_probabilities(VALID.x), trained[0].window_probabilities(VALID.x))

@@ -1,5 +1,6 @@
 """Data sets that mirdata reads: labels, splits that leak nothing, checksums, and downloads by our own fetch."""
 
+import itertools
 import json
 import logging
 import re
@@ -233,7 +234,7 @@ def test_each_archive_of_fma_keys_can_be_had_by_itself():
     archives = [source for source in FMAKeys().sources() if "10719860" in source.urls[0] and source.extract]
     ranges = [tuple(map(int, re.fullmatch(r"(\d+)-(\d+)\.zip", source.path).groups())) for source in archives]
     assert ranges[0] == (0, 19) and ranges[-1] == (110, 124)
-    assert all(b == after for (_, end), (b, _) in zip(ranges, ranges[1:]) for after in [end + 1])
+    assert all(b == after for (_, end), (b, _) in itertools.pairwise(ranges) for after in [end + 1])
     assert archives[0].size == 4_150_442_299 and len({source.md5 for source in archives}) == 10
 
 

@@ -1,5 +1,5 @@
-"""All notebooks at toy size, in a copy of this clone: they run, repeat exactly, are skipped, and leave what they promise;
-and the profile of the paper, shrunk, on tiny copies of its data sets."""
+"""All notebooks at toy size, in a copy of this clone: they run, repeat exactly, are skipped, and leave what they
+promise; and the profile of the paper, shrunk, on tiny copies of its data sets."""
 
 import os
 import shutil
@@ -18,6 +18,7 @@ from keymyna_lib.evaluate import mirex_scores
 from keymyna_lib.run.pipeline import load_notebooks
 from keymyna_lib.run.project import Project
 
+SOURCES = sorted(paths.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
 COPIED = ("keymyna_lib", "notebooks", "requirements.lock", "pyproject.toml")
 # The paper's sizes, made small; the rendered corpus is that of the smoke run.
 SHRUNK = {
@@ -85,6 +86,15 @@ def clone(tmp_path_factory, scores):
     status, output = run(folder)
     assert status == 0, output[-3000:]
     return folder
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_a_notebook_opens_one_stage_and_is_done_in_its_last_code_cell(path):
+    cells = [cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+    code = "\n".join(cells)
+    assert code.count("Stage(") == 1 and f'stage = Stage("{path.stem}", profile)' in cells[1]
+    assert code.count("stage.done(") == 1 and "stage.done(" in cells[-1]
+    assert "profile=profile" not in code and "notebook=" not in code
 
 
 def test_every_notebook_ran_and_holds_its_outputs_but_no_audio(clone):
@@ -202,7 +212,7 @@ def test_the_benchmark_runs_when_it_is_named(clone):
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory, clone):
-    """A copy in which the notebooks behind the paper's Table 1 and Figure 2 have run on recordings, and where these are."""
+    """A copy where the notebooks behind the paper's Table 1 and Figure 2 have run on recordings, and where they are."""
     folder = copy_of_the_sources(tmp_path_factory.mktemp("recorded"))
     data = tmp_path_factory.mktemp("music")
     make_datasets.make(data, tracks=48, seconds=6.5)

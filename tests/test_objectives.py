@@ -60,7 +60,7 @@ def test_reconstruction_error_is_that_of_the_hidden_patches_and_reads_no_other(e
             objective.measure(errors, given)
         )
         order = torch.rand(6, 12, generator=generator(5)).argsort(1)  # how the masks are drawn
-        keep, hide = order[:, :3], order[:, 3:]
+        hide = order[:, 3:]
         changed = given.crops.clone()
         for row in range(6):
             for token in hide[row].tolist():

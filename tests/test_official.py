@@ -21,7 +21,7 @@ from keymyna_lib.encoders.card import write_model_card
 from keymyna_lib.encoders.hub import HubFile, checkpoint
 from keymyna_lib.encoders.official import encoder_of, load_official
 from keymyna_lib.model import PATCHES, PRESETS, EncoderConfig, build_encoder, save_encoder
-from keymyna_lib.report import runs as results
+from keymyna_lib.report.runs import Run, run_file
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 
@@ -124,7 +124,9 @@ def test_shapes_do_not_tell_vertical_from_square(tmp_path, toy):
     write_json(tmp_path / "config.json", {"patch_size": [128, 2], "additional_patch_size": None})
     encoder, origin = load_official(path, scale="linear")
     assert encoder.config.patch == origin.declared_patch == "vertical"
-    with pytest.raises(KeyMynaError, match="is for vertical patches, says the config.json beside it, not for square"):
+    with pytest.raises(
+        KeyMynaError, match="is for vertical patches according to the config.json beside it, not for square"
+    ):
         load_official(path, patch="square", scale="linear")
     write_json(tmp_path / "config.json", {"patch_size": [128, 2], "additional_patch_size": 16})
     with pytest.raises(KeyMynaError, match="config.json: patches of"):  # the hybrid's two, the wrong way round
@@ -161,7 +163,7 @@ def test_whatever_does_not_fit_is_refused(toy, change, asked, message):
 
 def test_more_can_be_left_out_by_name_but_no_part_of_the_encoder(toy):
     toy["preprocessor.stft.wsin"] = torch.zeros(3)
-    encoder, dropped = encoder_of(toy, "toy", patch="vertical", scale="linear", drop=["preprocessor"])
+    _, dropped = encoder_of(toy, "toy", patch="vertical", scale="linear", drop=["preprocessor"])
     assert sorted(dropped) == ["linear_head.0.weight", "linear_head.2.weight", "preprocessor.stft.wsin"]
     with pytest.raises(KeyMynaError, match="is missing"):
         encoder_of(toy, "toy", patch="vertical", scale="linear", drop=["preprocessor", "to_qkv"])
@@ -287,7 +289,7 @@ def hub(tmp_path, monkeypatch):
 def test_the_real_client_fetches_once_and_names_what_is_absent(hub, tmp_path, toy):
     hub.files["model.safetensors"] = write(tmp_path / "made.safetensors", toy).read_bytes()
     source = HubFile("owner/name", "model.safetensors", REVISION)
-    with pytest.raises(KeyMynaError, match=f"config.json of owner/name at {REVISION} cannot be had"):
+    with pytest.raises(KeyMynaError, match=f"config.json of owner/name at {REVISION} cannot be downloaded"):
         load_official(source, scale="linear")
     hub.files["config.json"] = b'{"patch_size": 16}'
     _, origin = load_official(source, scale="linear")
@@ -302,13 +304,13 @@ def run(home):
     """An encoder of ours, the run that made it and one that scored it."""
     encoder = build_encoder(EncoderConfig("vit-toy", "vertical", "log1p"), torch.Generator().manual_seed(0))
     config = {"encoder": vars(encoder.config), "steps": 137, "batch_size": 29, "mask_ratio": 0.85, "device": "auto"}
-    with results.Run(
+    with Run(
         "pretrain", profile="smoke", notebook="10_pretrain", config=config, seed=4, inputs={"corpus": "c0ffee"}
     ) as made:
         path = made.artifact_path("encoder.safetensors")
         save_encoder(encoder, path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    with results.Run(
+    with Run(
         "linear_probe",
         profile="smoke",
         notebook="20_linear_probe",
@@ -364,7 +366,7 @@ def test_the_cards_lines_load_the_encoder(run, monkeypatch):
 
 
 def test_a_row_of_a_comparison_holds_its_own_scores(run):
-    with results.Run(
+    with Run(
         "objective",
         profile="smoke",
         notebook="50_objectives",
@@ -383,15 +385,15 @@ def test_a_row_of_a_comparison_holds_its_own_scores(run):
 
 
 def test_a_card_is_of_this_file_this_corpus_and_these_scores(run, tmp_path):
-    scored = results.run_file("smoke", run.probe, "config.json")
+    scored = run_file("smoke", run.probe, "config.json")
     write_json(scored, read_json(scored) | {"inputs": {"pretrain": "another"}})
     with pytest.raises(KeyMynaError, match=f"{run.probe} did not score"):
         card_of(run)
     with pytest.raises(KeyMynaError, match="another corpus"):
         card_of(run, corpus=SimpleNamespace(hash="other", path=tmp_path))
-    made = results.run_file("smoke", run.id, "config.json")
+    made = run_file("smoke", run.id, "config.json")
     write_json(made, read_json(made) | {"weights": {"source": "owner/name/model.pth"}})
-    with pytest.raises(KeyMynaError, match="trained nothing: its encoder is owner/name/model.pth"):
+    with pytest.raises(KeyMynaError, match="trained nothing: its encoder was published as owner/name/model.pth"):
         card_of(run)
     save_encoder(build_encoder(EncoderConfig("vit-toy"), torch.Generator().manual_seed(1)), run.path)
     with pytest.raises(KeyMynaError, match="is not the encoder that run"):

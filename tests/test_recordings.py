@@ -1,5 +1,6 @@
 """A corpus of recordings: what is in it is what decoding gives, and nothing that goes wrong with one file stops it."""
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ import tones
 from keymyna_lib import keys, spectrogram
 from keymyna_lib.base import hashing
 from keymyna_lib.base.errors import KeyMynaError
-from keymyna_lib.compute import processes
+from keymyna_lib.compute.executor import Executor
+from keymyna_lib.compute.processes import Processes
 from keymyna_lib.corpus import store
 from keymyna_lib.corpus.corpus import open_corpus
 from keymyna_lib.corpus.recordings import build, decode
@@ -80,7 +82,9 @@ def small_shards():
 
 
 def make(tracks, cache, **options):
-    return build_recordings(tracks, **{"seconds": SECONDS, "cache": cache, "progress": False, "workers": 2, **options})
+    return build_recordings(
+        tracks, **{"seconds": SECONDS, "cache": cache, "progress": False, "client": Processes(2), **options}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -99,11 +103,7 @@ def built(tracks, cache):
 def here(monkeypatch):
     """Decode in this process, which is quick; returns the files that were decoded."""
     decoded, read = [], decode.read_audio
-
-    def make_all(folder, make, jobs, workers):
-        return (store._make_track(folder, make, job) for job in jobs)
-
-    monkeypatch.setattr(store, "_make_all", make_all)
+    monkeypatch.setattr(Processes, "count", lambda *_: 1)
     monkeypatch.setattr(
         decode, "read_audio", lambda path, **options: (decoded.append(Path(path).name), read(path, **options))[1]
     )
@@ -150,7 +150,7 @@ def test_audio_and_spectrograms_are_those_of_the_files(built, tracks):
 
 
 def test_neither_processes_nor_order_matter(built, tracks, tmp_path):
-    other, _ = make(tracks.iloc[::-1], tmp_path, workers=1)
+    other, _ = make(tracks.iloc[::-1], tmp_path, client=Processes(1))
     assert other.hash == built.hash and other.path.name == built.path.name and contents(other) == contents(built)
 
 
@@ -163,21 +163,21 @@ def test_a_second_call_decodes_nothing(built, tracks, cache, here, capsys):
 
 def test_a_killed_build_goes_on(built, tracks, tmp_path, here, monkeypatch):
     """Killed amid the fourth track, its line in the journal half written."""
-    original = store._make_all
 
-    def killed(folder, make, jobs, workers):
-        for n, row in enumerate(original(folder, make, jobs, workers)):
+    def killed(self, work, tasks, **options):
+        for n, (i, row) in enumerate(Executor.map(self, work, tasks, **options)):
             if n == 3:
+                (folder,) = (tmp_path / "corpus").iterdir()
                 with open(store.shard_folder(folder, 1) / store.HASHES, "a") as journal:
-                    journal.write(",".join(row)[:50])
+                    journal.write(",".join([tasks[i][0].track_id, *row])[:50])
                 raise KeyboardInterrupt
-            yield row
+            yield i, row
 
-    monkeypatch.setattr(store, "_make_all", killed)
+    monkeypatch.setattr(Processes, "map", killed)
     with pytest.raises(KeyboardInterrupt):
         make(tracks, tmp_path)
     here.clear()
-    monkeypatch.setattr(store, "_make_all", original)
+    monkeypatch.setattr(Processes, "map", Executor.map)
     again, _ = make(tracks, tmp_path)
     assert len(here) == len(ROWS) - 3 and again.hash == built.hash and contents(again) == contents(built)
     here.clear()
@@ -199,7 +199,7 @@ def test_a_damaged_track_alone_is_decoded_again(built, tracks, tmp_path, here, c
 def bad_copy(tracks, folder):
     """The tracks with files of their own, of which three are broken after their headers have been read."""
     tracks = tracks.copy()
-    for track_id, path in tracks["file"].items():
+    for path in tracks["file"]:
         (folder / Path(path).name).write_bytes(Path(path).read_bytes())
     tracks["file"] = [str(folder / Path(path).name) for path in tracks["file"]]
     data = (folder / "a1.mp3").read_bytes()
@@ -212,7 +212,7 @@ def bad_copy(tracks, folder):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_broken_files_are_reported_and_left_out(built, tracks, tmp_path, workers):
     tracks = bad_copy(tracks, tmp_path)
-    corpus, problems = make(tracks, tmp_path / "cache", workers=workers)
+    corpus, problems = make(tracks, tmp_path / "cache", client=Processes(workers))
     assert problems["track_id"].tolist() == ["a/1", "b/1", "u/1"]
     for problem, expected in zip(problems["problem"], ("a1.mp3 is truncated", "b1.flac is not", "u1.mp3 is too short")):
         assert problem.startswith(expected) and str(tmp_path) not in problem
@@ -226,18 +226,17 @@ def test_broken_files_are_reported_and_left_out(built, tracks, tmp_path, workers
 
 def test_broken_files_are_not_tried_again(tracks, tmp_path, here, monkeypatch):
     tracks = bad_copy(tracks, tmp_path)
-    original = store._make_all
 
-    def killed(*arguments):
-        for n, row in enumerate(original(*arguments)):
+    def killed(*arguments, **options):
+        for n, row in enumerate(Executor.map(*arguments, **options)):
             if n == 4:
                 raise KeyboardInterrupt
             yield row
 
-    monkeypatch.setattr(store, "_make_all", killed)
+    monkeypatch.setattr(Processes, "map", killed)
     with pytest.raises(KeyboardInterrupt):
         make(tracks, tmp_path / "cache")
-    monkeypatch.setattr(store, "_make_all", original)
+    monkeypatch.setattr(Processes, "map", Executor.map)
     (folder,) = (tmp_path / "cache" / "corpus").iterdir()
     with open(store.shard_folder(folder, 0) / store.PROBLEMS, "a") as file:
         file.write('["a/2", "cut short by a kill [now]')
@@ -265,7 +264,7 @@ def test_a_file_that_is_gone_stops_the_build_until_it_is_back(built, tracks, tmp
 def test_a_file_of_another_length_than_was_said_spoils_no_other(built, tracks, tmp_path, here, change):
     said = tracks["n_samples"] + np.where(tracks.index == "b/1", change, 0)
     corpus, problems = make(tracks.assign(n_samples=said), tmp_path)
-    assert problems["track_id"].tolist() == ["b/1"] and "samples and not" in problems["problem"][0]
+    assert problems["track_id"].tolist() == ["b/1"] and "samples instead of" in problems["problem"][0]
     for track in corpus.tracks():
         np.testing.assert_array_equal(corpus.audio(track), built.audio(track))
 
@@ -329,7 +328,8 @@ def test_views(built):
         assert view.tasks() == [name] and view.of_task(name) is view and view.path == built.path
         assert view.tracks("test") == [t for t in built.tracks("test") if t in view.tracks()] != []
         assert view.hash == hashing.sha256_json([built.hash, name])
-        done = list(processes.over_tracks(mean, view, view.tracks(), desc="", workers=2, progress=False))
+        work, tasks = functools.partial(mean, view), [(track,) for track in view.tracks()]
+        done = [result for _, result in Processes(2).map(work, tasks, desc="", ordered=True, show=False)]
         assert done == [mean(built, track) for track in view.tracks()]
         (other,) = set(views) - {name}
         with pytest.raises(KeyMynaError, match="no track"):

@@ -6,6 +6,7 @@ import pytest
 import scipy.signal
 
 from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.compute.processes import Processes
 from keymyna_lib.experiments import audio_changes, robustness
 from keymyna_lib.experiments.audio_changes import AUGMENTATIONS, peaking_filter
 from keymyna_lib.report import figures
@@ -170,16 +171,16 @@ def test_mp3_is_aligned_and_lossy(level):
 
 def test_augment_tracks():
     chosen = {name: AUGMENTATIONS[name] for name in ("white_noise", "faster")}
-    made = robustness.augment_tracks(Music(), ["1", "2"], chosen, seed=3, workers=1, progress=False)
+    made = robustness.augment_tracks(Music(), ["1", "2"], chosen, seed=3, client=Processes(1), progress=False)
     assert list(made) == ["clean", "white_noise", "faster"]
     assert [s.shape for s in made["clean"]] == [(126, 128)] * 2 and made["faster"][0].shape == (101, 128)
     expected = compress(mel_power(music(2)))[0].numpy().T
     assert made["clean"][1].dtype == np.float16 and np.array_equal(made["clean"][1], expected)
     alone = robustness.augment_tracks(
-        Music(), ["2"], {"white_noise": chosen["white_noise"]}, seed=3, workers=1, progress=False
+        Music(), ["2"], {"white_noise": chosen["white_noise"]}, seed=3, client=Processes(1), progress=False
     )
     assert np.array_equal(alone["white_noise"][0], made["white_noise"][1])
-    other = robustness.augment_tracks(Music(), ["2"], chosen, seed=4, workers=1, progress=False)
+    other = robustness.augment_tracks(Music(), ["2"], chosen, seed=4, client=Processes(1), progress=False)
     assert not np.array_equal(other["white_noise"][0], made["white_noise"][1])
 
 

@@ -297,6 +297,31 @@ def test_a_notebook_is_told_what_was_set_by_hand(project, monkeypatch):
     assert told == {"00_first": {"00_first": ["name = 'b'"]}}
 
 
+def test_a_notebook_is_told_what_was_set_by_hand_where_it_builds_on(project, fake_kernel, monkeypatch):
+    told = []
+    one = pipeline._run_one
+    monkeypatch.setattr(
+        pipeline, "_run_one", lambda *a: (told.append(json.loads(os.environ[paths.SET_BY_HAND])), one(*a))
+    )
+    go(project, fake_kernel, overrides=[("name", "b")])
+    assert told == [{"00_first": ["name = 'b'"]}] * 3
+    told.clear()
+    go(project, fake_kernel, overrides=[("steps", "5")])
+    shown = {name: ["steps = 5"] for name in ("00_first", "10_second", "20_third")}
+    assert told == [dict(list(shown.items())[:count]) for count in (1, 2, 3)]
+
+
+def test_what_a_killed_notebook_had_published_is_put_in_place_first(project, fake_kernel):
+    journal = project.root / "results" / "mini" / ".publishing" / "20_third"
+    table = "results/mini/tables/t.csv"
+    files.write_text(journal / "files" / table, "a")
+    index = {"runs": [], "outputs": {"steps": 9}, "files": {table: 1}}
+    files.write_json(journal / "index.json", index)
+    go(project, fake_kernel, only=["00"])
+    assert (project.root / table).read_text() == "a" and not journal.exists()
+    assert files.read_json(project.index("mini", "20_third")) == index
+
+
 def test_changes_rerun_what_depends_on_them_and_no_more(project, fake_kernel):
     go(project, fake_kernel)
     # The new index of 00 differs, so 10 runs; that of 10 comes out the same, so 20 does not.
@@ -543,12 +568,13 @@ def test_every_described_notebook_exists_and_every_profile_fits():
 
 @each_notebook
 def test_notebooks_need_what_they_read(path):
-    """A notebook names what it reads, or reads it through `stages`; all that must be declared, no more."""
+    """A notebook names what it reads, or reads it through `upstream`; all that must be declared, and no more."""
     code = "\n".join(cell["source"] for cell in parameters.read_cells(path) if cell["cell_type"] == "code")
     reads = set(re.findall(r'"(\d\d_\w+)"', code)) - {path.stem}
     reads |= {"00_data"} if "corpus_of(" in code else set()
-    reads |= {"00_data", "05_recordings"} if re.search(r"(?<!rendered_)corpus_of\(|task_of\(", code) else set()
-    reads |= {"10_pretrain"} if re.search(r"(encoders_of|pretrain_run)\(", code) else set()
+    makers = {"00_data", "05_recordings"}
+    reads |= makers if re.search(r"(?<!rendered_)corpus_of\(|task_of\(|inputs_of\(", code) else set()
+    reads |= {"10_pretrain"} if re.search(r"(encoders_of|inputs_of|window_of|describe_encoder)\(", code) else set()
     assert set(pipeline.load_notebooks(Project())[path.stem].needs) == reads
 
 

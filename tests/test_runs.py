@@ -1,17 +1,26 @@
-"""Runs are immutable, named by what they are, and leave no trace when they fail."""
+"""Runs are immutable, named by what they are, and leave no directory when they fail."""
 
 import pandas as pd
 import pytest
 
-from keymyna_lib.base import files, paths
+from keymyna_lib.base import files
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.report import provenance
-from keymyna_lib.report import runs as results
-from keymyna_lib.report.traced import TracedTable
+from keymyna_lib.report.runs import (
+    METRIC_COLUMNS,
+    Run,
+    artifact,
+    describe_runs,
+    load_metrics,
+    load_runs,
+    published,
+    run_file,
+)
+from keymyna_lib.report.stage import Stage
 
 
 def make(seed=0, config=None, corpus="c1", artifact=None):
-    with results.Run(
+    with Run(
         "probe", profile="smoke", notebook="20_x", config=config or {"budget": 48}, seed=seed, inputs={"corpus": corpus}
     ) as run:
         run.predictions(pd.DataFrame({"track_id": ["a"], "reference": [0], "estimate": [7]}))
@@ -21,12 +30,6 @@ def make(seed=0, config=None, corpus="c1", artifact=None):
             path.parent.mkdir(parents=True)
             path.write_bytes(artifact)
     return run.run_id
-
-
-def traced_table(run_id):
-    table = TracedTable(["system"])
-    table.row("ours").cell("score", "12.3", [run_id])
-    return table
 
 
 def test_a_run_holds_what_a_reviewer_needs(home):
@@ -39,7 +42,7 @@ def test_a_run_holds_what_a_reviewer_needs(home):
         "provenance.json",
     ]
     metrics = pd.read_csv(folder / "metrics.csv")
-    assert list(metrics) == results.METRIC_COLUMNS
+    assert list(metrics) == METRIC_COLUMNS
     assert metrics.iloc[0].dropna().to_dict() == {
         "run_id": run_id,
         "experiment": "probe",
@@ -68,6 +71,32 @@ def test_a_run_holds_what_a_reviewer_needs(home):
     assert provenance["packages"]["torch"].startswith("2.11.0") and provenance["corpus_hash"] == "c1"
 
 
+def test_what_a_number_is_of_comes_back_in_columns(home):
+    config = {"features": "mean mel", "budget": 48}
+    with Run("probe", profile="smoke", notebook="20_x", config=config, seed=3, inputs={}) as run:
+        run.metric("all", "test", "accuracy", 0.25, 4)
+        run.metric(
+            "all", "test", "R2", 0.5, 4, condition="tempo × 1.1", features="untrained", layer="layer 1", budget=0
+        )
+    stored = load_metrics("smoke", [run.run_id])
+    facts = ["condition", "features", "layer", "budget", "metric", "value"]
+    assert stored[facts].to_numpy().tolist() == [
+        ["", "mean mel", "", 48, "accuracy", 0.25],
+        ["tempo × 1.1", "untrained", "layer 1", 0, "R2", 0.5],
+    ]
+    other = make(config={"head": "template"})  # without training: no label budget
+    both = load_metrics("smoke", [run.run_id, other])
+    assert list(both) == METRIC_COLUMNS and both["budget"].isna().tolist() == [False, False, True]
+    assert pd.read_csv(run_file("smoke", run.run_id, "metrics.csv"), dtype=str)["budget"].tolist() == ["48", "0"]
+
+
+def test_metrics_of_another_version_are_named(home):
+    path = run_file("smoke", run_id := make(), "metrics.csv")
+    path.write_text("run_id,dataset,value\na,48 labels,0.5\n")
+    with pytest.raises(KeyMynaError, match=r"metrics.csv: columns run_id, dataset, value: .*run its notebook again"):
+        load_metrics("smoke", [run_id])
+
+
 def test_identity_covers_configuration_seed_code_and_inputs(home, monkeypatch):
     first = make()
     stem = first.rsplit("-a", 1)[0]
@@ -80,85 +109,43 @@ def test_identity_covers_configuration_seed_code_and_inputs(home, monkeypatch):
     assert len({run.rsplit("-a", 1)[0] for run in [first, *others]}) == 6
 
 
-def test_a_failed_run_leaves_no_trace(home):
-    with pytest.raises(ZeroDivisionError):
-        with results.Run("probe", profile="smoke", notebook="20_x", config={}, seed=0, inputs={}):
-            1 / 0
+def test_a_failed_run_leaves_no_directory(home):
+    run = Run("probe", profile="smoke", notebook="20_x", config={}, seed=0, inputs={})
+    with pytest.raises(ZeroDivisionError), run:
+        raise ZeroDivisionError
     assert list((home / "results/smoke/runs").iterdir()) == []
 
 
 def test_published_runs_are_found_and_others_are_not(home):
     make(seed=5)  # never published
-    run_id = make(artifact=b"12345")
+    run_id = make()
     with pytest.raises(KeyMynaError, match="--only 20"):
-        results.published("smoke", "20_x")
-    results.publish("smoke", "20_x", runs=[run_id], outputs={"k": 1})
-    runs = results.load_runs("smoke", ["20_x"])
-    assert list(runs["run_id"]) == [run_id] and runs["budget"].tolist() == [48]
-    sizes = results.published("smoke", "20_x")["files"]
-    assert sizes[f"artifacts/smoke/{run_id}/head.safetensors"] == 5
-    assert {f"results/smoke/runs/{run_id}/{name}" for name in ("metrics.csv", "predictions.csv")} <= set(sizes)
-    path = results.artifact("smoke", run_id, "head.safetensors")
+        published("smoke", "20_x")
+    stage = Stage("20_x", "smoke")
+    stage.runs.append(run_id)
+    stage.done(outputs={"k": 1})
+    found = load_runs("smoke", ["20_x"])
+    assert list(found["run_id"]) == [run_id] and found["budget"].tolist() == [48]
+    assert found["notebook"].tolist() == ["20_x"] and found["input_corpus"].tolist() == ["c1"]
+    assert published("smoke", "20_x")["outputs"] == {"k": 1}
+
+
+def test_a_damaged_artifact_is_not_taken(home):
+    run_id = make(artifact=b"12345")
+    path = artifact("smoke", run_id, "head.safetensors")
     path.write_bytes(b"12346")
     with pytest.raises(KeyMynaError, match="damaged.*--only 20"):
-        results.artifact("smoke", run_id, "head.safetensors")
+        artifact("smoke", run_id, "head.safetensors")
 
 
 def test_runs_of_different_code_are_not_mixed(home, monkeypatch):
     first = make()
     monkeypatch.setattr(provenance, "code_hash", lambda: "code-2")
     provenance.environment.cache_clear()
-    results.publish("smoke", "20_x", runs=[first, make()])
     with pytest.raises(KeyMynaError, match="2 different versions of the code"):
-        results.load_runs("smoke", ["20_x"])
+        describe_runs("smoke", [first, make()])
 
 
 def test_runs_of_different_corpora_are_not_mixed(home):
-    results.publish("smoke", "20_x", runs=[make(), make(corpus="c2")])
     with pytest.raises(KeyMynaError, match="2 different corpora"):
-        results.load_runs("smoke", ["20_x"])
-
-
-def test_a_saved_table_names_run_commit_and_notebook_of_each_cell(home):
-    run_id = make()
-    table = traced_table(run_id)
-    results.save_table("t", table, profile="smoke", notebook="90_tables", caption="A caption.")
-    folder = home / "results/smoke/tables"
-    trace = files.read_json(folder / "t.trace.json")
-    assert trace["cells"] == {"ours / score": [run_id]} and trace["runs"][run_id]["notebook"] == "20_x"
-    assert {"commit", "dirty", "code_hash", "scale"} <= set(trace["runs"][run_id])
-    assert "| ours | 12.3 |" in (folder / "t.md").read_text() and pd.read_csv(folder / "t.csv").shape == (1, 2)
-
-
-def test_what_a_notebook_makes_no_longer_is_removed(home):
-    run_id = make()
-    table = traced_table(run_id)
-
-    def publish(notebook, name):
-        results._written.clear()  # a new kernel
-        results.save_table(name, table, profile="smoke", notebook=notebook, caption="A caption.")
-        results.publish("smoke", notebook, runs=[run_id])
-
-    publish("80_x", "other")
-    publish("90_x", "table1")
-    publish("90_x", "table1_billboard")
-    left = {path.stem.split(".")[0] for path in (home / "results/smoke/tables").iterdir()}
-    assert left == {"other", "table1_billboard"} and results.load_runs("smoke", ["90_x"])["run_id"].tolist() == [run_id]
-
-
-def test_a_table_says_which_parameters_were_set_by_hand(home, monkeypatch):
-    run_id = make()
-    table = traced_table(run_id)
-    save = lambda: results.save_table("t", table, profile="smoke", notebook="90_tables", caption="A caption.")
-    monkeypatch.setenv(paths.CHANGED, "steps = 5\nlr = 0.1")
-    for notebook in ("20_x", "30_y"):
-        results.publish("smoke", notebook, runs=[run_id])
-    monkeypatch.setenv(paths.CHANGED, "")
-    save()
-    text = home / "results/smoke/tables/t.md"
-    assert text.read_text().startswith("A caption. Not the profile's own values: steps = 5; lr = 0.1.\n")
-    for notebook in ("20_x", "30_y"):
-        results.publish("smoke", notebook, runs=[run_id])
-    files.write_json(home / "results/smoke/index/15_old.json", {"runs": []})  # of an earlier version
-    save()
-    assert text.read_text().startswith("A caption.\n")
+        describe_runs("smoke", [make(), make(corpus="c2")])

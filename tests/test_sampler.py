@@ -1,4 +1,4 @@
-"""Batches drawn on the device: what is drawn is what a plain re-statement draws, and only what is looked at is fetched."""
+"""Batches drawn on the device: they are what a plain re-statement draws, and only what is looked at is fetched."""
 
 import numpy as np
 import pytest

@@ -8,15 +8,15 @@ import pytest
 
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.evaluate import mirex_scores
-from keymyna_lib.report import runs as results
 from keymyna_lib.report import summaries, tables
+from keymyna_lib.report.runs import Run, describe_runs, load_predictions
 
 REFERENCE = np.arange(24)
 
 
 def store(features, head, estimates, budget=None, seed=0, task="giantsteps"):
     config = {"task": task, "features": features, "head": head} | ({} if budget is None else {"budget": budget})
-    with results.Run("x", profile="smoke", notebook="n", config=config, seed=seed, inputs={"corpus": "c"}) as run:
+    with Run("x", profile="smoke", notebook="n", config=config, seed=seed, inputs={"corpus": "c"}) as run:
         run.predictions(
             pd.DataFrame(
                 {
@@ -53,8 +53,7 @@ def runs(home):
     ]
     ids.append(store("template", "shaath", (REFERENCE + 7) % 12 + 12 * (REFERENCE // 12)))
     ids.append(store("outside", "ConvKey", REFERENCE, task="giantsteps"))
-    results.publish("smoke", "n", runs=ids)
-    return results.load_runs("smoke", ["n"])
+    return describe_runs("smoke", ids)
 
 
 def test_cells_are_the_mean_of_the_predictions(runs):
@@ -62,7 +61,7 @@ def test_cells_are_the_mean_of_the_predictions(runs):
     summaries.expect_complete(runs)
     assert len(table) == 6
     for row in table.to_dict("records"):
-        frames = [results.load_predictions("smoke", run) for run in row["run_ids"]]
+        frames = [load_predictions("smoke", run) for run in row["run_ids"]]
         by_hand = np.mean([[1 if r == e else 0 for r, e in zip(f["reference"], f["estimate"])] for f in frames])
         assert row["accuracy"] == pytest.approx(by_hand)
         assert row["weighted_both"] == pytest.approx(np.mean([f["score"].mean() for f in frames]))
@@ -131,8 +130,8 @@ def test_a_task_that_lacks_a_run_is_named(runs):
 
 
 def test_published_numbers_name_their_source_and_are_not_ours(home):
-    results.publish("smoke", "n", runs=[store("pre-trained", "wide MLP", REFERENCE, 0, task="rendered")])
-    shown = tables.published_table(summaries.systems("smoke", results.load_runs("smoke", ["n"])))
+    ids = [store("pre-trained", "wide MLP", REFERENCE, 0, task="rendered")]
+    shown = tables.published_table(summaries.systems("smoke", describe_runs("smoke", ids)))
     table, trace = shown.frame, shown.cells
     assert (
         (table["measured here"] == tables.NOT_RUN).all()
@@ -147,8 +146,8 @@ def test_published_numbers_name_their_source_and_are_not_ours(home):
 def test_what_was_measured_stands_beside_what_was_published(home):
     fifth_below = (REFERENCE + 5) % 12 + 12 * (REFERENCE // 12)
     ours = [store("pre-trained", "wide MLP", REFERENCE, 48), store("pre-trained", "wide MLP", fifth_below, 0)]
-    results.publish("smoke", "n", runs=[*ours, store("outside", "ConvKey", REFERENCE)])
-    shown = tables.published_table(summaries.systems("smoke", results.load_runs("smoke", ["n"])))
+    ids = [*ours, store("outside", "ConvKey", REFERENCE)]
+    shown = tables.published_table(summaries.systems("smoke", describe_runs("smoke", ids)))
     table, trace = shown.frame, shown.cells
     here = table.set_index(["system", "dataset", "metric"])["measured here"]
     assert here["KeyMyna", "GiantSteps", "weighted score"] == f"0.0 ascending only, 50.0 both ({len(REFERENCE)} tracks)"
@@ -164,7 +163,7 @@ def test_mert_is_found_under_the_name_of_its_repository(home):
     from keymyna_lib.encoders import huggingface
 
     repository = re.search(r'"(\S+)@[0-9a-f]{40}"', huggingface.frozen_encoder.__doc__)[1]
-    results.publish("smoke", "n", runs=[store(repository.split("/")[-1], "wide MLP", REFERENCE, 0)])
-    table = tables.published_table(summaries.systems("smoke", results.load_runs("smoke", ["n"]))).frame
+    ids = [store(repository.split("/")[-1], "wide MLP", REFERENCE, 0)]
+    table = tables.published_table(summaries.systems("smoke", describe_runs("smoke", ids))).frame
     here = table.set_index(["system", "dataset"])["measured here"]
     assert here["MERT-95M", "GiantSteps"].startswith("100.0 ") and here["MERT-95M", "Billboard"] == tables.NOT_RUN

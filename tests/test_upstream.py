@@ -1,4 +1,4 @@
-"""What notebooks take over from earlier ones: the right corpus, the encoder made on it, and errors that say what to run."""
+"""What notebooks take from earlier ones: the right corpus, the encoder made on it, and errors that say what to run."""
 
 from types import SimpleNamespace
 
@@ -8,11 +8,14 @@ from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.seeds import generator_for
 from keymyna_lib.experiments import upstream
 from keymyna_lib.model import EncoderConfig, build_encoder, save_encoder
-from keymyna_lib.report import runs as results
+from keymyna_lib.report.runs import Run
+from keymyna_lib.report.stage import Stage
 
 
 def publish(notebook, runs=(), **outputs):
-    results.publish("smoke", notebook, runs=runs, outputs=outputs)
+    stage = Stage(notebook, "smoke")
+    stage.runs += runs
+    stage.done(outputs=outputs)
 
 
 @pytest.fixture
@@ -33,7 +36,7 @@ def corpora(home, monkeypatch):
 
 
 def pretrained(corpus, config):
-    with results.Run("pretrain", profile="smoke", notebook="10_pretrain", config=config, seed=0, inputs={}) as run:
+    with Run("pretrain", profile="smoke", notebook="10_pretrain", config=config, seed=0, inputs={}) as run:
         for seed, name in enumerate(("encoder", "untrained")):
             encoder = build_encoder(EncoderConfig("vit-toy", "vertical", "log1p"), generator_for(seed))
             save_encoder(encoder, run.artifact_path(f"{name}.safetensors"))
@@ -103,7 +106,7 @@ def test_the_papers_tasks_come_first():
 
 @pytest.mark.parametrize(
     "task, expected",
-    [("giantsteps", "GiantSteps Key (604)"), ("rendered", "rendered scores"), ("folder:mine", "folder:mine")],
+    [("giantsteps", "GiantSteps Key (604)"), ("rendered", "synthetic corpus"), ("folder:mine", "folder:mine")],
 )
 def test_material(task, expected):
     assert upstream.material(task) == expected

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from corpora import small_corpus
 
 from keymyna_lib import features, keys
 from keymyna_lib.base import paths
@@ -13,21 +14,12 @@ from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.chroma import mean_chroma
 from keymyna_lib.corpus import store
 from keymyna_lib.corpus.rendered.arrange import FAMILIES
-from keymyna_lib.corpus.rendered.build import CorpusConfig, plan_corpus, playable_score
+from keymyna_lib.corpus.rendered.build import plan_corpus, playable_score
 from keymyna_lib.corpus.rendered.render import render
 from keymyna_lib.corpus.rendered.window_truth import CHROMA_COLUMNS, window_properties
 from keymyna_lib.spectrogram import HOP, SAMPLE_RATE, WINDOW, compress, mel_power, n_frames
 
-CONFIG = CorpusConfig(
-    n_chorales=2,
-    n_tunes=4,
-    seconds=14.0,
-    scope="section",
-    drum_probability=0.5,
-    detune_cents=20.0,
-    snr_db=(20.0, 40.0),
-    seed=0,
-)
+CONFIG = small_corpus(n_chorales=2, n_tunes=4, seconds=14.0, detune_cents=20.0, snr_db=(20.0, 40.0))
 STEP = 0.01  # s
 
 

@@ -1,11 +1,11 @@
-"""Hashes and atomic writes: a file is either whole or absent."""
+"""Atomic writes: a file is either whole or absent."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,19 +26,17 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        os.close(handle)
-        temporary = Path(name)
+        # tempfile would make it private, and only os.umask, which threads share, could tell what to undo.
+        unused = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        unused.touch(exist_ok=False)
+        temporary = unused
         yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes it private
         os.replace(temporary, path)
     except OSError as error:
         if error.errno is None:
             raise
         raise KeyMynaError(
-            f"cannot write {path}: {os.strerror(error.errno)}. Free some space or mend its "
+            f"cannot write {path}: {os.strerror(error.errno)}. Free some space or correct its "
             "permissions and run again; nothing was half-written."
         ) from error
     finally:

@@ -30,7 +30,7 @@ def sha256_json(value: Any) -> str:
 
 
 def source_hash(*paths: Path | str) -> str:
-    """SHA-256 over source files, each with its name; a folder stands for all Python and TOML files below it."""
+    """SHA-256 over source files, each with its name; a folder stands for all .py, .toml and .csv below it."""
     digest = hashlib.sha256()
     for path in map(Path, paths):
         found = (
@@ -46,7 +46,15 @@ def source_hash(*paths: Path | str) -> str:
 # What carries work without deciding what comes out: a new wording of an error message makes nothing anew.
 _PLUMBING = frozenset(
     f"keymyna_lib.{name}"
-    for name in ("base.errors", "base.files", "base.paths", "base.progress", "compute.cluster", "compute.processes")
+    for name in (
+        "base.errors",
+        "base.files",
+        "base.paths",
+        "base.progress",
+        "compute.cluster",
+        "compute.executor",
+        "compute.processes",
+    )
 )
 
 
@@ -87,10 +95,11 @@ def _imports_of(source: Path) -> set[str]:
     }
     found = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node not in for_type_checkers:
-            if node.module and node.module.split(".")[0] == paths.LIBRARY.name:
-                names = (f"{node.module}.{alias.name}" for alias in node.names)
-                found |= {name if _source_of(name).is_file() else node.module for name in names}
+        if not isinstance(node, ast.ImportFrom) or node in for_type_checkers:
+            continue
+        if (node.module or "").split(".")[0] == paths.LIBRARY.name:
+            names = (f"{node.module}.{alias.name}" for alias in node.names)
+            found |= {name if _source_of(name).is_file() else node.module for name in names}
     return found
 
 

@@ -14,14 +14,19 @@ def stable_words(text: str) -> list[int]:
     return [int.from_bytes(digest[i : i + 4], "little") for i in range(0, 16, 4)]
 
 
-def stream(seed: int, *name: object) -> np.random.Generator:
+def stream_of(seed: int, text: str = "") -> np.random.Generator:
     """Random numbers that depend on nothing but the seed and what they are for, whatever the order of work.
 
     Parameters
     ----------
-    name : words and numbers whose `repr` never changes; without any, the numbers of `np.random.default_rng(seed)`.
+    text : what they are for; without it, the numbers of `np.random.default_rng(seed)`.
     """
-    return np.random.default_rng([seed, *(stable_words(repr(name)) if name else [])])
+    return np.random.default_rng([seed, *(stable_words(text) if text else [])])
+
+
+def stream(seed: int, *name: object) -> np.random.Generator:
+    """`stream_of` a name of several words and numbers, whose `repr` never changes."""
+    return stream_of(seed, repr(name))
 
 
 def torch_stream(seed: int, *name: object, device: str = "cpu") -> torch.Generator:

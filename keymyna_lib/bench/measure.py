@@ -200,13 +200,12 @@ def exponent(sizes: Sequence[float], values: Sequence[float]) -> tuple[float, fl
     KeyMynaError
         Fewer than two different sizes, or a size or value that is not positive.
     """
-    sizes, values = (np.asarray(v, dtype=np.float64) for v in (sizes, values))
-    if len(set(sizes)) < 2 or sizes.shape != values.shape or not (sizes > 0).all() or not (values > 0).all():
+    x, y = np.asarray(sizes, dtype=np.float64), np.asarray(values, dtype=np.float64)
+    if len(set(x)) < 2 or x.shape != y.shape or not (x > 0).all() or not (y > 0).all():
         raise KeyMynaError(
-            f"sizes {sizes.tolist()}, values {values.tolist()}: a power law is fitted to positive values "
-            "at two sizes or more."
+            f"sizes {x.tolist()}, values {y.tolist()}: a power law is fitted to positive values at two sizes or more."
         )
-    slope, intercept = np.polyfit(np.log(sizes), np.log(values), 1)
+    slope, intercept = np.polyfit(np.log(x), np.log(y), 1)
     return float(slope), float(np.exp(intercept))
 
 

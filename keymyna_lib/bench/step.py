@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from keymyna_lib.accelerated.sampler import Crops, DeviceSampler
 from keymyna_lib.base.seeds import generator_for
 from keymyna_lib.bench import material, reference
 from keymyna_lib.bench.measure import (
@@ -30,7 +31,7 @@ from keymyna_lib.bench.measure import (
 )
 from keymyna_lib.bench.sizes import Size
 from keymyna_lib.corpus.corpus import open_corpus
-from keymyna_lib.experiments.cost import product_flops
+from keymyna_lib.experiments.cost import counted_flops, product_flops
 from keymyna_lib.model import EncoderConfig
 from keymyna_lib.objectives import Batch
 from keymyna_lib.pretrain import PretrainConfig, Pretraining
@@ -53,27 +54,17 @@ def config(
     """The paper's step: SogCLR on linear mel power, no projection head."""
     return PretrainConfig(
         encoder=EncoderConfig(preset, "vertical", "linear"),
-        objective="contrastive",
         mask_ratio=mask_ratio,
-        augmentation="none",
         crop_frames=crop_frames,
-        crop_distance=0,
-        loss="sogclr",
-        temperature=0.1,
-        gamma=0.9,
         projection_dim=0,
         steps=1_000_000,
         batch_size=batch_size,
-        optimizer="adam",
         lr=3e-4,
-        weight_decay=1e-5,
         warmup_steps=10,
-        clip_norm=1.0,
         precision=precision,
         device=device,
         checkpoint_every=1_000_000,
         validate_every=1_000_000,
-        seed=0,
     )
 
 
@@ -92,6 +83,27 @@ class Resident:
 
     def batch(self, tracks: Tensor, views: int, generator: torch.Generator) -> Batch:
         """The one batch."""
+        return self.drawn
+
+
+class ResidentCrops(DeviceSampler):
+    """The same for a run whose steps are drawn on the device: tracks and crops stay those of step 0, masks do not."""
+
+    def __init__(self, sampler: DeviceSampler):
+        self.__dict__.update(sampler.__dict__)
+        sampler.prepare(0)
+        self.one_batch = sampler.tracks()
+        drawn = sampler.crops(self.one_batch)
+        begin = torch.arange(len(drawn), device=sampler.device) * drawn.n_frames
+        frames = drawn.whole().mT.flatten(0, 1).contiguous()
+        self.drawn = replace(drawn, frames=frames, begin=begin, there=torch.full_like(begin, drawn.n_frames))
+
+    def tracks(self) -> Tensor:
+        """The tracks of the one batch."""
+        return self.one_batch
+
+    def crops(self, tracks: Tensor) -> Crops:
+        """Its crops."""
         return self.drawn
 
 
@@ -115,7 +127,10 @@ def our_run(path: Path, settings: PretrainConfig) -> Pretraining:
 def our_bare_step(path: Path, settings: PretrainConfig) -> Action:
     """The library's whole step, on a batch in memory."""
     run = our_run(path, settings)
-    run.train_sampler = Resident(run)
+    if run.device_step is None:
+        run.train_sampler = Resident(run)
+    else:
+        run.device_step.sampler = ResidentCrops(run.device_step.sampler)
     return synchronised(run.take_step, run.device)
 
 
@@ -171,6 +186,9 @@ def compare(folder: Path, size: Size, settings: PretrainConfig, seconds: float) 
     )
     actions = {name: make(path, settings) for name, make in MAKERS.items()}
     flops = {name: product_flops(action) for name, action in actions.items()}
+    if gpu:  # a recorded step shows no operators
+        corpus = open_corpus(path)
+        flops[OURS] = counted_flops(settings, corpus, corpus.tracks(split="train"))
     actions[CEILING], flops[CEILING] = product_action(
         torch.device(settings.device),
         torch.bfloat16 if settings.precision == "bf16" else torch.float32,

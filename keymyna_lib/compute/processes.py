@@ -1,98 +1,103 @@
-"""Work over a corpus's tracks on all cores, in processes that open the corpus by its path."""
+"""Tasks on processes of this machine."""
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from keymyna_lib.base.errors import KeyMynaError
-from keymyna_lib.base.progress import bar
-
-Result = TypeVar("Result")
-_corpus: Any = None  # in a worker: the corpus it has opened
+from keymyna_lib.compute.executor import Executor, Result, call
+from keymyna_lib.compute.threads import one_thread
 
 
-def worker_count(workers: int, tasks: int) -> int:
-    """Processes to use: `workers`, or every core this process may run on when 0; never more than tasks."""
-    if workers < 0:
-        raise KeyMynaError(f"workers={workers}: expected 0 (all cores) or the number of processes.")
-    return max(1, min(workers or len(os.sched_getaffinity(0)), tasks))
+@dataclass(frozen=True)
+class Processes(Executor):
+    """Processes of this machine, started for each `map` and stopped after it.
+
+    Attributes
+    ----------
+    workers : number of processes; 0 for one per core that this process may use. With 1, tasks run in this process.
+
+    Raises
+    ------
+    KeyMynaError
+        When `workers` is negative.
+    """
+
+    workers: int = 0
+    here: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.workers < 0:
+            raise KeyMynaError(f"workers={self.workers}: expected 0 (all cores) or the number of processes.")
+
+    def count(self, tasks: int) -> int:
+        """Number of processes for this many tasks: at least 1, and no more than there are tasks."""
+        return max(1, min(self.workers or cores(), tasks))
+
+    def _results(
+        self, function: Callable[..., Result], tasks: Sequence[tuple], desc: str, ordered: bool
+    ) -> Generator[tuple[int, Result], None, None]:
+        if self.count(len(tasks)) == 1:
+            for i, task in enumerate(tasks):
+                with one_thread():
+                    result = function(*task)
+                yield i, result
+            return
+        context = multiprocessing.get_context("forkserver")  # plain forking is unsafe with torch's threads
+        # Imported once, not once per process. Only the first pool of a process has a say in it.
+        context.set_forkserver_preload([*sorted(_modules_of(function)), "torch", "librosa.filters"])
+        pool = ProcessPoolExecutor(self.count(len(tasks)), context, _start_worker)
+        try:
+            sent = pickle.dumps(function)
+            index = {pool.submit(call, sent, *task): i for i, task in enumerate(tasks)}
+            for future in list(index) if ordered else as_completed(index):
+                yield index.pop(future), future.result()
+        except BrokenProcessPool:
+            raise KeyMynaError(
+                f"{desc}: a worker process was killed, most often for lack of memory. Run again, on fewer processes "
+                '(scheduler "local:N") if it is killed again; a build resumes where it stopped.'
+            ) from None
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
-def start_worker() -> None:
-    """What every worker process does first."""
+HERE = Processes()
+
+
+def cores() -> int:
+    """Number of cores that this process may run on."""
+    return len(os.sched_getaffinity(0))
+
+
+def _start_worker() -> None:
     import torch
     from threadpoolctl import threadpool_limits
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    # One core a process, in torch and in BLAS: threads that wait for each other cost chroma three times its time.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
+    # One thread per process, in torch and in BLAS: threads that wait for each other make chroma three times as slow.
     torch.set_num_threads(1)
     threadpool_limits(1)
     threading.Thread(target=_die_with_parent, daemon=True).start()
 
 
 def _die_with_parent() -> None:
-    """A worker of a parent that was killed would wait for work for ever."""
+    """Otherwise the worker of a killed parent would wait for work forever."""
     multiprocessing.parent_process().join()
     os._exit(1)
 
 
-def _start(corpus: Any) -> None:
-    global _corpus
-    start_worker()
-    _corpus = corpus
-
-
-def _modules_of(function: Callable, *values: Any) -> list[str]:
-    """Modules that the workers need, imported once and not once in each."""
-    return [getattr(function, "func", function).__module__, *(type(value).__module__ for value in values), "librosa"]
-
-
-def _apply(function: Callable[[Any, str], Result], track_id: str) -> Result:
-    return function(_corpus, track_id)
-
-
-def over_tracks(
-    function: Callable[[Any, str], Result],
-    corpus: Any,
-    track_ids: Sequence[str],
-    *,
-    desc: str,
-    workers: int = 0,
-    progress: bool = True,
-) -> Iterator[Result]:
-    """Yield `function(corpus, track_id)` for each track, in the order given.
-
-    Parameters
-    ----------
-    function : a function of a module, or a `functools.partial` of one (it is sent to other processes).
-    corpus : what `keymyna_lib.corpus.corpus.open_corpus` returns.
-    workers : processes; 0 is one for each core, 1 works in this process.
-
-    Raises
-    ------
-    KeyMynaError
-        When a process was killed, most often for want of memory.
-    """
-    count = worker_count(workers, len(track_ids))
-    if count == 1:
-        yield from (function(corpus, t) for t in bar(track_ids, desc=desc, unit="track", show=progress))
-        return
-    context = multiprocessing.get_context("forkserver")  # plain forking is unsafe beside torch's threads
-    context.set_forkserver_preload(_modules_of(function, corpus))
-    pool = ProcessPoolExecutor(count, context, _start, (corpus,))
-    try:
-        results = pool.map(_apply, [function] * len(track_ids), track_ids)
-        yield from bar(results, total=len(track_ids), desc=desc, unit="track", show=progress)
-    except BrokenProcessPool:
-        raise KeyMynaError(
-            f"{desc}: a worker process was killed, most often for want of memory; run again with fewer workers."
-        ) from None
-    finally:
-        pool.shutdown(cancel_futures=True)
+def _modules_of(value: Any) -> set[str]:
+    """Modules that a function needs: its own and, of a partial, those of its arguments."""
+    if isinstance(value, functools.partial):
+        return set().union(*map(_modules_of, (value.func, *value.args, *value.keywords.values())))
+    return {getattr(value, "__module__", None) or type(value).__module__}

@@ -1,6 +1,6 @@
-"""Pre-training on several processes, on one machine or many, as torchrun starts them. Without torchrun there is one.
+"""Pre-training on several processes that torchrun starts on one or more machines; without torchrun on one process.
 
-Each process has a rank, 0 to world - 1; "own" means this process's. Rows are along the first axis of a tensor.
+Each process has a rank, 0 to world - 1. "Own" means of this process; rows lie along the first axis of a tensor.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ _alone = False
 
 
 def world() -> int:
-    """Number of processes that work together."""
+    """Number of cooperating processes."""
     return dist.get_world_size() if dist.is_initialized() and not _alone else 1
 
 
 def rank() -> int:
-    """Number of this process among them, from 0; the first one speaks and writes for all."""
+    """Number of this process among them; rank 0 prints and writes for all."""
     return dist.get_rank() if world() > 1 else 0
 
 
 @contextlib.contextmanager
 def joined(device: str) -> Iterator[None]:
-    """Join the processes that torchrun started, and leave them at the end; without torchrun do nothing.
+    """Join the processes that torchrun started, and leave them at the end; does nothing without torchrun.
 
     Parameters
     ----------
-    device : type of device, "cuda" (by nccl, each process with the GPU of its local rank) or "cpu" (by gloo).
+    device : device type, "cuda" (nccl; each process uses the GPU of its local rank) or "cpu" (gloo).
 
     Raises
     ------
@@ -48,12 +48,12 @@ def joined(device: str) -> Iterator[None]:
         return
     if missing := [name for name in _VARIABLES if name not in os.environ]:
         raise KeyMynaError(
-            f"of torchrun's environment {', '.join(missing)} is missing. Start several processes by "
-            "torchrun, which sets all of it; for one process unset RANK and WORLD_SIZE."
+            f"of torchrun's environment {', '.join(missing)} is missing. Start several processes with "
+            "torchrun, which sets all of it; for a single process unset RANK and WORLD_SIZE."
         )
     if device == "cuda":
         local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
-        # All of the machine's processes raise it, as only the first one speaks.
+        # Every process of the machine raises this, because only rank 0 prints.
         if (processes := int(os.environ["LOCAL_WORLD_SIZE"])) > gpus:
             raise KeyMynaError(
                 f"{processes} processes on this machine, which has only {gpus} GPU(s): lower torchrun's "
@@ -64,15 +64,16 @@ def joined(device: str) -> Iterator[None]:
     else:
         dist.init_process_group("gloo")
     yield
-    # Not after an error: it could wait for ever, and torchrun stops the others. What holds the group goes first: as the
-    # last to hold it, DistributedDataParallel could wait for ever too, for a thread of the group that waits for Python.
+    # Not after an error, when it could wait forever; torchrun stops the other processes. Collect first: if
+    # DistributedDataParallel were the last to hold the group, its destructor could deadlock with a thread of the group
+    # that waits for the interpreter's lock.
     gc.collect()
     dist.destroy_process_group()
 
 
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
-    """Within, this process is the only one: nothing is sent, so that not all need to come by here."""
+    """Within this context the process is on its own: nothing is communicated, so the others need not enter it."""
     global _alone
     _alone = True
     try:
@@ -82,15 +83,15 @@ def alone() -> Iterator[None]:
 
 
 def gather(rows: Tensor) -> Tensor:
-    """The rows of all processes in the order of their ranks: (row, ...) -> (rank x row, ...).
+    """Rows of all processes in the order of their ranks: (row, ...) -> (rank x row, ...).
 
-    Gradients flow back to the process that a row came from and are summed there over all processes. As gradients of
-    parameters are averaged afterwards, each process may take its loss as if it were the only one: the result is the
-    gradient of the mean of these losses.
+    Gradients flow back to the process that a row came from and are summed there over all processes. Since parameters'
+    gradients are averaged afterwards, each process may compute its loss as if it were alone; the result is the gradient
+    of the mean of these losses.
     """
     if world() == 1:
         return rows
-    from torch.distributed.nn.functional import all_gather  # here, because it is slow to import
+    from torch.distributed.nn.functional import all_gather  # here, as it is slow to import
 
-    # The group by name: that function's default is the one that was there when it was imported.
+    # Pass the group: the function's default is the group that existed when it was imported.
     return torch.cat(all_gather(rows, dist.group.WORLD))

@@ -3,7 +3,7 @@
 A masked view keeps 10 tokens. Fused attention pads them to a tile of 64 or 128 and spends most of its time on padding.
 Here one program takes as many whole sequences as fit in TILE rows, for one head; pairs of different sequences are
 masked out. Queries, keys and values are read from where the linear layer has put them, and nothing but the result is
-written: forward and backward are each one pass over memory. The backward pass repeats the softmax instead of storing it.
+written: forward and backward are each one pass over memory. The backward pass repeats the softmax, which is not kept.
 
 Runs on CUDA, and under TRITON_INTERPRET=1 on the CPU (for tests).
 """

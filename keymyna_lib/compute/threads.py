@@ -1,4 +1,4 @@
-"""How many threads a computation uses."""
+"""The number of threads that a computation uses."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute on one thread, in torch and in BLAS: small products cost more to share out than to do.
+    """Compute on one thread, in torch and in BLAS: small products cost more to distribute than to compute.
 
-    On two cores a linear grid trains four times, and a logistic path ten times as fast like this.
+    On two cores this trains a linear grid four times and a logistic path ten times as fast.
     """
     import torch
     from threadpoolctl import threadpool_limits

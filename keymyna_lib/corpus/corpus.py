@@ -1,14 +1,14 @@
-"""Corpora: audio and spectrograms in a cache that is addressed by content; and how the rendered one is made.
+"""Corpora: audio and spectrograms in a content-addressed cache.
 
-A corpus lives in CACHE/corpus/<key>, the key being a hash of its configuration, of the code that makes it and
-of the libraries' versions; another version of either is another corpus, and nothing is ever removed. Beside
-the shards of `store` it holds
+A corpus lies in CACHE/corpus/<key>. The key is a hash of its configuration, of the code that makes it and of library
+versions, so that another version of any of these makes another corpus; nothing is ever removed. Besides the shards of
+`store` the folder contains
 
-    manifest.csv   one row a track
+    manifest.csv   one row per track
     places.csv     where each track lies, see `store.offsets`
     corpus.json    configuration, versions, sha256 of manifest and places; written last
 
-`datasets.recordings` makes corpora of recordings, which are opened like the rendered one.
+`rendered.build` makes the synthetic corpus and `recordings.build` corpora of recordings; both are opened alike.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ COLUMNS = (
     "spectrogram_sha256",
     "arrangement",
 )
-SPLITS = (*splits.SPLITS, "extra", "pretrain")  # scored besides; without labels
-RENDERED = "rendered"  # the one task of a rendered corpus
+SPLITS = (*splits.SPLITS, "extra", "pretrain")  # "extra" is scored as well; "pretrain" has no labels
+RENDERED = "rendered"  # the only task of a synthetic corpus
 _MANIFEST, _PLACES, INDEX = "manifest.csv", "places.csv", "corpus.json"
 _TEXTS = ("track_id", "piece_id", "source", "task", "title", "artist", "composition", "split", "label")
 
@@ -55,16 +55,18 @@ _TEXTS = ("track_id", "piece_id", "source", "task", "title", "artist", "composit
 class Corpus:
     """A finished corpus.
 
-    config : what it was built from; of a rendered one the fields of `CorpusConfig`.
+    Attributes
+    ----------
+    config : what it was built from; for a synthetic corpus the fields of `CorpusConfig`.
     path : its folder.
-    hash : sha256 of the manifest, which holds that of every track's samples and spectrogram; a view's is its own.
-    manifest : one row a track, indexed by track_id; columns `COLUMNS` and task, or those of recordings (see
-        `recordings.build_recordings`). key is after transposition, key_written before; duration in s; arrangement is
-        JSON (see `arrange.arrange`).
-    frames : by shard, (frame, mel) float16 memory map of its spectrograms end to end.
+    hash : sha256 of the manifest, which contains those of every track's samples and spectrogram; a view has its own.
+    manifest : one row per track, indexed by track_id; columns `COLUMNS` and task, or those of recordings (see
+        `recordings.build.build_recordings`). key is after transposition, key_written before it; duration in s;
+        arrangement is JSON (see `arrange.arrange`).
+    frames : by shard, memory map of its spectrograms end to end, (frame, mel) float16.
     offsets : shard, first_frame, n_frames, first_sample, n_samples by track_id.
-    samples : by shard, (sample,) int16 memory map of its audio end to end.
-    task : of a view (see `of_task`), its name.
+    samples : by shard, memory map of its audio end to end, (sample,) int16.
+    task : name of the task of a view (see `of_task`), otherwise empty.
     """
 
     config: Mapping[str, Any]
@@ -77,11 +79,11 @@ class Corpus:
     task: str = ""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Only the path travels to another process; it opens the corpus there."""
+        """Only the path travels to another process, which opens the corpus there."""
         return _opened, (self.path, self.task)
 
     def tracks(self, split: str | None = None, source: str | None = None) -> list[str]:
-        """Track ids in the manifest's order, of one split (see `SPLITS`), one source (of the manifest's), or all."""
+        """Track ids in the order of the manifest, optionally of one split (see `SPLITS`) or one source only."""
         keep = pd.Series(True, index=self.manifest.index)
         for column, value, known in (
             ("split", split, SPLITS),
@@ -99,7 +101,7 @@ class Corpus:
         return sorted(set(labelled["task"]) - {""})
 
     def of_task(self, name: str) -> Corpus:
-        """The view of a task: its tracks and those of no task (extra, pretrain); this corpus where these are all.
+        """View of a task: its tracks and those of no task (extra, pretrain); this corpus itself if that is all.
 
         Raises
         ------
@@ -120,10 +122,10 @@ class Corpus:
         )
 
     def pretraining_tracks(self) -> list[str]:
-        """What pre-training sees: the tracks of split "pretrain", or, where there are none, the training tracks.
+        """Tracks to pre-train on: those of split "pretrain", or the training tracks if there are none.
 
-        Left out of the former is what has the very samples of a track that is scored: an unlabelled folder may well hold
-        the files of a test set. Other copies of the same music (another coding, another excerpt) cannot be told like this.
+        Pre-training tracks with exactly the samples of a scored track are left out, because an unlabelled folder may
+        contain the files of a test set. Copies of the same music in another encoding or excerpt are not recognised.
         """
         scored = self.manifest.loc[self.manifest["split"].isin(["valid", "test", "extra"]), "sha256"]
         copies = set(self.manifest.index[self.manifest["sha256"].isin(scored)])
@@ -135,12 +137,12 @@ class Corpus:
         return store.to_float(self.samples[place.shard][place.first_sample : place.first_sample + place.n_samples])
 
     def spectrogram(self, track_id: str) -> np.ndarray:
-        """(frame, mel) float16 log(1 + power), a view into the memory map."""
+        """(frame, mel) float16 log(1 + power), a view of the memory map."""
         place = self._place(track_id)
         return self.frames[place.shard][place.first_frame : place.first_frame + place.n_frames]
 
     def close(self) -> None:
-        """Let go of the memory maps, whose pages count as this process's memory; what is read later is mapped again."""
+        """Drop the memory maps, whose pages count as this process's memory; a later read maps its file again."""
         self.frames.close()
         self.samples.close()
 
@@ -165,7 +167,7 @@ def open_corpus(path: Path | str) -> Corpus:
         When the corpus is unfinished, truncated or changed.
     """
     path = Path(path)
-    mend = "Run the notebook that builds it again; what is damaged is made anew."
+    mend = "Run the notebook that builds it again; only what is damaged is made again."
     if not (path / INDEX).exists():
         raise KeyMynaError(f"{path} holds no finished corpus. {mend}")
     index = files.read_json(path / INDEX)
@@ -197,7 +199,7 @@ def open_corpus(path: Path | str) -> Corpus:
 def finish(
     folder: Path, config: Mapping[str, Any], versions: Mapping[str, str], manifest: pd.DataFrame, places: pd.DataFrame
 ) -> None:
-    """Write manifest.csv and places.csv, then corpus.json, which makes the corpus whole."""
+    """Write manifest.csv and places.csv, then corpus.json, which completes the corpus."""
     hashes = {}
     for name, table in ((_MANIFEST, manifest), (_PLACES, places)):
         text = table.to_csv()

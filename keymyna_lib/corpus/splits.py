@@ -24,14 +24,6 @@ def budget_tracks(corpus: Corpus, budget: int, seed: int) -> list[str]:
 SPLITS = ("train", "valid", "test")
 
 
-def _generator(seed: int, purpose: str) -> np.random.Generator:
-    return np.random.default_rng([seed, *seeds.stable_words(purpose)])
-
-
-def _mode(key: pd.Series) -> pd.Series:
-    return key.map(keys.mode).rename("mode")
-
-
 def assign_splits(table: pd.DataFrame, *, seed: int, fractions: Sequence[float] = (0.7, 0.15, 0.15)) -> pd.Series:
     """Split of each piece, by composition and stratified by source and mode as well as compositions allow.
 
@@ -45,8 +37,8 @@ def assign_splits(table: pd.DataFrame, *, seed: int, fractions: Sequence[float] 
     """
     if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
         raise KeyMynaError(f"fractions={fractions!r}: give three shares for {SPLITS} that sum to 1.")
-    strata = pd.crosstab(table.composition, [table.source, _mode(table.key)])
-    order = strata.iloc[_generator(seed, "splits").permutation(len(strata))]
+    strata = pd.crosstab(table.composition, [table.source, table.key.map(keys.mode).rename("mode")])
+    order = strata.iloc[seeds.stream_of(seed, "splits").permutation(len(strata))]
     order = order.loc[order.sum(axis=1).sort_values(ascending=False, kind="stable").index]
     forced = set(table.composition[table.analysed])
     order = pd.concat([order[order.index.isin(forced)], order[~order.index.isin(forced)]])
@@ -72,7 +64,7 @@ def label_budget(train: pd.DataFrame, n: int, *, seed: int) -> list[str]:
     """
     if not 0 <= n <= len(train):
         raise KeyMynaError(f"a budget of {n} labels: there are {len(train)} tracks to train on; 0 takes all.")
-    generator = _generator(seed, "label budget")
+    generator = seeds.stream_of(seed, "label budget")
     shuffled = train.key.iloc[generator.permutation(len(train))]
     turn = shuffled.groupby(shuffled).cumcount()
     key_order = pd.Series(generator.permutation(keys.N_KEYS))[shuffled].to_numpy()

@@ -1,4 +1,4 @@
-"""The card that goes with weights of ours."""
+"""The model card of an encoder that was pre-trained here."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from keymyna_lib.base.files import read_json, write_text
 from keymyna_lib.base.hashing import sha256_file
 from keymyna_lib.corpus.corpus import Corpus
 from keymyna_lib.model import load_encoder
-from keymyna_lib.report import runs as results
+from keymyna_lib.report.runs import config_of, load_metrics, run_file
+from keymyna_lib.report.stage import markdown
 from keymyna_lib.spectrogram import SAMPLE_RATE
 
 
 def write_model_card(
     path: Path, corpus: Corpus, *, profile: str, run_id: str, scored_by: Sequence[str], licence: str
 ) -> Path:
-    """Write the README.md that the hub shows, beside an encoder of ours; every value in it is one that the runs stored.
+    """Write the README.md that the hub shows, next to the encoder; every value in it was stored by the runs.
 
     Parameters
     ----------
-    path : the encoder, as `run_id` wrote it.
+    path : the encoder as run `run_id` wrote it.
     corpus : what it was pre-trained on.
     profile, run_id : the run that made it (of notebook 10, or a row of a comparison).
-    scored_by : runs on its frozen embeddings, for the scores; `run_id` itself where that holds them.
-    licence : of the weights, as the hub spells it ("mit"); yours to settle.
+    scored_by : runs on its frozen embeddings, for the scores; may include `run_id`, where that run holds scores.
+    licence : of the weights, as the hub spells it ("mit").
 
     Returns
     -------
@@ -36,20 +37,19 @@ def write_model_card(
     Raises
     ------
     KeyMynaError
-        When the file or the corpus is not that of the run, the run took the weights of others, or a run scored another
-        encoder.
+        When file or corpus are not those of the run, the run loaded published weights, or a run scored another encoder.
     """
-    config = results.config_of(profile, run_id)
-    provenance = read_json(results.run_file(profile, run_id, "provenance.json"))
+    config = config_of(profile, run_id)
+    provenance = read_json(run_file(profile, run_id, "provenance.json"))
     digest = sha256_file(path)
     if provenance["artifacts"].get("encoder.safetensors") != digest:
         raise KeyMynaError(f"{path} is not the encoder that run {run_id} wrote.")
     if "weights" in config:
-        raise KeyMynaError(f"run {run_id} trained nothing: its encoder is {config['weights']['source']}, of others.")
+        raise KeyMynaError(f"run {run_id} trained nothing: its encoder was published as {config['weights']['source']}.")
     if config["inputs"]["corpus"] != corpus.hash:
         raise KeyMynaError(f"run {run_id} was pre-trained on another corpus than {corpus.path}.")
     for run in scored_by:
-        if run != run_id and results.config_of(profile, run)["inputs"].get("pretrain") != digest:
+        if run != run_id and config_of(profile, run)["inputs"].get("pretrain") != digest:
             raise KeyMynaError(f"run {run} did not score the encoder of run {run_id}.")
     encoder = load_encoder(path)
     settings = {
@@ -77,10 +77,10 @@ def write_model_card(
             rate=f"{SAMPLE_RATE:,}",
             scale="the mel power" if encoder.config.scale == "linear" else "log(1 + mel power)",
             file=path.name,
-            data=results.markdown(_sources(corpus)),
-            scores=results.markdown(_scores(profile, scored_by)),
-            settings=results.markdown(pd.DataFrame(sorted(settings.items()), columns=["setting", "value"])),
-            origin=results.markdown(pd.DataFrame(origin.items(), columns=["", "value"])),
+            data=markdown(_sources(corpus)),
+            scores=markdown(_scores(profile, scored_by)),
+            settings=markdown(pd.DataFrame(sorted(settings.items()), columns=["setting", "value"])),
+            origin=markdown(pd.DataFrame(origin.items(), columns=["", "value"])),
         ),
     )
     return card
@@ -95,8 +95,8 @@ tags: [music, audio, key-detection]
 
 A vision transformer on mel spectrograms of music, from an independent reproduction of *Masked Contrastive Pre-Training
 Improves Music Audio Key Detection* ([arXiv:2604.10021](https://arxiv.org/abs/2604.10021)). These are not the authors'
-weights, though the tensors have the names of theirs. {parameters} parameters; embeddings of {dim} dimensions. It hears
-mono audio at {rate} Hz as `keymyna_lib.spectrogram` pictures it, and is fed {scale}.
+weights, though the tensors have the same names. {parameters} parameters; embeddings of {dim} dimensions. The input is
+{scale} of mono audio at {rate} Hz, as `keymyna_lib.spectrogram` computes it.
 
 ## Data
 
@@ -108,7 +108,7 @@ mono audio at {rate} Hz as `keymyna_lib.spectrogram` pictures it, and is fed {sc
 
 ## Scores
 
-Of heads on the frozen embeddings, and of controls, on test tracks that were not trained on; shares of 1.
+Scores, in 0 to 1, of heads on the frozen embeddings, and of controls, on test tracks that were not trained on.
 `weighted_both` is the MIREX score that credits fifths in both directions, `weighted_ascending` credits ascending ones
 only.
 
@@ -124,8 +124,8 @@ from keymyna_lib.model import load_encoder
 encoder = load_encoder(Path("{file}"))
 ```
 
-From the hub, the path is that of `keymyna_lib.encoders.official.HubFile(repository, "{file}", commit).download()`. The file holds
-tensors and their configuration; loading it never runs code.
+From the hub, `keymyna_lib.encoders.hub.HubFile(repository, "{file}", commit).download()` gives the path. The file
+holds tensors and their configuration; loading it never runs code.
 
 ## Provenance
 
@@ -134,7 +134,7 @@ tensors and their configuration; loading it never runs code.
 
 
 def _sources(corpus: Corpus) -> pd.DataFrame:
-    """Tracks that the encoder was pre-trained on, and their hours, by source."""
+    """Number and hours of the tracks that the encoder was pre-trained on, by source."""
     durations = corpus.manifest.loc[corpus.pretraining_tracks()].groupby("source")["duration"]
     table = durations.agg(["size", "sum"]).reset_index().set_axis(["source", "tracks", "hours"], axis=1)
     return table.assign(hours=(table["hours"] / 3600).round(2))
@@ -144,7 +144,7 @@ def _scores(profile: str, run_ids: Sequence[str]) -> pd.DataFrame:
     """Test scores of runs, one row per run, label budget and data set."""
     shown, table = ["weighted_both", "weighted_ascending", "accuracy"], []
     for run in run_ids:
-        config, metrics = results.config_of(profile, run), results.load_metrics(profile, [run])
+        config, metrics = config_of(profile, run), load_metrics(profile, [run])
         test = metrics[(metrics["split"] == "test") & metrics["metric"].isin(shown)]
         for (budget, dataset), rows in test.groupby(["budget", "dataset"], sort=False, dropna=False):
             scores = rows.set_index("metric")["value"].reindex(shown).map("{:.4f}".format)

@@ -31,7 +31,7 @@ class HubFile:
         if not re.fullmatch("[0-9a-f]{40}", self.revision):
             raise KeyMynaError(
                 f"revision {self.revision!r} of {self.repo}: expected the 40 hexadecimal digits of a "
-                "commit. A branch or a tag can be moved, and would then stand for other weights."
+                "commit. A branch or a tag can move, and would then stand for other weights."
             )
 
     def download(self) -> Path:
@@ -40,7 +40,7 @@ class HubFile:
         Raises
         ------
         KeyMynaError
-            When huggingface_hub is not installed, or the file cannot be had.
+            When huggingface_hub is not installed, or the file cannot be downloaded.
         """
         try:
             from huggingface_hub import hf_hub_download
@@ -55,14 +55,17 @@ class HubFile:
         except Exception as error:
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise KeyMynaError(
-                f"{self.name} of {self.repo} at {self.revision} cannot be had from the model hub "
+                f"{self.name} of {self.repo} at {self.revision} cannot be downloaded from the model hub "
                 f"({reason[0]}). Check the names and the network, or download the file by hand and give "
                 "its path."
             ) from None
 
 
 def checkpoint(text: str) -> Path | HubFile:
-    """What a notebook's parameter names: a file on this machine, or "owner/name/file@commit" on the model hub.
+    """The file that a notebook's parameter names: one on this machine, or "owner/name/file@commit" on the model hub.
+
+    >>> checkpoint("owner/name/model.safetensors@" + 8 * "01234").name
+    'model.safetensors'
 
     Raises
     ------

@@ -1,8 +1,8 @@
-"""Other frozen encoders, as further rows beside ours: they hear the same windows of the same recordings.
+"""Other frozen encoders, compared with ours on the same windows of the same recordings.
 
 HuBERT and wav2vec 2.0 models are read with the package transformers, which is not among the requirements. MERT-v1-95M
-(Li et al., 2023) is one of them: its repository brings code along, which is never run; its extensions are switched off,
-and its tensors are those of HuBERT, name by name.
+(Li et al., 2023) is read as a HuBERT model: its extensions are switched off and its tensors have HuBERT's names. The
+code in its repository is never run.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -22,20 +22,19 @@ from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.files import read_json
 from keymyna_lib.base.hashing import code_hash_of, sha256_file, sha256_json
 from keymyna_lib.base.progress import bar
+from keymyna_lib.compute.executor import Executor
+from keymyna_lib.compute.processes import HERE
 from keymyna_lib.corpus.corpus import Corpus
 from keymyna_lib.encoders.hub import HubFile
 from keymyna_lib.encoders.official import read_tensors, without_prefix
 from keymyna_lib.features import Features, cached, in_parts, of_tracks
 from keymyna_lib.spectrogram import HOP, SAMPLE_RATE, WINDOW, n_frames, window_starts
 
-if TYPE_CHECKING:
-    from distributed import Client
-
 # model_type of a config.json -> the class of transformers that reads it.
 _MODELS = {"hubert": "Hubert", "wav2vec2": "Wav2Vec2", "mert_model": "Hubert"}
-_MERT_OFF = {"feature_extractor_cqt": False, "deepnorm": False, "attention_relax": -1}  # HuBERT has none of these
+_MERT_OFF = {"feature_extractor_cqt": False, "deepnorm": False, "attention_relax": -1}  # extensions that HuBERT lacks
 _CONFIG, _PREPROCESSOR, _WEIGHTS = "config.json", "preprocessor_config.json", ("model.safetensors", "pytorch_model.bin")
-# How tensors begin that a task or the pre-training adds to these models; and the one that only training needs.
+# Prefixes of tensors that a task or pre-training adds to these models, and the tensor that only training needs.
 _EXTRAS = ("lm_head.", "classifier.", "projector.", "layer_weights", "quantizer.", "project_hid.", "project_q.")
 _UNUSED = {"masked_spec_embed"}
 
@@ -45,8 +44,10 @@ class FrozenEncoder(Protocol):
 
     Attributes
     ----------
-    name : of its features. sample_rate : Hz, of the audio it hears. dim : of its embeddings.
-    identity : another one whenever its embeddings may be others; the cache goes by it.
+    name : name of its features.
+    sample_rate : sample rate of its input, Hz.
+    dim : dimension of its embeddings.
+    identity : part of the cache key; it changes whenever the embeddings may.
     """
 
     name: str
@@ -70,7 +71,7 @@ def frozen_encoder(source: str, device: str = "auto", layer: int | str = "mean")
     Raises
     ------
     KeyMynaError
-        When there is no such folder, the revision is not a commit, a file cannot be had, or as `HuggingFaceEncoder`.
+        When there is no such folder, the revision is not a commit, or a download fails; or as `HuggingFaceEncoder`.
     """
     if (folder := Path(source).expanduser()).is_dir():
         return HuggingFaceEncoder(folder, device, layer, name=folder.resolve().name)
@@ -79,33 +80,34 @@ def frozen_encoder(source: str, device: str = "auto", layer: int | str = "mean")
         raise KeyMynaError(
             f"frozen {source!r}: there is no such folder; a repository of the model hub is written owner/name@revision."
         )
-    folder = [HubFile(repo, name, revision).download().parent for name in (_CONFIG, _PREPROCESSOR)][0]
+    HubFile(repo, _PREPROCESSOR, revision).download()
+    folder = HubFile(repo, _CONFIG, revision).download().parent
     try:
         HubFile(repo, _WEIGHTS[0], revision).download()
-    except KeyMynaError:  # MERT has the other file only
+    except KeyMynaError:  # MERT has only the other file
         HubFile(repo, _WEIGHTS[1], revision).download()
     return HuggingFaceEncoder(folder, device, layer, name=repo.split("/")[-1])
 
 
 class HuggingFaceEncoder:
-    """A HuBERT or wav2vec 2.0 model, its hidden states averaged over time; a FrozenEncoder.
+    """A FrozenEncoder: the hidden states of a HuBERT or wav2vec 2.0 model, averaged over time.
 
     Parameters
     ----------
-    folder : holds config.json, preprocessor_config.json, and model.safetensors or pytorch_model.bin.
+    folder : contains config.json, preprocessor_config.json, and model.safetensors or pytorch_model.bin.
     device : "auto", "cpu" or "cuda".
-    layer : 0 for what enters the transformer, i for the output of its layer i; "mean" for the mean of all of them.
-    name : of its features; a single layer is added to it.
+    layer : 0 for the input of the transformer, i for the output of its layer i; "mean" for the mean of all of these.
+    name : name of its features; a single layer is appended to it.
 
     Attributes
     ----------
-    extras : tensors of the file that are no part of the model (of a task, of the pre-training).
+    extras : names of tensors in the file that belong to a task or to pre-training, not to the model.
 
     Raises
     ------
     KeyMynaError
         When transformers is not installed, a file is missing or damaged, the model is of another kind, a tensor is
-        missing, unknown or of another shape, or there is no such layer.
+        missing, unknown or of the wrong shape, or there is no such layer.
     """
 
     def __init__(self, folder: Path, device: str = "auto", layer: int | str = "mean", *, name: str):
@@ -127,12 +129,12 @@ class HuggingFaceEncoder:
                     "be read, as MERT-v1-95M."
                 )
         if not (folder / _PREPROCESSOR).is_file():
-            raise KeyMynaError(f"{folder / _PREPROCESSOR} does not exist; it says at what rate the model hears.")
+            raise KeyMynaError(f"{folder / _PREPROCESSOR} does not exist; it gives the sample rate of the model.")
         weights = next((folder / file for file in _WEIGHTS if (folder / file).is_file()), None)
         if weights is None:
             raise KeyMynaError(f"{folder}: neither {' nor '.join(_WEIGHTS)}.")
         family = _MODELS[kind]
-        try:  # auto_map, by which transformers would find the repository's code, means nothing to these classes
+        try:  # these classes ignore auto_map, which points to code in the repository
             model = getattr(transformers, f"{family}Model")(getattr(transformers, f"{family}Config")(**config))
         except Exception as error:
             raise KeyMynaError(f"{folder / _CONFIG} does not describe a {family} model ({error}).") from None
@@ -149,7 +151,7 @@ class HuggingFaceEncoder:
         self.identity = sha256_json([files, layer, transformers.__version__])
 
     def __reduce__(self) -> tuple:
-        """Another process is sent where the model lies, and reads it once."""
+        """Another process receives the path, and reads the model once."""
         return _read_once, self._made_of
 
     @torch.inference_mode()
@@ -170,9 +172,9 @@ def _read_once(folder: Path, device: str, layer: int | str, name: str) -> Huggin
 
 
 def _load(model: torch.nn.Module, path: Path) -> list[str]:
-    """Copy a file's tensors into a model, strictly but for the extras, whose names are returned.
+    """Copy a file's tensors into a model, strictly except for the extras, whose names are returned.
 
-    Weight-normalised convolutions may be stored under their older names (weight_g, weight_v): torch translates these.
+    Weight-normalised convolutions may be stored under their older names (weight_g, weight_v); torch translates them.
     """
     state = without_prefix(read_tensors(path), "feature_projection.projection.weight", path.name)
     extras = [name for name in state if name.startswith(_EXTRAS)]
@@ -195,35 +197,30 @@ def extract_audio(
     frames: int = WINDOW,
     track_ids: Sequence[str] | None = None,
     show: bool = True,
-    client: Client | None = None,
+    client: Executor = HERE,
 ) -> Features:
-    """Embeddings of some tracks, all windows, unshifted: row for row the windows of `embed.extract`, and cached alike.
+    """Embeddings of some tracks, all windows, unshifted, in the rows of `features.extract`; kept in the cache.
 
     Parameters
     ----------
     frames : length of a window, spectrogram frames of 32 ms.
     track_ids : the tracks; None for all that have a label.
     show : draw a progress bar.
-    client : a cluster to work on instead of this machine, see `embed.in_parts`; the encoder is sent to it.
+    client : where to work, see `features.in_parts`.
     """
     track_ids = list(corpus.manifest.index[corpus.manifest["key"] >= 0] if track_ids is None else track_ids)
 
     def compute() -> dict[str, Features]:
         work = functools.partial(_extract, frozen=frozen, frames=frames)
-        if client is None:
-            return {frozen.name: work(corpus, track_ids, show=show)}
-        return {
-            frozen.name: in_parts(client, work, corpus, track_ids, identity, desc=f"features: {frozen.name}", show=show)
-        }
+        desc = f"features: {frozen.name}"
+        return {frozen.name: in_parts(client, work, corpus, track_ids, identity, desc=desc, show=show)}
 
     code = code_hash_of(__name__)
     identity = sha256_json([corpus.hash, frozen.identity, frozen.sample_rate, frames, track_ids, code])[:16]
     return cached([frozen.name], identity, compute)[frozen.name]
 
 
-def _extract(
-    corpus: Corpus, track_ids: Sequence[str], *, frozen: FrozenEncoder, frames: int, show: bool = False
-) -> Features:
+def _extract(corpus: Corpus, track_ids: Sequence[str], *, frozen: FrozenEncoder, frames: int, show: bool) -> Features:
     rows = [
         frozen.embed_audio(_windows(corpus.audio(track), frames, frozen.sample_rate))
         for track in bar(track_ids, desc=f"features: {frozen.name}", unit="track", show=show)
@@ -232,9 +229,9 @@ def _extract(
 
 
 def _windows(audio: np.ndarray, frames: int, rate: int) -> Tensor:
-    """The stretches of a recording (16 kHz) that its windows begin and end with, (window, sample) at another rate.
+    """The audio of each window of a recording, resampled from 16 kHz to another rate: (window, sample).
 
-    Resampled as a whole, then cut; silence where the recording ends before the window does.
+    The recording is resampled as a whole, then cut; silence is appended where it ends before its last window.
     """
     resampled = torchaudio.functional.resample(torch.as_tensor(audio), SAMPLE_RATE, rate)
     starts = [round(HOP * start * rate / SAMPLE_RATE) for start in window_starts(n_frames(len(audio)), frames)]

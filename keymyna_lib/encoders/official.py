@@ -1,7 +1,7 @@
 """Official Myna checkpoints, files of the model hub, and the card that goes with weights of ours.
 
-The authors' checkpoints (github.com/ghost-signal/myna, and oriyonay/myna-* on the hub) are state dicts under the names
-of `model.Encoder`, with the pre-training head left in. Loading is strict and reads tensors only; it never runs code.
+The authors' checkpoints (github.com/ghost-signal/myna, and oriyonay/myna-* on the hub) are state dicts with the names
+of `model.Encoder`, including the pre-training head. Loading is strict and reads tensors only; it never runs code.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from keymyna_lib.base.tensors import reading
 from keymyna_lib.encoders.hub import HubFile
 from keymyna_lib.model import PATCHES, PRESETS, Encoder, EncoderConfig
 
-# How a part of the name begins of tensors that the public code trains along and an encoder does without: the head (one
-# layer or several), a projection, the masked autoencoder's decoder.
+# Prefixes of parts of the names of tensors that the reference implementation trains and an encoder does not need: the
+# head (one layer or several), a projection, the masked autoencoder's decoder.
 HEADS = ("linear_head", "proj", "decoder", "mask_token")
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 _PICKLED = (".pt", ".pth", ".bin", ".ckpt")
@@ -38,9 +38,9 @@ class Origin:
     source : name of the file, or "repository/file" on the hub. revision : the hub's commit, or empty.
     sha256 : of the file.
     config : the encoder's.
-    declared_patch : what the config.json beside the file says of the patches; empty where there is none.
+    declared_patch : the patches that the config.json beside the file states; empty where there is none.
     n_parameters : of the encoder.
-    dropped : tensors that were left out, all of them of a head.
+    dropped : names of the tensors that were left out, all of them parts of a head.
     """
 
     source: str
@@ -55,21 +55,21 @@ class Origin:
 def load_official(
     source: Path | HubFile, *, scale: str, preset: str | None = None, patch: str | None = None, drop: Sequence[str] = ()
 ) -> tuple[Encoder, Origin]:
-    """An encoder with the weights of an official Myna checkpoint, every one of them, and where they come from.
+    """An encoder with all weights of an official Myna checkpoint, and where they come from.
 
     Parameters
     ----------
-    source : a .safetensors file or one that torch.save wrote, on this machine or on the hub (beside a config.json).
-    scale : "linear" (mel power, what the authors' code feeds unless told otherwise) or "log1p"; no checkpoint says.
-    preset, patch : what is expected; None for what fits. Vertical and square patches hold 256 values each, so that the
-        tensors of the two cannot be told apart: `patch` is needed unless the config.json beside the file tells.
+    source : a .safetensors file or one written by torch.save, on this machine or on the hub (beside a config.json).
+    scale : "linear" (mel power, the default of the authors' code) or "log1p"; checkpoints do not state it.
+    preset, patch : what is expected; None for what fits. Vertical and square patches hold 256 values each and have
+        tensors of the same shapes: `patch` is needed unless the config.json beside the file states it.
     drop : further tensors that may be left out, named as in HEADS.
 
     Raises
     ------
     KeyMynaError
-        When the file cannot be had or holds more than tensors; when a tensor of the encoder is missing or of another
-        shape, or one is left over that is no part of a head; when the encoder is not the expected one, or not settled.
+        When the file is unavailable or holds more than tensors; when a tensor of the encoder is missing or of another
+        shape, or one is left over that is no part of a head; when the encoder is not the expected one, or ambiguous.
     """
     if isinstance(source, HubFile):
         name, revision = f"{source.repo}/{source.name}", source.revision
@@ -79,7 +79,9 @@ def load_official(
         declaration = path.parent / "config.json"
     declared = _declared_patch(declaration)
     if declared and patch not in (None, declared):
-        raise KeyMynaError(f"{name} is for {declared} patches, says the config.json beside it, not for {patch} ones.")
+        raise KeyMynaError(
+            f"{name} is for {declared} patches according to the config.json beside it, not for {patch} ones."
+        )
     encoder, dropped = encoder_of(
         read_tensors(path), name, scale=scale, preset=preset, patch=patch or declared or None, drop=drop
     )
@@ -126,17 +128,17 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def without_prefix(state: Mapping[str, Tensor], anchor: str, what: str) -> dict[str, Tensor]:
-    """A state dict without the prefix ("module.", "model.encoder.", ...) under which a larger model held this one.
+    """A state dict without the prefix ("module.", "model.encoder.", ...) of the larger model that it was part of.
 
     Parameters
     ----------
-    anchor : a name that the model has exactly once.
+    anchor : a name that occurs exactly once in the model.
     what : names the state dict in an error.
 
     Raises
     ------
     KeyMynaError
-        When the anchor is not there, or more than once.
+        When the anchor does not occur exactly once.
     """
     prefixes = [name.removesuffix(anchor) for name in state if f".{name}".endswith(f".{anchor}")]
     if len(prefixes) != 1:
@@ -153,7 +155,7 @@ def encoder_of(
     patch: str | None = None,
     drop: Sequence[str] = (),
 ) -> tuple[Encoder, list[str]]:
-    """The encoder that a state dict under the official names fits, with its weights, and the names that were left out.
+    """The encoder that a state dict with the official names fits, with its weights, and the names that were left out.
 
     `what` names the state dict in an error; the other parameters and the errors are those of `load_official`.
     """
@@ -171,8 +173,8 @@ def encoder_of(
     if not chosen:
         closest = min(wanted, key=lambda pair: len(misfits[pair]))
         raise KeyMynaError(
-            f"{what} does not fit {_names([closest])}: {_some(misfits[closest])}. What belongs to a "
-            "head, not to the encoder, can be left out by `drop`."
+            f"{what} does not fit {_names([closest])}: {_some(misfits[closest])}. Tensors of a "
+            "head, not of the encoder, can be left out by `drop`."
         )
     if len(chosen) > 1:
         raise KeyMynaError(f"{what} fits {_names(chosen)} alike: say which by `patch`.")
@@ -206,13 +208,13 @@ def _names(pairs: Sequence[tuple[str, str]]) -> str:
 
 
 def _some(names: Sequence[str] | Mapping[str, Any], most: int = 8) -> str:
-    """The first of many phrases."""
+    """The first few of many phrases."""
     shown = list(names)[:most]
     return ", ".join(shown) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _declared_patch(path: Path) -> str:
-    """The patches that a config.json names in the authors' way (patch_size, additional_patch_size), or empty."""
+    """The patches that a config.json states in the authors' fields (patch_size, additional_patch_size), or empty."""
     stored = read_json(path) if path.is_file() else {}
     sizes = [stored.get(field) for field in ("patch_size", "additional_patch_size")]
     if not sizes[0]:

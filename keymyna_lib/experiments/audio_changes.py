@@ -1,7 +1,7 @@
-"""Common changes of audio, to test what embeddings and predictions bear (not used in any training).
+"""Common changes of audio, to test what embeddings and predictions withstand (not used in any training).
 
 Audio is (sample,) at 16 kHz in [-1, 1]. The paper names the kinds of change; their strengths are our choice:
-each is plainly heard, and leaves the key audible.
+each is plainly audible, and leaves the key recognisable.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def add_noise(audio: np.ndarray, rng: np.random.Generator, *, snr: float, expone
 
 
 def butterworth(audio: np.ndarray, rng: np.random.Generator, *, kind: str, cutoff: float) -> np.ndarray:
-    """Fourth-order Butterworth "lowpass" or "highpass": -3 dB at `cutoff` Hz, then 24 dB an octave."""
+    """Fourth-order Butterworth "lowpass" or "highpass": -3 dB at `cutoff` Hz, then 24 dB per octave."""
     return scipy.signal.sosfilt(scipy.signal.butter(4, cutoff, kind, fs=SAMPLE_RATE, output="sos"), audio)
 
 

@@ -1,8 +1,9 @@
-"""What may be concluded from stored results, by one rule: a claim holds when its interval and its p-value say so.
+"""What may be concluded from stored results, by one rule for interval and p-value.
 
-A claim is that one system is better than another. It holds when the 95 % interval of the paired difference lies above
-zero and the p-value, Holm-adjusted over every claim of the page, is below 0.05; the opposite holds when both point the
-other way; otherwise it is undecided. A claim whose runs are absent is "not run".
+A claim says that one system is better than another. It holds when the 95 % interval of the paired difference lies
+above zero and the p-value, Holm-adjusted over all claims of the table, is below 0.05. The opposite holds when the
+interval lies below zero and the adjusted p-value is below 0.05. Otherwise the claim is undecided; without runs it is
+"not run".
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ ALPHA = 0.05
 
 
 class Claim(NamedTuple):
-    """That `better` beats `worse`, in the words of `text`, among the systems that one notebook compares."""
+    """The claim `text`: that system `better` beats system `worse`, both compared in the same notebook."""
 
     text: str
     better: str
@@ -42,7 +43,7 @@ OBJECTIVE_CLAIMS: tuple[Claim, ...] = (
 
 
 def design_claims(names: Sequence[str], default: str = "default") -> list[Claim]:
-    """One claim for each design that was run, none left out: that the default beats it."""
+    """For every design that was run, the claim that the default beats it."""
     return [Claim(f"the default design beats {name}", default, name) for name in names if name != default]
 
 
@@ -51,13 +52,13 @@ def conclude(claims: Sequence[Claim], found: pd.DataFrame, n_train: int) -> pd.D
 
     Parameters
     ----------
-    claims : about systems of one table, `better` being the one that the table sets the others against.
-    found : what `tables.comparison` returns.
+    claims : about systems of one comparison, `better` being the one that the others are compared with.
+    found : what `summaries.comparison` returns.
 
     Returns
     -------
-    Columns claim, labels, seeds (of both systems), difference, low, high (better minus worse, shares of the weighted
-    score), p (of the pair alone), run_ids; missing and empty where there is no run.
+    Columns claim, labels, seeds (shared by both systems), difference, low, high (better minus worse, weighted score in
+    0..1), p (not adjusted), run_ids. Without runs, the numbers are missing and run_ids is empty.
     """
     rows = []
     for claim in claims:
@@ -86,7 +87,7 @@ def conclude(claims: Sequence[Claim], found: pd.DataFrame, n_train: int) -> pd.D
 
 
 def verdict(low: float, high: float, p_holm: float) -> str:
-    """The rule, for the interval of "better minus worse" and its adjusted p-value; missing values were not run."""
+    """The rule, for the interval of "better minus worse" and its adjusted p-value; NaN stands for a pair not run."""
     if np.isnan(p_holm):
         return NOT_RUN
     if p_holm >= ALPHA:
@@ -95,7 +96,7 @@ def verdict(low: float, high: float, p_holm: float) -> str:
 
 
 def decide(evidence: pd.DataFrame) -> pd.DataFrame:
-    """`conclude`'s rows, all of a page together, with p_holm and verdict."""
+    """The rows of `conclude`, all of a table together, with p_holm and verdict."""
     known = evidence["p"].notna().to_numpy()
     adjusted = np.full(len(evidence), np.nan)
     if known.any():
@@ -105,7 +106,7 @@ def decide(evidence: pd.DataFrame) -> pd.DataFrame:
 
 
 def conclusions_table(decided: pd.DataFrame) -> TracedTable:
-    """`decide` as text; the cells that say something are traced."""
+    """`decide` as text; cells of claims that were not run are not traced."""
     table = TracedTable(["claim", "labels", "seeds"], ["claim", "labels", "seeds", "verdict", "evidence", "p"])
     for cell in decided.itertuples():
         row = table.row(cell.claim, cell.labels, str(cell.seeds))

@@ -16,7 +16,8 @@ import pandas as pd
 from keymyna_lib import keys
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.chroma import mean_chroma
-from keymyna_lib.compute.processes import over_tracks
+from keymyna_lib.compute.executor import Executor
+from keymyna_lib.compute.processes import HERE
 from keymyna_lib.spectrogram import SAMPLE_RATE
 
 
@@ -81,7 +82,7 @@ def profile_correlation(histogram: np.ndarray, profile: str = "krumhansl") -> np
     """
     histogram = np.asarray(histogram, dtype=np.float64)
     if histogram.shape[-1:] != (12,) or not np.isfinite(histogram).all():
-        raise KeyMynaError(f"histogram of shape {histogram.shape}: expected 12 finite numbers a row.")
+        raise KeyMynaError(f"histogram of shape {histogram.shape}: expected 12 finite numbers per row.")
     centred = histogram - histogram.mean(axis=-1, keepdims=True)
     norm = np.linalg.norm(centred, axis=-1, keepdims=True)
     flat = norm <= 1e-12 * np.abs(histogram).max(axis=-1, keepdims=True)
@@ -152,7 +153,7 @@ def predict_all(
     track_ids: Sequence[str],
     systems: Sequence[System] = SYSTEMS,
     *,
-    workers: int = 0,
+    client: Executor = HERE,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Keys of tracks by each control, on all cores.
@@ -161,18 +162,12 @@ def predict_all(
     ----------
     corpus : as `keymyna_lib.corpus.corpus.open_corpus` returns it.
     systems : functions of a module (or partials of them): (sample,) float32 -> {name: key}.
-    workers : processes; 0 is one for each core.
+    client : where to work, see `cluster.connect`. The result does not depend on it.
 
     Returns
     -------
-    Estimated keys (int), one row a track (index `track_id`) in the order given, one column a system.
+    Estimated keys (int), one row per track (index `track_id`) in the order given, one column per system.
     """
-    rows = over_tracks(
-        functools.partial(_predict, tuple(systems)),
-        corpus,
-        track_ids,
-        desc="controls",
-        workers=workers,
-        progress=progress,
-    )
-    return pd.DataFrame(list(rows), index=pd.Index(track_ids, name="track_id"), dtype=int)
+    work, tasks = functools.partial(_predict, tuple(systems), corpus), [(track,) for track in track_ids]
+    rows = client.map(work, tasks, desc="controls", unit="track", ordered=True, show=progress)
+    return pd.DataFrame([row for _, row in rows], index=pd.Index(track_ids, name="track_id"), dtype=int)

@@ -16,8 +16,8 @@ from keymyna_lib.pretrain import PretrainConfig, Pretraining
 def counted_flops(config: PretrainConfig, corpus: Corpus, tracks: Sequence[str]) -> float:
     """Floating-point operations of the matrix products of one step, forward and backward, as torch counts them.
 
-    Counted on eight tracks and scaled to the batch, so that the contrastive similarities, which grow with its square
-    and are less than a hundredth, are counted short.
+    Counted on eight tracks and scaled to the batch. That undercounts the contrastive similarities, which grow with the
+    square of the batch and are less than a hundredth of the whole.
     """
     few = list(tracks[:8])
     run = Pretraining(replace(config, batch_size=len(few), device="cpu"), corpus, few, few)

@@ -1,8 +1,8 @@
-"""Encoders that differ in one thing: each pre-trained, embedded and probed in the same way, one run each.
+"""Encoders that differ in one setting: each pre-trained, embedded and probed in the same way, one run each.
 
-The notebooks that compare objectives and that ablate the design go through here, so that a row differs from another by
-its configuration alone. What is common: the corpus, its unlabelled training tracks, the initial weights of a seed, the
-batches, the logistic probe with its labelled tracks, and the test tracks.
+The notebooks that compare objectives and that ablate the design both use this module, so that two rows differ in their
+configuration alone. They share the corpus, its unlabelled training tracks, the initial weights of a seed, the batches,
+the logistic probe with its labelled tracks, and the test tracks.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from keymyna_lib.experiments.label_efficiency import label_efficiency
 from keymyna_lib.features import extract, window_frames
 from keymyna_lib.model import Encoder, build_encoder, load_encoder, save_encoder
 from keymyna_lib.pretrain import PretrainConfig, pretrain_once, training_tracks
-from keymyna_lib.report import runs as results
+from keymyna_lib.report.runs import Run, artifact, config_of, run_file
+from keymyna_lib.report.stage import Stage
 
 MASKED, UNTRAINED = "masked contrastive", "untrained"
 # What each objective changes in a configuration. Masked contrastive keeps the mask ratio; reconstruction hides the
@@ -42,12 +43,12 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
 
 
 def with_objective(config: PretrainConfig, name: str) -> PretrainConfig:
-    """A configuration with one of OBJECTIVES.
+    """A configuration with an objective of OBJECTIVES.
 
     Raises
     ------
     KeyMynaError
-        When there is no such objective.
+        When there is no objective of this name.
     """
     if name not in OBJECTIVES:
         raise KeyMynaError(f"objective {name!r}: choose among {', '.join(OBJECTIVES)}.")
@@ -55,30 +56,35 @@ def with_objective(config: PretrainConfig, name: str) -> PretrainConfig:
 
 
 def known_factors(factors: Sequence[str], variants: Mapping[str, Any]) -> Sequence[str]:
-    """The factors to vary, checked.
+    """The factors to vary, after a check that each has variants.
 
     Raises
     ------
     KeyMynaError
-        When one of them is not among the variants.
+        When one has none.
     """
     check_parts(factors, list(variants), "what to vary")
     return factors
 
 
 def check_parts(parts: Sequence[Any], whole: Sequence[Any], names: str) -> None:
-    """Refuse, before hours of work, to compare or to show what will not have been run.
+    """Check, before hours of work, that everything to be compared or shown will have been run.
+
+    Parameters
+    ----------
+    names : of the parameters that hold the parts and the whole, for the message.
 
     Raises
     ------
     KeyMynaError
-        When a part is not in the whole; `names` says which parameters these are.
+        When a part is not in the whole.
     """
     if missing := [part for part in parts if part not in whole]:
         raise KeyMynaError(f"{names}: {missing[0]!r} is not among {', '.join(map(repr, whole))}; add it there.")
 
 
 def record(
+    stage: Stage,
     name: str,
     config: PretrainConfig | None,
     base: PretrainConfig,
@@ -87,29 +93,28 @@ def record(
     draws: Sequence[int],
     *,
     experiment: str,
-    profile: str,
-    notebook: str,
 ) -> str:
-    """Pre-train (or take from the cache), embed, probe at every label budget, and store it all as one run.
+    """Pre-train (or load from the cache), embed, probe at every label budget, and store everything as one run.
 
     Parameters
     ----------
-    name : what the row is called.
-    config : its pre-training; None for the untrained encoder of `base`.
-    base : the default that the rows are compared around; the untrained encoder is its initialisation.
-    budgets, draws : of `efficiency.label_efficiency`.
+    stage : of the notebook that the run belongs to.
+    name : of the system, the same for every length of its pre-training.
+    config : the pre-training; None for the untrained encoder of `base`.
+    base : the default that the systems vary. The untrained encoder is its initialisation, and its number of steps is
+        the one at which systems are compared (see `summaries.at_equal_steps`).
+    budgets, draws : see `label_efficiency`.
 
     Returns
     -------
-    The run's id. Its files: encoder.safetensors (cache); history.csv; predictions.csv, of the first budget and draw;
-    estimates.csv, a row a test track and a column a budget and draw (see `estimates_of`); choices.csv.
+    The run's id. Its files: encoder.safetensors (in the cache); history.csv; predictions.csv, of the first budget and
+    draw; estimates.csv, one row per test track and one column per budget and draw (see `summaries.estimates_of`);
+    choices.csv.
     """
     train, valid = training_tracks(config or base, corpus), corpus.tracks(split="valid")
     shown = _shown(config) if config else {"encoder": asdict(base.encoder), "steps": 0, "seed": base.seed}
-    with results.Run(
+    with stage.run(
         experiment,
-        profile=profile,
-        notebook=notebook,
         seed=base.seed,
         inputs={"corpus": corpus.hash},
         config={
@@ -147,7 +152,7 @@ def record(
 
 
 def _shown(config: PretrainConfig) -> dict[str, Any]:
-    """What was asked for; where it runs and how often it looks at itself is not part of that."""
+    """The settings that results depend on; the device and the intervals of checkpoints and validation are not."""
     return {
         key: value
         for key, value in asdict(config).items()
@@ -155,9 +160,8 @@ def _shown(config: PretrainConfig) -> dict[str, Any]:
     }
 
 
-def record_predictions(run: results.Run, predictions: pd.DataFrame, choices: pd.DataFrame, n_valid: int) -> None:
-    """Store what `efficiency.label_efficiency` returns: every estimate, what was chosen (on so many validation tracks),
-    and the mean metrics."""
+def record_predictions(run: Run, predictions: pd.DataFrame, choices: pd.DataFrame, n_valid: int) -> None:
+    """Store what `label_efficiency` returns: every estimate, the choices made on `n_valid` tracks, and mean metrics."""
     first = predictions[
         (predictions["budget"] == predictions["budget"].iloc[0]) & (predictions["draw"] == predictions["draw"].iloc[0])
     ].reset_index(drop=True)
@@ -176,6 +180,7 @@ def record_predictions(run: results.Run, predictions: pd.DataFrame, choices: pd.
 
 
 def tune(
+    stage: Stage,
     name: str,
     config: PretrainConfig,
     lrs: Sequence[float],
@@ -183,23 +188,21 @@ def tune(
     corpus: Corpus,
     budget: int,
     draws: Sequence[int],
-    *,
-    profile: str,
-    notebook: str,
-) -> tuple[float, str]:
-    """Choose the learning rate of an objective on validation, by short pilots; the same small budget for each.
+) -> float:
+    """Choose the learning rate of an objective on validation tracks, by short pilots of equal length.
 
     Test tracks are not even embedded.
 
     Parameters
     ----------
-    lrs : candidates. steps : length of a pilot, with warm-up and schedule shortened alike.
-    budget, draws : of the logistic probe by which the pilots are judged.
+    lrs : the candidates.
+    steps : length of a pilot; warm-up and schedule are shortened in proportion.
+    budget, draws : of the logistic probe that judges the pilots, see `label_efficiency`.
 
     Returns
     -------
-    The learning rate with the best validation score, and the id of the run that holds all of them. A published run of
-    this code is taken as it is: further seeds share one tuning.
+    The learning rate with the best validation score. The run that holds all scores is added to the stage; one that
+    the notebook has published with this code is taken over, so that further seeds share one tuning.
     """
     settings = {
         **_shown(config),
@@ -210,13 +213,11 @@ def tune(
         "draws": list(draws),
     }
     settings = {key: value for key, value in settings.items() if key not in ("lr", "seed")}
-    run_id = results.published_run(profile, notebook, "tuning", settings, corpus.hash)
+    run_id = stage.take_over("tuning", settings, corpus.hash)
     if run_id is None:
         valid = corpus.tracks(split="valid")
         seen = sorted({track for draw in draws for track in budget_tracks(corpus, budget, draw)}) + valid
-        with results.Run(
-            "tuning", profile=profile, notebook=notebook, config=settings, seed=0, inputs={"corpus": corpus.hash}
-        ) as run:
+        with stage.run("tuning", config=settings, seed=0, inputs={"corpus": corpus.hash}) as run:
             scores = []
             for lr in lrs:
                 pilot = replace(
@@ -239,13 +240,12 @@ def tune(
                 )
             run.attach("scores", pd.DataFrame(scores))
         run_id = run.run_id
-    table = pd.read_csv(results.run_file(profile, run_id, "scores.csv"))
-    return float(table.loc[table["valid_score"].idxmax(), "lr"]), run_id
+    table = pd.read_csv(run_file(stage.profile, run_id, "scores.csv"))
+    return float(table.loc[table["valid_score"].idxmax(), "lr"])
 
 
 def encoders_of_runs(profile: str, run_ids: Sequence[str]) -> dict[str, Encoder]:
-    """The encoders of runs of `record`, by the names of their rows, as far as they are in this machine's cache."""
+    """The encoders of runs of `record` by the name of their system, from this machine's cache."""
     return {
-        results.config_of(profile, run)["name"]: load_encoder(results.artifact(profile, run, "encoder.safetensors"))
-        for run in run_ids
+        config_of(profile, run)["name"]: load_encoder(artifact(profile, run, "encoder.safetensors")) for run in run_ids
     }

@@ -1,15 +1,16 @@
-"""One experiment on frozen features: so many labels, a grid of heads, chosen on validation, scored on test once.
+"""One experiment on frozen features: a label budget, a grid of heads, one chosen on validation and scored on test once.
 
-The notebooks of the linear probe and of the wide MLP, and every control with a trained head, go through here, so
-that they differ in nothing but the features and the grid.
+The notebooks of the linear probe and the wide MLP, and every control with a trained head, use this module, so that
+they differ only in the features and the grid.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,30 +20,29 @@ from keymyna_lib.base.device import pick_device
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.hashing import code_hash_of, sha256_json
 from keymyna_lib.base.progress import bar
-from keymyna_lib.compute.cluster import over
-from keymyna_lib.corpus.corpus import Corpus, open_corpus
+from keymyna_lib.compute.executor import Executor
+from keymyna_lib.compute.processes import HERE
+from keymyna_lib.corpus.corpus import Corpus
 from keymyna_lib.corpus.splits import budget_tracks
 from keymyna_lib.experiments.scoring import prediction_table, record_test, scored_tracks
 from keymyna_lib.features import Features, content_hash, load_features, save_features
 from keymyna_lib.heads import HeadSpec, Rows, TrainedHead, select, train_heads
 from keymyna_lib.report.runs import Run
 
-if TYPE_CHECKING:
-    from distributed import Client
-
 
 @dataclass(frozen=True)
 class HeadStudy:
-    """What a head is trained on, and for how long.
+    """What heads are trained on, and for how long.
 
     Attributes
     ----------
-    features : name of the feature set, for instance "pre-trained" or "mean mel".
+    features : name of the feature set, such as "pre-trained" or "mean mel".
     head : name of the kind of head, "linear probe" or "wide MLP".
     budget : labelled training tracks; 0 for all.
-    shifts : semitones of the views that are trained on, 0 among them; labels move along.
-    max_steps, eval_every, patience : optimizer steps, steps between looks at validation, looks without improvement.
-    seed : of the choice of labelled tracks, initialisation, batches and dropout.
+    shifts : semitones of the views to train on, including 0; keys are transposed with them.
+    max_steps, eval_every, patience : optimizer steps; steps between validation checks; checks without improvement
+        after which training stops.
+    seed : for the choice of labelled tracks, initialisation, batches and dropout.
     """
 
     features: str
@@ -56,12 +56,12 @@ class HeadStudy:
 
 
 def shift_range(largest: int, step: int) -> tuple[int, ...]:
-    """Shifts from -largest to +largest semitones in steps from 0 outwards; 0 is always among them.
+    """Shifts from -largest to +largest semitones, in steps outwards from 0, which is always included.
 
     Raises
     ------
     KeyMynaError
-        When the step is not positive or the range leaves an octave.
+        When the step is not positive or the range exceeds 11 semitones.
     """
     if step < 1 or not 0 <= largest <= 11:
         raise KeyMynaError(
@@ -74,7 +74,7 @@ def shift_range(largest: int, step: int) -> tuple[int, ...]:
 def needed_shifts(
     corpus: Corpus, budgets: Sequence[int], shift_sets: Sequence[Sequence[int]], seeds: Sequence[int]
 ) -> dict[str, list[int]]:
-    """Which shifted views of which training tracks the studies of these budgets and seeds will ask for."""
+    """Training track -> semitones of the shifted views that studies with these budgets and seeds will use."""
     if len(budgets) != len(shift_sets):
         raise KeyMynaError(f"{len(budgets)} budgets and {len(shift_sets)} shift_steps: give one step for each budget.")
     needed: dict[str, set[int]] = {}
@@ -92,14 +92,14 @@ def rows_of(features: Features, corpus: Corpus, tracks: Sequence[str], shifts: S
 
 
 def configuration(study: HeadStudy, grid: Sequence[HeadSpec], **more: Any) -> dict[str, Any]:
-    """What a run of a study records, and its id covers: the study, every point of the grid, and `more`."""
+    """The configuration that a run of a study records and its id is made of: study, all grid points, and `more`."""
     return {**asdict(study), "grid": [asdict(spec) for spec in grid], **more}
 
 
 def _train(
     study: HeadStudy, grid: Sequence[HeadSpec], features: Features, corpus: Corpus, device: str, watched: str
 ) -> list[TrainedHead]:
-    """Train a grid of heads on a budget of labels, watching the tracks of a split; all else is the same for any."""
+    """Train a grid of heads on a budget of labels, with the tracks of the split `watched` as validation."""
     tracks = budget_tracks(corpus, study.budget, study.seed)
     return train_heads(
         grid,
@@ -116,7 +116,7 @@ def _train(
 def train(
     study: HeadStudy, grid: Sequence[HeadSpec], features: Features, corpus: Corpus, device: str = "cpu"
 ) -> list[TrainedHead]:
-    """Train a grid of heads on a budget of labels, watching validation; test tracks are not touched."""
+    """Train a grid of heads on a budget of labels, validated on the validation split; test tracks are not touched."""
     return _train(study, grid, features, corpus, device, "valid")
 
 
@@ -127,19 +127,18 @@ def sweep(
     corpus: Corpus,
     device: str = "cpu",
     *,
-    client: Client | None = None,
+    client: Executor = HERE,
     show: bool = True,
 ) -> Iterator[list[TrainedHead]]:
     """`train` for many studies, yielded in their order.
 
-    On a cluster a study is a task; its heads are kept in the cache, so that a sweep that is started again goes on.
-
     Parameters
     ----------
-    features : by the name of a study's features.
-    client : see `cluster.connect`; the workers open the corpus by its path. None trains here, one after another.
+    features : feature sets by the name that studies give.
+    client : where to work, see `cluster.connect`. On a cluster a study is a task, and its heads are kept in the cache,
+        so that a sweep that is started again resumes. On this machine studies are trained one after another.
     """
-    if client is None:
+    if client.here:  # a grid keeps all cores or the GPU busy by itself, and its heads need not pass through files
         progress = bar(desc="training heads", total=len(studies), unit="grid", show=show)
         for study in studies:
             heads = train(study, grid, features[study.features], corpus, device)
@@ -156,24 +155,13 @@ def sweep(
         stored[name] = folder / f"features-{sha256_json(content)[:16]}.safetensors"
         if not stored[name].exists():
             save_features(one, stored[name])
-    tasks = [
-        (
-            study,
-            grid,
-            stored[study.features],
-            corpus.path,
-            corpus.tasks(),
-            device,
-            folder / sha256_json([configuration(study, grid), stored[study.features].name, corpus.hash, code])[:16],
-        )
-        for study in studies
-    ]
-    done, first = set(), 0
-    for i, _ in over(client, _train_into, tasks, desc="training heads", unit="grid", show=show):
-        done.add(i)
-        while first in done:
-            yield [TrainedHead.load(path) for path in _head_files(tasks[first][-1], grid)]
-            first += 1
+    tasks = []
+    for study in studies:
+        identity = [configuration(study, grid), stored[study.features].name, corpus.hash, code]
+        tasks.append((study, stored[study.features], folder / sha256_json(identity)[:16]))
+    work = functools.partial(_train_into, grid, corpus, device)
+    for i, _ in client.map(work, tasks, desc="training heads", unit="grid", ordered=True, show=show):
+        yield [TrainedHead.load(path) for path in _head_files(tasks[i][-1], grid)]
 
 
 def _head_files(folder: Path, grid: Sequence[HeadSpec]) -> list[Path]:
@@ -181,28 +169,20 @@ def _head_files(folder: Path, grid: Sequence[HeadSpec]) -> list[Path]:
 
 
 def _train_into(
-    study: HeadStudy,
-    grid: Sequence[HeadSpec],
-    features: Path,
-    path: Path,
-    tasks: Sequence[str],
-    device: str,
-    folder: Path,
+    grid: Sequence[HeadSpec], corpus: Corpus, device: str, study: HeadStudy, features: Path, folder: Path
 ) -> None:
-    """In a worker of a cluster: `train`, unless its heads are there already."""
+    """In a worker of a cluster: `train` into a folder, unless its heads are there already."""
     files = _head_files(folder, grid)
     try:
         for file in files:
             TrainedHead.load(file)
     except KeyMynaError:
-        corpus = open_corpus(path)
-        corpus = corpus.of_task(*tasks) if len(tasks) == 1 else corpus
         for head, file in zip(train(study, grid, load_features(features), corpus, device), files):
             head.save(file)
 
 
 def predict(head: TrainedHead, features: Features, corpus: Corpus, tracks: Sequence[str]) -> np.ndarray:
-    """(track,) keys: the argmax of the mean of the windows' probabilities."""
+    """(track,) keys: argmax of the class probabilities averaged over a track's windows."""
     chosen = features.select(tracks)
     return head.predict(chosen.x, chosen.track).argmax(axis=1)
 
@@ -210,7 +190,7 @@ def predict(head: TrainedHead, features: Features, corpus: Corpus, tracks: Seque
 def record_study(
     run: Run, study: HeadStudy, heads: Sequence[TrainedHead], features: Features, corpus: Corpus
 ) -> TrainedHead:
-    """Choose a head on validation, score it on the test tracks once, and store all of it in a run."""
+    """Choose a head on validation, score it on the test tracks once, and store the result in a run."""
     chosen = select(heads)
     tracks = scored_tracks(corpus)
     record_test(run, prediction_table(corpus, tracks, predict(chosen, features, corpus, tracks)), corpus)
@@ -227,7 +207,7 @@ def record_study(
 
 
 def grid_table(heads: Sequence[TrainedHead]) -> pd.DataFrame:
-    """One row a head: its hyperparameters, its best validation score and the step of it."""
+    """One row per head: hyperparameters, best validation score and its step."""
     return pd.DataFrame(
         [
             {
@@ -250,16 +230,16 @@ def grid_table(heads: Sequence[TrainedHead]) -> pd.DataFrame:
 def optimism(
     study: HeadStudy, grid: Sequence[HeadSpec], features: Features, corpus: Corpus, device: str = "cpu"
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """What choosing by the test score would have claimed, beside what choosing by validation measures.
+    """How much choosing on the test split would overstate the score, compared with choosing on validation.
 
-    The grid is trained twice from the same initialisation on the same batches. The first time validation tracks say
-    when a head stops, which step of it is kept and which head is chosen, as in `train`; the second time the test
-    tracks do, as in the public code. The second way demonstrates a flaw: its score has seen the answers, and is
+    The grid is trained twice from the same initialisation on the same batches. First the validation tracks decide when
+    a head stops, which of its steps is kept and which head is chosen, as in `train`; then the test tracks decide, as in
+    the reference implementation. The second score demonstrates a flaw, since its choice has seen the answers, and is
     never reported as a result.
 
-    Both ways have the study's patience. Where no head runs out of it, the two choose among the same heads and steps,
-    and the second way's test score is the higher one or equal; a head that the test tracks stop early may miss a
-    later step that validation finds.
+    Both use the study's patience. If no head runs out of patience, the two choose among the same heads and steps, and
+    the second test score is at least as high; a head that the test tracks stop early may miss a later step that
+    validation finds.
 
     Parameters
     ----------
@@ -267,10 +247,10 @@ def optimism(
 
     Returns
     -------
-    choices : one row a way; columns chosen_on ("valid" or "test"), those of `grid_table` for the chosen head with its
-        scores on the tracks of both splits: valid_score and test_score ("both" fifths, 0..1).
-    predictions : one row a way and test track; chosen_on and the columns of `prediction_table`, tracks in the same
-        order for both ways, so that the difference of the scores is a paired one.
+    choices : one row per split chosen on; columns chosen_on ("valid" or "test") and those of `grid_table` for the
+        chosen head, with its scores on the tracks of both splits, valid_score and test_score ("both" fifths, 0..1).
+    predictions : one row per split chosen on and test track; chosen_on and the columns of `prediction_table`, tracks in
+        the same order both times, so that the difference of the scores is a paired one.
     """
     choices, predictions = [], []
     for watched in ("valid", "test"):

@@ -1,7 +1,7 @@
 """What a number of labels is worth: one L2-regularised logistic probe on frozen features.
 
 A row is a track, the mean of its unshifted windows' features. That is our choice: a track has one label, so with one
-row a track the number of labels is the number of rows, and a fit on some hundred rows takes a fraction of a second,
+row per track the number of labels is the number of rows, and a fit on a few hundred rows takes a fraction of a second,
 which leaves room for many draws of labelled tracks. Features are z-scored with the mean and deviation of the labelled
 rows alone, and the strength of the regularisation is chosen on validation tracks by the MIREX weighted score ("both"
 fifths).
@@ -10,21 +10,24 @@ fifths).
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import product
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-import torch
 
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.progress import bar
 from keymyna_lib.compute.threads import one_thread
 from keymyna_lib.corpus.corpus import Corpus
 from keymyna_lib.corpus.splits import budget_tracks
-from keymyna_lib.evaluate import mirex_scores
+from keymyna_lib.evaluate import group_means, mirex_scores
 from keymyna_lib.experiments.scoring import prediction_table
 from keymyna_lib.features import Features
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
 
 CS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # our choice: from a hardly fitted to a nearly unregularised probe
 _TOLERANCE = 1e-6  # of the gradient; at the default of 1e-4 a warm start stops short of the optimum
@@ -40,9 +43,34 @@ def track_means(features: Features, track_ids: Sequence[str]) -> np.ndarray:
         When a track was not extracted.
     """
     windows = features.select(track_ids)
-    total = torch.zeros(len(track_ids), windows.x.shape[1], dtype=torch.float64)
-    total.index_add_(0, windows.track, windows.x.double())
-    return (total / torch.bincount(windows.track, minlength=len(track_ids))[:, None]).numpy()
+    return group_means(windows.x, windows.track)
+
+
+def logistic_path(
+    x: np.ndarray, y: np.ndarray, Cs: Sequence[float], *, tolerance: float, iterations: int
+) -> Iterator[LogisticRegression]:
+    """Multinomial logistic regressions along a path of regularisation strengths, each started from the one before.
+
+    Parameters
+    ----------
+    x : (row, dim) float64, scaled by the caller. y : (row,) labels of at least two classes.
+    Cs : inverse strengths of the L2 penalty as scikit-learn defines them (C times the summed loss), in order.
+    tolerance, iterations : of L-BFGS, for each C. A fit that runs out of iterations is taken as it is.
+
+    Yields
+    ------
+    The one model, fitted anew for each C: read what is needed before the next.
+    """
+    from sklearn.exceptions import ConvergenceWarning  # here, because they cost a second to import
+    from sklearn.linear_model import LogisticRegression
+
+    model = LogisticRegression(solver="lbfgs", tol=tolerance, max_iter=iterations, warm_start=True)
+    with warnings.catch_warnings(), one_thread():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        # A small budget has hardly more tracks than keys, which scikit-learn takes for a regression.
+        warnings.filterwarnings("ignore", message="The number of unique classes")
+        for C in Cs:
+            yield model.set_params(C=C).fit(x, y)
 
 
 def logistic_curve(
@@ -51,7 +79,8 @@ def logistic_curve(
     """Multinomial logistic regression on one labelled set, along a path of regularisation strengths.
 
     Each fit starts from the one before, from the strongest regularisation to the weakest; the best on validation is
-    kept, of equals the most regularised. Keys that have no labelled track are never estimated.
+    kept, of equals the most regularised. A fit that ran out of iterations is a candidate like the others. Keys without
+    a labelled track are never estimated.
 
     Parameters
     ----------
@@ -70,9 +99,7 @@ def logistic_curve(
     KeyMynaError
         Features that are not finite or do not fit together, labels of fewer than two keys, a C that is not positive.
     """
-    from sklearn.exceptions import ConvergenceWarning  # here, because they cost a second to import
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.preprocessing import StandardScaler
+    from sklearn.preprocessing import StandardScaler  # here, because it costs a second to import
 
     x_train, x_valid, x_test = (np.asarray(x, dtype=np.float64) for x in (x_train, x_valid, x_test))
     shapes = [x.shape for x in (x_train, x_valid, x_test)]
@@ -92,18 +119,11 @@ def logistic_curve(
         raise KeyMynaError(f"Cs={tuple(Cs)}: give at least one, all positive.")
     scaler = StandardScaler().fit(x_train)
     x_train, x_valid, x_test = (scaler.transform(x) for x in (x_train, x_valid, x_test))
-    model = LogisticRegression(solver="lbfgs", tol=_TOLERANCE, max_iter=_ITERATIONS, warm_start=True)
     estimates, chosen, best = np.empty(0, dtype=np.int64), 0.0, -1.0
-    with warnings.catch_warnings(), one_thread():
-        # A fit that ran out of iterations is a candidate like the others: validation judges it.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        # A small budget has hardly more tracks than keys, which scikit-learn takes for a regression.
-        warnings.filterwarnings("ignore", message="The number of unique classes")
-        for C in sorted(Cs):
-            model.set_params(C=C).fit(x_train, y_train)
-            score = float(mirex_scores(y_valid, model.predict(x_valid), fifths="both").mean())
-            if score > best:
-                estimates, chosen, best = model.predict(x_test), float(C), score
+    for model in logistic_path(x_train, y_train, sorted(Cs), tolerance=_TOLERANCE, iterations=_ITERATIONS):
+        score = float(mirex_scores(y_valid, model.predict(x_valid), fifths="both").mean())
+        if score > best:
+            estimates, chosen, best = model.predict(x_test), float(model.C), score
     return estimates, chosen, best
 
 
@@ -112,7 +132,7 @@ def label_efficiency(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """A logistic probe for each number of labels and each draw of the labelled tracks.
 
-    Labelled sets are those of `protocol.budget_tracks`: the larger budgets of a draw hold its smaller ones, and the
+    Labelled sets are those of `splits.budget_tracks`: the larger budgets of a draw contain its smaller ones, and the
     keys take turns.
 
     Parameters
@@ -124,8 +144,9 @@ def label_efficiency(
 
     Returns
     -------
-    predictions : one row a budget, draw and track of `scored`; columns budget, draw and those of `prediction_table`.
-    choices : one row a budget and draw; columns budget, draw, C, valid_score (0..1).
+    predictions : one row per budget, draw and track of `scored`; columns budget, draw and those of
+        `scoring.prediction_table`.
+    choices : one row per budget and draw; columns budget, draw, C, valid_score (0..1).
 
     Raises
     ------

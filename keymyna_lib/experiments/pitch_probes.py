@@ -1,6 +1,6 @@
 """How well a property can be read off frozen features by a linear map.
 
-A map is fitted on training rows, its one hyperparameter (how strongly it is held back) chosen on validation rows, and
+A map is fitted on training rows, its one hyperparameter (the strength of regularisation) chosen on validation rows, and
 scored on test rows. Numbers and vectors are predicted by ridge regression and scored by R2, categories by multinomial
 logistic regression and scored by the skill over always naming the most frequent training class. Both scores are 1
 for a perfect reading and 0 for one that tells nothing; below 0 the map is worse than that. The grids, the cap on
@@ -9,31 +9,30 @@ training rows and on iterations, and the purity asked of a window are our choice
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from keymyna_lib.base.errors import KeyMynaError
-from keymyna_lib.compute.threads import one_thread
 from keymyna_lib.corpus.rendered.window_truth import CHROMA_COLUMNS
 from keymyna_lib.corpus.splits import SPLITS
 from keymyna_lib.evaluate import ratio_interval
+from keymyna_lib.experiments.label_efficiency import logistic_path
 
 MEASURES = {"numeric": "R2", "category": "skill"}  # by kind of target
 ALPHAS = tuple(10.0 ** np.arange(-1, 7))  # penalty on the squared weights, the squared errors summed over rows
 CS = (1e-3, 1e-2, 1e-1, 1.0)  # inverse of that penalty, the cross-entropy summed over rows
 MAX_TRAIN_ROWS = 8000
-MAX_ITERATIONS = 100  # of L-BFGS, for one C
-MIN_PURITY = 0.75  # share of a window that one section must take, for what a window has of one section only
+MAX_ITERATIONS, TOLERANCE = 100, 1e-4  # of L-BFGS, for one C
+MIN_PURITY = 0.75  # least share of a window filled by one section, for properties of that section
 
 
 @dataclass(frozen=True)
 class Property:
-    """What to read off: its name, its columns in `properties.window_properties`, its kind (of MEASURES).
+    """What to read off: its name, its columns in `window_truth.window_properties`, its kind (of MEASURES).
 
-    pure : it holds for the section that takes most of a window; windows below MIN_PURITY are left out.
+    pure : whether it belongs to the section that fills most of a window; windows below MIN_PURITY are left out.
     """
 
     name: str
@@ -100,7 +99,8 @@ def fit_ridge(x: np.ndarray, y: np.ndarray, x_valid: np.ndarray, y_valid: np.nda
     """
     mean, std = _moments(x)
     z, intercept = (x - mean) / std, y.mean(axis=0)
-    # z'z = V diag(l) V' gives the weights of every alpha, V diag(1 / (l + alpha)) V' z'y.
+    # z'z = V diag(l) V' gives the weights of every alpha, V diag(1 / (l + alpha)) V' z'y. scikit-learn's Ridge gives
+    # the same R2 to 1e-15, but factorises anew for each alpha, which takes four times as long.
     eigenvalues, vectors = np.linalg.eigh(z.T @ z)
     projected = vectors.T @ (z.T @ (y - intercept))
     maps = [
@@ -113,7 +113,7 @@ def fit_ridge(x: np.ndarray, y: np.ndarray, x_valid: np.ndarray, y_valid: np.nda
 
 
 def fit_logistic(x: np.ndarray, y: np.ndarray, x_valid: np.ndarray, y_valid: np.ndarray) -> LinearMap:
-    """Multinomial logistic regression with the C of CS that names most validation rows right, the least of equals.
+    """Multinomial logistic regression with the C of CS that gets most validation rows right, the smallest of equals.
 
     Parameters
     ----------
@@ -124,23 +124,16 @@ def fit_logistic(x: np.ndarray, y: np.ndarray, x_valid: np.ndarray, y_valid: np.
     KeyMynaError
         When the training rows are all of one class.
     """
-    from sklearn.exceptions import ConvergenceWarning  # here, because they cost a second to import
-    from sklearn.linear_model import LogisticRegression
-
     if len(np.unique(y)) < 2:
         raise KeyMynaError(f"y: all {len(y)} training rows are of class {y[0]!r}; a probe needs two classes or more.")
     mean, std = _moments(x)
-    z, maps = (x - mean) / std, []
-    model = LogisticRegression(solver="lbfgs", max_iter=MAX_ITERATIONS, warm_start=True)
-    with warnings.catch_warnings(), one_thread():
-        # The last digits of the weights cost most of the iterations and change next to no prediction.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        for c in CS:
-            model.set_params(C=c).fit(z, y)
-            weights, intercept = model.coef_.T, model.intercept_
-            if len(model.classes_) == 2:  # scikit-learn holds one output then, that of the second class
-                weights, intercept = np.hstack([0 * weights, weights]), np.append(0, intercept)
-            maps.append(LinearMap(mean, std, weights, intercept, model.classes_, c))
+    maps = []
+    # The last digits of the weights cost most of the iterations and change next to no prediction.
+    for model in logistic_path((x - mean) / std, y, CS, tolerance=TOLERANCE, iterations=MAX_ITERATIONS):
+        weights, intercept = model.coef_.T, model.intercept_
+        if len(model.classes_) == 2:  # scikit-learn holds one output then, that of the second class
+            weights, intercept = np.hstack([0 * weights, weights]), np.append(0, intercept)
+        maps.append(LinearMap(mean, std, weights, intercept, model.classes_, model.C))
     return max(maps, key=lambda fitted: np.mean(fitted.predict(x_valid) == y_valid))
 
 
@@ -177,7 +170,7 @@ def probe(
     if x.ndim != 2 or len(y) != len(x) or split.shape != (len(x),) or y.ndim > (2 if kind == "numeric" else 1):
         raise KeyMynaError(
             f"x {x.shape}, y {y.shape}, split {split.shape}: expected (row, dim), one {kind} target and "
-            "one split a row."
+            "one split per row."
         )
     if kind == "numeric":
         y = y.astype(np.float64).reshape(len(y), -1)
@@ -214,20 +207,20 @@ def probe_properties(
     Parameters
     ----------
     x : (window, dim) features, their rows in the order of `table`.
-    table : from `properties.window_properties`, tracks of all three splits. Windows without a value (where no note
+    table : from `window_truth.window_properties`, tracks of all three splits. Windows without a value (where no note
         sounds), and for the family and the drums those below MIN_PURITY, are left out.
     generator, max_train_rows : see `probe`; generators of one seed give every feature set the same training rows.
 
     Returns
     -------
     DataFrame
-        A row a property: property, measure ("R2" or "skill"), value, low, high (resampling compositions), n_train,
+        One row per property: property, measure ("R2" or "skill"), value, low, high (resampling compositions), n_train,
         n_test, chosen (alpha or C).
 
     Raises
     ------
     KeyMynaError
-        When there is not one row a window, or where `probe` does; the property is named.
+        When there is not one row per window, or where `probe` raises one; the property is named.
     """
     if len(x) != len(table):
         raise KeyMynaError(f"x has {len(x)} rows and the table {len(table)} windows: pass the same tracks to both.")
@@ -255,7 +248,7 @@ def probe_properties(
 def _moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of each feature, (dim,) each."""
     mean, std = x.mean(axis=0), x.std(axis=0)
-    # A feature that is constant in training but for rounding says nothing, and must not be blown up on test.
+    # A feature that is constant in training up to rounding says nothing, and must not be magnified on test.
     return mean, np.where(std > 1e-6 * np.abs(mean), std, np.inf)
 
 

@@ -1,7 +1,7 @@
-"""How embeddings and predictions bear changes of the audio: the paper's Figure 2 and what stands behind it.
+"""How embeddings and predictions withstand changes of the audio: the paper's Figure 2 and the numbers behind it.
 
 Conventions: embeddings are (track, dim), the rows of the clean and of the augmented array belonging to the
-same tracks; keys are indices of `keymyna_lib.keys`. The changes themselves are in `augmentations`.
+same tracks; keys are indices of `keymyna_lib.keys`. The changes themselves are in `audio_changes`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import numpy as np
 from keymyna_lib import keys
 from keymyna_lib.base import seeds
 from keymyna_lib.base.errors import KeyMynaError
-from keymyna_lib.compute.processes import over_tracks
+from keymyna_lib.compute.executor import Executor
+from keymyna_lib.compute.processes import HERE
 from keymyna_lib.experiments.audio_changes import AUGMENTATIONS, Augmentation
 from keymyna_lib.spectrogram import compress, mel_power
 
@@ -25,7 +26,7 @@ CLEAN = "clean"  # the name of the unchanged audio among those of the augmentati
 def _augment(augmentations: Mapping[str, Augmentation], seed: int, corpus: Any, track_id: str) -> dict[str, np.ndarray]:
     audio = corpus.audio(track_id)
     versions = {CLEAN: audio} | {
-        name: augmentation(audio, np.random.default_rng([seed, *seeds.stable_words(f"{track_id}/{name}")]))
+        name: augmentation(audio, seeds.stream_of(seed, f"{track_id}/{name}"))
         for name, augmentation in augmentations.items()
     }
     return {name: np.ascontiguousarray(compress(mel_power(version))[0].numpy().T) for name, version in versions.items()}
@@ -37,7 +38,7 @@ def augment_tracks(
     augmentations: Mapping[str, Augmentation] = AUGMENTATIONS,
     *,
     seed: int,
-    workers: int = 0,
+    client: Executor = HERE,
     progress: bool = True,
 ) -> dict[str, list[np.ndarray]]:
     """Spectrograms of tracks under each augmentation, and the clean ones made the same way, on all cores.
@@ -49,23 +50,17 @@ def augment_tracks(
     ----------
     corpus : as `keymyna_lib.corpus.corpus.open_corpus` returns it.
     augmentations : name -> augmentation (functions of a module, to be sent to other processes).
-    workers : processes; 0 is one for each core.
+    client : where to work, see `cluster.connect`. The result does not depend on it.
 
     Returns
     -------
-    Name -> one compressed spectrogram a track in the order given, each (frame, mel) float16; `CLEAN` is the
-    first name. About 0.24 MB for 30 s. Frames differ in number under a change of tempo.
+    Name -> one compressed spectrogram per track in the order given, each (frame, mel) float16; `CLEAN` is the
+    first name. About 0.24 MB for 30 s. A change of tempo changes the number of frames.
     """
-    made = over_tracks(
-        functools.partial(_augment, dict(augmentations), seed),
-        corpus,
-        track_ids,
-        desc="augmentations",
-        workers=workers,
-        progress=progress,
-    )
+    work, tasks = functools.partial(_augment, dict(augmentations), seed, corpus), [(track,) for track in track_ids]
+    made = client.map(work, tasks, desc="augmentations", unit="track", ordered=True, show=progress)
     spectrograms: dict[str, list[np.ndarray]] = {name: [] for name in (CLEAN, *augmentations)}
-    for versions in made:
+    for _, versions in made:
         for name, spectrogram in versions.items():
             spectrograms[name].append(spectrogram)
     return spectrograms

@@ -1,4 +1,4 @@
-"""Predictions scored: per track, per data set, and those of systems that were run elsewhere."""
+"""Scoring predictions: per track, per data set, and those of systems that were run elsewhere."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from keymyna_lib.report.runs import Run
 
 
 def prediction_table(corpus: Corpus, tracks: Sequence[str], estimates: Sequence[int]) -> pd.DataFrame:
-    """Per track: its source, composition, reference and estimate (0..23), and the score in both fifth conventions."""
+    """One row per track: source, composition, reference and estimate (0..23), score under both fifth conventions."""
     manifest = corpus.manifest.loc[list(tracks)]
     reference, estimates = manifest["key"].to_numpy(), np.asarray(estimates)
     return pd.DataFrame(
@@ -33,7 +33,7 @@ def prediction_table(corpus: Corpus, tracks: Sequence[str], estimates: Sequence[
 
 
 def scored_tracks(corpus: Corpus) -> list[str]:
-    """The tracks that a system is scored on: the task's test tracks, and those of extra test sets."""
+    """The tracks that a system is scored on: the task's test tracks, then those of extra test sets."""
     return corpus.tracks(split="test") + corpus.tracks(split="extra")
 
 
@@ -42,7 +42,7 @@ def outside_predictions(folder: Path | str, task: str, corpus: Corpus) -> dict[s
 
     Parameters
     ----------
-    folder : holds <task>/<system>.csv, each with the columns track (id, or the part of it behind the last slash) and
+    folder : holds <task>/<system>.csv, each with the columns track (id, or the part of it after the last slash) and
         key, in any notation that `keys.parse_key` reads. A task without a folder has no outside systems.
     corpus : the task.
 
@@ -53,8 +53,8 @@ def outside_predictions(folder: Path | str, task: str, corpus: Corpus) -> dict[s
     Raises
     ------
     KeyMynaError
-        When a file lacks a column or a test track, names a track twice or so that it may be either of two, or has a key
-        that cannot be read.
+        When a file lacks a column or a test track, names a track twice or ambiguously, or holds a key that
+        `keys.parse_key` does not know.
     """
     found = {}
     for path in sorted((Path(folder) / task).glob("*.csv")):
@@ -62,7 +62,7 @@ def outside_predictions(folder: Path | str, task: str, corpus: Corpus) -> dict[s
         if missing := {"track", "key"} - set(table.columns):
             raise KeyMynaError(f"{path}: no column {missing.pop()!r}; it needs the columns track and key.")
         if (twice := table["track"].duplicated()).any():
-            raise KeyMynaError(f"{path}: track {table.loc[twice, 'track'].iloc[0]!r} is there twice.")
+            raise KeyMynaError(f"{path}: track {table.loc[twice, 'track'].iloc[0]!r} is listed twice.")
         given = table.set_index("track")["key"]
         names = {
             track: next((name for name in (track, track.rsplit("/", 1)[-1]) if name in given.index), None)
@@ -71,7 +71,7 @@ def outside_predictions(folder: Path | str, task: str, corpus: Corpus) -> dict[s
         meant: dict[str, str] = {}
         for track, name in names.items():
             if name is not None and (other := meant.setdefault(name, track)) != track:
-                raise KeyMynaError(f"{path}: track {name!r} may be {other!r} or {track!r}; write all of the id.")
+                raise KeyMynaError(f"{path}: track {name!r} may be {other!r} or {track!r}; write the whole id.")
         if absent := [track for track in corpus.tracks(split="test") if names[track] is None]:
             raise KeyMynaError(
                 f"{path}: no estimate for track {absent[0]!r} ({len(absent)} missing). A system is scored on "
@@ -87,10 +87,10 @@ def outside_predictions(folder: Path | str, task: str, corpus: Corpus) -> dict[s
 
 
 def record_test(run: Run, predictions: pd.DataFrame, corpus: Corpus) -> None:
-    """Store predictions of `scored_tracks` in a run, with every metric.
+    """Store predictions on `scored_tracks` in a run, with every metric.
 
-    The task's own test tracks are the run's predictions; those of extra test sets are kept beside them, as extra.csv.
-    Metrics are over all test tracks, over each source of them, and over each extra set.
+    Predictions on the task's own test tracks become the run's predictions; those on extra test sets are stored as
+    extra.csv. Metrics are over all test tracks, over each source among them, and over each extra set.
     """
     is_test = predictions["track_id"].isin(corpus.tracks(split="test"))
     test, extra = predictions[is_test].reset_index(drop=True), predictions[~is_test].reset_index(drop=True)

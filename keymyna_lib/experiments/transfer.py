@@ -1,8 +1,8 @@
-"""Heads that are tested on what they were not trained on: another repertoire, unheard instruments, louder noise.
+"""Heads tested on what they were not trained on: another repertoire, unheard instruments, louder noise.
 
-Each condition names windows to train on, windows to test on, and windows for a control head that was trained where it
-is tested, on as many tracks. The head is the logistic probe of `efficiency`, on the mean of a track's windows of that
-kind. It is the head that has not heard them: the encoder was pre-trained on everything.
+Each condition names windows to train on, windows to test on, and windows for a control head trained on what it is
+tested on, with as many tracks. The head is the logistic probe of `label_efficiency`, on the mean of a track's windows
+of that kind. Only the head has not heard them: the encoder was pre-trained on everything.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import pandas as pd
 
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.progress import bar
-from keymyna_lib.evaluate import mirex_scores
+from keymyna_lib.evaluate import group_means, mirex_scores
 from keymyna_lib.experiments.label_efficiency import logistic_curve
 from keymyna_lib.experiments.pitch_probes import MIN_PURITY
 
-CLEAN, NOISY = 10.0, 5.0  # dB: windows at least so clean to train on, at most so clean to test on
+CLEAN, NOISY = 10.0, 5.0  # dB SNR: train on windows of at least CLEAN, test on windows of at most NOISY
 
 
 class Condition(NamedTuple):
@@ -36,9 +36,9 @@ class Condition(NamedTuple):
 
 
 def conditions(table: pd.DataFrame) -> Iterator[Condition]:
-    """Every condition that the windows of `properties.window_properties` allow.
+    """Every condition that the windows of `window_truth.window_properties` allow.
 
-    Families of which a split holds no windows are passed over.
+    Instrument families without windows in some split are left out.
     """
     source, family, families, snr = (table[column].to_numpy() for column in ("source", "family", "families", "snr"))
     for here, there in (("tune", "chorale"), ("chorale", "tune")):
@@ -53,12 +53,12 @@ def conditions(table: pd.DataFrame) -> Iterator[Condition]:
 
 
 def transfer(x, table: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-    """Estimates of test tracks under every condition, by the head that was trained elsewhere and by its control.
+    """Estimates of test tracks under every condition, by the head trained elsewhere and by its control.
 
     Parameters
     ----------
     x : (row, dim) window features, rows as in `table`.
-    table : what `properties.window_properties` returns for all tracks.
+    table : what `window_truth.window_properties` returns for all tracks.
     rng : draws the tracks of the larger of two training (and validation) sets down to the size of the smaller.
 
     Returns
@@ -89,7 +89,7 @@ def transfer(x, table: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
                 f"{condition.name} {condition.family}".rstrip()
                 + ": some split has no such track; take more tracks (n_tracks, 0 for all)."
             )
-        # A head that was given more labels would be better for that alone.
+        # More labels alone would make a head better.
         sizes = {
             split: min(len(sets[head, split][1]) for head in ("elsewhere", "control")) for split in ("train", "valid")
         }
@@ -120,8 +120,6 @@ def transfer(x, table: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
 
 
 def _track_means(x: np.ndarray, table: pd.DataFrame, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean features of the tracks that have any of these rows, and their ids."""
+    """Mean features (track, dim) of the tracks that have any of these rows (row,), and their ids (track,)."""
     ids, number = np.unique(table["track_id"].to_numpy()[rows].astype(str), return_inverse=True)
-    total = np.zeros((len(ids), x.shape[1]))
-    np.add.at(total, number, x[rows])
-    return total / np.bincount(number)[:, None], ids
+    return group_means(x[rows], number), ids

@@ -1,9 +1,9 @@
 """Transposition in embedding space and at test time: two further uses of pitch-shifted views.
 
-The public code of the paper can augment embeddings by learned bias-free linear maps, one for each shift; here the maps
-are fitted by least squares on unlabelled training tracks. At test time, a head can be asked about shifted views of a
-recording too, each answer transposed back, and the answers averaged (an independent re-run of the paper gained most
-from this).
+The paper's reference implementation can augment embeddings by learned bias-free linear maps, one per shift; here the
+maps are fitted by least squares on unlabelled training tracks. At test time, a head can also be asked about shifted
+views of a recording, each answer transposed back, and the answers averaged (an independent re-run of the paper gained
+most from this).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def fit_shift_maps(features: Features, track_ids: Sequence[str], shifts: Sequenc
 
     Parameters
     ----------
-    features : what `embed.add_shifted` returns; holds the shifted views of these tracks.
+    features : what `features.add_shifted` returns; holds the shifted views of these tracks.
     track_ids : five or more, in random order: every fifth one is held out to choose the penalty.
     shifts : semitones; 0 is the identity.
 
@@ -44,12 +44,14 @@ def fit_shift_maps(features: Features, track_ids: Sequence[str], shifts: Sequenc
             fitted, tried = (
                 _pairs(features, [t for t in track_ids if (t in held_out) == held], shift) for held in (False, True)
             )
-            best = min(RIDGES, key=lambda ridge: (tried[0] @ _ridge(*fitted, ridge) - tried[1]).square().sum().item())
-            maps[shift] = _ridge(*(torch.cat(both) for both in zip(fitted, tried)), best).float()
+            errors = {r: (tried[0] @ _ridge(fitted[0], fitted[1], r) - tried[1]).square().sum().item() for r in RIDGES}
+            source, target = (torch.cat(both) for both in zip(fitted, tried))
+            maps[shift] = _ridge(source, target, min(errors, key=errors.get)).float()
     return maps
 
 
 def _ridge(source: Tensor, target: Tensor, ridge: float) -> Tensor:
+    """(dim, dim) map of least squares from source (row, dim) to target (row, dim), penalised."""
     gram = source.T @ source
     gram += ridge * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
     return torch.linalg.solve(gram, source.T @ target)
@@ -71,7 +73,12 @@ def _pairs(features: Features, track_ids: Sequence[str], shift: int) -> tuple[Te
 
 
 def mapped_views(features: Features, track_ids: Sequence[str], maps: Mapping[int, Tensor], windows: int) -> Features:
-    """All unshifted rows, and so many windows of some tracks sent through every map as if their audio had been shifted."""
+    """Stand-ins for pitch-shifted views: all unshifted rows, and windows of some tracks sent through every map.
+
+    Parameters
+    ----------
+    track_ids : the tracks that get views. maps : of `fit_shift_maps`; 0 is passed over. windows : per view.
+    """
     plain = features.select(features.track_ids)
     moved = _chosen_windows(features, track_ids, windows)
     track = torch.tensor([plain.track_ids.index(name) for name in moved.track_ids])[moved.track]
@@ -87,7 +94,7 @@ def mapped_views(features: Features, track_ids: Sequence[str], maps: Mapping[int
 def predict_transposed(
     head: TrainedHead, features: Features, track_ids: Sequence[str], shifts: Sequence[int]
 ) -> np.ndarray:
-    """(track, 24) mean outputs over shifted views, each view's keys transposed back to the recording's.
+    """Mean outputs over shifted views, (track, 24) float64, each view's keys transposed back to the recording's.
 
     Raises
     ------

@@ -1,61 +1,60 @@
-"""What the earlier notebooks of a profile made, opened for the later ones."""
+"""What the earlier notebooks of a profile published, opened for the later ones."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from keymyna_lib.base import paths
 from keymyna_lib.base.device import pick_device
 from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.compute.executor import Executor
+from keymyna_lib.compute.processes import HERE
 from keymyna_lib.corpus.corpus import Corpus, open_corpus
 from keymyna_lib.corpus.recordings.tasks import TASKS
 from keymyna_lib.encoders.huggingface import extract_audio, frozen_encoder
 from keymyna_lib.features import CHROMA, MEAN_MEL, Features, add_shifted, extract, window_frames
 from keymyna_lib.model import Encoder, load_encoder
 from keymyna_lib.pretrain import PretrainConfig, pretrain, training_tracks
-from keymyna_lib.report import runs as results
+from keymyna_lib.report.runs import Run, artifact, config_of, published
 from keymyna_lib.spectrogram import WINDOW
 
-if TYPE_CHECKING:
-    from distributed import Client
-
 TRAINED, UNTRAINED = "pre-trained", "untrained"
-RENDERED, RECORDED = "00_data", "05_recordings"  # the notebooks that make a corpus
+RENDERED, RECORDED = "00_data", "05_recordings"  # the notebooks that build a corpus
 PRETRAINED = "10_pretrain"
 
 
 def _maker(profile: str) -> str:
-    """The notebook whose corpus this profile works on."""
-    return RECORDED if results.published(profile, RECORDED)["outputs"]["folder"] else RENDERED
+    """The notebook whose corpus the profile works on."""
+    return RECORDED if published(profile, RECORDED)["outputs"]["folder"] else RENDERED
 
 
 def _corpus_of(profile: str, notebook: str) -> Corpus:
-    made = results.published(profile, notebook)["outputs"]
+    made = published(profile, notebook)["outputs"]
     corpus = open_corpus(paths.CACHE / made["folder"])
     if corpus.hash != made["corpus"]:
         raise KeyMynaError(
-            f"the corpus in {corpus.path} is not the one that notebook {notebook[:2]} published; run it "
-            f"again: ./run_all.sh --profile {profile} --only {notebook[:2]} --force"
+            f"the corpus in {corpus.path} is not the one that notebook {notebook[:2]} published; run that "
+            f"notebook again: ./run_all.sh --profile {profile} --only {notebook[:2]} --force"
         )
     return corpus
 
 
 def rendered_corpus_of(profile: str) -> Corpus:
-    """The corpus of rendered scores that notebook 00 built.
+    """The synthetic corpus that notebook 00 built.
 
     Raises
     ------
     KeyMynaError
-        When it has not run, or its corpus is not in this machine's cache or is another one.
+        When the notebook has not run, or when its corpus is missing from this machine's cache or is a different one.
     """
     return _corpus_of(profile, RENDERED)
 
 
 def corpus_of(profile: str) -> Corpus:
-    """The corpus of this profile: the recordings that notebook 05 found under the data root, else the rendered scores.
+    """The corpus of a profile: the recordings that notebook 05 found under the data root, else the synthetic corpus.
 
     Raises
     ------
@@ -66,43 +65,36 @@ def corpus_of(profile: str) -> Corpus:
 
 
 def tasks_of(corpus: Corpus) -> dict[str, Corpus]:
-    """A corpus task by task: each has labelled tracks for training, validation and test of its own."""
+    """The tasks of a corpus by name, each with its own labelled tracks for training, validation and test."""
     return {name: corpus.of_task(name) for name in _in_order(corpus)}
 
 
 def _in_order(corpus: Corpus) -> list[str]:
-    """The tasks of a corpus, the paper's first."""
+    """The names of a corpus's tasks, the paper's first."""
     return sorted(corpus.tasks(), key=lambda name: list(TASKS).index(name) if name in TASKS else len(TASKS))
 
 
 def task_of(profile: str, task: str) -> Corpus:
-    """One task of the corpus of this profile; the first when `task` is empty.
+    """One task of a profile's corpus; its first when `task` is empty.
 
     Raises
     ------
     KeyMynaError
-        When there is no such task, or as `corpus_of`.
+        When the corpus has no such task, or as `corpus_of`.
     """
     corpus = corpus_of(profile)
     return corpus.of_task(task or _in_order(corpus)[0])
 
 
-def pretraining_of(profile: str, corpus: Corpus, settings: Mapping[str, Any]) -> results.Run:
-    """The run of notebook 10 with these settings, those of a `PretrainConfig` where it trains."""
-    return results.Run(
-        "pretrain",
-        profile=profile,
-        notebook=PRETRAINED,
-        config=settings,
-        seed=settings["seed"],
-        inputs={"corpus": corpus.hash},
-    )
+def pretraining_of(corpus: Corpus, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What identifies notebook 10's run with these settings (a `PretrainConfig`'s where it trains), for `Stage.run`."""
+    return {"experiment": "pretrain", "config": settings, "seed": settings["seed"], "inputs": {"corpus": corpus.hash}}
 
 
-def train_encoder(run: results.Run, corpus: Corpus, config: PretrainConfig) -> tuple[Encoder, pd.DataFrame]:
-    """Pre-train the encoder of a run, going on from where any earlier attempt stopped; see `pretrain.pretrain`.
+def train_encoder(run: Run, corpus: Corpus, config: PretrainConfig) -> tuple[Encoder, pd.DataFrame]:
+    """Pre-train the encoder of a run, resuming where an earlier attempt stopped; see `pretrain.pretrain`.
 
-    Notebook 10 and `run.torchrun` both do it like this, so what one has trained the other need not.
+    Notebook 10 and `run.torchrun` both train through here, so either resumes what the other began.
     """
     return pretrain(
         config,
@@ -114,46 +106,50 @@ def train_encoder(run: results.Run, corpus: Corpus, config: PretrainConfig) -> t
 
 
 def encoders_of(profile: str, device: str = "cpu") -> dict[str, Encoder]:
-    """The pre-trained encoder of notebook 10 and the untrained one that it started as, on a device.
+    """The pre-trained encoder of notebook 10, and the untrained one with the weights that it started from.
 
     Raises
     ------
     KeyMynaError
         When notebook 10 has not run, or ran on another corpus.
     """
-    made = results.published(profile, PRETRAINED)
-    if made["outputs"]["corpus"] != results.published(profile, _maker(profile))["outputs"]["corpus"]:
+    made = published(profile, PRETRAINED)
+    if made["outputs"]["corpus"] != published(profile, _maker(profile))["outputs"]["corpus"]:
         raise KeyMynaError(
             "the encoder was pre-trained on another corpus; pre-train again: "
             f"./run_all.sh --profile {profile} --only 10 --force"
         )
     (run_id,) = made["runs"]
     return {
-        name: load_encoder(results.artifact(profile, run_id, file)).to(pick_device(device))
+        name: load_encoder(artifact(profile, run_id, file)).to(pick_device(device))
         for name, file in ((TRAINED, "encoder.safetensors"), (UNTRAINED, "untrained.safetensors"))
     }
 
 
 def inputs_of(profile: str, frozen: str = "") -> dict[str, str]:
-    """Hashes of the corpus and of the pre-trained encoder, and of another one where there is one (see
-    `frozen.frozen_encoder`): what a run on frozen features has as its inputs."""
+    """Hashes of the inputs of a run on frozen features: corpus, pre-trained encoder, and `frozen` where one is given.
+
+    Parameters
+    ----------
+    frozen : another encoder, see `huggingface.frozen_encoder`; none when empty.
+    """
     inputs = {
-        "corpus": results.published(profile, _maker(profile))["outputs"]["corpus"],
-        "pretrain": results.published(profile, PRETRAINED)["outputs"]["encoder"],
+        "corpus": published(profile, _maker(profile))["outputs"]["corpus"],
+        "pretrain": published(profile, PRETRAINED)["outputs"]["encoder"],
     }
     return inputs | ({"frozen": frozen_encoder(frozen, "cpu").identity} if frozen else {})
 
 
 def window_of(profile: str) -> int:
     """Length of the windows that notebook 10's encoder embeds, frames; official weights get the usual one."""
-    (run_id,) = results.published(profile, PRETRAINED)["runs"]
-    return window_frames(results.config_of(profile, run_id).get("crop_frames", WINDOW))
+    (run_id,) = published(profile, PRETRAINED)["runs"]
+    return window_frames(config_of(profile, run_id).get("crop_frames", WINDOW))
 
 
 def describe_encoder(profile: str) -> str:
-    """What notebook 10's encoder is, for captions: its size, and its pre-training or the weights that were given."""
-    (run_id,) = results.published(profile, PRETRAINED)["runs"]
-    config = results.config_of(profile, run_id)
+    """Notebook 10's encoder in words, for captions: its size, and its pre-training or where its weights are from."""
+    (run_id,) = published(profile, PRETRAINED)["runs"]
+    config = config_of(profile, run_id)
     preset = config["encoder"]["preset"]
     if "weights" in config:
         return f"{preset} with the weights of {config['weights']['source']}"
@@ -169,19 +165,19 @@ def feature_sets(
     shifts: Mapping[str, Sequence[int]] | None = None,
     windows: int = 1,
     frames: int = WINDOW,
-    client: Client | None = None,
+    client: Executor = HERE,
 ) -> dict[str, Features]:
-    """The feature sets that heads are compared on, by name: each encoder's, then the controls, then another encoder's.
+    """The feature sets that heads are compared on, by name: those of the encoders, the controls, then `frozen`.
 
     Parameters
     ----------
     corpus : one task.
     encoders : by the name of their features.
-    frozen : an encoder of audio, see `frozen.frozen_encoder`; none when empty. It gets no shifted views: these are made
-        on the spectrogram, which it does not read.
-    shifts, windows : shifted views to add, see `embed.add_shifted`.
+    frozen : an encoder that reads audio, see `huggingface.frozen_encoder`; none when empty. It gets no shifted views:
+        these are made on the spectrogram, which it does not read.
+    shifts, windows : shifted views to add, see `features.add_shifted`.
     frames : length of a window, see `window_of`; the same for all sets, so that they differ in their features alone.
-    client : a cluster to work on, but for shifted views, see `cluster.connect`.
+    client : where to work, see `cluster.connect`; shifted views are always made in this process.
     """
     names = (*encoders, MEAN_MEL, CHROMA)
     sets = {name: extract(corpus, name, encoders.get(name), frames=frames, client=client) for name in names}
@@ -194,5 +190,5 @@ def feature_sets(
 
 
 def material(task: str) -> str:
-    """What the tracks of a task are, for captions."""
-    return TASKS[task].title if task in TASKS else "rendered scores" if task == "rendered" else task
+    """The tracks of a task in words, for captions."""
+    return TASKS[task].title if task in TASKS else "synthetic corpus" if task == "rendered" else task

@@ -1,4 +1,5 @@
-"""Runs and what is shown of them: stored runs with their provenance, summaries, tables, figures.
+"""Results: runs with their provenance, summaries, tables and figures of them, and the stage of a notebook.
 
-Imports `base`, `keys`, `spectrogram` and `evaluate`: it reads stored results, and trains nothing.
+A notebook opens a `stage.Stage`, which makes its runs and publishes its tables and figures as a whole. Imports `base`,
+`keys`, `spectrogram` and `evaluate`: it reads and writes results, and trains nothing.
 """

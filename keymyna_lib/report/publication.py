@@ -1,10 +1,10 @@
 """What a notebook publishes, put in place as a whole: its tables, its figures and the index that names them.
 
 Until a notebook is done, its tables and figures lie in a staging folder, each under its path in the clone, and what was
-published before stays as it is. Publishing is one rename: it turns the staging folder, which by then holds the new index
-too, into a journal. The journal is then worked off: what is no longer made is removed, the new files are moved into
-place, the index last. Every step can be repeated, so a journal that a kill leaves behind is completed by whoever comes
-next (`complete`, which the runner and every `Stage` call first).
+published before stays as it is. Publishing is a single rename, which turns the staging folder, by then with the new
+index in it, into a journal. The journal is then worked off: what is no longer made is removed, the new files are moved
+into place, the index last. Every step can be repeated, so a journal that a kill leaves behind is completed by whoever
+comes next: the runner and every `Stage` begin with `complete`.
 
     results/<profile>/.staged/<notebook>/       being made
     results/<profile>/.publishing/<notebook>/   the journal: published, and being moved into place

@@ -244,7 +244,7 @@ def _published_runs(profile: str, notebook: str) -> dict[str, tuple[dict[str, An
 
 
 def other_seeds(profile: str, notebook: str, run_ids: Sequence[str]) -> list[str]:
-    """The further seeds: runs that a notebook published earlier and that differ from some of these by the seed alone."""
+    """Runs that a notebook published earlier and that differ from some of these by the seed alone: further seeds."""
     folder = paths.results_dir(profile) / "runs"
     seeds: dict[str, set[int]] = {}
     for run in run_ids:

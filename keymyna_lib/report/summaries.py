@@ -1,4 +1,7 @@
-"""What stored runs say: scores, intervals and paired differences as plain tables of numbers."""
+"""Stored runs in numbers: scores, intervals and paired differences, without any text (that is `tables`).
+
+Scores are in 0..1; intervals are 95 % bootstraps.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from keymyna_lib.evaluate import (
     paired_difference_interval,
     summary,
 )
-from keymyna_lib.report import runs as results
+from keymyna_lib.report.runs import config_of, load_metrics, load_predictions, run_file
 
 SYSTEM = ["features", "head"]
 TASK_SYSTEM = ["task", *SYSTEM]
@@ -27,13 +30,13 @@ _BOOTSTRAP_SEED = 0
 
 
 def estimates_of(profile: str, run_id: str) -> pd.DataFrame:
-    """Estimates of a run, long: budget, draw, track_id, composition, source, reference, estimate.
+    """Estimates of a run in long format: budget, draw, track_id, composition, source, reference, estimate.
 
-    Runs of `record` hold many budgets and draws; those of a head study one, their draw being their seed.
+    Runs of `encoder_study.record` hold many budgets and draws; those of a head study hold one, whose draw is the seed.
     """
-    if not (path := results.run_file(profile, run_id, "estimates.csv")).exists():
-        config = results.config_of(profile, run_id)
-        return results.load_predictions(profile, run_id).assign(budget=config["budget"], draw=config["seed"])
+    if not (path := run_file(profile, run_id, "estimates.csv")).exists():
+        config = config_of(profile, run_id)
+        return load_predictions(profile, run_id).assign(budget=config["budget"], draw=config["seed"])
     wide = pd.read_csv(path)
     long = wide.melt(["track_id", "source", "composition", "reference"], var_name="set", value_name="estimate")
     long[["budget", "draw"]] = long.pop("set").str.split("/", expand=True).astype(int)
@@ -41,12 +44,12 @@ def estimates_of(profile: str, run_id: str) -> pd.DataFrame:
 
 
 def expect_complete(runs: pd.DataFrame) -> None:
-    """Check that every system with a trained head has each label budget and seed exactly once, in each task.
+    """Check that, in each task, every system with a trained head has one run for each label budget and seed.
 
     Raises
     ------
     KeyMynaError
-        Naming the missing or surplus run.
+        Naming the combination whose runs are missing or surplus.
     """
     trained = runs.dropna(subset="budget")
     counts = trained.groupby([*TASK_SYSTEM, "budget", "seed"]).size()
@@ -61,14 +64,14 @@ def expect_complete(runs: pd.DataFrame) -> None:
 
 
 def test_scores(profile: str, run_ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """(run, track) scores of some runs, the tracks in the same order, and (track,) the compositions.
+    """(run, track) scores of some runs on the same tracks, and (track,) the compositions.
 
     Raises
     ------
     KeyMynaError
         When the runs were not scored on the same tracks.
     """
-    tables = [results.load_predictions(profile, run).set_index("track_id") for run in run_ids]
+    tables = [load_predictions(profile, run).set_index("track_id") for run in run_ids]
     if any(set(table.index) != set(tables[0].index) for table in tables):
         raise KeyMynaError(f"runs {', '.join(run_ids)} were scored on different tracks; run their notebooks again.")
     return (
@@ -78,11 +81,11 @@ def test_scores(profile: str, run_ids: Sequence[str]) -> tuple[np.ndarray, np.nd
 
 
 def systems(profile: str, runs: pd.DataFrame) -> pd.DataFrame:
-    """One row a task, system and label budget: all metrics, the interval of the weighted score, the runs behind.
+    """One row per task, system and label budget: all metrics, the interval of the weighted score, the runs behind it.
 
     Parameters
     ----------
-    runs : rows of `results.load_runs`, of runs with test predictions.
+    runs : rows of `runs.load_runs`, of runs with test predictions.
 
     Returns
     -------
@@ -93,11 +96,11 @@ def systems(profile: str, runs: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (task, features, head, budget), group in runs.groupby([*TASK_SYSTEM, "budget"], dropna=False, sort=False):
         ids = list(group.sort_values("seed")["run_id"])
-        tables = [results.load_predictions(profile, run) for run in ids]
+        tables = [load_predictions(profile, run) for run in ids]
         scores, compositions = test_scores(profile, ids)
         low, high = bootstrap_interval(scores, groups=compositions, seed=_BOOTSTRAP_SEED)
         metrics = pd.DataFrame([summary(t["reference"].to_numpy(), t["estimate"].to_numpy()) for t in tables]).mean()
-        known = results.load_metrics(profile, ids)
+        known = load_metrics(profile, ids)
         n_train = known.loc[known["metric"] == "labelled_tracks", "n"].max()
         by_source = (
             known[(known["metric"] == "weighted_both") & (known["dataset"] != "all")].groupby("dataset")["value"].mean()
@@ -122,7 +125,7 @@ def systems(profile: str, runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def differences(profile: str, table: pd.DataFrame, against: str, compared: str) -> pd.DataFrame:
-    """`compared` minus `against` (names of features), for each head and budget, paired over tracks and seeds.
+    """Features `compared` minus features `against`, for each head and budget, paired over tracks and seeds.
 
     Returns
     -------
@@ -152,18 +155,18 @@ def differences(profile: str, table: pd.DataFrame, against: str, compared: str) 
 
 def mean_confusion(profile: str, run_ids: Sequence[str]) -> np.ndarray:
     """(24, 24) counts along the circle of fifths, averaged over the runs of a system."""
-    tables = [results.load_predictions(profile, run) for run in run_ids]
+    tables = [load_predictions(profile, run) for run in run_ids]
     return np.mean([confusion(t["reference"].to_numpy(), t["estimate"].to_numpy()) for t in tables], axis=0)
 
 
 def comparison_scores(profile: str, run_ids: Sequence[str], budget: int) -> tuple[np.ndarray, np.ndarray]:
     """Scores of runs of one system at one label budget: (seed, draw, track), and (track,) compositions.
 
-    Seeds and draws are in their order and tracks by id, so that two systems pair up. With all labels (budget 0) there is
-    one draw: they are the same tracks in each.
+    Seeds and draws are in their order and tracks by id, so that two systems pair up. With all labels (budget 0) there
+    is one draw, for the tracks are the same in each.
     """
     seeds, compositions = [], None
-    for run in sorted(run_ids, key=lambda run: results.config_of(profile, run)["seed"]):
+    for run in sorted(run_ids, key=lambda run: config_of(profile, run)["seed"]):
         estimates = estimates_of(profile, run)
         estimates = estimates[estimates["budget"] == budget].sort_values(["draw", "track_id"])
         draws = [table for _, table in estimates.groupby("draw")][: 1 if budget == 0 else None]
@@ -184,14 +187,14 @@ def comparison_scores(profile: str, run_ids: Sequence[str], budget: int) -> tupl
 def comparison(
     profile: str, runs: pd.DataFrame, budgets: Sequence[int], against: str, *, n_resamples: int = 20_000
 ) -> pd.DataFrame:
-    """Systems by label budget, each set against one of them on the same tracks, seeds and draws.
+    """Systems by label budget, each compared with one of them on the same tracks, seeds and draws.
 
     Parameters
     ----------
-    runs : rows of `results.load_runs` with name and seed, of runs of `comparison.record` or of a head study.
+    runs : rows of `runs.load_runs` with name and seed, of runs of `encoder_study.record` or of a head study.
     budgets : label budgets; 0 for all.
     against : name of the system that the others are compared with.
-    n_resamples : of the bootstrap; a p-value, and so Holm's correction of many, resolves no less than 2 in this.
+    n_resamples : of the bootstrap; no p-value before Holm's correction is smaller than 2 / n_resamples.
 
     Returns
     -------
@@ -241,7 +244,7 @@ def comparison(
 
 
 def at_equal_steps(runs: pd.DataFrame) -> pd.DataFrame:
-    """Those runs of `encoder_study.record` that have the steps of the configuration they are compared around, or none."""
+    """The untrained among runs of `encoder_study.record`, and those of as many steps as the default they vary."""
     return runs[(runs["steps"] == 0) | (runs["steps"] == runs["base_steps"])]
 
 
@@ -255,8 +258,8 @@ def comparison_cost(profile: str, runs: pd.DataFrame, budget: int) -> pd.DataFra
     """
     rows, common = [], set(at_equal_steps(runs)["run_id"])
     for (name, steps), group in runs.groupby(["name", "steps"], sort=False):
-        ids = list(group["run_id"])
-        metrics = results.load_metrics(profile, ids).groupby("metric")["value"].mean()
+        ids, steps = list(group["run_id"]), int(steps)
+        metrics = load_metrics(profile, ids).groupby("metric")["value"].mean()
         scores, compositions = comparison_scores(profile, ids, budget)
         low, high = bootstrap_interval(scores, groups=compositions, seed=_BOOTSTRAP_SEED)
         rows.append(
@@ -285,7 +288,7 @@ def transfer_scores(profile: str, run_ids: Sequence[str]) -> pd.DataFrame:
     """
     rows = []
     for run in run_ids:
-        for condition, group in results.load_predictions(profile, run).groupby("condition", sort=False):
+        for condition, group in load_predictions(profile, run).groupby("condition", sort=False):
             heads = [
                 group[group["head"] == head].sort_values(["family", "track_id"]) for head in ("elsewhere", "control")
             ]
@@ -295,7 +298,7 @@ def transfer_scores(profile: str, run_ids: Sequence[str]) -> pd.DataFrame:
             drop = paired_difference(scores, control, groups=compositions, seed=_BOOTSTRAP_SEED)
             rows.append(
                 {
-                    "system": results.config_of(profile, run)["name"],
+                    "system": config_of(profile, run)["name"],
                     "condition": condition,
                     "tracks": len(scores),
                     "score": scores.mean(),
@@ -343,11 +346,11 @@ def optimism(profile: str, run_ids: Sequence[str]) -> pd.DataFrame:
     """
     groups: dict[tuple[str, str, int], list[str]] = {}
     for run in run_ids:
-        config = results.config_of(profile, run)
+        config = config_of(profile, run)
         groups.setdefault((config["features"], config["head"], config["budget"]), []).append(run)
     rows = []
     for names, ids in groups.items():
-        found = [results.load_predictions(profile, run).sort_values("track_id") for run in ids]
+        found = [load_predictions(profile, run).sort_values("track_id") for run in ids]
         by_valid, by_test = (
             np.stack([table.loc[table["chosen_on"] == split, "score"] for table in found])
             for split in ("valid", "test")

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from keymyna_lib.report import runs as results
 from keymyna_lib.report import summaries
 from keymyna_lib.report.intervals import NOT_RUN, UNDECIDED, budget_label, difference_cell, with_interval
+from keymyna_lib.report.runs import load_metrics, run_file
 from keymyna_lib.report.summaries import SYSTEM
 from keymyna_lib.report.traced import TracedTable
 
@@ -40,7 +40,7 @@ def main_table(table: pd.DataFrame, budgets: Sequence[int], n_train: int) -> Tra
 
 def add_chance_row(table: TracedTable, profile: str, run_id: str) -> None:
     """Add a uniform guess to the main table, from the run that holds its closed form."""
-    metrics = results.load_metrics(profile, [run_id]).set_index("metric")["value"]
+    metrics = load_metrics(profile, [run_id]).set_index("metric")["value"]
     row = table.row("chance", "uniform guess")
     for column in table.columns[len(SYSTEM) :]:
         row.cell(column, f"{100 * metrics['weighted_both']:.1f}", [run_id])
@@ -127,7 +127,7 @@ def published_table(table: pd.DataFrame) -> TracedTable:
 
 def robustness_table(profile: str, run_id: str) -> TracedTable:
     """The robustness run's metrics, one row per augmentation."""
-    metrics = results.load_metrics(profile, [run_id])
+    metrics = load_metrics(profile, [run_id])
     wide = metrics.pivot_table(index="condition", columns=["metric", "features"], values="value", sort=False)
     shown = TracedTable(["augmentation"])
     for augmentation, values in wide.iterrows():
@@ -140,7 +140,7 @@ def robustness_table(profile: str, run_id: str) -> TracedTable:
 
 def corpus_table(profile: str, run_id: str) -> TracedTable:
     """Tracks, compositions, minor tracks and hours by source and split."""
-    metrics = results.load_metrics(profile, [run_id])
+    metrics = load_metrics(profile, [run_id])
     wide = metrics.pivot(index=["dataset", "split"], columns="metric", values="value").reset_index()
     wide = wide.sort_values(
         ["dataset", "split"],
@@ -168,7 +168,7 @@ def room_table(profile: str, runs: pd.DataFrame, n_train: int) -> TracedTable:
 
 def exclusions_table(profile: str, run_id: str) -> TracedTable:
     """Number of scores that the label audit left out, by source, reason and interval of the last note."""
-    left_out = pd.read_csv(results.run_file(profile, run_id, "exclusions.csv"))
+    left_out = pd.read_csv(run_file(profile, run_id, "exclusions.csv"))
     interval = left_out["interval"].map(lambda value: "" if pd.isna(value) else f"{int(value)}")
     labels = ["source", "reason", "last note above the tonic (semitones)"]
     table = left_out.assign(**{labels[-1]: interval}).groupby(labels).size().reset_index(name="pieces")

@@ -160,9 +160,7 @@ def resolve(
     def owners_of(name: str) -> list[str]:
         return [notebook for notebook, parameters in declarations.items() if name in parameters]
 
-    for table in sorted(
-        profile_values, key=lambda name: name != SHARED
-    ):  # the notebooks' own values come last, and win
+    for table in sorted(profile_values, key=lambda name: name != SHARED):  # what comes last wins
         for name, value in profile_values[table].items():
             place = f"profiles.toml, [{profile}.{table}], {name}"
             owners = [notebook for notebook in owners_of(name) if table in (SHARED, notebook)]

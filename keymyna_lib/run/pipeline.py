@@ -256,9 +256,8 @@ def run(
         began = time.monotonic()
         for position, name in enumerate(order, 1):
             head = f"[{position}/{len(order)}] {name}"
-            os.environ[paths.SET_BY_HAND] = json.dumps(
-                {each: _differences(project, values[each], plain[each]) for each in _builds_on(notebooks, {name})}
-            )
+            changed = {each: _differences(project, values[each], plain[each]) for each in _builds_on(notebooks, {name})}
+            os.environ[paths.SET_BY_HAND] = json.dumps({each: lines for each, lines in changed.items() if lines})
             _run_one(project, notebooks[name], values[name], force and name in asked, head, began, say)
         say(
             f"All done in {duration(time.monotonic() - began)}. Executed notebooks, tables and runs: "

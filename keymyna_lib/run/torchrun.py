@@ -20,6 +20,7 @@ from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.compute import ranks
 from keymyna_lib.experiments.upstream import PRETRAINED, corpus_of, pretraining_of, train_encoder
 from keymyna_lib.pretrain import PretrainConfig
+from keymyna_lib.report.runs import Run
 from keymyna_lib.run import pipeline
 from keymyna_lib.run.project import Project
 
@@ -65,6 +66,7 @@ def train(profile: str, overrides: list[tuple[str, str]]) -> None:
         first = not ranks.rank()
         with pipeline.locked(project, profile) if first else contextlib.nullcontext():
             corpus = corpus_of(profile)
-            train_encoder(pretraining_of(profile, corpus, asdict(config)), corpus, config)
+            run = Run(profile=profile, notebook=PRETRAINED, **pretraining_of(corpus, asdict(config)))
+            train_encoder(run, corpus, config)
         if first:
             print("Trained. Notebook 10 finds it done, and records it, if it runs with the same parameters.")

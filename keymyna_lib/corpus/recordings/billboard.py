@@ -1,4 +1,4 @@
-"""McGill Billboard with one global key a song, as Korzeniowski and Widmer annotated it: pop to train and to test on."""
+"""McGill Billboard with one global key per song, annotated by Korzeniowski and Widmer: pop for training and testing."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ _NAME = re.compile(r"mcgill-billboard_([^-]+)-(([^-]+)-(.+))")
 
 
 class Billboard(Dataset):
-    """625 songs from the Billboard charts with a key each.
+    """625 songs from the Billboard charts, each with a key.
 
         .../mcgill-billboard_<id>-<artist>-<title>.key     anywhere below the data set's folder, as bb.zip unpacks
         .../eusipco2017_val.fold, eusipco2017_test.fold    optional, likewise
         audio/<id>.flac, .wav or .mp3                      to be brought
 
-    The names of the .key files and what is in them (one key, such as "Bb major") are those that InceptionKeyNet's
-    public code reads from bb.zip; where in that archive they lie is not known here, so they are looked for everywhere.
-    The artist ends at the first hyphen: of "Bachman-Turner Overdrive" the second half counts to the title.
+    The names of the .key files and their contents (one key, such as "Bb major") are those that InceptionKeyNet's
+    published code reads from bb.zip; we do not know where in that archive they are, so they are looked for everywhere.
+    The artist ends at the first hyphen: the second half of "Bachman-Turner Overdrive" counts as part of the title.
 
-    Split: where the two .fold files of Korzeniowski and Widmer (2017) are there (names of .key files without their
-    ending, one a line), theirs; they name the songs of valid and test, the others are train. Whether bb.zip holds them
-    is not known here, nor which 154 songs KeyMyna is tested on. Without them the split is ours, in the same shares, by
-    composition and stratified by mode: scores on it are of another test set than the published ones.
+    Split: that of Korzeniowski and Widmer (2017) where their two .fold files exist (names of .key files without the
+    suffix, one per line); they list the songs of valid and test, the others are train. We do not know whether bb.zip
+    contains them, nor which 154 songs KeyMyna is tested on. Without them the split is ours, in the same shares, by
+    composition and stratified by mode: scores on it are not comparable with published ones.
     """
 
     name = "billboard"
@@ -106,7 +106,7 @@ def _composition(song: str) -> str:
 
 
 def _published_split(folder: Path, names: dict[str, str]) -> dict[str, str]:
-    """Split of the tracks that the two .fold files name; empty where they are not there.
+    """Split of the tracks that the two .fold files name; empty without these files.
 
     Parameters
     ----------

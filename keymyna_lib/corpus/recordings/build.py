@@ -1,11 +1,11 @@
-"""A corpus of recordings: decoded once, kept like the rendered one, and opened by the same `open_corpus`.
+"""A corpus of recordings: decoded once, stored like the synthetic one, and opened by the same `open_corpus`.
 
-Every recording is brought to the peak of a rendered piece (`spectrogram.PEAK` of full scale), the loud and the quiet ones
-alike: nothing is ever clipped, 16 bits hold what is quiet, and the level of a log spectrogram does not tell data sets
-apart. An encoder of linear mel power hardly notices, as its first layer normalises each patch.
+Every recording, loud or quiet, is scaled to the peak of a synthetic piece (`spectrogram.PEAK` of full scale): nothing
+is clipped, 16 bits are enough for quiet recordings, and data sets cannot be recognised by the level of a log
+spectrogram. An encoder of linear mel power is hardly affected, as its first layer normalises each patch.
 
-The folder is CACHE/corpus/<key>, the key being a hash of the table of tracks but for where their files lie, of
-`seconds`, of the code that decodes and of the libraries' versions.
+The folder is CACHE/corpus/<key>. The key is a hash of the table of tracks (without their files' places), `seconds`, the
+code that decodes and the libraries' versions.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -22,12 +21,11 @@ import soundfile
 from keymyna_lib import keys, spectrogram
 from keymyna_lib.base import hashing, paths
 from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.compute.executor import Executor
+from keymyna_lib.compute.processes import HERE
 from keymyna_lib.corpus import corpus as corpora
 from keymyna_lib.corpus import store
 from keymyna_lib.corpus.recordings import decode
-
-if TYPE_CHECKING:
-    from distributed import Client
 
 COLUMNS = (
     "source",
@@ -51,18 +49,12 @@ _SILENCE = 1e-6  # peak below which there is nothing to scale
 
 
 def build_recordings(
-    tracks: pd.DataFrame,
-    *,
-    seconds: float,
-    cache: Path | None = None,
-    progress: bool = True,
-    workers: int = 0,
-    client: Client | None = None,
+    tracks: pd.DataFrame, *, seconds: float, cache: Path | None = None, progress: bool = True, client: Executor = HERE
 ) -> tuple[corpora.Corpus, pd.DataFrame]:
-    """Decode recordings into a corpus, or what of it is missing or damaged; a finished one is verified and opened.
+    """Decode recordings into a corpus, or its missing and damaged parts; a finished one is verified and opened.
 
-    A file that cannot be decoded is left out, reported, and not tried again. One that is not there at all stops the
-    build, which goes on where it was when called again: a disk may have been taken away, and its tracks with it.
+    A file that cannot be decoded is left out, reported, and not tried again. One that is absent stops the build, as its
+    disk may have been removed; called again, the build resumes.
 
     Parameters
     ----------
@@ -72,9 +64,8 @@ def build_recordings(
     seconds : of each recording, from its beginning; 0 for all of it.
     cache : folder to build in; `paths.CACHE` by default.
     progress : show bars.
-    workers : processes; 0 is one for each core. The result does not depend on it, nor on the order of `tracks`.
-    client : a cluster to decode on instead, see `cluster.connect`; nor does the result depend on this. Its workers see
-        the recordings under the same paths.
+    client : where to decode, see `cluster.connect`; a cluster's workers see the recordings under the same paths. The
+        result depends neither on it nor on the order of `tracks`.
 
     Returns
     -------
@@ -99,7 +90,6 @@ def build_recordings(
         folder / corpora.INDEX,
         doing="decoding",
         progress=progress,
-        workers=workers,
         client=client,
     )
     manifest = plan.drop(index=[track_id for track_id in plan.index if track_id in problems])
@@ -112,7 +102,7 @@ def build_recordings(
 
 
 def _plan(tracks: pd.DataFrame, seconds: float) -> pd.DataFrame:
-    """The manifest but for what only decoding tells, with file and content."""
+    """The manifest except what only decoding can tell, with file and content."""
     if absent := [name for name in _GIVEN if name not in tracks]:
         raise KeyMynaError(f"tracks: no column {', '.join(absent)}.")
     if tracks.empty or not tracks.index.is_unique:
@@ -160,7 +150,7 @@ def _samples(file: str, *, seconds: float) -> np.ndarray:
         audio = decode.read_audio(file, seconds=seconds)
     except KeyMynaError as error:
         if isinstance(error.__cause__, OSError):
-            raise KeyMynaError(f"{error} Bring it back and run again; the build goes on where it stopped.") from error
+            raise KeyMynaError(f"{error} Bring it back and run again; the build resumes.") from error
         raise store.BadTrack(str(error).replace(file, Path(file).name)) from error
     if len(audio) <= spectrogram.N_FFT // 2:
         raise store.BadTrack(f"{Path(file).name} is too short: {len(audio)} samples at 16 kHz.")

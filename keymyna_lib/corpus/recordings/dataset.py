@@ -1,7 +1,7 @@
-"""What every data set of recordings looks like from outside: its tracks, what it says of itself, its downloads.
+"""The interface of a data set of recordings: its tracks, its description, its downloads.
 
 A data set lies in <data root>/<its name>, in the layout of its publisher. Its index is read from its annotations alone,
-so that a track whose audio is not there is a row all the same and can be counted as missing.
+so that a track without audio has a row, too, and can be counted as missing.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from keymyna_lib.corpus.recordings.decode import audio_length
 from keymyna_lib.corpus.recordings.fetch import Source, md5_file
 
 # path: of the audio, relative to the data set's folder. label: the key as written. key: 0..23, or -1. excluded: why the
-# track is not used, or empty. composition: what must not be torn apart by a split. split: train, valid, test, or empty
-# where the data set has none. md5: of the audio file, or empty where its publisher gives none.
+# track is not used, or empty. composition: what a split keeps whole. split: train, valid, test, or empty where the data
+# set has none. md5: of the audio file, or empty where its publisher gives none.
 COLUMNS = ("path", "label", "key", "excluded", "artist", "title", "genre", "composition", "split", "md5")
 STATES = ("found", "missing", "corrupt", "excluded")
 
@@ -32,7 +32,8 @@ class Dataset(ABC):
     Attributes
     ----------
     name : of its folder under the data root, and of its rows in the tables.
-    title, citation, licence, size, url : what a data card says.
+    title, citation, licence, size : for the data card.
+    url : its home.
     how : how to get it, in a sentence or two.
     """
 
@@ -59,16 +60,20 @@ class Dataset(ABC):
         """
 
     def sources(self) -> Sequence[Source]:
-        """What can lawfully be downloaded, for `fetch.fetch`; empty where everything must be brought by the user."""
+        """What can lawfully be downloaded, for `fetch.fetch`; empty where the user must bring everything."""
         return ()
 
     def audio_sources(self, root: Path | str) -> Sequence[Source]:
-        """What can be downloaded once `sources` are there, because only the annotations name it."""
+        """What else can be downloaded once `sources` are there: files that only the annotations name."""
         return ()
 
 
 def labelled(label: str) -> dict[str, Any]:
-    """Columns of an index that a label decides on: label, and either key or excluded."""
+    """Columns of an index that follow from a label: label, and either key or excluded.
+
+    >>> labelled("Eb minor"), labelled("F dorian")
+    ({'label': 'Eb minor', 'key': 15}, {'label': 'F dorian', 'excluded': 'modal'})
+    """
     try:
         return {"label": label, "key": keys.parse_key(label)}
     except keys.KeyLabelError as error:
@@ -76,7 +81,7 @@ def labelled(label: str) -> dict[str, Any]:
 
 
 def audio_path(folder: Path, stem: str, suffixes: Sequence[str]) -> str:
-    """Path of a recording that may be in one of several formats: that of the file there is, else the first."""
+    """Path of a recording that may be in one of several formats: the first that exists, else the first of all."""
     names = [f"{stem}{spelt}" for suffix in suffixes for spelt in (suffix, suffix.upper())]
     return next((name for name in names if (folder / name).is_file()), names[0])
 
@@ -99,11 +104,12 @@ def table_of(rows: Sequence[dict]) -> pd.DataFrame:
 
 
 def examine(dataset: Dataset, root: Path | str, *, show: bool = True) -> pd.DataFrame:
-    """The index with three more columns: state, one of STATES; problem, why a track is missing or corrupt; and n_samples,
-    its length at 16 kHz by the file's header (0 where there is none).
+    """The index with three more columns: state, problem and n_samples.
 
-    A file is corrupt when its md5 is not its publisher's or its header cannot be read; what goes wrong later, while the
-    audio is decoded, `recordings.build_recordings` reports. What is excluded is not looked at.
+    state : one of STATES. A file is corrupt when its md5 is not its publisher's or its header cannot be read; errors in
+        decoding are reported later, by `build.build_recordings`. Excluded tracks are not examined.
+    problem : why a track is missing or corrupt, or empty.
+    n_samples : length at 16 kHz according to the file's header; 0 where there is none.
     """
     table = dataset.index(root)
     states, problems, lengths = [], [], []

@@ -1,9 +1,9 @@
-"""Sound files to what everything here works on: one channel of float32 at 16 kHz.
+"""Sound files to one channel of float32 at 16 kHz, which everything here works on.
 
-One decoder, libsndfile (wav, flac, ogg, mp3, au), and one resampler, soxr at its setting HQ. No other takes over when
-one of them fails: two decoders differ by offsets and levels, and features would differ with them unnoticed. soxr
-because it keeps what the top mel bands hear and nothing else: from 44.1 to 16 kHz, a tone at 7 kHz loses 0.0 dB and one
-at 8.5 kHz 140 dB (torchaudio.functional.resample as it comes: 1.8 and 10.8 dB), and it takes a fifth of the time.
+One decoder, libsndfile (wav, flac, ogg, mp3, au), and one resampler, soxr at its setting HQ. There is no fallback when
+one of them fails: decoders differ in offsets and levels, and features would silently differ with them. soxr keeps the
+range of the top mel bands and nothing above: from 44.1 to 16 kHz, a tone at 7 kHz loses 0.0 dB and one at 8.5 kHz 140
+dB (torchaudio.functional.resample with its defaults: 1.8 and 10.8 dB), and it takes a fifth of the time.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _MARGIN = 0.2  # s beyond an excerpt, so that its end is resampled like the whol
 _BLOCK = 1 << 18  # samples of each channel decoded at a time
 _LEAST_BYTES = 8  # a second; silence in flac takes more
 _LEAST_RATE = 4000  # Hz
-_ENDLESS = 0x7FFF0000  # bytes from which a wav header's length only says that its writer did not know it
+_ENDLESS = 0x7FFF0000  # bytes; a larger length in a wav header means that its writer did not know it
 
 _MP3_KBPS = {
     True: (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),  # MPEG 1, layer III
@@ -39,7 +39,7 @@ _MP3_RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 120
 
 
 def audio_length(path: Path | str) -> int:
-    """Samples that a file comes to at 16 kHz, by its header; nothing is decoded.
+    """Samples of a file at 16 kHz, according to its header; nothing is decoded.
 
     The frames of an mp3 that does not say how many it has are counted.
 
@@ -57,18 +57,18 @@ def read_audio(path: Path | str, *, seconds: float = 0.0) -> np.ndarray:
 
     Parameters
     ----------
-    seconds : how much of it, from its beginning; 0 for all.
+    seconds : of the file, from its beginning; 0 for all.
 
     Returns
     -------
-    (sample,) float32 at 16 kHz, the mean of its channels, at the level of the file: lossy ones may exceed 1. As long as
-    `audio_length` says, or `seconds` if that is less.
+    (sample,) float32 at 16 kHz, the mean of its channels, at the level of the file: lossy ones may exceed 1. Its
+    length is that of `audio_length`, or `seconds` if that is less.
 
     Raises
     ------
     KeyMynaError
-        As `audio_length`; also when the file is damaged, ends more than 0.1 s before it should, or has samples that are
-        no numbers. Names the file. An error of the system lies behind it as its cause.
+        As `audio_length`; also when the file is damaged, ends more than 0.1 s early, or has samples that are no
+        numbers. Names the file. The cause is an OSError where the system reported one.
     """
     if seconds < 0:
         raise KeyMynaError(f"seconds={seconds}: expected 0 (all) or more.")
@@ -112,14 +112,14 @@ def _opened(path: Path | str) -> Iterator[tuple[soundfile.SoundFile, int, int]]:
             if size == 0:
                 raise KeyMynaError(f"{path} is empty. Get the file again.")
             sound = stack.enter_context(soundfile.SoundFile(path))
-            if sound.format == "RAW":  # libsndfile goes by an ending such as .au where the content is nothing known
+            if sound.format == "RAW":  # libsndfile goes by a suffix such as .au where it does not recognise the content
                 raise KeyMynaError(f"{path} is not a sound file. Get the file again.")
             if sound.subtype == "MPEG_LAYER_III" and (counted := _with_count(path)):
                 sound = stack.enter_context(soundfile.SoundFile(counted))
             frames, rate = _promised(sound), sound.samplerate
             if rate < _LEAST_RATE or not 0 < frames < size / _LEAST_BYTES * rate:
                 raise KeyMynaError(
-                    f"{path} does not say how long it is, or not truly: {frames} samples at {rate} Hz "
+                    f"{path} states no length, or an impossible one: {frames} samples at {rate} Hz "
                     f"in {size} bytes. Get the file again, or write it anew with an audio tool."
                 )
             yield sound, frames, rate
@@ -130,7 +130,7 @@ def _opened(path: Path | str) -> Iterator[tuple[soundfile.SoundFile, int, int]]:
 
 
 def _promised(sound: soundfile.SoundFile) -> int:
-    """Frames by the header; of a truncated wav or au, libsndfile tells those there are, and the rest in its log."""
+    """Frames according to the header; libsndfile mentions those missing from a truncated wav or au in its log only."""
     cut = re.search(r"(?:data|Data Size) *: *(\d+) \(should be (\d+)\)", sound.extra_info)
     if cut and 0 < int(cut[2]) < int(cut[1]) < _ENDLESS:
         return round(sound.frames * int(cut[1]) / int(cut[2]))

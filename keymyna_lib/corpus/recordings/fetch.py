@@ -276,29 +276,19 @@ def _download(jobs: Sequence[_Job], workers: int, show: bool) -> None:
 
 
 class _Share:
-    """The share of one file in the common bar, with the methods that pooch calls on a progress bar."""
+    """The share of one file in the common bar, with what pooch wants of a progress bar: total, update, reset, close."""
 
     def __init__(self, downloads: _Downloads, total: int) -> None:
-        self._downloads, self._total, self.done = downloads, 0, 0
-        self.total = total
-
-    @property
-    def total(self) -> int:
-        return self._total
-
-    @total.setter
-    def total(self, total: int) -> None:
-        with self._downloads.lock:
-            self._downloads.shown.total += total - self._total
-            self._total = total
+        self._downloads, self.total, self.done, self._counted = downloads, total, 0, 0
+        self.reset()
 
     def update(self, count: int) -> None:
         if self._downloads.stop.is_set():
             raise _Failed("interrupted")
-        self._move(self.done + count)
+        self._show(self.done + count)
 
     def reset(self) -> None:
-        self._move(0)
+        self._show(0)
 
     def close(self) -> None:
         """Nothing: the bar is shared."""
@@ -306,14 +296,15 @@ class _Share:
     def fill(self, size: int) -> None:
         """The file is complete, or given up (0)."""
         self.total = size
-        self._move(size)
+        self._show(size)
 
-    def _move(self, done: int) -> None:
+    def _show(self, done: int) -> None:
         done = min(done, self.total or done)  # pooch counts whole chunks
-        if done != self.done:
-            with self._downloads.lock:
+        with self._downloads.lock:
+            self._downloads.shown.total += self.total - self._counted
+            if done != self.done:
                 self._downloads.shown.update(done - self.done)
-            self.done = done
+            self.done, self._counted = done, self.total
 
 
 class _Downloads:

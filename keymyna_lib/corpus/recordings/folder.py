@@ -1,4 +1,4 @@
-"""Folders of the user: any audio with a table of its keys, and any audio without.
+"""Folders of the user: audio with a table of its keys, and audio without labels.
 
 <data root>/folders/NAME/keys.csv, and the audio it names, in subfolders if you like       data set "folder:NAME"
 <data root>/unlabelled/NAME/, audio at any depth                                           "unlabelled:NAME"
@@ -21,7 +21,7 @@ from keymyna_lib.corpus.recordings.dataset import Dataset, labelled, table_of
 
 SHARES = {"train": 0.7, "valid": 0.15, "test": 0.15}  # our choice
 _NEEDED, _OPTIONAL = ("file", "key"), ("artist", "title", "genre", "composition", "split")
-# What libsndfile reads, by the usual endings.
+# What libsndfile reads, by the usual suffixes.
 _AUDIO = frozenset({".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".w64", ".wav"})
 
 
@@ -60,9 +60,9 @@ class AudioFolder(_Folder):
     known, artist, title, genre, composition, split (train, valid or test in every line). A label that is not one major
     or minor key excludes its track; all other mistakes in the table are errors.
 
-    Without the column split, 70/15/15 are drawn by composition, where there is none by artist, where there is none
-    either by file. The draw is a hash of that name: tracks that are added move none of the others. The shares of a
-    small folder may be far from these, or nothing; give a split then.
+    Without the column split, 70/15/15 are drawn by composition, else by artist, else by file. The draw is a hash of
+    that name, so that adding tracks moves none of the others. In a small folder the shares may be far from these, or
+    zero; give a split then.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ class AudioFolder(_Folder):
         ------
         KeyMynaError
             When there is no such table, or when a column is missing or unknown, a file has no name, leaves the folder
-            or is there twice, a split is another word or tears a composition apart, or no label is a key.
+            or occurs twice, a split is another word or divides a composition, or no label is a key.
         """
         path = self.folder(root) / "keys.csv"
         rows: dict[str, dict[str, Any]] = {}
@@ -101,7 +101,7 @@ class AudioFolder(_Folder):
             if file.is_absolute() or ".." in file.parts or not file.parts:
                 raise KeyMynaError(f"{where}: file {str(file)!r}; expected a path inside {path.parent}.")
             if (name := str(file)) in rows:
-                raise KeyMynaError(f"{where}: file {name!r} is there a second time. Keep one line of each file.")
+                raise KeyMynaError(f"{where}: file {name!r} is there a second time. Keep one line per file.")
             row = {"track_id": name, "path": name} | labelled(given.pop("key")) | given
             group = given.get("composition") or given.get("artist") or name
             row["composition"] = group = " ".join(group.casefold().split())
@@ -154,8 +154,8 @@ class AudioFolder(_Folder):
 class UnlabelledFolder(_Folder):
     """Recordings without labels, for pre-training: all audio below <data root>/unlabelled/NAME.
 
-    Files count by their ending; those whose names, or whose folders' names, begin with a dot do not. NAME itself may be
-    a link, and files below may be; linked folders are not entered.
+    Files count by their suffix; hidden ones (a dot before the name of the file or a folder) do not. NAME and files
+    below it may be links; linked folders are not entered.
 
     Parameters
     ----------
@@ -174,7 +174,7 @@ class UnlabelledFolder(_Folder):
         self.how = f"Put audio into <data root>/unlabelled/{name}, or link that name to where it is."
 
     def index(self, root: Path | str) -> pd.DataFrame:
-        """The audio files, by their paths, key -1; see `Dataset.index`. Names alone are read, no file is opened.
+        """The audio files, by their paths, key -1; see `Dataset.index`. Only names are read; no file is opened.
 
         Raises
         ------
@@ -201,7 +201,7 @@ def unlabelled_folders(root: Path | str) -> list[str]:
 
 
 def _drawn(group: str) -> str:
-    """The split of all tracks of a group, drawn by its name."""
+    """The split of all tracks of a group, drawn from its name."""
     place = seeds.stable_words(group)[0] / 2**32
     return "train" if place < SHARES["train"] else "valid" if place < SHARES["train"] + SHARES["valid"] else "test"
 
@@ -210,10 +210,10 @@ def _unlabelled(path: str) -> dict[str, str]:
     try:
         path.encode()
         return {"track_id": path, "path": path}
-    except UnicodeEncodeError:  # bytes of another encoding, which no table could hold
+    except UnicodeEncodeError:  # bytes of another encoding, which no table can hold
         readable = os.fsencode(path).decode(errors="backslashreplace")
         return {"track_id": readable, "path": readable, "excluded": "name is not UTF-8"}
 
 
 def _refuse(error: OSError) -> None:
-    raise KeyMynaError(f"{error.filename} cannot be read ({error.strerror}). Mend its permissions.") from error
+    raise KeyMynaError(f"{error.filename} cannot be read ({error.strerror}). Correct its permissions.") from error

@@ -1,8 +1,8 @@
-"""GiantSteps: electronic dance music with one global key, the test set of the literature and what is trained on for it.
+"""GiantSteps: electronic dance music with one global key; the test set of the literature and its training set.
 
-Both data sets consist of a public repository of annotations and of two-minute mp3 previews, named by their numbers at
-Beatport (<number>.LOFI.mp3), which two hosts keep. The annotations lie in the data set's folder itself (a clone), or in
-`repository/` below it, as the downloaded archive unpacks; the audio in `audio/`:
+Both data sets consist of a public repository of annotations and of two-minute mp3 previews, named by their Beatport
+numbers (<number>.LOFI.mp3) and kept by two hosts. The annotations are in the data set's folder itself (a clone), or in
+`repository/` below it, where the downloaded archive is unpacked; the audio is in `audio/`:
 
     annotations/key/<id>.key, annotations/genre/<id>.genre, md5/<id>.md5              giantsteps_key
     annotations/annotations.txt, annotations/beatport_metadata.txt, md5/<id>.md5      giantsteps_mtg_keys
@@ -37,7 +37,7 @@ class _Repository(Dataset):
     hosts: tuple[str, str]  # of the audio, the better one first
 
     def sources(self) -> Sequence[Source]:
-        """The annotations. Which audio there is, and its checksums, only they can tell: see `audio_sources`."""
+        """The annotations. Only they tell which audio there is, and its checksums: see `audio_sources`."""
         return (
             Source(
                 (f"https://github.com/GiantSteps/{self.repository}/archive/{self.commit}.zip",),
@@ -136,18 +136,18 @@ class GiantStepsKey(_Repository):
 class GiantStepsMTG(_Repository):
     """GiantSteps MTG Keys (Faraldo 2017): 1,486 tracks of the same kind, to train and validate on.
 
-    With one key each and min_confidence 2 there are 1,159 tracks (what JukeMIR trains on), with 0 there are 1,349
+    With one key each and min_confidence 2 there are 1,159 tracks (JukeMIR's training set), with 0 there are 1,349
     (InceptionKeyNet's list), with single_key=False and 2 there are 1,182. No setting gives the 1,077 of the literature:
-    what was left out there beyond low confidences and second keys is not in annotations.txt.
+    annotations.txt does not tell what was left out there besides low confidences and second keys.
 
-    Train and valid share no artist: tracks with a name in common, directly or through others, go together, and so do
-    the nine recordings that are there under two numbers. A track's split does not depend on the parameters.
+    Train and valid share no artist: tracks with a name in common, directly or through others, stay together, and so do
+    the nine recordings that occur under two numbers. A track's split does not depend on the parameters.
 
     Parameters
     ----------
     min_confidence : 0, 1 or 2; tracks of a lower confidence are excluded.
-    single_key : exclude what is not labelled with one major or minor key. False: of several keys the first tonic and
-        the first mode count ("F minor / G# major" is F minor); tracks without a key stay excluded.
+    single_key : exclude what is not labelled with one major or minor key. False: the first tonic and the first mode
+        of several keys count ("F minor / G# major" is F minor); tracks without a key stay excluded.
 
     Raises
     ------
@@ -187,7 +187,7 @@ class GiantStepsMTG(_Repository):
         ------
         KeyMynaError
             When annotations are missing or damaged: these, or those of GiantSteps Key under the same root, without
-            which nobody knows whether a track that is trained on is tested on as well.
+            which test tracks could end up in the training set.
         """
         base = self._annotations(root)
         try:
@@ -252,7 +252,7 @@ def _artist_groups(table: pd.DataFrame) -> pd.Series:
 
 
 def _split(groups: pd.Series, counted: Sequence[bool]) -> pd.Series:
-    """train or valid: whole groups, drawn in random order, until valid has its share of the tracks that are counted."""
+    """train or valid: whole groups, drawn in random order, until valid has its share of the counted tracks."""
     sizes = pd.Series(counted, groups.index).groupby(groups).sum()
     sizes = sizes.iloc[np.random.default_rng(_SEED).permutation(len(sizes))]
     valid = sizes.index[sizes.cumsum() <= VALID_SHARE * sizes.sum()]
@@ -271,7 +271,7 @@ def _key(label: str, *, first: bool = False) -> tuple[int, str]:
 
 
 def _text(path: Path) -> str:
-    """A small text file's content without the white space around it; empty where there is none."""
+    """A small text file's content without surrounding whitespace; empty when there is no file."""
     return path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else ""
 
 
@@ -280,7 +280,7 @@ def _md5(base: Path, track_id: str) -> str:
 
 
 def _table(path: Path, columns: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Rows of a tab-separated table by their ID, stripped of white space."""
+    """Rows of a tab-separated table by their ID, stripped of whitespace."""
     rows: dict[str, dict[str, str]] = {}
     try:
         with open(path, encoding="utf-8", newline="") as file:

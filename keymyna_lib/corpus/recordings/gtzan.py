@@ -1,4 +1,4 @@
-"""GTZAN's thousand excerpts with Lerch's annotations of the key: a test set that no head here is trained on."""
+"""GTZAN's thousand excerpts with Lerch's key annotations: a test set that no head is trained on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from keymyna_lib.corpus.recordings.dataset import Dataset, audio_path, table_of
 from keymyna_lib.corpus.recordings.fetch import Source
 
 _REPOSITORY, _COMMIT = "gtzan_key", "9ef1591f81ee2f7821c7ce41e774ea7ac7f94cbe"
-_SUFFIXES = (".wav", ".au")  # of copies that go round; the original is .au
+_SUFFIXES = (".wav", ".au")  # of circulating copies; the original is .au
 
 
 class GTZAN(Dataset):
@@ -23,8 +23,9 @@ class GTZAN(Dataset):
         genres/<genre>/<genre>.<number>.wav, or .au
 
     A label is a number: 0-11 the major keys from A upwards, 12-23 the minor keys from A upwards, -1 where the key
-    changes or is unknown (all of classical). The latter are excluded ("no key"). So is jazz.00054, whose wav is damaged
-    in the copies that go round. Some recordings occur more than once (Sturm 2013); it is only used for tests.
+    changes or is unknown (all of classical); these are excluded ("no key"), and with them jazz.00054, whose wav
+    is damaged in circulating copies. Some recordings occur more than once (Sturm 2013), so the set is only used for
+    tests.
     """
 
     name = "gtzan"
@@ -44,7 +45,7 @@ class GTZAN(Dataset):
     )
 
     def sources(self) -> Sequence[Source]:
-        """The keys; nobody may pass on the audio."""
+        """The keys; the audio may not be redistributed."""
         return (Source((f"{self.url}/archive/{_COMMIT}.zip",), f"{_REPOSITORY}.zip", extract="repository"),)
 
     def index(self, root: Path | str) -> pd.DataFrame:
@@ -87,4 +88,4 @@ def _key(label: str) -> tuple[int, str]:
     if label not in map(str, range(keys.N_KEYS)):
         return -1, "not a key"
     number = int(label)
-    return keys.key_index(9 + number, keys.MODES[number // 12]), ""  # A has pitch class 9
+    return keys.key_index(9 + number, keys.mode(number)), ""  # A has pitch class 9

@@ -1,7 +1,7 @@
 """Data sets whose layout, checksums and annotations mirdata knows: FMA-keys, GuitarSet, GiantSteps Key as revised.
 
-mirdata reads the annotations and says what can be downloaded from where; `fetch` downloads, so that it resumes. Each
-data set lies in mirdata's own layout, and its index, which mirdata keeps inside its package, lies there with it.
+mirdata reads the annotations and says what can be downloaded from where; `fetch` downloads it. Each data
+set lies in mirdata's own layout, and its index, which mirdata keeps inside its package, lies there with it.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class _Mirdata(Dataset):
     Attributes
     ----------
     loader, version : in mirdata. The version is pinned: another one is another data set.
-    audio : which of its tracks' files is the audio, in the words of mirdata's index.
-    wanted : mirdata's names of what is downloaded besides the index, each with its size in bytes, 0 when unknown.
+    audio : which of a track's files is the audio, by its name in mirdata's index.
+    wanted : what is downloaded besides the index: mirdata's name -> size in bytes, 0 when unknown.
     """
 
     loader: ClassVar[str]
@@ -82,7 +82,7 @@ class _Mirdata(Dataset):
                 )
         except KeyMynaError:
             raise
-        except Exception as error:  # whatever mirdata's parsers meet in a damaged file, they let through
+        except Exception as error:  # mirdata's parsers let any error of a damaged file through
             raise KeyMynaError(
                 f"{folder}: the annotations of track {track_id} are missing or damaged "
                 f"({type(error).__name__}: {error}). {self.how}"
@@ -91,19 +91,19 @@ class _Mirdata(Dataset):
 
     @abstractmethod
     def _row(self, track: Any) -> dict[str, Any]:
-        """What mirdata knows of a track, by column of the index."""
+        """What mirdata knows about a track, by column of the index."""
 
     def _facts(self, folder: Path) -> dict[str, dict[str, str]]:
-        """What else is known of the tracks, by track and column."""
+        """What else is known about the tracks, by track and column."""
         return {}
 
 
 class FMAKeys(_Mirdata):
     """FMA-keys, or FMAK (Wong and Hernandez 2023): key and mode of 5,489 songs of the Free Music Archive, full length.
 
-    It has no split of its own, but the FMA has one for all of its tracks (80/10/10, no artist in two parts), and that
-    is used: who pre-trains on the FMA's training set keeps this test set clean. FMA-keys names no artists either; both
-    come from the FMA's table fma_metadata/tracks.csv. What must stay together is what one artist made.
+    It has no split of its own, but the FMA has one for all of its tracks (80/10/10, no artist in two parts), which is
+    used here: pre-training on the FMA's training set keeps this test set clean. FMA-keys names no artists either; both
+    come from the FMA's table fma_metadata/tracks.csv. The tracks of one artist stay together.
 
     The labels are those of the first version. FMAKv2 (Kong et al. 2024) changes about 200 of them.
     """
@@ -124,33 +124,25 @@ class FMAKeys(_Mirdata):
     )
     loader = "fma_keys"
     version = "1.0"
-    wanted = {
+    wanted: ClassVar = {
         "metadata": 0,
         "tracks-000-019": 4_150_442_299,
-        **dict.fromkeys(
-            (
-                f"tracks-{part}"
-                for part in (
-                    "020-039",
-                    "040-049",
-                    "050-059",
-                    "060-069",
-                    "070-079",
-                    "080-089",
-                    "090-099",
-                    "100-109",
-                    "110-124",
-                )
-            ),
-            0,
-        ),
+        "tracks-020-039": 0,
+        "tracks-040-049": 0,
+        "tracks-050-059": 0,
+        "tracks-060-069": 0,
+        "tracks-070-079": 0,
+        "tracks-080-089": 0,
+        "tracks-090-099": 0,
+        "tracks-100-109": 0,
+        "tracks-110-124": 0,
     }
     _SPLITS: ClassVar = {"training": "train", "validation": "valid", "test": "test"}
 
     def sources(self) -> Sequence[Source]:
-        """mirdata's downloads and the FMA's metadata; each archive of audio can be had by itself."""
+        """mirdata's downloads and the FMA's metadata; each archive of audio can be used without the others."""
         index, metadata, *audio = super().sources()
-        # mdeff/fma publishes a SHA-1 only (f0df49ffe5f2a6008d7dc83c6915b31835dfe733); this one others computed.
+        # mdeff/fma publishes a SHA-1 only (f0df49ffe5f2a6008d7dc83c6915b31835dfe733); others computed this one.
         fma = Source(
             ("https://os.unil.cloud.switch.ch/fma/fma_metadata.zip",),
             "fma_metadata.zip",
@@ -197,10 +189,10 @@ class GuitarSet(_Mirdata):
 
     Six players play 30 lead sheets, each as accompaniment and as solo. A lead sheet is one of three chord progressions
     in one of five styles and at one of two tempi, each in a key of its own. All twelve takes of a lead sheet have the
-    same chords and key, so that a split by player, as is usual for transcription, would have the test keys learned by
-    heart. What must not be torn apart is a style's progression ("Jazz2"), at both tempi. The 15 are split 10, 3, 2 in
-    an order drawn from their names. The three progressions return in all styles, and the players in all splits; that
-    cannot be helped.
+    same chords and key, so that with a split by player, as is usual for transcription, the test keys could be learned
+    by heart. A style's progression ("Jazz2") therefore stays together, at both tempi. The 15 are split 10, 3, 2 in an
+    order drawn from their names. The three progressions recur in all styles, and the players in all splits, which is
+    unavoidable.
     """
 
     name = "guitarset"
@@ -219,7 +211,7 @@ class GuitarSet(_Mirdata):
     loader = "guitarset"
     version = "1.1.0"
     audio = "audio_mic"
-    wanted = {"annotations": 0, "audio_mic": 0}
+    wanted: ClassVar = {"annotations": 0, "audio_mic": 0}
     _TUNES: ClassVar = tuple(f"{style}{number}" for style in ("BN", "Funk", "Jazz", "Rock", "SS") for number in "123")
 
     def _row(self, track: Any) -> dict[str, Any]:
@@ -239,9 +231,9 @@ class MirdataGiantSteps(_Mirdata):
     """mirdata's giantsteps_key: GiantSteps+ (Faraldo 2017), 600 tracks with revised labels, all of them split "test".
 
     599 of them are among the 604 of the literature's GiantSteps Key, but many labels differ and some are several keys:
-    a score on one says nothing of the other. It is a data set of its own, and nothing is trained on it.
+    a score on one says nothing about the other. It is a data set of its own, and nothing is trained on it.
 
-    A label may name a scale after the mode ("F minor aeolian"); its key is the one before it.
+    A label may name a scale after the mode ("F minor aeolian"); the scale is ignored.
     """
 
     name = "giantsteps_key_mirdata"
@@ -259,7 +251,7 @@ class MirdataGiantSteps(_Mirdata):
     )
     loader = "giantsteps_key"
     version = "+"
-    wanted = {"keys": 0, "metadata": 0, "audio": 0}
+    wanted: ClassVar = {"keys": 0, "metadata": 0, "audio": 0}
     _SCALES: ClassVar = "aeolian|dorian|harmonic|ionian|lydian|melodic|mixolydian|phrygian"
 
     def _row(self, track: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Which data sets there are, and what is trained and tested on which of them.
+"""Which data sets there are, and which of them train and test what.
 
 A task is a labelled training, validation and test set; heads are trained and scored task by task. Extra test sets are
 scored by the heads of every task and never trained on. Unlabelled sets are for pre-training alone.
@@ -89,9 +89,9 @@ def datasets_of(task: str) -> tuple[str, ...]:
 def download(
     sets: Sequence[Dataset], root: Path | str, *, offline: bool, mirror: str = "", show: bool = True
 ) -> pd.DataFrame:
-    """Fetch what the publishers of some data sets let anyone download: `fetch.fetch`'s rows, and the data set's name.
+    """Download what the publishers of some data sets offer to anyone: rows of `fetch.fetch`, with the data set's name.
 
-    First the annotations of all, then the audio that these name. A mirror holds a folder for each data set.
+    The annotations of all data sets come first, then the audio that they name. A mirror has one folder per data set.
     """
     done = []
     for ask in (lambda one: one.sources(), lambda one: one.audio_sources(root)):
@@ -107,9 +107,10 @@ def download(
 def examine_all(
     sets: Sequence[Dataset], root: Path | str, *, show: bool = True
 ) -> tuple[dict[str, pd.DataFrame], dict[str, str]]:
-    """`base.examine` of those data sets whose annotations are there; and why the others cannot be used, by name.
+    """`dataset.examine` of the data sets whose annotations are there; and why the others cannot be used, by name.
 
-    The reasons go into committed tables, and name no folder of this machine."""
+    The reasons end up in committed tables, so they name no folder of this machine.
+    """
     examined, absent = {}, {}
     for one in sets:
         try:
@@ -126,14 +127,14 @@ def assemble(
     extra: Sequence[str],
     unlabelled: Sequence[str],
 ) -> tuple[pd.DataFrame, dict[str, str]]:
-    """The tracks of a corpus of recordings, as `recordings.build_recordings` wants them.
+    """The tracks of a corpus of recordings, as `build.build_recordings` expects them.
 
     Parameters
     ----------
     examined : data set -> its examined index; only what was found is taken.
     folders : data set -> its folder.
     tasks : wanted; one that lacks tracks of a split is left out.
-    extra : data sets that are scored besides. unlabelled : data sets for pre-training.
+    extra : further test sets. unlabelled : data sets for pre-training.
 
     Returns
     -------
@@ -168,7 +169,7 @@ def _found(name: str, examined: Mapping[str, pd.DataFrame], folders: Mapping[str
 
 
 def card(sets: Sequence[Dataset], examined: Mapping[str, pd.DataFrame], absent: Mapping[str, str]) -> pd.DataFrame:
-    """One row a data set: what it is, how many of its tracks are in which state, and what to do where it is not there."""
+    """One row per data set: what it is, how many of its tracks are in which state, how to get it if it is absent."""
     rows = []
     for one in sets:
         states = examined[one.name]["state"] if one.name in examined else pd.Series(dtype=str)
@@ -179,6 +180,7 @@ def card(sets: Sequence[Dataset], examined: Mapping[str, pd.DataFrame], absent: 
                 **{state: int((states == state).sum()) for state in STATES},
                 "licence": one.licence,
                 "size": one.size,
+                "citation": one.citation,
                 "note": f"{absent[one.name]} {one.how}" if one.name in absent else "",
             }
         )
@@ -186,7 +188,7 @@ def card(sets: Sequence[Dataset], examined: Mapping[str, pd.DataFrame], absent: 
 
 
 def reasons(examined: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """What is not used, counted: one row a data set, state and reason (of an exclusion) or example (of a problem)."""
+    """Counts of what is not used: one row per data set, state and reason, with an example."""
     rows = []
     for name, table in examined.items():
         for reason, group in table[table["state"] == "excluded"].groupby("excluded"):
@@ -215,7 +217,7 @@ def reasons(examined: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def with_problems(examined: Mapping[str, pd.DataFrame], undecodable: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The examined indices, the tracks that could not be decoded (columns track_id, problem) being corrupt."""
+    """The examined indices, with the tracks that could not be decoded (columns track_id, problem) marked corrupt."""
     marked = {name: table.copy() for name, table in examined.items()}
     for track_id, problem in undecodable[["track_id", "problem"]].itertuples(index=False):
         name, track = track_id.split("/", 1)

@@ -1,10 +1,9 @@
-"""Seeded arrangements: what a score is played on, how, in which room; a plain description, as JSON.
+"""Seeded arrangements: instruments, tempo, tuning, room and noise of a score, as a plain description in JSON.
 
-An arrangement imitates what makes recordings hard, and keeps everything but the notes from identifying a
-piece: with scope "section" a piece is cut into sections of 5 to 8 s, and each draws its own tempo (around the
-piece's), octave, tuning, instruments, balance, drums, level, room and noise. Whatever stays constant within a
-piece is a shortcut for a contrastive task. With scope "piece" there is one section, the whole piece. All
-ranges are our choice.
+An arrangement imitates what makes recordings hard, and prevents anything except the notes from identifying a piece:
+with scope "section" a piece is cut into sections of 5 to 8 s, and each draws its own tempo (around the piece's),
+octave, tuning, instruments, balance, drums, level, room and noise. Whatever is constant within a piece is a shortcut
+for a contrastive task. With scope "piece" there is one section, the whole piece. All ranges are our choice.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ if TYPE_CHECKING:
     from keymyna_lib.corpus.rendered.scores import Score
 
 # General MIDI programmes (from 0) by family, with their loudness in TimGM6mb.sf2 [dB: mean power of 0.5 s
-# notes, MIDI 48 to 84 in major thirds, velocity 90], by which parts are balanced. Left out of the 128:
-# whatever is silent or mistuned between MIDI 36 and 96, has mostly inharmonic partials, or swells too slowly
-# for a fast tune.
+# notes, MIDI 48 to 84 in major thirds, velocity 90], which balances the parts. Of the 128, those are left out
+# that are silent or mistuned between MIDI 36 and 96, have mostly inharmonic partials, or swell too slowly for a
+# fast tune.
 FAMILIES: dict[str, dict[int, int]] = {
     "keys": {0: -32, 2: -33, 4: -26, 5: -29, 6: -33, 7: -31},
     "organ": {16: -25, 19: -29, 20: -25},
@@ -59,11 +58,11 @@ NOISE_COLOUR = (0.0, 2.0)  # power falls as frequency^-colour: white 0, pink 1, 
 class ArrangementConfig:
     """What an arrangement may draw.
 
-    seconds : longest excerpt from a piece's beginning, s.
+    seconds : longest excerpt, from a piece's beginning [s].
     scope : "section" draws instruments, drums, tuning, level, room, noise anew every 5 to 8 s, "piece" once.
     drum_probability : share of sections with drums.
-    detune_cents : tuning offsets are uniform in plus or minus this, cents.
-    snr_db : signal-to-noise ratios are uniform between these two, dB.
+    detune_cents : tuning offsets are uniform between minus and plus this [cents].
+    snr_db : signal-to-noise ratios are uniform between these two [dB].
 
     Raises
     ------
@@ -106,7 +105,7 @@ def arrange(score: Score, transposition: int, config: ArrangementConfig, rng: np
     dict
         "transposition" [semitones], "tempo" [beats per minute], "duration" [s] and "sections", a list of
         dicts: "start", "length" [s]; "beat" (at its start), "tempo"; "octave" [semitones], "cents";
-        "programmes", "levels" [dB] (one a part); "drums" (None or a pattern of one bar); "level" [dB];
+        "programmes", "levels" [dB] (one per part); "drums" (None or a pattern of one bar); "level" [dB];
         "reverb_time" [s], "reverb_level" [dB]; "snr" [dB], "colour"; "seed" of the draws made while rendering
         (velocities, impulse response, noise).
 
@@ -150,9 +149,12 @@ def arrange(score: Score, transposition: int, config: ArrangementConfig, rng: np
 
 
 def shorten_rests(notes: np.ndarray, longest: float = 2.0) -> np.ndarray:
-    """Cut rests of all parts, the opening one too, to `longest` beats.
+    """Cut rests of all parts, including the opening one, to `longest` beats.
 
     Some chorales pause while instruments play on. Takes and returns (note, 4) notes sorted by onset.
+
+    >>> shorten_rests(np.array([[0.0, 1.0, 60, 0], [9.0, 1.0, 62, 0]]))[:, 0]
+    array([0., 3.])
     """
     silent_from = np.maximum.accumulate(np.append(0, notes[:-1, 0] + notes[:-1, 1]))
     notes = notes.copy()
@@ -166,7 +168,7 @@ def _uniform(rng: np.random.Generator, bounds: tuple[float, float]) -> float:
 
 
 def _section_length(remaining: float, rng: np.random.Generator) -> float:
-    """5 to 8 s; near the end the rest, or half of it, so that no scrap is left over."""
+    """5 to 8 s; near the end all of the rest, or half of it, so that no short remnant is left."""
     low, high = SECTION_SECONDS
     length = _uniform(rng, SECTION_SECONDS)
     if remaining - length < low:
@@ -175,7 +177,7 @@ def _section_length(remaining: float, rng: np.random.Generator) -> float:
 
 
 def _programmes(n_parts: int, previous: tuple | list, rng: np.random.Generator) -> list[int]:
-    """One programme a part, drawn by family first, so that none dominates; none of the previous section's."""
+    """One programme per part, drawn by family first, so that none dominates; none of the previous section's."""
     fresh = {name: [p for p in family if p not in previous] for name, family in FAMILIES.items()}
     families = [programmes for programmes in fresh.values() if programmes]
 
@@ -189,7 +191,7 @@ def _programmes(n_parts: int, previous: tuple | list, rng: np.random.Generator) 
 
 
 def _octave(notes: np.ndarray, start: float, stop: float, transposition: int, rng: np.random.Generator) -> int:
-    """-12, 0 or 12 semitones, as far as the notes between two beats stay inside PITCH_RANGE; else 0."""
+    """-12, 0 or 12 semitones that keep the notes between two beats inside PITCH_RANGE; else 0."""
     sounding = notes[(notes[:, 0] < stop) & (notes[:, 0] + notes[:, 1] > start), 2]
     low, high = (sounding.min(), sounding.max()) if len(sounding) else (60, 60)
     lowest, highest = PITCH_RANGE[0] - transposition, PITCH_RANGE[1] - transposition

@@ -1,4 +1,4 @@
-"""How the synthetic corpus is made: which pieces, transposed and arranged how, rendered into the store."""
+"""The synthetic corpus: pieces are chosen, transposed, arranged and rendered into the store."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import importlib.metadata
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -14,21 +13,19 @@ import pandas as pd
 from keymyna_lib import keys, spectrogram
 from keymyna_lib.base import hashing, paths, seeds
 from keymyna_lib.base.checks import at_least, check
+from keymyna_lib.compute.executor import Executor
+from keymyna_lib.compute.processes import HERE
 from keymyna_lib.corpus import splits, store
 from keymyna_lib.corpus.corpus import COLUMNS, INDEX, Corpus, finish, open_corpus
 from keymyna_lib.corpus.rendered import arrange, compositions, render
 from keymyna_lib.corpus.rendered.scores import Score, ScoreSet, load_scores
-
-if TYPE_CHECKING:
-    from distributed import Client
-
 
 _LIBRARIES = ("music21", "symusic", "tinysoundfont", "pretty_midi", "numpy", "scipy", "torch", "librosa")
 
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusConfig(arrange.ArrangementConfig):
-    """What is in a corpus and how it is arranged.
+    """Contents of a corpus, and how they are arranged.
 
     n_chorales, n_tunes : pieces of each source; 0 for all that pass the audit.
     seed : of every draw.
@@ -49,22 +46,16 @@ class CorpusConfig(arrange.ArrangementConfig):
 
 
 def build_corpus(
-    config: CorpusConfig,
-    *,
-    progress: bool = True,
-    cache: Path | None = None,
-    workers: int = 0,
-    client: Client | None = None,
+    config: CorpusConfig, *, progress: bool = True, cache: Path | None = None, client: Executor = HERE
 ) -> Corpus:
-    """Build a corpus, or what of it is missing or damaged; a finished one is verified and opened in seconds.
+    """Build a corpus, or the parts of it that are missing or damaged; a finished one is verified and opened in seconds.
 
     Parameters
     ----------
     config : what to build.
     progress : show a bar.
     cache : folder to build in; `paths.CACHE` by default.
-    workers : processes; 0 is one for each core. The result does not depend on it.
-    client : a cluster to render on instead, see `cluster.connect`; nor does the result depend on this.
+    client : where to render, see `cluster.connect`. The result does not depend on it.
 
     Raises
     ------
@@ -80,15 +71,7 @@ def build_corpus(
 
     places = store.offsets(plan)
     hashes, _ = store.fill(
-        folder,
-        places,
-        _render,
-        arguments,
-        folder / INDEX,
-        doing="rendering",
-        progress=progress,
-        workers=workers,
-        client=client,
+        folder, places, _render, arguments, folder / INDEX, doing="rendering", progress=progress, client=client
     )
     plan["sha256"], plan["spectrogram_sha256"] = zip(*(hashes[t] for t in plan.index))
     finish(folder, asdict(config), _versions(), plan[list(COLUMNS)], places)
@@ -108,7 +91,7 @@ def playable_score(scores: ScoreSet, piece_id: str) -> Score:
 
 
 def plan_corpus(config: CorpusConfig, scores: ScoreSet) -> pd.DataFrame:
-    """The manifest but for what only rendering tells (the sha256 of the results)."""
+    """The manifest except what only rendering can tell (the sha256 of the results)."""
     table = scores.table.assign(composition=compositions.composition_ids(scores))
     table["split"] = splits.assign_splits(table, seed=config.seed)
     chosen = compositions.select(table, n_chorales=config.n_chorales, n_tunes=config.n_tunes, seed=config.seed)
@@ -118,12 +101,7 @@ def plan_corpus(config: CorpusConfig, scores: ScoreSet) -> pd.DataFrame:
     table["key"] = keys.transpose(table["key_written"], table["transposition"])
     table["key_name"] = [keys.KEY_NAMES[k] for k in table["key"]]
     drawn = [
-        arrange.arrange(
-            playable_score(scores, p),
-            table.transposition[p],
-            config,
-            np.random.default_rng([config.seed, *seeds.stable_words(p)]),
-        )
+        arrange.arrange(playable_score(scores, p), table.transposition[p], config, seeds.stream_of(config.seed, p))
         for p in chosen
     ]
     table["tempo"] = [a["tempo"] for a in drawn]

@@ -1,9 +1,8 @@
-"""Which scores are one composition, and every choice made by composition, mode or key.
+"""Compositions (scores that are versions of one piece), and the choice and transposition of pieces.
 
-A composition is a connected component of pieces under two relations: the same normalised title, or a
-near-identical melody whatever its key. Splits keep compositions whole, so that no tune is learned in one
-setting and tested in another. All draws come from generators seeded by the caller's seed and the purpose.
-Everything here is our choice.
+A composition is a connected component of pieces under two relations: the same normalised title, or a near-identical
+melody in any key. Splits keep compositions whole, so that no tune is learned in one setting and tested in another. All
+draws come from generators seeded by the caller's seed and the purpose. Everything here is our choice.
 """
 
 from __future__ import annotations
@@ -15,13 +14,14 @@ import numpy as np
 import pandas as pd
 
 from keymyna_lib import keys
+from keymyna_lib.base import seeds
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.corpus.rendered.scores import ScoreSet
-from keymyna_lib.corpus.splits import SPLITS, _generator, _mode
+from keymyna_lib.corpus.splits import SPLITS
 
-# Two melodies are one when they share this part of the shorter one's shingles (runs of NGRAM intervals). In
-# this corpus pairs at 0.2 to 0.3 are mostly chance and those above mostly variants (looked through), and the
-# largest component has 11 of 3,633 pieces; with runs of 4 the same threshold glues nearly half together.
+# Two melodies count as one when they share this part of the shorter one's shingles (runs of NGRAM intervals). In
+# this corpus, pairs at 0.2 to 0.3 are mostly chance and those above mostly variants (checked by eye), and the
+# largest component has 11 of 3,633 pieces; with runs of 4 the same threshold joins nearly half of them.
 NGRAM = 6
 SAME_MELODY = 0.3
 # Words that name a kind of piece, a setting or an edition rather than one piece.
@@ -38,9 +38,12 @@ _GENERIC = frozenset(
 
 
 def normalise_title(title: str) -> str:
-    """What the titles of one piece share: words without accents, articles, numbers, names of dances; sorted.
+    """What the titles of one piece share: its sorted words without accents, articles, numbers and names of dances.
 
-    Returns "" for a generic title such as "Quick Step 25th Regt." or "Irish Air", which identifies nothing.
+    Returns "" for a generic title, which identifies nothing.
+
+    >>> normalise_title("The Trip to Dingle (2nd Set)"), normalise_title("Quick Step 25th Regt.")
+    ('dingle trip', '')
     """
     text = unicodedata.normalize("NFKD", title.casefold())
     text = "".join(c for c in text if not unicodedata.combining(c) and c not in "'’`:")
@@ -51,7 +54,7 @@ def normalise_title(title: str) -> str:
 def melody(notes: np.ndarray, source: str) -> np.ndarray:
     """Pitches of the melody (part 0, highest note): (step,) int.
 
-    A tune is read note by note; a chorale on the beat, because its settings differ in their passing notes.
+    A tune is read note by note, a chorale on the beat, because its settings differ in passing notes.
     """
     notes = notes[notes[:, 3] == 0]
     notes = notes[np.lexsort((-notes[:, 2], notes[:, 0]))]
@@ -63,7 +66,7 @@ def melody(notes: np.ndarray, source: str) -> np.ndarray:
 
 
 def melodic_shingles(notes: np.ndarray, source: str) -> list[str]:
-    """Every run of `NGRAM` intervals of the melody (semitones) as text: what a transposition keeps."""
+    """Every run of `NGRAM` intervals of the melody (semitones) as text; transposition does not change them."""
     intervals = [f"{i:+d}" for i in np.diff(melody(notes, source))]
     return [source + "".join(intervals[i : i + NGRAM]) for i in range(max(1, len(intervals) - NGRAM + 1))]
 
@@ -93,14 +96,14 @@ def composition_ids(scores: ScoreSet) -> pd.Series:
 
 
 def select(table: pd.DataFrame, *, n_chorales: int, n_tunes: int, seed: int) -> list[str]:
-    """Pieces of a profile, in the table's order: all the minor ones, but no more than half (a small profile).
+    """Pieces of a profile, in the table's order: all minor ones, but at most half of a small profile.
 
     The sample is proportional over the splits.
 
     Parameters
     ----------
     table : one row per piece with columns source, key, split.
-    n_chorales, n_tunes : how many; 0 = all.
+    n_chorales, n_tunes : how many; 0 for all.
     """
     chosen: set[str] = set()
     for source, n, name in (("chorale", n_chorales, "n_chorales"), ("tune", n_tunes, "n_tunes")):
@@ -112,7 +115,7 @@ def select(table: pd.DataFrame, *, n_chorales: int, n_tunes: int, seed: int) -> 
         n_minor = min(len(minor), max(n // 2, n - len(major))) if n else len(minor)
         n_major = n - n_minor if n else len(major)
         for group, count, purpose in ((minor, n_minor, "minor"), (major, n_major, "major")):
-            generator = _generator(seed, f"select {source} {purpose}")
+            generator = seeds.stream_of(seed, f"select {source} {purpose}")
             place = pd.Series(0.0, group.index)  # of each piece within its split, from 0 to 1
             for split in SPLITS:
                 members = group.index[group.split == split]
@@ -124,7 +127,7 @@ def select(table: pd.DataFrame, *, n_chorales: int, n_tunes: int, seed: int) -> 
 def transpositions(table: pd.DataFrame, *, seed: int) -> pd.Series:
     """Semitones (-6..+5) to transpose each piece by, so that the tonics come out near-uniform.
 
-    Within each split, source and mode the pieces take the twelve tonics in turn, both in random order: the
+    Within each split, source and mode the pieces take the twelve tonics in turn, both in random order, so that the
     counts of two tonics differ by at most one.
 
     Parameters
@@ -132,9 +135,9 @@ def transpositions(table: pd.DataFrame, *, seed: int) -> pd.Series:
     table : one row per piece with columns split, source, key.
     """
     shift = pd.Series(0, table.index, name="transposition")
-    for group, pieces in table.groupby(["split", "source", _mode(table.key)]):
-        generator = _generator(seed, f"transpositions {group}")
+    for group, pieces in table.groupby(["split", "source", table.key.map(keys.mode).rename("mode")]):
+        generator = seeds.stream_of(seed, f"transpositions {group}")
         tonics = generator.permutation(12)[np.arange(len(pieces)) % 12]
         order = pieces.index[generator.permutation(len(pieces))]
-        shift[order] = (tonics - keys.tonic(pieces.key[order].to_numpy()) + 6) % 12 - 6
+        shift[order] = keys.pitch_class(tonics - keys.tonic(pieces.key[order].to_numpy()) + 6) - 6
     return shift

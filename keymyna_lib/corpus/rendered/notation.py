@@ -1,9 +1,9 @@
-"""Readers of printed music: MusicXML chorales and ABC tunes become arrays of notes.
+"""Readers of notated music: MusicXML chorales and ABC tunes become arrays of notes.
 
 Notes are (note, 4) float32: onset and duration [beats], MIDI pitch, part (0 = soprano or melody); sorted by
 onset, part and pitch. A beat is a quarter note, or a dotted quarter in 3/8, 6/8, 9/8 and 12/8. Ties are
-merged; grace notes, ornaments, fermatas and chord symbols are left out. Repeats are played out in ABC, but
-not in MusicXML.
+merged; grace notes, ornaments, fermatas and chord symbols are left out. Repeats are played in ABC, but not in
+MusicXML.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import symusic
@@ -26,7 +27,7 @@ from keymyna_lib.base.errors import KeyMynaError
 
 VOICES = ("soprano", "alto", "tenor", "bass")
 _STEPS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
-# MIDI times are rounded to 1/48 quarter: exact for triplets of 32nds, and undoes abc2midi's one-tick gaps.
+# MIDI times are rounded to 1/48 quarter: exact for triplets of 32nds, and removes abc2midi's one-tick gaps.
 _GRID = 48
 _ABC_HEADER = re.compile(r"[MLKPV]:")
 # Annotations, graces, decorations and ornaments; inline fields are captured, to be kept.
@@ -103,7 +104,10 @@ def _part_notes(part: ET.Element, number: int) -> Iterator[tuple[float, float, i
 def plain_key(text: str) -> int | None:
     """Key of an ABC `K:` field that is plain major or minor; None for a modal, qualified or queried one.
 
-    "M" alone is read by some as major and by others as minor: None.
+    "M" alone means major to some and minor to others: None.
+
+    >>> plain_key("Bb major"), plain_key("Am"), plain_key("D dorian")
+    (10, 21, None)
     """
     match = re.fullmatch(r"[A-G][#b]? ?((?i:maj|major|min|minor)|m|)", text.strip())
     return keys.parse_key(match[0]) if match else None
@@ -151,7 +155,7 @@ def _read_midi(path: Path, abc: list[str]) -> tuple[np.ndarray, int] | None:
     if metre is None or not path.exists():
         return None
     try:
-        score = symusic.Score.from_midi(path.read_bytes())
+        score: Any = symusic.Score.from_midi(path.read_bytes())
     except (RuntimeError, ValueError):  # cut short by a crash
         return None
     track = next((track for track in score.tracks if len(track.notes)), None)

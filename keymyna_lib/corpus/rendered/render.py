@@ -1,6 +1,5 @@
-"""Arrangement to audio: TinySoundFont with the General MIDI bank TimGM6mb.sf2 (shipped in the package
-pretty_midi), a synthetic room, coloured noise. Mono, 16 kHz; a pure function of the notes and the
-arrangement.
+"""Arrangement to audio: TinySoundFont with the General MIDI bank TimGM6mb.sf2 (shipped with the package pretty_midi),
+a synthetic room and coloured noise. Mono, 16 kHz; a pure function of the notes and the arrangement.
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ VELOCITY = (75, 110)  # MIDI
 _DRUM_CHANNEL = 9
 _CHANNELS = [c for c in range(16) if c != _DRUM_CHANNEL]
 _LOUDNESS = min(PROGRAMME_LOUDNESS.values())  # dB to which every programme is brought; volume can only lower
-_FLUSH = SAMPLE_RATE // 10  # samples in which silenced voices die
-_SILENCE = 1e-6  # RMS below which there is nothing to relate a level to
+_FLUSH = SAMPLE_RATE // 10  # samples within which silenced voices die away
+_SILENCE = 1e-6  # RMS; below it, audio is not scaled to a level
 
-# An event: (sample, 0 for off or 1 for on, channel, MIDI key, velocity); sorted, so that offs come first.
+# An event: (sample, 0 for off or 1 for on, channel, MIDI key, velocity); sorted, offs come first.
 Event = tuple[int, int, int, int, int]
 
 
@@ -49,7 +48,7 @@ def soundfont_path() -> Path:
 
 
 def n_samples(arrangement: dict) -> int:
-    """Samples that an arrangement comes to."""
+    """Length of an arrangement in samples."""
     return round(arrangement["duration"] * SAMPLE_RATE)
 
 
@@ -75,7 +74,7 @@ def render(notes: np.ndarray, arrangement: dict) -> np.ndarray:
 
 
 def render_section(notes: np.ndarray, section: dict, transposition: int) -> np.ndarray:
-    """One section with its fades: (sample,) float32, longer by RING_OUT, its music at its level, re RMS 1."""
+    """One section with its fades: (sample,) float32, longer by RING_OUT, the music at its level (dB re RMS 1)."""
     rng = np.random.default_rng(section["seed"])
     length = round((section["length"] + RING_OUT) * SAMPLE_RATE)
     audio = _with_rms(_play(_note_events(notes, section, transposition, rng), section, length), 0.0)
@@ -96,7 +95,7 @@ def add_room(audio: np.ndarray, reverb_time: float, level: float, rng: np.random
     Parameters
     ----------
     audio : (sample,) float32.
-    reverb_time : s in which the response falls by 60 dB, where it is cut off.
+    reverb_time : s in which the response falls by 60 dB, after which it is cut off.
     level : dB, mean power of the reverberation of white noise relative to the noise.
 
     Returns
@@ -141,7 +140,7 @@ def _with_rms(audio: np.ndarray, level: float) -> np.ndarray:
 
 
 def _note_events(notes: np.ndarray, section: dict, transposition: int, rng: np.random.Generator) -> list[Event]:
-    """Notes of a section; what is held across its boundary is cut off there and struck anew by the next."""
+    """Notes of a section; a note held across its boundary is cut off there and struck again by the next section."""
     rate = SAMPLE_RATE * 60 / section["tempo"]  # samples per beat
     start, stop = section["beat"], section["beat"] + section["length"] * section["tempo"] / 60
     on, off = np.maximum(notes[:, 0], start), np.minimum(notes[:, 0] + notes[:, 1], stop)

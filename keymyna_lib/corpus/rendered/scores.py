@@ -1,11 +1,10 @@
-"""Scores with keys written down by their editors, and the audit of those keys.
+"""Scores with keys stated by their editors, and the audit of those keys.
 
-Two sources, both from music21's bundled corpus: Bach's chorales (MusicXML, key and mode encoded) and fiddle
-tunes in ABC (O'Neill's 1850, Ryan's Mammoth Collection, Aird's Airs; the `K:` field). A key read off a key
-signature is often wrong (Dorian notation, modal tunes, half closes), and wrong labels put a ceiling on every
-system. So a piece is kept only when the editor's key and the piece's own close agree: its last bass note is
-the tonic (our choice; the mode of the last chord is free, so a Picardy third is fine). What is left out is
-counted by reason and interval.
+Two sources, both from music21's bundled corpus: Bach's chorales (MusicXML, key and mode encoded) and fiddle tunes in
+ABC (O'Neill's 1850, Ryan's Mammoth Collection, Aird's Airs; the `K:` field). A key inferred from a key signature is
+often wrong (Dorian notation, modal tunes, half closes), and wrong labels limit every system. So a piece is kept only
+when the editor's key and its close agree: its last bass note is the tonic (our choice; the mode of the last chord is
+free, so a Picardy third is fine). Excluded pieces are counted by reason and interval.
 """
 
 from __future__ import annotations
@@ -30,12 +29,12 @@ from keymyna_lib.base import files, hashing, paths, progress
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.corpus.rendered import notation
 
-MIN_BEATS = 16  # 8 s at 120 beats a minute
+MIN_BEATS = 16  # 8 s at 120 beats per minute
 _ABC_FOLDERS = {"oneills": "oneills1850", "ryans": "ryansMammoth", "airds": "airdsAirs"}
 _COLUMNS = ["piece_id", "source", "collection", "title", "key", "beats_per_bar", "analysed"]
 _EXCLUSION_COLUMNS = ["piece_id", "source", "collection", "title", "reason", "interval", "key_written"]
 _CACHED = ("notes.npz", "table.csv", "exclusions.csv")
-_BATCH = 64  # scores a thread reads at a time, the tunes with one call of abc2midi
+_BATCH = 64  # scores that a thread reads at a time, the tunes with one call of abc2midi
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +57,7 @@ class Score:
 
 @dataclass(frozen=True, eq=False)
 class ScoreSet:
-    """All pieces that passed the audit, and the list of those that did not.
+    """All pieces that passed the audit, and a list of the others.
 
     table : one row per kept piece, indexed by piece_id (safe as a file name): source ("chorale" or "tune"),
         collection ("bach", "oneills", "ryans" or "airds"), title, key (index of `keys`, the editor's),
@@ -97,23 +96,28 @@ class ScoreSet:
 
 
 def pitch_class_histogram(notes: np.ndarray) -> np.ndarray:
-    """Duration-weighted pitch-class histogram of (note, 4) notes: (12,) float64 that sums to 1, C first."""
-    histogram = np.bincount(notes[:, 2].astype(int) % 12, weights=notes[:, 1], minlength=12)
+    """Duration-weighted pitch-class histogram of (note, 4) notes: (12,) float64 that sums to 1, C first.
+
+    >>> pitch_class_histogram(np.array([[0, 3, 60, 0], [3, 1, 67, 0]]))
+    array([0.75, 0.  , 0.  , 0.  , 0.  , 0.  , 0.  , 0.25, 0.  , 0.  , 0.  ,
+           0.  ])
+    """
+    histogram = np.bincount(keys.pitch_class(notes[:, 2].astype(int)), weights=notes[:, 1], minlength=12)
     return histogram / histogram.sum()
 
 
 def last_bass_pitch(notes: np.ndarray) -> int:
-    """MIDI pitch of the lowest note of the last chord: among the notes that end last."""
+    """MIDI pitch of the lowest note of the last chord (the notes that end last)."""
     ends = notes[:, 0] + notes[:, 1]
     return int(notes[ends > ends.max() - 0.01, 2].min())
 
 
 def audit(notes: np.ndarray, key: int) -> tuple[str, int | None]:
-    """Why a piece is left out, and its last bass note above the tonic (semitones 0..11) where that is why.
+    """Why a piece is excluded, and the interval of its last bass note above the tonic (semitones 0..11) if that is why.
 
     Returns ("", None) for a piece to keep.
     """
-    interval = (last_bass_pitch(notes) - keys.tonic(key)) % 12
+    interval = keys.pitch_class(last_bass_pitch(notes) - keys.tonic(key))
     if interval:
         return "ends on another note than the tonic", interval
     if (notes[:, 0] + notes[:, 1]).max() - notes[:, 0].min() < MIN_BEATS:
@@ -122,7 +126,7 @@ def audit(notes: np.ndarray, key: int) -> tuple[str, int | None]:
 
 
 def load_scores() -> ScoreSet:
-    """All audited scores: parsed on all cores the first time, then read from the cache in a blink.
+    """All audited scores: parsed on all cores the first time, later read from the cache.
 
     The cache is keyed by this code and the versions of the corpus and its parser; a damaged one is rebuilt.
     """
@@ -192,7 +196,7 @@ def _chorale_jobs(corpus: Path) -> list[dict]:
 
 
 def _tune_jobs(corpus: Path) -> list[dict]:
-    """One job per ABC tune, named by its number (in Ryan's, one tune a file, by its file)."""
+    """One job per ABC tune, named by its number (in Ryan's, with one tune per file, by its file)."""
     jobs: dict[str, dict] = {}
     for collection, folder in _ABC_FOLDERS.items():
         for path in sorted((corpus / folder).glob("*.abc")):

@@ -1,8 +1,8 @@
-"""What each window of a rendered piece sounds like: the ground truth for what may be read off an embedding.
+"""What each window of a synthetic piece contains: the ground truth for what can be read off an embedding.
 
-All of it is known from the score and the arrangement it was played in (see `arrange`); no audio is analysed.
-Windows are those of `features`: end to end, the last one aligned to the recording's end. What lies behind the end, in
-the padding of a short recording, does not count.
+All of it is known from the score and its arrangement (see `arrange`); no audio is analysed. Windows are those of
+`features`: end to end, the last one aligned to the recording's end. The padding after the end of a short recording
+does not count.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ def window_properties(corpus: Corpus, track_ids: Sequence[str], frames: int = WI
     Parameters
     ----------
     corpus : its manifest is read; the scores come from the cache.
-    track_ids : tracks, in the order of the rows to be.
+    track_ids : tracks, in the order that the rows are to have.
     frames : length of a window.
 
     Returns
     -------
     DataFrame
-        track_id; track (its position in `track_ids`); split; source; composition; start [s]; key (0..23), tonic (0..11) and
-        mode ("major" or "minor") of the track, as it sounds.
-        Means over the window, sections weighted by the time they take of it: tuning [cents]; snr [dB]; tempo [beats
-        per minute].
+        One row per window. track_id; track (its position in `track_ids`); split; source; composition; start [s]; key
+        (0..23), tonic (0..11) and mode ("major" or "minor") of the track, as it sounds.
+        tuning [cents], snr [dB], tempo [beats per minute]: means over the sections, weighted by their time in the
+        window.
+        family (of `arrange.FAMILIES`, the instrument of part 0: melody or soprano) and drums (bool) of the section
+        that fills most of the window, the first of equals; purity, its share of the window (0..1]; families, those of
+        all parts in all sections that the window touches, in alphabetical order, joined by "+".
         register [MIDI number]: mean pitch of the notes weighted by their time in the window, with transposition and
         the section's octave, without tuning; missing where no note sounds.
-        family (of `arrange.FAMILIES`, the instrument of part 0: melody or soprano) and drums (bool) of the section
-        that takes most of the window, the first of equals; purity, its share of the window (0..1]; families, those of
-        all parts in all sections that the window touches, in alphabetical order, joined by "+".
-        chroma_0 .. chroma_11: share of each pitch class, C first, in the time of the notes as played, without
-        drums; they sum to 1, and are 0 where no note sounds.
-        A note lasts as long as it is held (a section's end cuts it): how instruments decay or ring out is left out.
+        chroma_0 .. chroma_11: share of each pitch class, C first, of the time that notes sound, drums excepted; they
+        sum to 1, and are 0 where no note sounds.
+        A note lasts as long as it is held (a section's end cuts it): decay and ringing are ignored.
 
     Raises
     ------
@@ -90,31 +90,43 @@ def window_properties(corpus: Corpus, track_ids: Sequence[str], frames: int = WI
 
 def _of_track(notes: np.ndarray, arrangement: dict, starts: np.ndarray, frames: int) -> dict[str, np.ndarray]:
     """Columns that differ between the windows of a track, each (window,), from the windows' first frames."""
-    sections = arrangement["sections"]
     begin = starts * HOP / SAMPLE_RATE
     end = np.minimum(begin + frames * HOP / SAMPLE_RATE, arrangement["duration"])
-    first, length = (np.array([section[name] for section in sections]) for name in ("start", "length"))
-    share = _overlap(begin, end, first, first + length)
-    share /= share.sum(axis=1, keepdims=True)
-    heard = [{_FAMILY_OF_PROGRAMME[programme] for programme in section["programmes"]} for section in sections]
-    most = share.argmax(axis=1)
-    on, off, pitch = np.concatenate([_played(notes, s, arrangement["transposition"]) for s in sections], axis=1)
-    held = _overlap(begin, end, on, off)
-    sounding = held.sum(axis=1)
-    chroma = held @ np.eye(12)[pitch.astype(int) % 12] / np.where(sounding > 0, sounding, 1)[:, None]
+    sections = arrangement["sections"]
     return {
         "start": begin,
+        **_of_sections(sections, begin, end),
+        **_of_notes(notes, sections, arrangement["transposition"], begin, end),
+    }
+
+
+def _of_sections(sections: Sequence[dict], begin: np.ndarray, end: np.ndarray) -> dict[str, np.ndarray]:
+    """What the sections that windows from `begin` to `end` [s] touch are played on and how, each (window,)."""
+    first, length = (np.array([section[name] for section in sections]) for name in ("start", "length"))
+    share = _overlap(begin, end, first, first + length)  # (window, section)
+    share /= share.sum(axis=1, keepdims=True)
+    longest = share.argmax(axis=1)
+    families = [[_FAMILY_OF_PROGRAMME[programme] for programme in section["programmes"]] for section in sections]
+    heard = [{family for i in np.flatnonzero(row) for family in families[i]} for row in share]
+    return {
         **{name: share @ [section[entry] for section in sections] for name, entry in _MEANS.items()},
-        "register": np.divide(held @ pitch, sounding, out=np.full(len(starts), np.nan), where=sounding > 0),
-        "family": np.array([_FAMILY_OF_PROGRAMME[section["programmes"][0]] for section in sections])[most],
-        "drums": np.array([section["drums"] is not None for section in sections])[most],
+        "family": np.array([of_parts[0] for of_parts in families])[longest],
+        "drums": np.array([section["drums"] is not None for section in sections])[longest],
         "purity": share.max(axis=1),
-        "families": np.array(
-            [
-                "+".join(sorted(set().union(*(families for families, part in zip(heard, row) if part > 0))))
-                for row in share
-            ]
-        ),
+        "families": np.array(["+".join(sorted(names)) for names in heard]),
+    }
+
+
+def _of_notes(
+    notes: np.ndarray, sections: Sequence[dict], transposition: int, begin: np.ndarray, end: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Register and chroma of windows from `begin` to `end` [s], each (window,)."""
+    on, off, pitch = np.concatenate([_played(notes, section, transposition) for section in sections], axis=1)
+    held = _overlap(begin, end, on, off)  # (window, note)
+    total = held.sum(axis=1)
+    chroma = held @ np.eye(12)[keys.pitch_class(pitch.astype(int))] / np.where(total > 0, total, 1)[:, None]
+    return {
+        "register": np.divide(held @ pitch, total, out=np.full(len(total), np.nan), where=total > 0),
         **dict(zip(CHROMA_COLUMNS, chroma.T)),
     }
 
@@ -130,5 +142,5 @@ def _played(notes: np.ndarray, section: dict, transposition: int) -> np.ndarray:
 
 
 def _overlap(begin: np.ndarray, end: np.ndarray, on: np.ndarray, off: np.ndarray) -> np.ndarray:
-    """Time that each of some spans (row) shares with each of others (column), (row, column) [s]."""
+    """Time that each of some spans (row) shares with each of others (column): (row, column) [s]."""
     return (np.minimum(end[:, None], off) - np.maximum(begin[:, None], on)).clip(min=0)
