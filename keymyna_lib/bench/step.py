@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -116,17 +117,18 @@ def corpus_in(folder: Path, size: Size, batch_size: int = 0) -> Path:
     return path
 
 
-def our_run(path: Path, settings: PretrainConfig) -> Pretraining:
+def our_run(path: Path, settings: PretrainConfig, store_bytes: int | None = None) -> Pretraining:
     """The library's run on the corpus in `path`."""
     corpus = open_corpus(path)
-    run = Pretraining(settings, corpus, corpus.tracks(split="train"), corpus.tracks(split="valid"))
+    train, valid = (corpus.tracks(split=split) for split in ("train", "valid"))
+    run = Pretraining(settings, corpus, train, valid, store_bytes=store_bytes)
     run.modules.train()
     return run
 
 
 def our_bare_step(path: Path, settings: PretrainConfig) -> Action:
     """The library's whole step, on a batch in memory."""
-    run = our_run(path, settings)
+    run = our_run(path, settings, store_bytes=sys.maxsize)
     if run.device_step is None:
         run.train_sampler = Resident(run)
     else:
@@ -185,7 +187,7 @@ def compare(folder: Path, size: Size, settings: PretrainConfig, seconds: float) 
         name_of(settings),
     )
     actions = {name: make(path, settings) for name, make in MAKERS.items()}
-    flops = {name: product_flops(action) for name, action in actions.items()}
+    flops = {name: product_flops(action) for name, action in actions.items() if not gpu or name != OURS}
     if gpu:  # a recorded step shows no operators
         corpus = open_corpus(path)
         flops[OURS] = counted_flops(settings, corpus, corpus.tracks(split="train"))
