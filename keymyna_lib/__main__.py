@@ -242,9 +242,10 @@ def bench(subjects: tuple[str, ...], budget: float, size: str, out: Path) -> Non
 @main.command(short_help="Print the key of sound files.")
 @click.option("--encoder", required=True, metavar="E", help="encoder.safetensors of a pre-training run.")
 @click.option("--head", required=True, metavar="H", help="head.safetensors of a run on that encoder's embeddings.")
+@click.option("--crop-frames", type=int, default=196, show_default=True, help="crop_frames of the pre-training run.")
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @click.pass_context
-def predict(ctx: click.Context, encoder: str, head: str, files: tuple[str, ...]) -> None:
+def predict(ctx: click.Context, encoder: str, head: str, crop_frames: int, files: tuple[str, ...]) -> None:
     """Print the key of each sound FILE (wav, flac, ogg, mp3) and its probability.
 
     A file that cannot be read is reported, the others are still done, and the exit status is 1.
@@ -256,7 +257,7 @@ def predict(ctx: click.Context, encoder: str, head: str, files: tuple[str, ...])
     from keymyna_lib.keys import KEY_NAMES
     from keymyna_lib.predict import KeyFinder
 
-    finder, status = KeyFinder(encoder, head), 0
+    finder, status = KeyFinder(encoder, head, crop_frames=crop_frames), 0
     for file in files:
         try:
             probabilities = finder.probabilities(file)

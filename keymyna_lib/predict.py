@@ -1,7 +1,8 @@
 """The key of a sound file, from a pre-trained encoder and a head; on the command line, `keymyna predict`.
 
-Audio is decoded to one channel at 16 kHz, cut into windows of 6.25 s, embedded and classified; the estimate is the key
-with the largest mean softmax output over windows. Little is imported besides torch: imports take most of a single call.
+Audio is decoded to one channel at 16 kHz, cut into windows of 6.25 s (or as long as the encoder's crops, where they
+are shorter), embedded and classified; the estimate is the key with the largest mean softmax output over windows. Little
+is imported besides torch: imports take most of a single call.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ import torch
 
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.corpus.recordings.decode import read_audio
-from keymyna_lib.features import cut_windows, embed
+from keymyna_lib.features import cut_windows, embed, window_frames
 from keymyna_lib.heads import TrainedHead
 from keymyna_lib.model import load_encoder
-from keymyna_lib.spectrogram import PEAK, compress, mel_power, window_starts
+from keymyna_lib.spectrogram import PEAK, WINDOW, compress, mel_power, window_starts
 
 
 class KeyFinder:
@@ -26,6 +27,8 @@ class KeyFinder:
     ----------
     encoder : file written by `model.save_encoder`.
     head : file written by `heads.TrainedHead.save`, trained on this encoder's embeddings.
+    crop_frames : length of the crops that the encoder was pre-trained on, frames of 32 ms; as in training the head,
+        windows are no longer than these.
 
     Raises
     ------
@@ -33,7 +36,10 @@ class KeyFinder:
         When a file is missing or damaged, or the head expects other features than the encoder's.
     """
 
-    def __init__(self, encoder: Path | str, head: Path | str):
+    def __init__(self, encoder: Path | str, head: Path | str, *, crop_frames: int = WINDOW):
+        if crop_frames < 1:
+            raise KeyMynaError(f"crop_frames {crop_frames}: must be at least 1.")
+        self.frames = window_frames(crop_frames)
         self.encoder, self.head = load_encoder(Path(encoder)), TrainedHead.load(head)
         if len(self.head.mean) != self.encoder.embedding_dim:
             raise KeyMynaError(
@@ -53,7 +59,7 @@ class KeyFinder:
             audio = read_audio(path)
             audio = audio * (PEAK / max(np.abs(audio).max(initial=0.0), 1e-6))  # as the tracks of every corpus
             stored = compress(mel_power(audio)[0])
-            x = embed(self.encoder, cut_windows(stored, window_starts(stored.shape[1])))
+            x = embed(self.encoder, cut_windows(stored, window_starts(stored.shape[1], self.frames), self.frames))
             return self.head.predict(x, np.zeros(len(x), dtype=np.int64))[0]
 
     def key(self, path: Path | str) -> int:

@@ -40,11 +40,12 @@ def files(tmp_path_factory):
     return folder
 
 
-def test_a_song_is_embedded_as_a_track_of_a_corpus_is(files):
-    finder = predict.KeyFinder(files / "encoder.safetensors", files / "head.safetensors")
+@pytest.mark.parametrize("crop_frames, window", [(196, 196), (98, 98), (400, 196)])
+def test_a_song_is_embedded_as_a_track_of_a_corpus_is(files, crop_frames, window):
+    finder = predict.KeyFinder(files / "encoder.safetensors", files / "head.safetensors", crop_frames=crop_frames)
     for name in ("long.flac", "short.wav"):
         samples = build._samples(str(files / name), seconds=0)
-        x, _ = track_embeddings(finder.encoder, [track_spectrogram(samples)])
+        x, _ = track_embeddings(finder.encoder, [track_spectrogram(samples)], window)
         expected = finder.head.window_probabilities(x).mean(axis=0)
         np.testing.assert_allclose(finder.probabilities(files / name), expected, atol=2e-3)  # 16 bits there
         assert finder.key(files / name) == expected.argmax()
@@ -54,6 +55,11 @@ def test_a_head_of_another_encoder_is_refused(files, tmp_path):
     head_for(10).save(tmp_path / "other.safetensors")
     with pytest.raises(KeyMynaError, match="other.safetensors takes 10 features, and .* gives 64"):
         predict.KeyFinder(files / "encoder.safetensors", tmp_path / "other.safetensors")
+
+
+def test_crops_without_frames_are_refused(files):
+    with pytest.raises(KeyMynaError, match="crop_frames 0"):
+        predict.KeyFinder(files / "encoder.safetensors", files / "head.safetensors", crop_frames=0)
 
 
 def test_little_is_imported_besides_torch():

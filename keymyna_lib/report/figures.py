@@ -16,7 +16,7 @@ from torch import Tensor
 
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.evaluate import chance_scores
-from keymyna_lib.keys import CIRCLE_OF_FIFTHS, KEY_NAMES, N_KEYS
+from keymyna_lib.keys import CIRCLE_OF_FIFTHS, KEY_NAMES, N_KEYS, is_minor
 from keymyna_lib.report.intervals import NOT_RUN, UNDECIDED
 from keymyna_lib.spectrogram import HOP, SAMPLE_RATE
 
@@ -64,7 +64,7 @@ def key_histogram(counts: pd.DataFrame) -> Figure:
     figure, axes = plt.subplots(len(splits), 1, figsize=(10, 1.7 * len(splits)), sharex=True, squeeze=False)
     for axis, split in zip(axes[:, 0], splits):
         sizes = counts[counts["split"] == split].set_index("key")["size"].reindex(CIRCLE_OF_FIFTHS, fill_value=0)
-        axis.bar(range(N_KEYS), sizes, color=["#4C72B0" if key < 12 else "#C44E52" for key in CIRCLE_OF_FIFTHS])
+        axis.bar(range(N_KEYS), sizes, color=["#C44E52" if is_minor(key) else "#4C72B0" for key in CIRCLE_OF_FIFTHS])
         axis.set(ylabel="tracks", title=f"{split} ({sizes.sum()} tracks)")
     axes[-1, 0].set_xticks(range(N_KEYS), [KEY_NAMES[key] for key in CIRCLE_OF_FIFTHS], rotation=60, ha="right")
     return figure
