@@ -3,6 +3,9 @@
 Every draw of step t (which tracks, where the crops start, which tokens are masked) comes from a generator seeded
 by (seed, t), so that a run resumed from a checkpoint takes exactly the steps an unbroken one would have taken.
 
+On a GPU batches are drawn there and steps are queued, compiled and recorded (see `accelerated`): other draws than on a
+CPU, resumed as exactly.
+
 On several processes (see `compute.ranks`) each draws its share of a batch from its own share of the training tracks and
 reads no others; losses and gradients are those of the joint batch.
 """

@@ -11,6 +11,8 @@ from keymyna_lib.accelerated import step as steps
 from keymyna_lib.accelerated.sampler import sampler_for
 from keymyna_lib.accelerated.step import READ_EVERY, DeviceStep, steps_on_device, worth_compiling
 from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.bench import material
+from keymyna_lib.bench import step as bench_step
 from keymyna_lib.model import EncoderConfig
 from keymyna_lib.objectives import Batch
 from keymyna_lib.pretrain import Pretraining, learning_rate, pretrain
@@ -208,6 +210,22 @@ def test_long_runs_are_compiled_and_short_ones_are_not(corpus):
 
     assert not worth(steps=1000) and worth(steps=100_000)
     assert not worth(steps=20_000) and worth(steps=20_000, batch_size=100_000)
+
+
+def test_a_bare_step_keeps_its_batch_and_draws_its_masks(on_device, tmp_path):
+    folder = tmp_path / "corpus"
+    material.write_corpus(folder, 12, 60)
+    run = bench_step.our_run(folder, config(crop_frames=40), store_bytes=10**9)
+    sampler = bench_step.ResidentCrops(run.device_step.sampler)
+    crops, masks = [], []
+    for step in range(3):
+        sampler.prepare(step)
+        crops.append(sampler.crops(sampler.tracks()).whole())
+        masks.append(sampler.keep(0, 20, 0.5))
+    run.device_step.sampler.prepare(0)
+    assert torch.equal(crops[0], run.device_step.sampler.crops(run.device_step.sampler.tracks()).whole())
+    assert torch.equal(crops[0], crops[2]) and not torch.equal(masks[0], masks[2])
+    bench_step.our_bare_step(folder, config(crop_frames=40))()
 
 
 @needs_gpu

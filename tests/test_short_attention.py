@@ -38,6 +38,9 @@ def check_interpreted():
         assert max(differences(*shape, "cpu")) < 2e-6, shape
     from keymyna_lib.compute.short_attention import short_attention
 
+    with torch.inference_mode():
+        qkv = torch.randn(3, 10, 2 * 3 * 64)
+        torch.testing.assert_close(short_attention(qkv, 2), usual(qkv, 2))
     torch.library.opcheck(short_attention, (torch.randn(3, 10, 3 * 64, requires_grad=True), 1))
 
 

@@ -36,9 +36,12 @@ _TAKEN_FIRST = 3  # steps before one is recorded: they compile, choose kernels a
 def steps_on_device(device: torch.device, objective: Objective) -> bool:
     """Whether a run takes its steps by `DeviceStep`: a single process, on a GPU, whose draws the device can make.
 
-    Reconstruction and several processes take theirs as on a CPU.
+    Reconstruction, objectives and augmentations that this module does not know, and several processes do without.
     """
-    return device.type == "cuda" and ranks.world() == 1 and isinstance(objective, (Contrastive, Supervised))
+    known = isinstance(objective, Supervised) or (
+        isinstance(objective, Contrastive) and objective.augmentation in AUGMENTATIONS
+    )
+    return known and device.type == "cuda" and ranks.world() == 1
 
 
 def worth_compiling(config: PretrainConfig, encoder: Encoder, objective: Objective) -> bool:

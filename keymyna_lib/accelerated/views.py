@@ -15,6 +15,7 @@ from torch import Tensor
 
 from keymyna_lib import views
 from keymyna_lib.accelerated.draws import Draws
+from keymyna_lib.corpus.rendered.arrange import NOISE_COLOUR, REVERB_LEVEL, REVERB_TIME, SECTION_LEVEL
 from keymyna_lib.spectrogram import HOP, N_MELS, SAMPLE_RATE, band_edges
 
 _PURPOSES = range(1000, 1007)  # of draws
@@ -31,10 +32,10 @@ def augment(crops: Tensor, draws: Draws, *, pitch_shift: bool) -> Tensor:
     knots = knot(-views.FILTER_DB, views.FILTER_DB, 1, views.FILTER_KNOTS)
     response = torch.nn.functional.interpolate(knots, N_MELS, mode="linear", align_corners=True).mT
     power = power * 10 ** (response / 10)
-    power = power + reverb_tail(power, time(*views.REVERB_TIME), level(*views.REVERB_DB))
+    power = power + reverb_tail(power, time(*REVERB_TIME), level(*REVERB_LEVEL))
     uniforms = draws.uniform(_PURPOSES[-1] + 1, 4, *power.shape)
-    power = power + coloured_noise(power, snr(*views.SNR_DB), colour(*views.NOISE_COLOUR), uniforms)
-    return (power * 10 ** (gain(*views.GAIN_DB, 1, 1) / 10)).log1p()
+    power = power + coloured_noise(power, snr(*views.SNR_DB), colour(*NOISE_COLOUR), uniforms)
+    return (power * 10 ** (gain(*SECTION_LEVEL, 1, 1) / 10)).log1p()
 
 
 def _uniform(draws: Draws, purpose: int, batch: int, low: float, high: float, *shape: int) -> Tensor:
