@@ -82,8 +82,8 @@ class Objective(nn.Module, ABC):
         """What is minimised, a scalar."""
 
     @abstractmethod
-    def measure(self, outputs: Tensor, batch: Batch) -> Tensor:
-        """How well the outputs do, as a number () that means something by itself."""
+    def measure(self, outputs: Tensor, batch: Batch) -> Tensor | float:
+        """How well the outputs do, as one number that means something by itself."""
 
 
 class Contrastive(Objective):

@@ -345,7 +345,9 @@ class Pretraining:
         torch.nn.utils.clip_grad_norm_(self.modules.parameters(), config.clip_norm)
         self.optimizer.step()
         own = torch.tensor(
-            [[loss.item(), self.objective.measure(outputs, batch).item()]], dtype=torch.float64, device=self.device
+            [[loss.item(), float(self.objective.measure(outputs.detach(), batch))]],
+            dtype=torch.float64,
+            device=self.device,
         )
         joint_loss, measure = ranks.gather(own).mean(dim=0).tolist()
         self.history.append(
@@ -378,7 +380,7 @@ class Pretraining:
         tracks = torch.arange(min(len(self.valid_sampler), self.config.batch_size))
         with ranks.alone():
             outputs, batch = self.outputs(self.valid_sampler, tracks, generator_for(self.config.seed, 4))
-            return self.objective.measure(outputs, batch).item()
+            return float(self.objective.measure(outputs, batch))
 
     def save(self, path: Path) -> None:
         """Write everything that the next step depends on; all processes call it, the first writes."""

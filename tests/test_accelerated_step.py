@@ -169,7 +169,7 @@ def test_what_cannot_be_compiled_is_taken_without(corpus, on_device, monkeypatch
 def test_the_compiler_sees_one_graph(corpus, on_device, monkeypatch):
     """No operation of the step leaves the compiled graph; what it computes stays the same."""
     real = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda f, **options: real(f, **options, backend="aot_eager", fullgraph=True))
+    monkeypatch.setattr(torch, "compile", lambda f, **options: real(f, **options, backend="eager", fullgraph=True))
     for changes in (*CASES, dict(augmentation="timbre and pitch", mask_ratio=0.0)):
         run, plain = run_of(corpus, config(**changes)), run_of(corpus, config(**changes))
         run.device_step = DeviceStep(
@@ -216,15 +216,15 @@ def test_a_bare_step_keeps_its_batch_and_draws_its_masks(on_device, tmp_path):
     folder = tmp_path / "corpus"
     material.write_corpus(folder, 12, 60)
     run = bench_step.our_run(folder, config(crop_frames=40), store_bytes=10**9)
+    run.device_step.sampler.prepare(0)
+    expected = run.device_step.sampler.crops(run.device_step.sampler.tracks()).whole()
     sampler = bench_step.ResidentCrops(run.device_step.sampler)
     crops, masks = [], []
     for step in range(3):
         sampler.prepare(step)
         crops.append(sampler.crops(sampler.tracks()).whole())
         masks.append(sampler.keep(0, 20, 0.5))
-    run.device_step.sampler.prepare(0)
-    assert torch.equal(crops[0], run.device_step.sampler.crops(run.device_step.sampler.tracks()).whole())
-    assert torch.equal(crops[0], crops[2]) and not torch.equal(masks[0], masks[2])
+    assert all(torch.equal(drawn, expected) for drawn in crops) and not torch.equal(masks[0], masks[2])
     bench_step.our_bare_step(folder, config(crop_frames=40))()
 
 
