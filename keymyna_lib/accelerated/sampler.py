@@ -258,7 +258,7 @@ def sampler_for(
     track_ids: Sequence[str],
     device: torch.device,
     store_bytes: int | None = None,
-) -> DeviceSampler | FedSampler:
+) -> DeviceSampler:
     """The sampler of a run: with the store on the device when that fits in `store_bytes`, else fed from the corpus.
 
     Parameters

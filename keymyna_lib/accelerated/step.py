@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from keymyna_lib.accelerated.sampler import Crops, DeviceSampler, FedSampler, masks_before_looking
+from keymyna_lib.accelerated.sampler import Crops, DeviceSampler, masks_before_looking
 from keymyna_lib.accelerated.views import AUGMENTATIONS
 from keymyna_lib.compute import ranks
 from keymyna_lib.model import Encoder, kept_tokens
@@ -38,8 +38,9 @@ def steps_on_device(device: torch.device, objective: Objective) -> bool:
 
     Reconstruction, objectives and augmentations that this module does not know, and several processes do without.
     """
-    known = isinstance(objective, Supervised) or (
-        isinstance(objective, Contrastive) and objective.augmentation in AUGMENTATIONS
+    # Exactly these classes: one that is derived from them may do something else with a batch.
+    known = type(objective) is Supervised or (
+        type(objective) is Contrastive and objective.augmentation in AUGMENTATIONS
     )
     return known and device.type == "cuda" and ranks.world() == 1
 
@@ -77,7 +78,7 @@ class DeviceStep:
         encoder: Encoder,
         objective: Objective,
         optimizer: torch.optim.Optimizer,
-        sampler: DeviceSampler | FedSampler,
+        sampler: DeviceSampler,
         *,
         clip_norm: float,
         precision: str,
