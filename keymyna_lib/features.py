@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from keymyna_lib.accelerated import embedding as accelerated
 from keymyna_lib.base import paths
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.hashing import code_hash_of, sha256_bytes, sha256_json
@@ -34,6 +35,7 @@ if TYPE_CHECKING:  # importing what makes a corpus takes longer than embedding o
 
 MEAN_MEL, CHROMA = "mean mel", "chroma"
 GROUP = 16  # tracks embedded together: full batches are half as fast again
+GPU_GROUP = 256  # the same on a GPU, whose batches are larger
 PART = 256  # tracks per task; a multiple of GROUP, so that batches are the same on a cluster
 CHROMA_PART = 8  # tracks per task of chroma, so few that all cores are busy to the end
 
@@ -126,9 +128,13 @@ def _groups(track_ids: Sequence[str], size: int = GROUP) -> list[Sequence[str]]:
 
 @torch.inference_mode()
 def embed(encoder: Encoder, windows: Tensor, *, batch_size: int = 64) -> Tensor:
-    """Stored spectrograms (window, mel, frame) to embeddings (window, embedding), unmasked, float32 on the CPU."""
-    device = next(encoder.parameters()).device
-    return torch.cat([encoder(batch.to(device)).float().cpu() for batch in windows.split(batch_size)])
+    """Stored spectrograms (window, mel, frame) to embeddings (window, embedding), unmasked, float32 on the CPU.
+
+    A GPU takes larger batches than `batch_size`, see `accelerated.embedding`.
+    """
+    if next(encoder.parameters()).is_cuda:
+        return accelerated.embed(encoder, windows)
+    return torch.cat([encoder(batch).float() for batch in windows.split(batch_size)])
 
 
 def track_embeddings(
@@ -227,7 +233,8 @@ def _embeddings(
 ) -> Features:
     rows: list[Tensor] = []
     with bar(desc=f"features: {name}", total=len(track_ids), unit="track", show=show) as progress:
-        for group in _groups(track_ids):
+        on_gpu = encoder is not None and next(encoder.encoder.parameters()).is_cuda
+        for group in _groups(track_ids, GPU_GROUP if on_gpu else GROUP):
             windows = [_all_windows(corpus, track, frames) for track in group]
             rows += _of_windows(torch.cat(windows), encoder and encoder.encoder).split([len(w) for w in windows])
             progress.update(len(group))

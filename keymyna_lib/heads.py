@@ -317,7 +317,7 @@ def _batches(train: Rows, spec: HeadSpec, seed: int, dtype: torch.dtype) -> Iter
 
 def _initial(seed: int, sizes: Sequence[int]) -> list[tuple[np.ndarray, np.ndarray]]:
     """(weight (out, in), bias (out,)) of each layer, uniform within 1/sqrt(in) as in torch.nn.Linear."""
-    rng = seeds.numpy_stream(seed, "weights", tuple(sizes))
+    rng = seeds.numpy_stream(seed, "weights", *sizes)
     return [
         (rng.uniform(-1, 1, (n_out, n_in)) / n_in**0.5, rng.uniform(-1, 1, n_out) / n_in**0.5)
         for n_in, n_out in pairwise(sizes)
@@ -326,7 +326,7 @@ def _initial(seed: int, sizes: Sequence[int]) -> list[tuple[np.ndarray, np.ndarr
 
 def _noise(seed: int, spec: HeadSpec, dim: int, device: str) -> Iterator[torch.Tensor]:
     """Endless uniform draws (row, unit); a unit drops out where its draw is below the probability."""
-    generator = seeds.torch_stream(seed, "dropout", spec.hidden, device=device)
+    generator = seeds.torch_stream(seed, "dropout", *spec.hidden, device=device)
     while True:
         yield torch.rand(spec.batch_size, (spec.hidden or (dim,))[0], generator=generator, device=device)
 

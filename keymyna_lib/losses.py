@@ -145,7 +145,7 @@ def _own_state(loss: SogCLR, state: dict[str, Tensor], prefix: str, *_: object) 
 
 
 @torch.no_grad()
-def top1(first: Tensor, second: Tensor, tracks: Tensor) -> float:
-    """Share of rows of the first view whose nearest row of the second, by cosine, is of the same track, in [0, 1]."""
+def top1(first: Tensor, second: Tensor, tracks: Tensor) -> Tensor:
+    """Share of rows of the first view whose nearest of the second (by cosine) is of the same track; () in [0, 1]."""
     similarity = F.normalize(first, dim=1) @ F.normalize(gather(second), dim=1).T
-    return (gather(tracks)[similarity.argmax(dim=1)] == tracks).float().mean().item()
+    return (gather(tracks)[similarity.argmax(dim=1)] == tracks).float().mean()

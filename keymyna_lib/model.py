@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -39,6 +40,7 @@ PATCHES = {
 }
 SCALES = ("log1p", "linear")
 _HEAD_DIM = 64
+MOST_PACKED_TOKENS = 64  # up to which a GPU packs several sequences into a tile of its matrix units
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,24 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return F.scaled_dot_product_attention(q.float(), k.float(), v.float()).to(q.dtype)
 
 
+@torch.compiler.assume_constant_result
+def packing_works() -> bool:
+    """Whether `compute.short_attention` can be had: it wants a GPU, Triton, and a C compiler for Triton."""
+    return _packing_works()
+
+
+@functools.cache
+def _packing_works() -> bool:
+    try:
+        from keymyna_lib.compute.short_attention import short_attention
+
+        short_attention(torch.zeros(1, 1, 3 * _HEAD_DIM, device="cuda"), 1)
+    except Exception as error:
+        warnings.warn(f"attention over few tokens falls back to the usual kernels: {error}", stacklevel=1)
+        return False
+    return True
+
+
 class Attention(nn.Module):
     """Multi-head self-attention behind a LayerNorm, without biases: (batch, token, dim) to the same."""
 
@@ -152,7 +172,10 @@ class Attention(nn.Module):
         self.to_out = nn.Linear(heads * _HEAD_DIM, dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.to_qkv(self.norm(x)).unflatten(2, (3, self.heads, _HEAD_DIM)).permute(2, 0, 3, 1, 4)
+        qkv = self.to_qkv(self.norm(x))
+        if qkv.is_cuda and qkv.shape[1] <= MOST_PACKED_TOKENS and packing_works():
+            return self.to_out(torch.ops.keymyna.short_attention(qkv, self.heads))
+        q, k, v = qkv.unflatten(2, (3, self.heads, _HEAD_DIM)).permute(2, 0, 3, 1, 4)
         return self.to_out(attend(q, k, v).transpose(1, 2).flatten(2))
 
 
@@ -217,6 +240,7 @@ class Encoder(nn.Module):
                 nn.Sequential(Patchify(size), nn.LayerNorm(patch_dim), nn.Linear(patch_dim, dim), nn.LayerNorm(dim)),
             )
         self.transformer = Transformer(dim, depth, heads, hidden)
+        self._positions: dict[tuple, Tensor] = {}
 
     @property
     def branches(self) -> list[nn.Sequential]:
@@ -268,10 +292,22 @@ class Encoder(nn.Module):
             )
         return spectrograms[:, :, : spectrograms.shape[2] // width * width]
 
+    def positions(self, grid: tuple[int, int], device: torch.device) -> Tensor:
+        """`position_table` of a grid on a device; copied there once, as a compiled or recorded step cannot."""
+        if (grid, device) not in self._positions:
+            self._positions[grid, device] = position_table(*grid, self.dim).to(device)
+        return self._positions[grid, device]
+
     def patch_tokens(self, branch: nn.Sequential, spectrograms: Tensor, keep: Tensor | None = None) -> Tensor:
         """Embedded patches with their positions, (batch, token, dim): all, or those of `keep` (batch, kept)."""
-        positions = position_table(*branch[0].grid(spectrograms), self.dim).to(spectrograms.device)
-        patches = branch[0](spectrograms, keep).float()
+        return self.embed_patches(branch, branch[0](spectrograms, keep), branch[0].grid(spectrograms), keep)
+
+    def embed_patches(
+        self, branch: nn.Sequential, patches: Tensor, grid: tuple[int, int], keep: Tensor | None = None
+    ) -> Tensor:
+        """`patch_tokens` of patches (batch, token, mel x frame) that are at hand, all of a grid or those of `keep`."""
+        positions = self.positions(grid, patches.device)
+        patches = patches.float()
         if self.config.scale == "linear":
             patches = patches.expm1()
         return branch[1:](patches) + (positions if keep is None else positions[keep])

@@ -82,8 +82,8 @@ class Objective(nn.Module, ABC):
         """What is minimised, a scalar."""
 
     @abstractmethod
-    def measure(self, outputs: Tensor, batch: Batch) -> float:
-        """How well the outputs do, as a number that means something by itself."""
+    def measure(self, outputs: Tensor, batch: Batch) -> Tensor | float:
+        """How well the outputs do, as one number that means something by itself."""
 
 
 class Contrastive(Objective):
@@ -137,14 +137,18 @@ class Contrastive(Objective):
     def forward(self, encoder: Encoder, batch: Batch, generator: torch.Generator) -> Tensor:
         """(view, batch, projection)."""
         crops = AUGMENTATIONS[self.augmentation](batch.crops.flatten(0, 1), generator)
-        return self.head(encoder(crops, self.mask_ratio, generator)).float().unflatten(0, (2, -1))
+        return self.project(encoder(crops, self.mask_ratio, generator))
+
+    def project(self, embeddings: Tensor) -> Tensor:
+        """(view x batch, embedding) to (view, batch, projection) float32."""
+        return self.head(embeddings).float().unflatten(0, (2, -1))
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
         """The contrastive loss."""
         return self._loss(*outputs, batch.tracks)
 
-    def measure(self, outputs: Tensor, batch: Batch) -> float:
-        """Share of first views whose nearest second view is of the same track."""
+    def measure(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """() share of first views whose nearest second view is of the same track."""
         first, second = outputs
         return top1(first, second, batch.tracks)
 
@@ -198,9 +202,9 @@ class Reconstruction(Objective):
         """Mean over hidden patches."""
         return outputs.mean()
 
-    def measure(self, outputs: Tensor, batch: Batch) -> float:
+    def measure(self, outputs: Tensor, batch: Batch) -> Tensor:
         """The same number."""
-        return outputs.mean().item()
+        return outputs.mean()
 
 
 class Supervised(Objective):
@@ -229,9 +233,9 @@ class Supervised(Objective):
         """Cross-entropy."""
         return F.cross_entropy(outputs, batch.keys)
 
-    def measure(self, outputs: Tensor, batch: Batch) -> float:
-        """Share of crops whose key is right."""
-        return (outputs.argmax(dim=1) == batch.keys).float().mean().item()
+    def measure(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """() share of crops whose key is right."""
+        return (outputs.argmax(dim=1) == batch.keys).float().mean()
 
 
 # By the name that a configuration uses.

@@ -3,6 +3,9 @@
 Every draw comes from a stream of the seed that names the step (where crops start, which tokens are masked) or the epoch
 (the order of tracks), so that a run resumed from a checkpoint takes exactly the steps an unbroken one would have taken.
 
+On a GPU batches are drawn there and steps are queued, compiled and recorded (see `accelerated`): other draws than on a
+CPU, resumed as exactly.
+
 On several processes (see `compute.ranks`) each draws its share of a batch from its own share of the training tracks and
 reads no others; losses and gradients are those of the joint batch.
 """
@@ -23,6 +26,8 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from keymyna_lib.accelerated.sampler import sampler_for
+from keymyna_lib.accelerated.step import READ_EVERY, DeviceStep, steps_on_device, worth_compiling
 from keymyna_lib.base import paths
 from keymyna_lib.base.checks import POSITIVE, SHARE_BELOW_ONE, Rule, at_least, check, one_of
 from keymyna_lib.base.device import pick_device
@@ -113,7 +118,7 @@ class PretrainConfig:
             {
                 **{name: one_of(known) for name, known in names.items()},
                 **dict.fromkeys(counts, at_least(1)),
-                **dict.fromkeys(("projection_dim", "warmup_steps", "weight_decay"), at_least(0)),
+                **dict.fromkeys(("projection_dim", "warmup_steps", "weight_decay", "seed"), at_least(0)),
                 **dict.fromkeys(("temperature", "lr", "clip_norm"), POSITIVE),
                 "mask_ratio": SHARE_BELOW_ONE,
                 "gamma": Rule(lambda value: 0 < value <= 1, "a weight in (0, 1]"),
@@ -236,9 +241,18 @@ class Pretraining:
     config : the run.
     corpus : its store.
     train, valid : track ids; only `train` is learned from.
+    store_bytes : memory of a GPU that spectrograms may take; None for half of what is free.
     """
 
-    def __init__(self, config: PretrainConfig, corpus: Corpus, train: Sequence[str], valid: Sequence[str]):
+    def __init__(
+        self,
+        config: PretrainConfig,
+        corpus: Corpus,
+        train: Sequence[str],
+        valid: Sequence[str],
+        *,
+        store_bytes: int | None = None,
+    ):
         self.config = config
         self.device = pick_device(config.device)
         self.train_sampler = CropSampler(
@@ -256,9 +270,27 @@ class Pretraining:
         self._forward = (
             DistributedDataParallel(self.modules, broadcast_buffers=False) if ranks.world() > 1 else self.modules
         )
+        on_device = steps_on_device(self.device, objective)
         self.optimizer = OPTIMIZERS[config.optimizer](
-            self.modules.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
+            self.modules.parameters(),
+            lr=torch.tensor(config.lr, device=self.device) if on_device else config.lr,
+            weight_decay=config.weight_decay,
+            fused=True,
+            capturable=on_device,
         )
+        self.device_step: DeviceStep | None = None
+        if on_device:
+            sampler = sampler_for(config, encoder, objective, corpus, train, self.device, store_bytes)
+            self.device_step = DeviceStep(
+                encoder,
+                objective,
+                self.optimizer,
+                sampler,
+                clip_norm=config.clip_norm,
+                precision=config.precision,
+                compiled=self.device.type == "cuda" and worth_compiling(config, encoder, objective),
+                recorded=True,
+            )
         self.step = 0
         self.history: list[dict[str, float]] = []
 
@@ -291,8 +323,19 @@ class Pretraining:
             return self._forward(batch, generator), batch
 
     def take_step(self) -> None:
-        """One optimizer step; appends loss, measure (of the joint batch), learning rate and seconds to the history."""
+        """One optimizer step; appends loss, measure (of the joint batch), learning rate and seconds to the history.
+
+        On a GPU the step is only put in its queue; `settle` appends it, at the latest after READ_EVERY steps.
+        """
         started, config = time.perf_counter(), self.config
+        if self.device_step is not None:
+            if not self.device_step.unread:
+                self._unsettled_since = started
+            self.device_step.take(self.step, learning_rate(self.step, config))
+            self.step += 1
+            if self.device_step.unread == READ_EVERY:
+                self.settle()
+            return
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, config)
         tracks = self.train_sampler.tracks_of_step(self.step, config.batch_size // ranks.world(), config.seed)
@@ -305,7 +348,9 @@ class Pretraining:
         torch.nn.utils.clip_grad_norm_(self.modules.parameters(), config.clip_norm)
         self.optimizer.step()
         own = torch.tensor(
-            [[loss.item(), self.objective.measure(outputs, batch)]], dtype=torch.float64, device=self.device
+            [[loss.item(), float(self.objective.measure(outputs.detach(), batch))]],
+            dtype=torch.float64,
+            device=self.device,
         )
         joint_loss, measure = ranks.gather(own).mean(dim=0).tolist()
         self.history.append(
@@ -319,6 +364,16 @@ class Pretraining:
         )
         self.step += 1
 
+    def settle(self) -> None:
+        """Wait for the steps in a GPU's queue and append them to the history; elsewhere nothing is outstanding."""
+        if self.device_step is None or not self.device_step.unread:
+            return
+        found = self.device_step.read()
+        seconds = (time.perf_counter() - self._unsettled_since) / len(found)
+        for step, (loss, measure) in enumerate(found, self.step - len(found)):
+            lr = learning_rate(step, self.config)
+            self.history.append({"step": step, "loss": loss, "measure": measure, "lr": lr, "seconds": seconds})
+
     @torch.no_grad()
     def validate(self) -> float:
         """The objective's measure on the first `batch_size` validation tracks, with the same crops each time.
@@ -327,9 +382,10 @@ class Pretraining:
         """
         tracks = torch.arange(min(len(self.valid_sampler), self.config.batch_size))
         with ranks.alone():
-            return self.objective.measure(
-                *self.outputs(self.valid_sampler, tracks, torch_stream(self.config.seed, "validation batch"))
+            outputs, batch = self.outputs(
+                self.valid_sampler, tracks, torch_stream(self.config.seed, "validation batch")
             )
+            return float(self.objective.measure(outputs, batch))
 
     def save(self, path: Path) -> None:
         """Write everything that the next step depends on; all processes call it, the first writes."""
@@ -374,6 +430,7 @@ def pretrain(
     *,
     desc: str = "pre-training",
     show: bool = True,
+    store_bytes: int | None = None,
 ) -> tuple[Encoder, pd.DataFrame]:
     """Pre-train an encoder, resuming from `checkpoint` when it belongs to this very run.
 
@@ -384,6 +441,7 @@ def pretrain(
     train, valid : track ids; `valid` only for the curve.
     checkpoint : written every `checkpoint_every` steps and at the end.
     desc, show : the progress bar's text, and whether to draw it.
+    store_bytes : see `Pretraining`.
 
     Returns
     -------
@@ -406,7 +464,7 @@ def pretrain(
             "processes; make it a multiple of their number."
         )
     show = show and not ranks.rank()
-    run = Pretraining(config, corpus, train, valid)
+    run = Pretraining(config, corpus, train, valid, store_bytes=store_bytes)
     resumed = run.restore(checkpoint)
     if len(ranks.gather(torch.tensor([run.step], device=run.device)).unique()) > 1:
         raise KeyMynaError(
@@ -419,18 +477,25 @@ def pretrain(
     with bar(desc=desc, total=config.steps, unit="step", show=show) as progress:
         progress.update(run.step)
         while run.step < config.steps:
+            known = len(run.history)
             run.take_step()
-            record = run.history[-1]
-            if not math.isfinite(record["loss"]):
-                raise KeyMynaError(f"the loss became {record['loss']} at step {run.step}; lower lr (now {config.lr}).")
-            if run.step % config.validate_every == 0 or run.step == config.steps:
-                record["valid_measure"] = run.validate()
-            if run.step % config.checkpoint_every == 0 or run.step == config.steps:
+            last = run.step == config.steps
+            validate, save = (last or run.step % n == 0 for n in (config.validate_every, config.checkpoint_every))
+            if validate or save:
+                run.settle()
+            for record in run.history[known:]:
+                if not math.isfinite(loss := record["loss"]):
+                    raise KeyMynaError(
+                        f"the loss became {loss} at step {record['step'] + 1}; lower lr (now {config.lr})."
+                    )
+                progress.set_postfix_str(
+                    f"loss {loss:.2f}, {run.objective.measured} {record['measure']:.2f}", refresh=False
+                )
+            if validate:
+                run.history[-1]["valid_measure"] = run.validate()
+            if save:
                 run.save(checkpoint)
             progress.update()
-            progress.set_postfix_str(
-                f"loss {record['loss']:.2f}, {run.objective.measured} {record['measure']:.2f}", refresh=False
-            )
     return run.encoder.cpu().eval(), pd.DataFrame(run.history)
 
 

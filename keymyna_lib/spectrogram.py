@@ -34,6 +34,11 @@ def _slaney_hz(mel: np.ndarray) -> np.ndarray:
 _SLANEY_TOP = 15 + 27 * np.log(SAMPLE_RATE / 2 / 1000) / np.log(6.4)  # mel at half the sample rate
 
 
+def band_edges() -> np.ndarray:
+    """(mel + 2,) Hz: band b begins at edge b, peaks at edge b + 1 and ends at edge b + 2."""
+    return _slaney_hz(np.linspace(0, _SLANEY_TOP, N_MELS + 2))
+
+
 @functools.lru_cache(maxsize=64)
 def mel_filterbank(shift: float = 0.0) -> torch.Tensor:
     """Mel filterbank that hears everything `shift` semitones higher.
@@ -51,7 +56,7 @@ def mel_filterbank(shift: float = 0.0) -> torch.Tensor:
     -------
     (mel, frequency) float32, 128 x 1025.
     """
-    edges = _slaney_hz(np.linspace(0, _SLANEY_TOP, N_MELS + 2))[:, None]  # a band's neighbours are where it ends
+    edges = band_edges()[:, None]  # a band's neighbours are where it ends
     left, centre, right = edges[:-2], edges[1:-1], edges[2:]
     heard = np.fft.rfftfreq(N_FFT, 1 / SAMPLE_RATE) * 2 ** (shift / 12)
     bank = np.minimum((heard - left) / (centre - left), (right - heard) / (right - centre)).clip(0).astype(np.float32)

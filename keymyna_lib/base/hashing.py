@@ -60,10 +60,10 @@ _PLUMBING = frozenset(
 
 @functools.cache
 def code_hash_of(*modules: str) -> str:
-    """SHA-256 over the source of some modules of this library and of all that they import of it, however indirectly.
+    """SHA-256 over the code of some modules of this library and of all that they import of it, however indirectly.
 
     The part of a cache key that stands for the code. Imports inside functions count; imports for type checkers and
-    modules that only carry work (files, progress bars, processes) do not.
+    modules that only carry work (files, progress bars, processes) do not, nor do comments, docstrings and layout.
 
     Parameters
     ----------
@@ -76,7 +76,16 @@ def code_hash_of(*modules: str) -> str:
             continue
         found[name] = _source_of(name)
         todo += _imports_of(found[name])
-    return source_hash(*(found[name] for name in sorted(found)))
+    return sha256_json({name: _code_of(found[name]) for name in found})
+
+
+def _code_of(source: Path) -> str:
+    """A source file without comments, docstrings and layout."""
+    tree = ast.parse(source.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            del node.body[0]
+    return ast.dump(tree)
 
 
 def _source_of(module: str) -> Path:

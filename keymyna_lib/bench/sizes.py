@@ -99,7 +99,11 @@ SIZES = {
             *(("vit-s", batch, 0.9) for batch in (32, 64, 128)),
             *(("vit-xxs", batch, 0.9) for batch in (64, 512, 128)),
         ),
-        gpu_steps=(("vit-s", 1024, 0.0), *(("vit-s", batch, 0.9) for batch in (256, 1024, 4096))),
+        gpu_steps=(
+            ("vit-xxs", 128, 0.9),
+            ("vit-s", 1024, 0.0),
+            *(("vit-s", batch, 0.9) for batch in (256, 1024, 4096)),
+        ),
         presets=("vit-s", "vit-xxs"),
         masks=(0.0, 0.5, 0.75, 0.9, 0.95),
         masking_batch=8,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from keymyna_lib.accelerated.sampler import Crops, DeviceSampler
 from keymyna_lib.base.seeds import torch_stream
 from keymyna_lib.bench import material, reference
 from keymyna_lib.bench.measure import (
@@ -30,7 +32,7 @@ from keymyna_lib.bench.measure import (
 )
 from keymyna_lib.bench.sizes import Size
 from keymyna_lib.corpus.corpus import open_corpus
-from keymyna_lib.experiments.cost import product_flops
+from keymyna_lib.experiments.cost import counted_flops, product_flops
 from keymyna_lib.model import EncoderConfig
 from keymyna_lib.objectives import Batch
 from keymyna_lib.pretrain import PretrainConfig, Pretraining
@@ -85,6 +87,27 @@ class Resident:
         return self.drawn
 
 
+class ResidentCrops(DeviceSampler):
+    """The same for a run whose steps are drawn on the device: tracks and crops stay those of step 0, masks do not."""
+
+    def __init__(self, sampler: DeviceSampler):
+        self.__dict__.update(sampler.__dict__)
+        sampler.prepare(0)
+        self.one_batch = sampler.tracks()
+        drawn = sampler.crops(self.one_batch)
+        begin = torch.arange(len(drawn), device=sampler.device) * drawn.n_frames
+        frames = drawn.whole().mT.flatten(0, 1).contiguous()
+        self.drawn = replace(drawn, frames=frames, begin=begin, there=torch.full_like(begin, drawn.n_frames))
+
+    def tracks(self) -> Tensor:
+        """The tracks of the one batch."""
+        return self.one_batch
+
+    def crops(self, tracks: Tensor) -> Crops:
+        """Its crops."""
+        return self.drawn
+
+
 def corpus_in(folder: Path, size: Size, batch_size: int = 0) -> Path:
     """The corpus of noise in a folder, made if missing, with at least `batch_size` training tracks."""
     n_tracks = max(size.tracks, -(-batch_size * 10 // 9) + 1)
@@ -94,18 +117,22 @@ def corpus_in(folder: Path, size: Size, batch_size: int = 0) -> Path:
     return path
 
 
-def our_run(path: Path, settings: PretrainConfig) -> Pretraining:
+def our_run(path: Path, settings: PretrainConfig, store_bytes: int | None = None) -> Pretraining:
     """The library's run on the corpus in `path`."""
     corpus = open_corpus(path)
-    run = Pretraining(settings, corpus, corpus.tracks(split="train"), corpus.tracks(split="valid"))
+    train, valid = (corpus.tracks(split=split) for split in ("train", "valid"))
+    run = Pretraining(settings, corpus, train, valid, store_bytes=store_bytes)
     run.modules.train()
     return run
 
 
 def our_bare_step(path: Path, settings: PretrainConfig) -> Action:
     """The library's whole step, on a batch in memory."""
-    run = our_run(path, settings)
-    run.train_sampler = Resident(run)
+    run = our_run(path, settings, store_bytes=sys.maxsize)
+    if run.device_step is None:
+        run.train_sampler = Resident(run)
+    else:
+        run.device_step.sampler = ResidentCrops(run.device_step.sampler)
     return synchronised(run.take_step, run.device)
 
 
@@ -160,7 +187,10 @@ def compare(folder: Path, size: Size, settings: PretrainConfig, seconds: float) 
         name_of(settings),
     )
     actions = {name: make(path, settings) for name, make in MAKERS.items()}
-    flops = {name: product_flops(action) for name, action in actions.items()}
+    flops = {name: product_flops(action) for name, action in actions.items() if not gpu or name != OURS}
+    if gpu:  # a recorded step shows no operators
+        corpus = open_corpus(path)
+        flops[OURS] = counted_flops(settings, corpus, corpus.tracks(split="train"))
     actions[CEILING], flops[CEILING] = product_action(
         torch.device(settings.device),
         torch.bfloat16 if settings.precision == "bf16" else torch.float32,

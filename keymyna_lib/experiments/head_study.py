@@ -10,7 +10,7 @@ import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -27,7 +27,9 @@ from keymyna_lib.corpus.splits import budget_tracks
 from keymyna_lib.experiments.scoring import prediction_table, record_test, scored_tracks
 from keymyna_lib.features import Features, content_hash, load_features, save_features
 from keymyna_lib.heads import HeadSpec, Rows, TrainedHead, select, train_heads
-from keymyna_lib.report.runs import Run
+
+if TYPE_CHECKING:
+    from keymyna_lib.report.runs import Run
 
 
 @dataclass(frozen=True)

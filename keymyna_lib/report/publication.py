@@ -6,18 +6,22 @@ index in it, into a journal. The journal is then worked off: what is no longer m
 into place, the index last. Every step can be repeated, so a journal that a kill leaves behind is completed by whoever
 comes next: the runner and every `Stage` begin with `complete`.
 
-    results/<profile>/.staged/<notebook>/       being made
-    results/<profile>/.publishing/<notebook>/   the journal: published, and being moved into place
+    results/<profile>/.staged/<notebook>-<process>/   being made
+    results/<profile>/.publishing/<notebook>/         the journal: published, and being moved into place
+
+A notebook may run in two processes at once, the runner and a person: each stages for itself, and publishing is locked.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import filelock
+import psutil
 
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.files import read_json, write_json
@@ -38,8 +42,11 @@ class Staging:
     def __init__(self, root: Path, profile: str, notebook: str):
         complete(root, profile)
         self._root, self._profile, self._notebook = root, profile, notebook
-        self._folder = root / "results" / profile / ".staged" / notebook
-        shutil.rmtree(self._folder, ignore_errors=True)  # of a notebook that was never done
+        self._folder = root / "results" / profile / ".staged" / f"{notebook}-{os.getpid()}"
+        for folder in self._folder.parent.glob("*-*"):  # of notebooks that were never done
+            process = int(folder.name.rpartition("-")[2])
+            if folder == self._folder or not psutil.pid_exists(process):
+                shutil.rmtree(folder, ignore_errors=True)
         self._folder.mkdir(parents=True)
 
     def path(self, final: Path) -> Path:
@@ -68,9 +75,10 @@ class Staging:
         self._expect_open()
         write_json(self._folder / _INDEX, index)
         journal = self._folder.parents[1] / ".publishing" / self._notebook
-        journal.parent.mkdir(exist_ok=True)
-        os.rename(self._folder, journal)
-        complete(self._root, self._profile)
+        with _publishing(self._root, self._profile):
+            _complete(self._root, self._profile)
+            os.rename(self._folder, journal)
+            _complete(self._root, self._profile)
 
     def _expect_open(self) -> None:
         if not self._folder.exists():
@@ -91,8 +99,20 @@ def complete(root: Path, profile: str) -> None:
     KeyMynaError
         When a file cannot be moved; the journal stays, and the next call tries again.
     """
+    with _publishing(root, profile):
+        _complete(root, profile)
+
+
+def _publishing(root: Path, profile: str) -> filelock.BaseFileLock:
+    """Held while files are moved into place, by one process at a time."""
+    folder = root / "results" / profile / ".publishing"
+    folder.mkdir(parents=True, exist_ok=True)
+    return filelock.FileLock(folder / "lock")
+
+
+def _complete(root: Path, profile: str) -> None:
     results = root / "results" / profile
-    for journal in sorted((results / ".publishing").glob("*")):
+    for journal in sorted((results / ".publishing").glob("[0-9]*")):
         index = results / "index" / f"{journal.name}.json"
         if (journal / _INDEX).exists():  # else only the journal itself is left to remove
             before = read_json(index)["files"] if index.exists() else {}
@@ -109,8 +129,7 @@ def complete(root: Path, profile: str) -> None:
 def _move(path: Path, final: Path) -> None:
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):  # another process is completing the same journal
-            os.replace(path, final)
+        os.replace(path, final)
     except OSError as error:
         raise KeyMynaError(
             f"cannot write {final}: {os.strerror(error.errno or 0)}. Correct its permissions and run again; publishing "

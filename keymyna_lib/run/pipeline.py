@@ -34,6 +34,7 @@ class Notebook:
     minutes: dict[str, float]  # profile -> expected time
     parameters: dict[str, parameters.Parameter]
     on_request: bool  # runs only when named
+    only_drawn: tuple[str, ...]  # parameters that a figure shows and no number depends on
 
     @property
     def number(self) -> int:
@@ -72,6 +73,7 @@ def load_notebooks(project: Project) -> dict[str, Notebook]:
             entry["minutes"],
             parameters.declared(path),
             entry.get("on_request", False),
+            tuple(entry.get("only_drawn", ())),
         )
     if not found:
         raise KeyMynaError(f"there are no notebooks in {project.root / 'notebooks'}.")
@@ -256,7 +258,10 @@ def run(
         began = time.monotonic()
         for position, name in enumerate(order, 1):
             head = f"[{position}/{len(order)}] {name}"
-            changed = {each: _differences(project, values[each], plain[each]) for each in _builds_on(notebooks, {name})}
+            changed = {
+                each: _differences(project, values[each], plain[each], notebooks[each].only_drawn)
+                for each in _builds_on(notebooks, {name})
+            }
             os.environ[paths.SET_BY_HAND] = json.dumps({each: lines for each, lines in changed.items() if lines})
             _run_one(project, notebooks[name], values[name], force and name in asked, head, began, say)
         say(
@@ -275,11 +280,14 @@ def _builds_on(notebooks: dict[str, Notebook], asked: set[str]) -> list[str]:
 
 
 def _differences(
-    project: Project, values: dict[str, parameters.Value], plain: dict[str, parameters.Value]
+    project: Project,
+    values: dict[str, parameters.Value],
+    plain: dict[str, parameters.Value],
+    passed_over: tuple[str, ...],
 ) -> list[str]:
     """Parameters that differ from the profile's own values, as "name = value"; committed tables hold no local path."""
     here = parameters.local_paths(values, project.root)
-    changed = {key: value for key, value in values.items() if value != plain[key] and key != WHERE}
+    changed = {key: value for key, value in values.items() if value != plain[key] and key not in (WHERE, *passed_over)}
     return [f"{key} = {here[key].name if key in here else value!r}" for key, value in changed.items()]
 
 
