@@ -81,7 +81,7 @@ def test_what_is_published_replaces_what_was(tmp_path):
     publish(tmp_path, AFTER)
     assert shown(tmp_path) == expected(tmp_path, AFTER)
     assert not list((tmp_path / "results/smoke/.staged").iterdir())
-    assert not list((tmp_path / "results/smoke/.publishing").glob("[0-9]*"))
+    assert not list((tmp_path / "results/smoke/.publishing").iterdir())
 
 
 def test_nothing_changes_before_a_notebook_is_done(tmp_path):
@@ -103,7 +103,7 @@ def test_a_kill_at_any_moment_leaves_all_of_before_or_all_of_after(tmp_path):
         Staging(root, "smoke", "30_other")  # whoever comes next
         outcomes.append("after" if shown(root) == expected(root, AFTER) else "before")
         assert shown(root) == expected(root, AFTER if outcomes[-1] == "after" else BEFORE)
-        assert not list((root / "results/smoke/.publishing").glob("[0-9]*"))
+        assert not list((root / "results/smoke/.publishing").iterdir())
         shutil.rmtree(root)
         if not killed:
             break
@@ -112,13 +112,25 @@ def test_a_kill_at_any_moment_leaves_all_of_before_or_all_of_after(tmp_path):
     assert set(outcomes[turn:]) == {"after"}
 
 
+def test_two_processes_stage_apart_and_the_last_to_publish_is_whole(tmp_path):
+    other = stage(tmp_path, BEFORE)
+    child = os.fork()
+    if not child:
+        publish(tmp_path, AFTER)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert shown(tmp_path) == expected(tmp_path, AFTER)
+    other.publish({"runs": ["b1"], "files": other.sizes()})
+    assert shown(tmp_path) == expected(tmp_path, BEFORE)
+
+
 def test_completing_is_itself_safe_from_kills(tmp_path):
     for step in range(1000):
         root = tmp_path / str(step)
         publish(root, BEFORE)
         staging = stage(root, AFTER)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(publication, "complete", lambda *_: None)  # killed right after the rename
+            patch.setattr(publication, "_complete", lambda *_: None)  # killed right after the rename
             staging.publish({"runs": ["b2 longer"], "files": staging.sizes()})
         killed = killed_at(step, lambda root=root: publication.complete(root, "smoke"))
         publication.complete(root, "smoke")

@@ -75,6 +75,7 @@ class Staging:
         self._expect_open()
         write_json(self._folder / _INDEX, index)
         journal = self._folder.parents[1] / ".publishing" / self._notebook
+        journal.parent.mkdir(exist_ok=True)
         with _publishing(self._root, self._profile):
             _complete(self._root, self._profile)
             os.rename(self._folder, journal)
@@ -105,14 +106,14 @@ def complete(root: Path, profile: str) -> None:
 
 def _publishing(root: Path, profile: str) -> filelock.BaseFileLock:
     """Held while files are moved into place, by one process at a time."""
-    folder = root / "results" / profile / ".publishing"
-    folder.mkdir(parents=True, exist_ok=True)
-    return filelock.FileLock(folder / "lock")
+    results = root / "results" / profile
+    results.mkdir(parents=True, exist_ok=True)
+    return filelock.FileLock(results / ".publishing.lock")
 
 
 def _complete(root: Path, profile: str) -> None:
     results = root / "results" / profile
-    for journal in sorted((results / ".publishing").glob("[0-9]*")):
+    for journal in sorted((results / ".publishing").glob("*")):
         index = results / "index" / f"{journal.name}.json"
         if (journal / _INDEX).exists():  # else only the journal itself is left to remove
             before = read_json(index)["files"] if index.exists() else {}
