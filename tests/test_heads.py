@@ -169,7 +169,7 @@ def test_a_head_of_another_kind_is_one_small_class(kind, hidden, tmp_path, monke
 def test_early_stopping_keeps_the_best_check():
     # A learning rate that soon overshoots: the heads stop at different checks, the best is not the last.
     budget = BUDGET | dict(max_steps=300, eval_every=3, patience=4)
-    specs = [HeadSpec((), 0.0, lr, batch_size=32) for lr in (1e-3, 3e-2, 1e-1, 1.0)]
+    specs = [HeadSpec((), 0.0, lr, batch_size=32) for lr in (1e-2, 3e-2, 1e-1, 1.0)]
     trained = train_heads(specs, TRAIN, VALID, **budget)
     stops = [head.valid_curve[-1][0] for head in trained]
     assert len(set(stops)) > 1 and min(stops) < 300

@@ -75,7 +75,7 @@ class Resident:
     def __init__(self, run: Pretraining):
         sampler, settings = run.train_sampler, run.config
         self.tracks = sampler.tracks_of_step(0, settings.batch_size, settings.seed)
-        drawn = sampler.batch(self.tracks, run.objective.views, torch_stream(settings.seed, "batch", 0))
+        drawn = sampler.batch(self.tracks, run.objective.views, torch_stream(settings.seed, "batch", 0, 0))
         self.drawn = Batch(*(t.to(run.device) for t in (drawn.crops, drawn.tracks, drawn.keys)))
 
     def tracks_of_step(self, step: int, batch_size: int, seed: int) -> Tensor:
