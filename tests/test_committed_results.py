@@ -191,7 +191,8 @@ def test_difference_tables(name, column):
         shown, low, high = (float(v.strip("[],")) for v in text.split())
         assert shown == pytest.approx(difference, abs=0.051) and low <= shown <= high
         verdict = "better" if low > 0 else "worse" if high < 0 else UNDECIDED
-        assert table.loc[row, "verdict"] == verdict
+        if 0 not in (low, high):  # rounded to a tenth, 0 may have been on either side
+            assert table.loc[row, "verdict"] == verdict
 
 
 def mean_scores(stored, run, budget):
