@@ -11,17 +11,18 @@ import glob
 import re
 import shutil
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from types import ModuleType
 from typing import Any
 from urllib.parse import quote, urlsplit
 from urllib.request import url2pathname
 
 import filelock
 import pandas as pd
-import pooch
 from tqdm import tqdm
 
 from keymyna_lib import __version__
@@ -40,6 +41,14 @@ TIMEOUT = 30.0  # s without a byte
 LONGEST_WAIT = 120.0  # s; a server that asks for more is not asked again
 _TRANSIENT = {408, 429, 500, 502, 503, 504}  # HTTP errors after which another try may succeed
 _CHUNK = 1 << 16  # bytes
+
+
+def _pooch() -> ModuleType:
+    """pooch, imported when it is needed: it brings along tqdm's widgets, which warn in a kernel that has none."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="IProgress not found")
+        import pooch
+    return pooch
 
 
 @dataclass(frozen=True)
@@ -157,7 +166,7 @@ def fetch(
 def md5_file(path: Path | str) -> str:
     """Hexadecimal MD5 of a file's content; a file that cannot be read is a KeyMynaError."""
     try:
-        return pooch.file_hash(str(path), alg="md5")
+        return _pooch().file_hash(str(path), alg="md5")
     except OSError as error:
         raise KeyMynaError(f"cannot read {path}: {error.strerror}.") from error
 
@@ -234,7 +243,7 @@ def _mismatch(path: Path, source: Source) -> str:
         if source.size and size != source.size:
             return f"it has {size} bytes instead of {source.size}"
         for name, expected in (("md5", source.md5), ("sha256", source.sha256)):
-            if expected and (found := pooch.file_hash(str(path), alg=name)) != expected.lower():
+            if expected and (found := _pooch().file_hash(str(path), alg=name)) != expected.lower():
                 return f"its {name} is {found} instead of {expected.lower()}"
     except OSError as error:
         return _reason(error)
@@ -385,7 +394,7 @@ def _receive(url: str, path: Path, source: Source, share: _Share) -> None:
             response.close()
             raise _Failed(problem)
 
-    get = pooch.HTTPDownloader(
+    get = _pooch().HTTPDownloader(
         progressbar=share, chunk_size=_CHUNK, timeout=TIMEOUT, headers=HEADERS, hooks={"response": inspect}
     )
     try:
