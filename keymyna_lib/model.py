@@ -143,9 +143,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return F.scaled_dot_product_attention(q.float(), k.float(), v.float()).to(q.dtype)
 
 
-@torch.compiler.assume_constant_result
 def packing_works() -> bool:
-    """Whether `compute.short_attention` can be had: it wants a GPU, Triton, and a C compiler for Triton."""
+    """Whether `compute.short_attention` works here: it needs a GPU, Triton, and a C compiler for Triton."""
     return _packing_works()
 
 

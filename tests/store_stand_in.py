@@ -36,9 +36,7 @@ def config(**changes):
     """A short run of a tiny encoder on the CPU."""
     values = dict(
         encoder=EncoderConfig("vit-toy", "vertical", "log1p"),
-        objective="contrastive",
         mask_ratio=0.5,
-        augmentation="none",
         crop_frames=20,
         loss="infonce",
         projection_dim=16,

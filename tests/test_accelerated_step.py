@@ -139,6 +139,12 @@ def test_a_loss_that_is_not_finite_is_noticed_and_never_saved(corpus, on_device,
     assert not (tmp_path / "c.safetensors").exists()
 
 
+def compiled_step(run):
+    """The step of a run, compiled."""
+    parts = run.encoder, run.objective, run.optimizer, run.device_step.sampler
+    return DeviceStep(*parts, clip_norm=1.0, precision="fp32", compiled=True, recorded=True)
+
+
 def test_what_cannot_be_compiled_is_taken_without(corpus, on_device, monkeypatch):
     def compiler(function, **options):
         def fails():
@@ -148,16 +154,7 @@ def test_what_cannot_be_compiled_is_taken_without(corpus, on_device, monkeypatch
 
     monkeypatch.setattr(torch, "compile", compiler)
     run, plain = run_of(corpus, config()), run_of(corpus, config())
-    run.device_step = DeviceStep(
-        run.encoder,
-        run.objective,
-        run.optimizer,
-        run.device_step.sampler,
-        clip_norm=1.0,
-        precision="fp32",
-        compiled=True,
-        recorded=True,
-    )
+    run.device_step = compiled_step(run)
     with pytest.warns(UserWarning, match="not compiled: RuntimeError: no compiler here"):
         run.take_step()
     run.take_step()
@@ -172,16 +169,7 @@ def test_the_compiler_sees_one_graph(corpus, on_device, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda f, **options: real(f, **options, backend="eager", fullgraph=True))
     for changes in (*CASES, dict(augmentation="timbre and pitch", mask_ratio=0.0)):
         run, plain = run_of(corpus, config(**changes)), run_of(corpus, config(**changes))
-        run.device_step = DeviceStep(
-            run.encoder,
-            run.objective,
-            run.optimizer,
-            run.device_step.sampler,
-            clip_norm=1.0,
-            precision="fp32",
-            compiled=True,
-            recorded=True,
-        )
+        run.device_step = compiled_step(run)
         for _ in range(3):
             run.take_step()
             plain.take_step()

@@ -71,3 +71,11 @@ keymyna_lib.predict.mel_power([0.0] * 3000)
 print(sorted({heavy} & set(sys.modules)))"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_importing_it_loads_no_compiler_and_no_tables():
+    """Most of the time of a single call is spent on imports."""
+    heavy = "{'triton', 'torch._dynamo', 'torch._inductor', 'pandas', 'distributed', 'librosa'}"
+    code = f"import sys, keymyna_lib.predict; print(sorted({heavy} & set(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

@@ -3,9 +3,9 @@
 from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
+from store_stand_in import TRAIN, VALID, config, store
 
 from keymyna_lib.base import paths
 from keymyna_lib.base.device import pick_device
@@ -26,40 +26,9 @@ from keymyna_lib.pretrain import (
 from keymyna_lib.views import AUGMENTATIONS
 
 
-def config(**changes):
-    values = dict(
-        encoder=EncoderConfig("vit-toy", "vertical", "log1p"),
-        mask_ratio=0.5,
-        crop_frames=20,
-        loss="infonce",
-        projection_dim=16,
-        steps=6,
-        batch_size=8,
-        warmup_steps=2,
-        device="cpu",
-        checkpoint_every=2,
-        validate_every=3,
-    )
-    return PretrainConfig(**values | changes)
-
-
 @pytest.fixture(scope="module")
 def corpus():
-    """Twelve tracks, each with a faint spectrum of its own under loud noise; a stand-in for the spectrogram store."""
-    rng = np.random.default_rng(0)
-    lengths = rng.integers(15, 60, 12)
-    tracks = [(0.4 * rng.random(128) + 4 * rng.random((n, 128))).astype(np.float16) for n in lengths]
-    places = pd.DataFrame({"shard": np.arange(12) // 5, "n_frames": lengths}, index=[f"t{i}" for i in range(12)])
-    places["first_frame"] = places.groupby("shard")["n_frames"].cumsum() - lengths
-    return SimpleNamespace(
-        frames=[np.concatenate(tracks[5 * shard : 5 * shard + 5]) for shard in range(3)],
-        hash="stand-in",
-        manifest=pd.DataFrame({"key": np.arange(12) % 3}, index=places.index),
-        offsets=places,
-    )
-
-
-TRAIN, VALID = [f"t{i}" for i in range(9)], ["t9", "t10", "t11"]
+    return store()
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from keymyna_lib.accelerated.sampler import Crops, DeviceSampler, masks_before_looking
-from keymyna_lib.accelerated.views import AUGMENTATIONS
+from keymyna_lib.accelerated.views import AUGMENTATIONS, band_centres
 from keymyna_lib.compute import ranks
-from keymyna_lib.model import Encoder, kept_tokens
+from keymyna_lib.model import Encoder, kept_tokens, packing_works
 from keymyna_lib.objectives import Batch, Contrastive, Objective, Supervised
 from keymyna_lib.spectrogram import N_MELS
 
@@ -95,6 +95,8 @@ class DeviceStep:
             encoder.positions(branch[0].grid(crop), self.device)
         if compiled:
             torch.compiler.reset()  # the compiler gives up on a function after a few versions; each run makes one
+            for constant in (packing_works, band_centres):  # marked here, as that imports the compiler
+                torch.compiler.assume_constant_result(constant)
         self._forward = torch.compile(self.forward, dynamic=False) if compiled else self.forward
         self._compiled, self._recorded = compiled, recorded and self.device.type == "cuda"
         self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None

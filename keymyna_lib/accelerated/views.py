@@ -44,7 +44,7 @@ def _uniform(draws: Draws, purpose: int, batch: int, low: float, high: float, *s
 
 def shift_bands(power: Tensor, semitones: Tensor) -> Tensor:
     """As `views.shift_bands`."""
-    centres = _band_centres(power.device)
+    centres = band_centres(power.device)
     sources = centres * 2 ** (-semitones[:, None] / 12)
     low = (torch.searchsorted(centres, sources, right=True) - 1).clamp(0, N_MELS - 2)
     share = (sources - centres[low]) / (centres[low + 1] - centres[low])
@@ -66,15 +66,15 @@ def reverb_tail(power: Tensor, times: Tensor, levels_db: Tensor) -> Tensor:
 
 def coloured_noise(power: Tensor, snr_db: Tensor, colour: Tensor, uniforms: Tensor) -> Tensor:
     """As `views.coloured_noise`, with its four uniform numbers a cell at hand: (4, batch, mel, frame)."""
-    slope = (_band_centres(power.device) / 1000) ** -colour[:, None]
+    slope = (band_centres(power.device) / 1000) ** -colour[:, None]
     slope = slope / slope.mean(dim=1, keepdim=True)
     level = power.mean(dim=(1, 2)) * 10 ** (-snr_db / 10)
     fluctuation = -uniforms.clamp(min=1e-12).log().mean(dim=0)
     return level[:, None, None] * slope[..., None] * fluctuation
 
 
-@torch.compiler.assume_constant_result
-def _band_centres(device: torch.device) -> Tensor:
+def band_centres(device: torch.device) -> Tensor:
+    """(mel,) float32 centres of the mel bands on a device, Hz; a constant to the compiler."""
     return _band_centres_on(device)
 
 

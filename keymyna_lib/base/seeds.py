@@ -1,7 +1,8 @@
 """Named streams of a seed: every random draw comes from a generator that is made here and handed in.
 
 One convention for all of the library: a generator is that of a seed and of a name, which says what is drawn with it
-("splits"; "batch", step). Draws of one name depend neither on those of another nor on the order of work.
+("splits"; "batch", step). Draws of one name depend neither on those of another nor on the order of work. Only the
+benchmark's reference implementation draws as the public code does, from global state; no result depends on it.
 """
 
 from __future__ import annotations
