@@ -32,10 +32,11 @@ from keymyna_lib.base import paths
 from keymyna_lib.base.checks import POSITIVE, SHARE_BELOW_ONE, Rule, at_least, check, one_of
 from keymyna_lib.base.device import pick_device
 from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.base.files import discard
 from keymyna_lib.base.hashing import code_hash_of, sha256_json
 from keymyna_lib.base.progress import bar
 from keymyna_lib.base.seeds import torch_stream
-from keymyna_lib.base.tensors import reading, save_tensors
+from keymyna_lib.base.tensors import CHECKPOINT, reading, save_tensors
 from keymyna_lib.compute import ranks
 from keymyna_lib.corpus.corpus import Corpus
 from keymyna_lib.losses import LOSSES
@@ -401,12 +402,14 @@ class Pretraining:
         if not path.exists():
             return False
         try:
-            with reading(path, "a checkpoint", "Starting from step 0.") as (tensors, metadata):
+            with reading(path, CHECKPOINT, "Starting from step 0.") as (tensors, metadata):
                 if metadata["fingerprint"] != self.fingerprint:
                     return False
         except KeyMynaError as error:
             if not ranks.rank():
                 print(error)
+                if path.is_relative_to(paths.CACHE):
+                    discard(path)
             return False
         self.modules.load_state_dict(
             {name.removeprefix("modules."): value for name, value in tensors.items() if name.startswith("modules.")}
