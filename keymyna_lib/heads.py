@@ -30,7 +30,7 @@ import numpy as np
 import torch
 
 from keymyna_lib.base import seeds
-from keymyna_lib.base.checks import POSITIVE, SHARE_BELOW_ONE, Rule, at_least, check
+from keymyna_lib.base.checks import RANGES, Rule, check
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.progress import bar
 from keymyna_lib.base.tensors import HEAD, misfits, reading, save_tensors, shapes, some
@@ -82,12 +82,9 @@ class HeadSpec:
             self,
             {
                 "hidden": Rule(_at_most_two_widths, "at most two positive widths"),
-                "dropout": SHARE_BELOW_ONE,
-                "lr": POSITIVE,
-                "weight_decay": at_least(0),
+                **{name: RANGES[name] for name in ("dropout", "lr", "weight_decay", "mixup")},
                 "batch_size": Rule(lambda value: isinstance(value, int) and value > 0, "a positive int"),
                 "standardize": Rule(lambda value: isinstance(value, bool), "True or False"),
-                "mixup": at_least(0),
             },
             of="head",
         )

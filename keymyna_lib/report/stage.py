@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from keymyna_lib.base import paths
+from keymyna_lib.base.checks import broken, one_of
+from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.files import atomic_path, write_json, write_text
 from keymyna_lib.report import provenance
 from keymyna_lib.report.publication import Staging
@@ -35,9 +37,16 @@ class Stage:
     Attributes
     ----------
     runs : ids of the notebook's runs so far, in order: those that it made and those that it took over.
+
+    Raises
+    ------
+    KeyMynaError
+        When there is no such profile; nothing is written then.
     """
 
     def __init__(self, notebook: str, profile: str):
+        if unknown := broken({"profile": profile}, {"profile": one_of(paths.PROFILES)}):
+            raise KeyMynaError(unknown[0])
         self.notebook, self.profile = notebook, profile
         self.runs: list[str] = []
         self._files: list[Path] = []

@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import filelock
 
@@ -21,7 +21,10 @@ from keymyna_lib.report import publication
 from keymyna_lib.run import parameters
 from keymyna_lib.run.project import Project
 
-RECORDINGS = "05_recordings"  # the notebook that takes a data root
+if TYPE_CHECKING:
+    from keymyna_lib.corpus.corpus import Corpus
+
+RENDERED, RECORDINGS = "00_data", "05_recordings"  # the notebooks that build a corpus; the second takes a data root
 MOST_HASHED = 1 << 25  # bytes of a file that is read whenever the runner looks whether it has changed
 WHERE = "scheduler"  # the parameter that says where to work, and not what: no result depends on it
 
@@ -324,6 +327,7 @@ def run(
     values = resolve(project, notebooks, profile, overrides or [])
     plain = resolve(project, notebooks, profile, [])
     order, asked = select(notebooks, only or [], start)
+    check = _Check(project, {name: values[name] for name in order})
     with locked(project, profile):
         publication.complete(project.root, profile)
         began = time.monotonic()
@@ -334,11 +338,43 @@ def run(
                 for each in _builds_on(notebooks, {name})
             }
             os.environ[paths.SET_BY_HAND] = json.dumps({each: lines for each, lines in changed.items() if lines})
-            _run_one(project, notebooks[name], values[name], force and name in asked, head, began, say)
+            _run_one(project, notebooks[name], values[name], force and name in asked, head, began, say, check)
         say(
             f"All done in {duration(time.monotonic() - began)}. Executed notebooks, tables and runs: "
             f"results/{profile}/; figures: figures/{profile}/"
         )
+
+
+class _Check:
+    """The parameters of a whole run, checked when the first notebook is about to run: where all is up to date, they
+    have been already, and the modules that know what is allowed take seconds to import. Checked again as soon as the
+    corpus is there, against its tracks, which no notebook that trains has to wait for.
+    """
+
+    def __init__(self, project: Project, values: dict[str, dict[str, parameters.Value]]):
+        self._project, self._values = project, values
+        self._checked: set[bool] = set()  # without the corpus, and with it
+
+    def before(self, notebook: Notebook) -> None:
+        """Check what has not been checked when this notebook is the next to run."""
+        with_corpus = RENDERED in notebook.needs  # which is up to date by now
+        if with_corpus not in self._checked:
+            from keymyna_lib.run import plan
+
+            corpus = _corpus(self._project, self._values[notebook.name]["profile"]) if with_corpus else None
+            plan.refuse(self._values, root=self._project.root, corpus=corpus)
+            self._checked |= {with_corpus, False}
+
+
+def _corpus(project: Project, profile: str) -> Corpus | None:
+    """The corpus that a profile works on; None where it cannot be opened, which the notebook that needs it will say."""
+    from keymyna_lib.corpus.corpus import open_corpus
+
+    try:
+        maker = RECORDINGS if on_recordings(project, profile) else RENDERED
+        return open_corpus(project.cache / files.read_json(project.index(profile, maker))["outputs"]["folder"])
+    except (KeyMynaError, KeyError, OSError):
+        return None
 
 
 def _builds_on(notebooks: dict[str, Notebook], asked: set[str]) -> list[str]:
@@ -370,13 +406,15 @@ def _run_one(
     head: str,
     began: float,
     say: Callable[[str], None],
+    check: _Check,
 ) -> None:
-    """Run or skip one notebook, saying which and why."""
+    """Run or skip one notebook, saying which and why; parameters are checked before it runs."""
     profile, name = values["profile"], notebook.name
     reason, state = ("forced", {}) if force else outdated(project, notebook, values)
     if not reason:
         say(f"{head}  skipped: unchanged since {state['finished']}")
         return
+    check.before(notebook)
     started = time.monotonic()
     from keymyna_lib.run import execute  # papermill takes 2 s to import, and a skipped notebook does not need it
 
