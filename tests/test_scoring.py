@@ -123,7 +123,7 @@ def test_a_track_goes_by_its_id_with_or_without_folders_and_endings(tmp_path, na
 def test_other_names_are_of_other_tracks_and_counted(tmp_path, name):
     said = []
     assert scored(tmp_path, ["giantsteps_key/1004923.LOFI"], [f"{name},H"], said.append) == {}
-    assert len(said) == 1 and "1 rows are of tracks that are not scored here, such as" in said[0]
+    assert len(said) == 1 and "tracks that are not scored here: 1, such as" in said[0]
 
 
 def test_the_closest_file_of_a_folder_is_meant(tmp_path):
@@ -160,14 +160,14 @@ def test_an_answer_without_a_single_key_scores_nothing_and_is_counted(outside, c
     assert mir_eval.key.weighted_score("C major", "X") == 0
     table = outside(lambda table: table.assign(key=table["key"].where(table.index >= 3, answer)))["MadKey"]
     assert list(table["estimate"][:3]) == [-1] * 3 and table["score"].to_list() == [0.0] * 3 + [1.0] * 45
-    assert "3 of 48 answers are not one key" in capsys.readouterr().out
+    assert "and score 0: 3 of 48." in capsys.readouterr().out
 
 
 def test_repeated_rows_are_counted_if_they_agree(outside, capsys):
     more = outside(lambda t: pd.concat([t, t.iloc[:4], pd.DataFrame({"track": ["train0", "?"], "key": ["H", "H"]})]))
     assert len(more["MadKey"]) == 48
     said = capsys.readouterr().out
-    assert "4 rows repeat a track" in said and "2 rows are of tracks that are not scored here, such as 'train0'" in said
+    assert "repeat a track with the same key: 4." in said and "not scored here: 2, such as 'train0'" in said
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -89,12 +89,14 @@ def predicted_tasks(
                 raise KeyMynaError(f"{place}: {systems[system].name!r} and {name!r} have one name. Rename one of them.")
             systems[system] = place / name
         if not systems:
-            raise KeyMynaError(f"predictions: {place} has no file <system>.csv in it; {_some(Listing(place).names())}.")
+            raise KeyMynaError(
+                f"predictions: {place} has no file <system>.csv in it; {_there(Listing(place).names())}."
+            )
         found[task] = {visible(path.stem): path for path in systems.values()}
     if not found:
-        raise KeyMynaError(f"predictions: {listing.top.absolute()}: {wanted}; {_some(others)}.")
+        raise KeyMynaError(f"predictions: {listing.top.absolute()}: {wanted}; {_there(others)}.")
     if others:
-        say(f"{listing.top}: not used: {', '.join(others)}.")
+        say(f"{listing.top}: not used: {_some(others)}.")
     return found
 
 
@@ -192,11 +194,11 @@ def score_list(
         )
     for answer, count in answers.items():
         if answer:
-            say(f"{path}: {count} of {len(estimates)} answers are not one key ({answer}) and score 0.")
+            say(f"{path}: answers that are not one key ({answer}) and score 0: {count} of {len(estimates)}.")
     if repeated:
-        say(f"{path}: {repeated} rows repeat a track, with the same key.")
+        say(f"{path}: rows that repeat a track with the same key: {repeated}.")
     if others:
-        say(f"{path}: {len(others)} rows are of tracks that are not scored here, such as {others[0]}.")
+        say(f"{path}: rows of tracks that are not scored here: {len(others)}, such as {others[0]}.")
     order = [track for track in (*test, *extra) if track in estimates]
     return _scores(tracks, order, [estimates[track] for track in order])
 
@@ -259,7 +261,11 @@ def _without_endings(name: str) -> str:
 
 def _some(names: Iterable[str]) -> str:
     shown = list(names)
-    return f"there are {', '.join(shown[:8])}{', ...' if len(shown) > 8 else ''}" if shown else "it is empty"
+    return ", ".join(shown[:8]) + (f" and {len(shown) - 8} more" if len(shown) > 8 else "")
+
+
+def _there(names: Collection[str]) -> str:
+    return f"there are {_some(names)}" if names else "it is empty"
 
 
 def record_test(run: Run, predictions: pd.DataFrame, corpus: Corpus) -> None:

@@ -124,10 +124,10 @@ def examine(dataset: Dataset, root: Path | str, *, show: bool = True) -> pd.Data
     problem : why a track is missing or corrupt, or empty.
     n_samples : length at 16 kHz according to the file's header; 0 where there is none.
     """
-    table = dataset.index(root)
+    folder, table = dataset.folder(root), dataset.index(root)
     states, problems, lengths = [], [], []
     for row in bar(table.itertuples(), desc=dataset.title, total=len(table), unit="track", show=show):
-        path, problem, n_samples = dataset.folder(root) / row.path, "", 0
+        path, problem, n_samples = folder / row.path, "", 0
         if row.excluded:
             state = "excluded"
         elif not os.path.isfile(path):  # False, unlike the path's own method, for names of any length
