@@ -5,7 +5,18 @@ from types import SimpleNamespace
 
 import pytest
 
-from keymyna_lib.base.checks import POSITIVE, SHARE_BELOW_ONE, Rule, at_least, check, one_of
+from keymyna_lib.base.checks import (
+    POSITIVE,
+    RANGES,
+    SHARE_BELOW_ONE,
+    Rule,
+    at_least,
+    broken,
+    check,
+    each,
+    one_of,
+    within,
+)
 from keymyna_lib.base.errors import KeyMynaError
 
 
@@ -16,6 +27,11 @@ from keymyna_lib.base.errors import KeyMynaError
         (at_least(1), [1, 1.5, 10**9], [0, 0.99, -1, math.nan, math.inf, "1", None]),
         (POSITIVE, [1e-9, 3], [0, -1, math.nan, math.inf, "1"]),
         (SHARE_BELOW_ONE, [0, 0.999], [1, -0.1, math.nan, "0.5"]),
+        (within(-11, 11), [-11, 0, 11], [-12, 12, math.nan, -math.inf, "0"]),
+        (each(at_least(1)), [[1], [3, 1], (2,)], [[], [0], [1, 1], [1, None], [1, "2"], 1, "1", None, [math.nan]]),
+        (each(at_least(1), least=0, distinct=False), [[], [1, 1]], [[0], 1, "", {}]),
+        (RANGES["snr_db"], [[0.0, 15.0], (3, 3)], [[15, 0], [1], [math.nan, 1], [0, math.inf], 3, None]),
+        (RANGES["gamma"], [1e-6, 1], [0, 1.01, -1, math.nan]),
     ],
 )
 def test_rules(rule, good, bad):
@@ -34,3 +50,9 @@ def test_the_first_broken_rule_is_named_with_what_was_expected():
     with pytest.raises(KeyMynaError, match=r"^head steps 0: expected at least 1\.$"):
         check(config, {"steps": at_least(1)}, of="head")
     check(config, {"width": rules["width"]})
+
+
+def test_all_broken_rules_are_named_and_what_is_absent_is_not():
+    rules = {"lr": POSITIVE, "steps": at_least(1), "seed": at_least(0)}
+    found = broken({"steps": 0, "lr": math.nan, "name": "x"}, rules)
+    assert found == ["lr nan: expected a positive number.", "steps 0: expected at least 1."]

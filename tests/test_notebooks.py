@@ -2,6 +2,7 @@
 promise."""
 
 import os
+import re
 
 import nbformat
 import numpy as np
@@ -30,7 +31,10 @@ def clone(tmp_path_factory, scores):
 def test_a_notebook_opens_one_stage_and_is_done_in_its_last_code_cell(path):
     cells = [cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
     code = "\n".join(cells)
-    assert code.count("Stage(") == 1 and f'stage = Stage("{path.stem}", profile)' in cells[1]
+    opened = f'check_cell("{path.stem}", globals())\nstage = Stage("{path.stem}", profile)\n'
+    assert code.count("Stage(") == 1 and code.count("check_cell(") == 1
+    after_imports = re.sub(r"^(from|import) .*(\n {4}.*|\n\))*\n+", "", cells[1], flags=re.M)
+    assert (after_imports + "\n").startswith(opened)
     assert code.count("stage.done(") == 1 and "stage.done(" in cells[-1]
     assert "profile=profile" not in code and "notebook=" not in code
 

@@ -243,11 +243,45 @@ def test_schedule():
         ({"warmup_steps": -1}, "warmup_steps -1"),
         ({"weight_decay": "much"}, "weight_decay 'much'"),
         ({"optimizer": "sgd"}, "optimizer 'sgd'"),
+        ({"clip_norm": -1.0}, "clip_norm -1.0"),
+        ({"gamma": 1.1}, "gamma 1.1"),
+        ({"seed": -1}, "seed -1"),
+        ({"temperature": float("nan")}, "temperature nan"),
+        ({"steps": 10, "warmup_steps": 11}, "warmup_steps 11: expected no more than steps, which is 10"),
+        ({"encoder": EncoderConfig("vit-toy", "square"), "crop_frames": 15}, "crop_frames 15: patches 'square' are 16"),
+        ({"objective": "reconstruction", "mask_ratio": 0.0}, "reconstruction with"),
+        ({"objective": "reconstruction", "encoder": EncoderConfig("vit-toy", "hybrid")}, "reconstruction with"),
     ],
 )
 def test_bad_settings_are_named(changes, message):
     with pytest.raises(KeyMynaError, match=message):
         config(**changes)
+
+
+@pytest.mark.parametrize(
+    "changes, step, advice",
+    [
+        (dict(temperature=0.001), 0, "raise temperature (now 0.001)"),
+        (dict(temperature=0.001, lr=1e-9), 5, "raise temperature (now 0.001)"),
+        (dict(lr=10.0), 3, "lower lr (now 10.0)"),
+        (dict(objective="supervised", temperature=0.001, lr=10.0), 3, "lower lr (now 10.0)"),
+        (dict(), 0, "raise temperature (now 0.1)"),
+        (dict(objective="supervised"), 0, "damaged spectrograms"),
+    ],
+)
+def test_a_loss_that_is_not_finite_is_answered_with_what_helps(corpus, tmp_path, monkeypatch, changes, step, advice):
+    monkeypatch.setattr(Pretraining, "take_step", lambda run: _broken_at(run, step))
+    with pytest.raises(KeyMynaError) as caught:
+        pretrain(config(**changes), corpus, TRAIN, VALID, tmp_path / "a.safetensors", show=False)
+    assert f"the loss became nan at step {step + 1}; " in str(caught.value) and advice in str(caught.value)
+    assert ("lower lr" in str(caught.value)) == ("lower lr" in advice)
+
+
+def _broken_at(run, step):
+    """In place of a step: its record, with a loss that is not a number from a step on."""
+    loss = float("nan") if run.step >= step else 1.0
+    run.history.append({"step": run.step, "loss": loss, "measure": 0.0, "lr": 1.0, "seconds": 0.0})
+    run.step += 1
 
 
 def test_parameters_of_a_notebook_make_a_run():

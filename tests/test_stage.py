@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from keymyna_lib.base import files, paths
+from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.report.runs import load_runs, published
 from keymyna_lib.report.stage import Stage, markdown
 from keymyna_lib.report.traced import TracedTable
@@ -50,6 +51,13 @@ def test_runs_are_kept_at_once_and_published_when_done(home):
     stage.done(outputs={"k": 1})
     assert load_runs("smoke", ["20_x"])["run_id"].tolist() == [first, second]
     assert published("smoke", "20_x")["outputs"] == {"k": 1}
+
+
+@pytest.mark.parametrize("profile", ["smol", "", "Smoke", "mini ", "../mini"])
+def test_an_unknown_profile_leaves_nothing_behind(home, profile):
+    with pytest.raises(KeyMynaError, match="expected one of smoke, mini, mini-full, paper"):
+        Stage("20_x", profile)
+    assert not (home / "results").exists() or not any((home / "results").rglob("*"))
 
 
 def test_a_run_that_fails_is_not_among_them(home):

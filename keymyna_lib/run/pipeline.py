@@ -24,9 +24,12 @@ from keymyna_lib.run.project import Project
 if TYPE_CHECKING:
     from keymyna_lib.corpus.corpus import Corpus
 
+OBJECTIVES, PITCH = "50_objectives", "55_pitch"
 RENDERED, RECORDINGS = "00_data", "05_recordings"  # the notebooks that build a corpus; the second takes a data root
 MOST_HASHED = 1 << 25  # bytes of a file that is read whenever the runner looks whether it has changed
 WHERE = "scheduler"  # the parameter that says where to work, and not what: no result depends on it
+
+Values = dict[str, dict[str, parameters.Value]]  # notebook -> name -> value
 
 
 @dataclass(frozen=True)
@@ -327,7 +330,7 @@ def run(
     values = resolve(project, notebooks, profile, overrides or [])
     plain = resolve(project, notebooks, profile, [])
     order, asked = select(notebooks, only or [], start)
-    check = _Check(project, {name: values[name] for name in order})
+    check = _Check(project, {name: values[name] for name in order}, plain)
     with locked(project, profile):
         publication.complete(project.root, profile)
         began = time.monotonic()
@@ -347,31 +350,47 @@ def run(
 
 class _Check:
     """The parameters of a whole run, checked when the first notebook is about to run: where all is up to date, they
-    have been already, and the modules that know what is allowed take seconds to import. Checked again as soon as the
-    corpus is there, against its tracks, which no notebook that trains has to wait for.
+    have been already, and the modules that know what is allowed take seconds to import. Checked again against the
+    corpus as soon as that is there, before anything is trained on it.
+
+    Parameters
+    ----------
+    values, plain : of the notebooks that are to run, as asked for and as the profile has them.
     """
 
-    def __init__(self, project: Project, values: dict[str, dict[str, parameters.Value]]):
+    def __init__(self, project: Project, values: Values, plain: Values):
         self._project, self._values = project, values
+        # The profiles' own values are known to do, and trying what notebook 55 asks takes a while.
+        read = ((RENDERED, None), (PITCH, None), (OBJECTIVES, "crop_frames"))
+        self._try_pitch = PITCH in values and any(
+            values[notebook] != plain[notebook] if name is None else values[notebook][name] != plain[notebook][name]
+            for notebook, name in read
+        )
         self._checked: set[bool] = set()  # without the corpus, and with it
 
     def before(self, notebook: Notebook) -> None:
         """Check what has not been checked when this notebook is the next to run."""
         with_corpus = RENDERED in notebook.needs  # which is up to date by now
-        if with_corpus not in self._checked:
-            from keymyna_lib.run import plan
+        if with_corpus in self._checked:
+            return
+        from keymyna_lib.run import plan
 
-            corpus = _corpus(self._project, self._values[notebook.name]["profile"]) if with_corpus else None
-            plan.refuse(self._values, root=self._project.root, corpus=corpus)
-            self._checked |= {with_corpus, False}
+        profile = self._values[notebook.name]["profile"]
+        maker = RECORDINGS if on_recordings(self._project, profile) else RENDERED
+        plan.refuse(
+            self._values,
+            root=self._project.root,
+            corpus=_corpus(self._project, profile, maker) if with_corpus else None,
+            rendered=_corpus(self._project, profile, RENDERED) if with_corpus and self._try_pitch else None,
+        )
+        self._checked |= {with_corpus, False}
 
 
-def _corpus(project: Project, profile: str) -> Corpus | None:
-    """The corpus that a profile works on; None where it cannot be opened, which the notebook that needs it will say."""
+def _corpus(project: Project, profile: str, maker: str) -> Corpus | None:
+    """A notebook's corpus; None where it cannot be opened, which the notebook that needs it will say."""
     from keymyna_lib.corpus.corpus import open_corpus
 
     try:
-        maker = RECORDINGS if on_recordings(project, profile) else RENDERED
         return open_corpus(project.cache / files.read_json(project.index(profile, maker))["outputs"]["folder"])
     except (KeyMynaError, KeyError, OSError):
         return None

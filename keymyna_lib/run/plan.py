@@ -1,11 +1,11 @@
 """What parameters must keep, alone and together: checked before anything runs, by the runner and by each notebook.
 
-Three kinds of rules, each broken one a sentence that begins with the numbers of its notebooks:
+Four kinds of rules, each broken one a sentence that begins with the numbers of its notebooks:
 
     a value for itself    the ranges of `base.checks.RANGES`, and the names that are known (`_names`)
     within a notebook     `_WITHIN`, and every pre-training run that a notebook will make (`_trainings`)
     between notebooks     `_same_budgets` and those after it: what one reads has been asked of the other
-    with the corpus       `_with_corpus`: label budgets and batches against the tracks that there are
+    with the corpus       `_with_corpus` and `_pitch`: label budgets, batches and probes against the tracks there are
 """
 
 from __future__ import annotations
@@ -13,10 +13,13 @@ from __future__ import annotations
 import ast
 import contextlib
 import functools
+import io
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
 
 from keymyna_lib.base import paths
 from keymyna_lib.base.checks import POSITIVE, RANGES, Rule, at_least, broken, each, one_of
@@ -57,7 +60,9 @@ Values = Mapping[str, Any]
 Said = TypeVar("Said")
 
 
-def refuse(values: Mapping[str, Values], *, root: Path, corpus: Corpus | None = None) -> None:
+def refuse(
+    values: Mapping[str, Values], *, root: Path, corpus: Corpus | None = None, rendered: Corpus | None = None
+) -> None:
     """Refuse parameters of some notebooks that would fail sooner or later, in one message with all that is wrong.
 
     Parameters
@@ -65,19 +70,22 @@ def refuse(values: Mapping[str, Values], *, root: Path, corpus: Corpus | None = 
     values : notebook -> name -> value, of all notebooks that are to run.
     root : the folder that relative paths start from.
     corpus : that they will work on, where it is known already.
+    rendered : the synthetic corpus, if what notebook 55 asks of it is to be tried (a second for a hundred tracks).
 
     Raises
     ------
     KeyMynaError
         When a rule is broken.
     """
-    if found := problems(values, root=root, corpus=corpus):
+    if found := problems(values, root=root, corpus=corpus, rendered=rendered):
         raise KeyMynaError(
             "these parameters cannot work (notebook: why); change them and run again:\n  " + "\n  ".join(found)
         )
 
 
-def problems(values: Mapping[str, Values], *, root: Path, corpus: Corpus | None = None) -> list[str]:
+def problems(
+    values: Mapping[str, Values], *, root: Path, corpus: Corpus | None = None, rendered: Corpus | None = None
+) -> list[str]:
     """The rules that parameters break, see `refuse`; a sentence that several notebooks share is said once."""
     said: list[tuple[str, str]] = []
     sound: dict[str, Values] = {}
@@ -94,6 +102,8 @@ def problems(values: Mapping[str, Values], *, root: Path, corpus: Corpus | None 
     if corpus is not None:
         for notebook, table in sound.items():
             said += [(sentence, notebook[:2]) for sentence in _read(_with_corpus(notebook, table, corpus))]
+    if rendered is not None and PITCH in sound:
+        said += [(sentence, PITCH[:2]) for sentence in _read(_pitch(sound, rendered))]
     numbers: dict[str, list[str]] = {}
     for sentence, number in said:
         numbers.setdefault(sentence, []).append(number)
@@ -199,7 +209,10 @@ def _own() -> dict[str, dict[str, Rule]]:
     probed = Rule(lambda value: value == 0 or 2 <= value < float("inf"), "at least 2, or 0 for all")
     return {
         DATA: {"seconds": at_least(1)},
-        RECORDINGS: {"seconds": Rule(lambda value: 0 <= value < float("inf"), "a length in s, or 0 for all of it")},
+        # Notebook 40 changes no audio of less than a second.
+        RECORDINGS: {
+            "seconds": Rule(lambda value: value == 0 or 1 <= value < float("inf"), "at least 1, or 0 for all")
+        },
         # A logistic probe needs labels of two keys.
         OBJECTIVES: {"budgets": each(probed), "tuning_budget": probed},
         DESIGN: {"budgets": each(probed)},
@@ -337,11 +350,15 @@ def _mlp(values: Values, root: Path) -> Iterator[str]:
 
 
 def _robustness(values: Values, root: Path) -> Iterator[str]:
+    if values["n_tracks"]:
+        yield from _points(values["n_tracks"], values["perplexity"])
+
+
+def _points(n_tracks: int, perplexity: float) -> Iterator[str]:
     from keymyna_lib.experiments.audio_changes import AUGMENTATIONS
 
-    points = values["n_tracks"] * (1 + len(AUGMENTATIONS))
-    if values["n_tracks"] and points <= values["perplexity"]:
-        yield f"perplexity {values['perplexity']:g}: expected less than the points, which are {points}; raise n_tracks."
+    if (points := n_tracks * (1 + len(AUGMENTATIONS))) <= perplexity:
+        yield f"perplexity {perplexity:g}: expected less than the {points} points of {n_tracks} tracks; lower it."
 
 
 def _objectives(values: Values, root: Path) -> Iterator[str]:
@@ -423,9 +440,16 @@ def _with_corpus(notebook: str, values: Values, corpus: Corpus) -> Iterator[str]
             yield f"task {task!r}: the corpus has {', '.join(tasks)}."
             return
         tasks = {task: tasks[task]}
-    if notebook not in (DATA, SPEED):
+    if notebook in (PRETRAIN, PROBE, MLP, ROBUSTNESS, OBJECTIVES, DESIGN, HEADS, CONCLUSIONS):
         for task, part in tasks.items():
-            n_train = len(part.tracks(split="train"))
+            sizes = {split: len(part.tracks(split=split)) for split in ("train", "valid", "test", "extra")}
+            for split in ("train", "valid", "test"):
+                if not sizes[split]:
+                    yield f"{task} has no track in {split!r}: take more tracks."
+            n_train = sizes["train"]
+            if notebook == ROBUSTNESS:
+                n_tracks = min(values["n_tracks"] or float("inf"), sizes["extra"] or sizes["test"])
+                yield from _points(n_tracks, values["perplexity"])
             for name in ("budget", "budgets", "tuning_budget", "optimism_budgets"):
                 if name == "tuning_budget" and not values.get("tune"):
                     continue
@@ -438,3 +462,34 @@ def _with_corpus(notebook: str, values: Values, corpus: Corpus) -> Iterator[str]
         for run in _trainings(notebook, values):
             if not isinstance(run, str) and run.batch_size > (n_tracks := len(training_tracks(run, part))):
                 yield f"batch_size {run.batch_size}: there are {n_tracks} tracks to train on; lower it."
+
+
+def _pitch(values: Mapping[str, Values], corpus: Corpus) -> Iterator[str]:
+    """What notebook 55 would refuse of the synthetic corpus: its probes are rehearsed on features that say nothing."""
+    from keymyna_lib.base.seeds import numpy_stream
+    from keymyna_lib.corpus.rendered.window_truth import window_properties
+    from keymyna_lib.experiments import pitch_probes
+    from keymyna_lib.experiments.transfer import transfer
+    from keymyna_lib.features import window_frames
+    from keymyna_lib.spectrogram import WINDOW
+
+    asked, seed = values[PITCH], values[PITCH]["seed"]
+    frames = window_frames(values.get(OBJECTIVES, {}).get("crop_frames", WINDOW))
+    tracks = list(numpy_stream(seed, "tracks").permutation(corpus.manifest.index))[: asked["n_tracks"] or None]
+    windows = window_properties(corpus, tracks, frames)
+    nothing = np.zeros((len(windows), 1))
+    rehearsals = (
+        lambda: pitch_probes.probe_properties(
+            nothing, windows, numpy_stream(seed, "probes"), max_train_rows=asked["probe_rows"]
+        ),
+        lambda: transfer(nothing, windows, numpy_stream(seed, "transfer")),
+    )
+    for rehearse in rehearsals:
+        try:
+            with contextlib.redirect_stderr(io.StringIO()):  # progress bars
+                rehearse()
+        except KeyMynaError as error:
+            yield (
+                f"{error} Change n_tracks or probe_rows, or what the corpus is made with (such as drum_probability, "
+                "detune_cents and snr_db), or leave notebook 55 out (--only)."
+            )
