@@ -8,10 +8,10 @@ are trained one after another, from a loader that yields single rows, with each 
 The loss is that of the package it calls, libauc's `GCLoss_v1`: four blocks of similarities, their exponentials as they
 are, moving averages on the CPU. Tests compare it with that package, and the library's step with it.
 
-Where it differs: files are .npy instead of pickles, whose reading runs code (both are one read of the same bytes). Heads
-have dropout where the library's have it (the public linear head has none, so a third of its grid is the same head three
-times); without it the two could not be compared head by head. Scores per epoch, checkpoints and logging are left out of
-both.
+Where it differs: files are .npy instead of pickles, whose reading runs code (both are one read of the same bytes).
+Heads have dropout where the library's have it (the public linear head has none, so a third of its grid is the same head
+three times); without it the two could not be compared head by head. Scores per epoch, checkpoints and logging are left
+out of both.
 """
 
 from __future__ import annotations
