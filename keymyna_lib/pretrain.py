@@ -66,6 +66,8 @@ class PretrainConfig:
     gamma : SogCLR's weight of the newest batch.
     projection_dim : outputs of the contrastive projection head; 0 for none.
     steps, batch_size : optimizer steps, tracks per step (of all processes together).
+    micro_batch : contrastive: tracks that are embedded at a time (by each process), for memory; 0 for all. The loss is
+        still that of the whole batch.
     optimizer : "adam" (L2 weight decay, as in the reference implementation) or "adamw" (decoupled).
     lr, weight_decay : peak learning rate and weight decay.
     warmup_steps : linear warm-up, then a cosine to zero.
@@ -93,6 +95,7 @@ class PretrainConfig:
     projection_dim: int = 128
     steps: int = 150
     batch_size: int = 128
+    micro_batch: int = 0
     optimizer: str = "adam"
     lr: float = 1e-3
     weight_decay: float = 1e-5
@@ -118,7 +121,7 @@ class PretrainConfig:
             {
                 **{name: one_of(known) for name, known in names.items()},
                 **dict.fromkeys(counts, at_least(1)),
-                **dict.fromkeys(("projection_dim", "warmup_steps", "weight_decay", "seed"), at_least(0)),
+                **dict.fromkeys(("projection_dim", "micro_batch", "warmup_steps", "weight_decay", "seed"), at_least(0)),
                 **dict.fromkeys(("temperature", "lr", "clip_norm"), POSITIVE),
                 "mask_ratio": SHARE_BELOW_ONE,
                 "gamma": Rule(lambda value: 0 < value <= 1, "a weight in (0, 1]"),
