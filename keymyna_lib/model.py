@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -272,13 +273,22 @@ class Encoder(nn.Module):
             When the spectrograms are not 128 bands, or shorter than one patch.
         """
         spectrograms = self.trim(spectrograms)
-        means = []
-        for branch in self.branches:
-            keep = None
-            if mask_ratio > 0:
-                rows, columns = branch[0].grid(spectrograms)
-                keep = random_keep(len(spectrograms), rows * columns, mask_ratio, generator).to(spectrograms.device)
-            means.append(self.tokens(branch, spectrograms, keep).mean(dim=1))
+        return self.embed(spectrograms, *self.masks(spectrograms, mask_ratio, generator))
+
+    def masks(self, spectrograms: Tensor, mask_ratio: float, generator: torch.Generator | None) -> list[Tensor]:
+        """Draw the tokens to keep, (batch, kept) int64 for each kind of patch; none where all are kept.
+
+        Parameters as in `forward`, the spectrograms trimmed.
+        """
+        if not mask_ratio:
+            return []
+        n_tokens = [math.prod(branch[0].grid(spectrograms)) for branch in self.branches]
+        return [random_keep(len(spectrograms), n, mask_ratio, generator).to(spectrograms.device) for n in n_tokens]
+
+    def embed(self, spectrograms: Tensor, *masks: Tensor) -> Tensor:
+        """(batch, embedding) of spectrograms that are trimmed, under `masks` that are drawn."""
+        kept = masks or [None] * len(self.branches)
+        means = [self.tokens(branch, spectrograms, keep).mean(dim=1) for branch, keep in zip(self.branches, kept)]
         return torch.cat(means, dim=1)
 
     def trim(self, spectrograms: Tensor) -> Tensor:

@@ -68,6 +68,8 @@ class PretrainConfig:
     gamma : SogCLR's weight of the newest batch.
     projection_dim : outputs of the contrastive projection head; 0 for none.
     steps, batch_size : optimizer steps, tracks per step (of all processes together).
+    micro_batch : contrastive: tracks that are embedded at a time (by each process), for memory; 0 for all. The loss is
+        still that of the whole batch.
     optimizer : "adam" (L2 weight decay, as in the reference implementation) or "adamw" (decoupled).
     lr, weight_decay : peak learning rate and weight decay.
     warmup_steps : linear warm-up, then a cosine to zero.
@@ -96,6 +98,7 @@ class PretrainConfig:
     projection_dim: int = 128
     steps: int = 150
     batch_size: int = 128
+    micro_batch: int = 0
     optimizer: str = "adam"
     lr: float = 1e-3
     weight_decay: float = 1e-5
