@@ -106,7 +106,7 @@ class Billboard(Dataset):
 
 def _composition(song: str) -> str:
     """What the versions of a song share: letters and digits of artist and title, without accents and brackets."""
-    text = unicodedata.normalize("NFKD", song.casefold())
+    text = unicodedata.normalize("NFKD", identity(song))
     text = "".join(c for c in text if not unicodedata.combining(c))
     return " ".join(re.findall(r"[^\W_]+", re.sub(r"\([^)]*\)", " ", text)))
 

@@ -18,6 +18,7 @@ from keymyna_lib import keys
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.listing import Listing
 from keymyna_lib.base.progress import bar
+from keymyna_lib.base.text import visible
 from keymyna_lib.corpus.recordings.decode import audio_length
 from keymyna_lib.corpus.recordings.fetch import Source, md5_file
 
@@ -102,6 +103,8 @@ def audio_path(files: Listing, stem: str, suffixes: Sequence[str]) -> str:
 def table_of(rows: Sequence[dict]) -> pd.DataFrame:
     """Rows of an index, each a dict with track_id and what is known of COLUMNS, as `Dataset.index` returns them.
 
+    All texts but paths become what is `visible` of them; ids only where they still differ then.
+
     Raises
     ------
     KeyMynaError
@@ -110,6 +113,10 @@ def table_of(rows: Sequence[dict]) -> pd.DataFrame:
     table = pd.DataFrame(list(rows), columns=["track_id", *COLUMNS])
     texts = [column for column in ("track_id", *COLUMNS) if column != "key"]
     table[texts] = table[texts].astype(object).fillna("").astype(str)
+    shown = [column for column in texts if column not in ("track_id", "path", "md5")]
+    table[shown] = table[shown].map(visible)
+    ids = table["track_id"].map(visible)
+    table["track_id"] = table["track_id"].where(ids.duplicated(keep=False), ids)
     table["key"] = table["key"].fillna(-1).astype(int)
     if (twice := table["track_id"].duplicated()).any():
         raise KeyMynaError(f"track {table.loc[twice, 'track_id'].iloc[0]!r} is named twice in the annotations.")

@@ -18,7 +18,7 @@ from keymyna_lib.base import seeds
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.listing import Listing
 from keymyna_lib.base.small_tables import read_table
-from keymyna_lib.base.text import identity
+from keymyna_lib.base.text import identity, visible
 from keymyna_lib.corpus.recordings.dataset import Dataset, labelled, table_of
 
 SHARES = {"train": 0.7, "valid": 0.15, "test": 0.15}  # our choice
@@ -44,7 +44,7 @@ class _Folder(Dataset):
     place: ClassVar[str]
 
     def __init__(self, name: str) -> None:
-        if not re.fullmatch(r"\w[\w. -]*", name):
+        if not re.fullmatch(r"\w[\w. -]*", name := visible(name)):
             raise KeyMynaError(
                 f"folder {name!r}: expected its name alone, of letters, digits, '.', '-', '_' and spaces."
             )
@@ -113,7 +113,7 @@ class AudioFolder(_Folder):
                 )
             row = {"track_id": name, "path": files.find(name)} | labelled(given.pop("key")) | given
             group = given.get("composition") or given.get("artist") or name
-            row["composition"] = group = " ".join(group.casefold().split())
+            row["composition"] = group = identity(group)
             if "split" not in given:
                 row["split"] = _drawn(group)
             elif (row := row | {"split": given["split"].casefold()})["split"] not in SHARES:

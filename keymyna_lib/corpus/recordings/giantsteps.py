@@ -249,7 +249,7 @@ def _artist_groups(table: pd.DataFrame) -> pd.Series:
     from sklearn.feature_extraction.text import CountVectorizer
 
     shared = [
-        [track_id, *{name.strip().casefold() for name in artist.split(",")} - {""}, *[md5] * bool(md5)]
+        [track_id, *{name.strip() for name in identity(artist).split(",")} - {""}, *[md5] * bool(md5)]
         for track_id, artist, md5 in zip(table.index, table["artist"], table["md5"])
     ]
     counts = CountVectorizer(analyzer=list, binary=True, dtype=np.int32).fit_transform(shared)
