@@ -241,7 +241,9 @@ def test_what_will_not_have_been_run_is_refused_at_once():
 
 def test_tuning_takes_the_best_on_validation_never_sees_the_test_and_is_shared_by_seeds(home, monkeypatch):
     tracks = {"train": [f"a{i}" for i in range(20)], "valid": ["v0", "v1"], "test": ["t0"]}
-    corpus = SimpleNamespace(hash="corpus", tracks=lambda split: tracks[split], pretraining_tracks=lambda: ["u0", "u1"])
+    corpus = SimpleNamespace(
+        hash="corpus", tracks=lambda split: tracks[split], pretraining_tracks=lambda labelled: ["u0", "u1"]
+    )
     seen, trained = [], []
 
     def pretrained(config, corpus, train, valid, desc):

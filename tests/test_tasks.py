@@ -91,7 +91,7 @@ def test_the_card_counts_every_track_once_and_every_reason(planned, root):
 def test_a_track_that_cannot_be_decoded_becomes_corrupt(planned):
     examined = planned[1]
     track = examined["gtzan"].index[examined["gtzan"]["state"] == "found"][0]
-    problem = pd.DataFrame({"track_id": [f"gtzan/{track}"], "problem": ["cut short"]})
+    problem = pd.DataFrame({"track_id": [f"gtzan/{track}"], "state": ["corrupt"], "problem": ["cut short"]})
     marked = tasks.with_problems(examined, problem)
     assert tuple(marked["gtzan"].loc[track, ["state", "problem"]]) == ("corrupt", "cut short")
     assert examined["gtzan"].loc[track, "state"] == "found"
