@@ -258,8 +258,20 @@ def copies_in(corpus: Corpus) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["name", "state", "tracks", "why", "for instance"])
 
 
-def nothing_found(root: str, left_out: Mapping[str, str], absent: Mapping[str, str]) -> KeyMynaError:
-    """The error for a data root from which no task can be made."""
-    lines = [f"  task {task}: {reason}" for task, reason in left_out.items()]
+def failures(fetched: pd.DataFrame) -> list[str]:
+    """A line for each data set of which `download` could not get all files: how many failed, and why the first did."""
+    failed = fetched[fetched["state"] == "failed"]
+    return [
+        f"{name}: {len(group)} files could not be fetched, {group['path'].iloc[0]} first: {group['problem'].iloc[0]}"
+        for name, group in failed.groupby("name")
+    ]
+
+
+def nothing_found(
+    root: str, left_out: Mapping[str, str], absent: Mapping[str, str], fetched: pd.DataFrame
+) -> KeyMynaError:
+    """The error for a data root from which no task can be made, after some downloads."""
+    lines = [f"  {line}" for line in failures(fetched)]
+    lines += [f"  task {task}: {reason}" for task, reason in left_out.items()]
     lines += [f"  {name}: {reason}" for name, reason in absent.items()]
     return KeyMynaError(f"data_root {root}: no task can be made from what is there.\n" + "\n".join(lines))
