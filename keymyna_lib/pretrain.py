@@ -225,7 +225,7 @@ class CropSampler:
 
 def training_tracks(config: PretrainConfig, corpus: Corpus) -> list[str]:
     """Ids of the tracks that a run learns from: all that pre-training may use, or the labelled ones of "train"."""
-    return corpus.tracks("train") if OBJECTIVES[config.objective].labelled else corpus.pretraining_tracks()
+    return corpus.pretraining_tracks(labelled=OBJECTIVES[config.objective].labelled)
 
 
 class _Modules(torch.nn.ModuleDict):

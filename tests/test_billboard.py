@@ -97,6 +97,11 @@ def test_the_archive_is_downloaded_and_the_audio_is_brought(written, tmp_path):
     assert table.loc["0000", "path"] == "audio/0000.flac"
 
 
+def test_the_encrypted_address_is_asked_first():
+    (source,) = Billboard().sources()
+    assert [url.split("://")[0] for url in source.urls] == ["https", "http"]
+
+
 def test_songs_without_a_key_leave_nothing_to_split(tmp_path):
     annotate(tmp_path, {1: ("A", "B", "C mixolydian"), 2: ("A", "C", "")})
     table = Billboard().index(tmp_path)

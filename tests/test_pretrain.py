@@ -179,9 +179,7 @@ def test_the_other_objectives_learn_too(corpus, tmp_path, changes, better):
 
 
 def test_only_what_needs_labels_is_kept_from_unlabelled_tracks():
-    corpus = SimpleNamespace(
-        tracks=lambda split: ["labelled"] if split == "train" else [], pretraining_tracks=lambda: ["unlabelled"]
-    )
+    corpus = SimpleNamespace(pretraining_tracks=lambda labelled: ["labelled" if labelled else "unlabelled"])
     for objective in OBJECTIVES:
         expected = ["labelled"] if objective == "supervised" else ["unlabelled"]
         assert training_tracks(config(objective=objective), corpus) == expected
@@ -215,7 +213,9 @@ class Loudness(Objective):
 def test_an_objective_is_added_by_its_entry_alone(corpus, tmp_path, monkeypatch):
     monkeypatch.setitem(OBJECTIVES, "loudness", Loudness)
     settings = config(objective="loudness", steps=3)
-    labelled = SimpleNamespace(tracks=lambda split: TRAIN, pretraining_tracks=lambda: pytest.fail("unlabelled tracks"))
+    labelled = SimpleNamespace(
+        pretraining_tracks=lambda labelled: TRAIN if labelled else pytest.fail("unlabelled tracks")
+    )
     encoder, curve = pretrain(
         settings, corpus, training_tracks(settings, labelled), VALID, tmp_path / "g.safetensors", show=False
     )

@@ -96,6 +96,11 @@ def track_spectrogram(samples: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(spectrogram.compress(power).numpy().T)
 
 
+def frames_of(frames: Shards, place: Any) -> np.ndarray:
+    """(frame, mel) float16 of the track in a place (a row of `offsets`), a view of the memory map."""
+    return frames[place.shard][place.first_frame : place.first_frame + place.n_frames]
+
+
 def offsets(manifest: pd.DataFrame) -> pd.DataFrame:
     """Place of each track by track_id: its shard, and first_frame, n_frames, first_sample, n_samples in that shard."""
     table = manifest[["n_frames", "n_samples"]].astype(np.int64)

@@ -50,17 +50,17 @@ class Billboard(Dataset):
     )
     licence = "keys: none stated (the chords they come from: CC0); audio: commercial recordings"
     size = "keys: small; audio: 625 songs"
-    url = "http://www.cp.jku.at/people/korzeniowski/bb.zip"
+    url = "https://www.cp.jku.at/people/korzeniowski/bb.zip"
     how = (
-        "The keys can be downloaded: unpack http://www.cp.jku.at/people/korzeniowski/bb.zip to "
+        "The keys can be downloaded: unpack https://www.cp.jku.at/people/korzeniowski/bb.zip to "
         "<data root>/billboard. Bring the songs as <data root>/billboard/audio/<id>.flac, .wav or .mp3, <id> as in "
         "the names of the .key files. Unless the two eusipco2017_*.fold files are there, the split is ours and not "
         "the literature's."
     )
 
     def sources(self) -> Sequence[Source]:
-        """The keys; the songs must be brought."""
-        return (Source((self.url,), "bb.zip", extract="bb"),)
+        """The keys; the songs must be brought. The address in the literature is without encryption; it comes second."""
+        return (Source((self.url, self.url.replace("https:", "http:")), "bb.zip", extract="bb"),)
 
     def index(self, root: Path | str) -> pd.DataFrame:
         """The tracks of the annotations; see `Dataset.index`.

@@ -24,8 +24,9 @@ from keymyna_lib.corpus.recordings.fetch import Source, md5_file
 
 # path: of the audio, relative to the data set's folder. label: the key as written. key: 0..23, or -1. excluded: why the
 # track is not used, or empty. composition: what a split keeps whole. split: train, valid, test, or empty where the data
-# set has none. md5: of the audio file, or empty where its publisher gives none.
-COLUMNS = ("path", "label", "key", "excluded", "artist", "title", "genre", "composition", "split", "md5")
+# set has none. drawn: whether the split was drawn from the composition, so that copies may change it. md5: of the audio
+# file, or empty where its publisher gives none.
+COLUMNS = ("path", "label", "key", "excluded", "artist", "title", "genre", "composition", "split", "drawn", "md5")
 STATES = ("found", "missing", "corrupt", "excluded")
 
 
@@ -111,13 +112,14 @@ def table_of(rows: Sequence[dict]) -> pd.DataFrame:
         When a track is named twice.
     """
     table = pd.DataFrame(list(rows), columns=["track_id", *COLUMNS])
-    texts = [column for column in ("track_id", *COLUMNS) if column != "key"]
+    texts = [column for column in ("track_id", *COLUMNS) if column not in ("key", "drawn")]
     table[texts] = table[texts].astype(object).fillna("").astype(str)
     shown = [column for column in texts if column not in ("track_id", "path", "md5")]
     table[shown] = table[shown].map(visible)
     ids = table["track_id"].map(visible)
     table["track_id"] = table["track_id"].where(ids.duplicated(keep=False), ids)
     table["key"] = table["key"].fillna(-1).astype(int)
+    table["drawn"] = table["drawn"].eq(True)
     if (twice := table["track_id"].duplicated()).any():
         raise KeyMynaError(f"track {table.loc[twice, 'track_id'].iloc[0]!r} is named twice in the annotations.")
     return table.set_index("track_id").sort_index()

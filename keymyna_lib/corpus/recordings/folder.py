@@ -63,8 +63,8 @@ class AudioFolder(_Folder):
     or minor key excludes its track; all other mistakes in the table are errors.
 
     Without the column split, 70/15/15 are drawn by composition, else by artist, else by file. The draw is a hash of
-    that name, so that adding tracks moves none of the others. In a small folder the shares may be far from these, or
-    zero; give a split then.
+    that name, so that adding tracks moves none of the others, unless they are copies (see `copies.settle`). In a small
+    folder the shares may be far from these, or zero; give a split then.
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ class AudioFolder(_Folder):
             group = given.get("composition") or given.get("artist") or name
             row["composition"] = group = identity(group)
             if "split" not in given:
-                row["split"] = _drawn(group)
+                row |= {"split": _drawn(group), "drawn": True}
             elif (row := row | {"split": given["split"].casefold()})["split"] not in SHARES:
                 raise KeyMynaError(
                     f"{where}: split {given['split']!r}; expected {', '.join(SHARES)} in every line, or "
