@@ -70,6 +70,25 @@ def read_audio(path: Path | str, *, seconds: float = 0.0) -> np.ndarray:
         As `audio_length`; also when the file is damaged, ends more than 0.1 s early, or has samples that are no
         numbers. Names the file. The cause is an OSError where the system reported one.
     """
+    return np.concatenate([np.empty(0, np.float32), *audio_blocks(path, seconds=seconds)])
+
+
+def audio_blocks(path: Path | str, *, seconds: float = 0.0) -> Iterator[np.ndarray]:
+    """What `read_audio` returns, in pieces: however long a file is, no more than a few seconds of it are held.
+
+    Parameters
+    ----------
+    seconds : of the file, from its beginning; 0 for all.
+
+    Yields
+    ------
+    (sample,) float32 at 16 kHz, of about 6 s; joined they are `read_audio`'s, bit for bit.
+
+    Raises
+    ------
+    KeyMynaError
+        As `read_audio`; what only the end of a file can tell, such as truncation, is raised at its end.
+    """
     if seconds < 0:
         raise KeyMynaError(f"seconds={seconds}: expected 0 (all) or more.")
     with _opened(path) as (sound, frames, rate):
@@ -78,29 +97,31 @@ def read_audio(path: Path | str, *, seconds: float = 0.0) -> np.ndarray:
         if seconds:
             length = min(length, round(seconds * SAMPLE_RATE))
             wanted = min(frames, math.ceil((seconds + _MARGIN) * rate))
-        audio = _decode(sound, wanted)
-    if not len(audio) or len(audio) < wanted - _MISSING * rate:
-        raise KeyMynaError(
-            f"{path} is truncated: {len(audio) / rate:.1f} s of {frames / rate:.1f} s are there. Get the file again."
-        )
-    if not np.isfinite(audio).all():
-        raise KeyMynaError(f"{path} has samples that are no numbers (NaN or infinite). Get the file again.")
-    if rate != SAMPLE_RATE:
-        audio = soxr.resample(audio, rate, SAMPLE_RATE, quality="HQ")
-    return np.pad(audio[:length], (0, max(length - len(audio), 0)))
+        resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
+        there = given = 0
+        while there < wanted:
+            block = sound.read(min(wanted - there, _BLOCK), dtype="float32", always_2d=True).mean(axis=1)
+            if not np.isfinite(block).all():
+                raise KeyMynaError(f"{path} has samples that are no numbers (NaN or infinite). Get the file again.")
+            there += len(block)
+            if not len(block) and there < wanted - _MISSING * rate:
+                raise KeyMynaError(
+                    f"{path} is truncated: {there / rate:.1f} s of {frames / rate:.1f} s are there. Get the file again."
+                )
+            last = not len(block) or there == wanted
+            audio = block if rate == SAMPLE_RATE else resampler.resample_chunk(block, last=last)
+            audio = audio[: length - given]
+            given += len(audio)
+            if len(audio):
+                yield audio
+            if last:
+                break
+        if given < length:
+            yield np.zeros(length - given, np.float32)
 
 
 def _at_16_khz(frames: int, rate: int) -> int:
     return -(-frames * SAMPLE_RATE // rate)
-
-
-def _decode(sound: soundfile.SoundFile, frames: int) -> np.ndarray:
-    """(sample,) float32, the mean of the channels; block by block, as a header may promise more than memory holds."""
-    blocks = [np.empty(0, np.float32)]
-    while frames > 0 and len(block := sound.read(min(frames, _BLOCK), dtype="float32", always_2d=True)):
-        blocks.append(block.mean(axis=1))
-        frames -= len(block)
-    return np.concatenate(blocks)
 
 
 @contextlib.contextmanager
