@@ -26,15 +26,17 @@ from keymyna_lib.keys import N_KEYS
 from keymyna_lib.model import load_encoder
 from keymyna_lib.spectrogram import HOP, N_FFT, PEAK, SAMPLE_RATE, WINDOW, compress, mel_pieces, window_starts
 
-_QUIET = 50.0  # dB below the loudest moment: what is softer is silence
+_QUIET = 45.0  # dB below the loudest moment: what is softer is silence, and to an encoder next to nothing
 _DUST = -70.0  # dB of full scale: below it lie rounding and dither, whatever the loudest moment is
 _PAUSE = SAMPLE_RATE  # samples; shorter silence belongs to the music
 _KEPT = 20 * 60 * SAMPLE_RATE  # samples of decoded audio that stay in memory, 77 MB; more is decoded a second time
 _SPECTRUM = 8192  # samples; bins of 2 Hz, which separate neighbouring semitones from about 70 Hz up
 _PITCHED = (80.0, 2000.0)  # Hz; above, upper partials outnumber fundamentals, and are sharp or flat of any scale
 _LOUD_PEAK = 0.05  # of the highest in the same spectrum
-_IN_TUNE = 30.0  # cents; training has shown the encoder so much (`detune_cents` of the corpora)
-_CLEAR = 0.25  # least agreement of a spectrum's peaks on one tuning, 0 to 1; drums and noise have less
+_IN_TUNE = (
+    15.0  # cents; half of what training shows the encoder (`detune_cents` of the corpora), where it begins to err
+)
+_CLEAR = 0.1  # least agreement of all peaks on one tuning, 0 to 1; noise has 0.01
 _BATCH = 64  # windows
 
 
@@ -88,8 +90,8 @@ class KeyFinder:
     def estimate(self, path: Path | str) -> Estimate:
         """The key of a file, and what else was heard.
 
-        Silence of a second or more is left out: moments that are 50 dB softer than the loudest, or below -70 dB of full
-        scale. What is left and shorter than a window is repeated. More than 30 cents off concert pitch, it is heard
+        Silence of a second or more is left out: moments that are 45 dB softer than the loudest, or below -70 dB of full
+        scale. What is left and shorter than a window is repeated. More than 15 cents off concert pitch, it is heard
         as if tuned; the key is then the nearest one. All others are embedded as the tracks of every corpus are.
 
         Raises
