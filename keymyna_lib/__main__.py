@@ -62,6 +62,16 @@ def _one_message() -> Iterator[None]:
     raise click.exceptions.Exit(status)
 
 
+def _echo(line: str, *, err: bool = False) -> None:
+    """Print names of files in the bytes that they have on disk, whatever the terminal's encoding."""
+    click.echo(os.fsencode(line), err=err)
+
+
+def _plain(name: str) -> str:
+    """Without control characters, which would break lines and columns, or drive the terminal."""
+    return re.sub(r"[\x00-\x1f\x7f]", lambda found: found[0].encode("unicode_escape").decode(), name)
+
+
 class _RunContext(click.Context):
     command_path = "./run_all.sh"  # what users of a clone type, in help and in hints
 
@@ -278,20 +288,58 @@ def predict(ctx: click.Context, encoder: str, head: str, crop_frames: int, files
         try:
             heard = finder.estimate(file)
         except KeyMynaError as error:
-            click.echo(_name(f"error: {error}"), err=True)
+            _echo(_plain(f"error: {error}"), err=True)
             status = 1
             continue
         if heard.key is None:
             found = "no clear key (silence)"
         else:
             found = f"{KEY_NAMES[heard.key]}\t{heard.probabilities[heard.key]:.3f}\t{round(heard.tuning):+d} cents"
-        click.echo(_name(file) + f"\t{found}".encode())
+        _echo(f"{_plain(file)}\t{found}")
     ctx.exit(status)
 
 
-def _name(text: str) -> bytes:
-    """A file's name in the bytes that it has on disk, whatever the terminal's encoding, without control characters."""
-    return os.fsencode(re.sub(r"[\x00-\x1f\x7f]", lambda found: found[0].encode("unicode_escape").decode(), text))
+@main.command(short_help="Score lists of keys against a data set's labels.")
+@click.argument("task", metavar="TASK")
+@click.argument("lists", nargs=-1, required=True, metavar="LIST...")
+@click.option("--data-root", required=True, metavar="DIR", help="Folder with the data sets; their annotations suffice.")
+@click.pass_context
+def score(ctx: click.Context, task: str, lists: tuple[str, ...], data_root: str) -> None:
+    """Score each LIST, a table with the columns track and key, on the test tracks of TASK.
+
+    TASK is a task or a data set of notebook 05. Printed are tracks, MIREX weighted score with both fifths, its 95 %
+    interval, the score with ascending fifths alone, accuracy, and answers without a key, which score 0. A list that
+    cannot be scored is reported, the others are still done, and the exit status is 1.
+
+    \b
+    Example:
+      keymyna score giantsteps madmom.csv --data-root ~/music
+    """
+    from keymyna_lib.corpus.recordings import tasks
+    from keymyna_lib.evaluate import NO_KEY, bootstrap_interval, summary
+    from keymyna_lib.experiments import scoring
+
+    def say(note: str) -> None:
+        _echo(_plain(note), err=True)
+
+    labels, absent = tasks.labels(task, Path(data_root).expanduser())
+    for name, why in absent.items():
+        say(f"without {name}: {why}")
+    test, status = list(labels.index[labels["split"] == "test"]), 0
+    click.echo("list\ttracks\tweighted_both\tlow\thigh\tweighted_ascending\taccuracy\tno_key")
+    for file in lists:
+        try:
+            table = scoring.score_list(Path(file), labels, test, say=say)
+        except KeyMynaError as error:
+            _echo(_plain(f"error: {error}"), err=True)
+            status = 1
+            continue
+        metrics = summary(table["reference"].to_numpy(), table["estimate"].to_numpy())
+        low, high = bootstrap_interval(table["score"], groups=table["composition"], seed=0)
+        values = (metrics["weighted_both"], low, high, metrics["weighted_ascending"], metrics["accuracy"])
+        none = int((table["estimate"] == NO_KEY).sum())
+        _echo("\t".join([_plain(file), str(len(table)), *(f"{value:.4f}" for value in values), str(none)]))
+    ctx.exit(status)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from keymyna_lib.base.checks import check, one_of
 from keymyna_lib.base.errors import KeyMynaError
-from keymyna_lib.base.tensors import reading, save_tensors
+from keymyna_lib.base.tensors import ENCODER, misfits, reading, save_tensors, shapes, some
 from keymyna_lib.spectrogram import N_MELS
 
 # name: width, depth, heads (of 64), MLP width. "vit-s" is the paper's, "vit-b" that of Myna-85M; the others fit a CPU.
@@ -368,12 +368,28 @@ def load_encoder(path: Path) -> Encoder:
     Raises
     ------
     KeyMynaError
-        When the file is absent, damaged, or not an encoder of ours.
+        When the file is absent, damaged, or not an encoder of ours: a head, a checkpoint, official weights.
     """
-    with reading(path, "an encoder of this library", "Delete it if it is there, and pre-train (notebook 10).") as (
-        state,
-        metadata,
-    ):
-        encoder = Encoder(EncoderConfig(**json.loads(metadata["encoder_config"])))
+    remedy = "Give the encoder.safetensors of a run of notebook 10 or 50."
+    with reading(path, ENCODER, remedy) as (state, metadata):
+        if "encoder_config" not in metadata:
+            raise KeyMynaError(
+                f"{path} holds {some(state)}, and not the configuration of {ENCODER}. {remedy} Weights from elsewhere, "
+                "the official ones for instance, are read by notebook 10: ./run_all.sh --only 10 -p weights FILE."
+            )
+        config = EncoderConfig(**json.loads(metadata["encoder_config"]))
+        if problems := misfits(shapes(state), encoder_shapes(config.preset, config.patch), "encoder"):
+            raise KeyMynaError(
+                f"{path} does not fit its configuration ({config.preset}, {config.patch} patches): {some(problems)}. "
+                f"{remedy}"
+            )
+        encoder = Encoder(config)
         encoder.load_state_dict(state)
     return encoder.eval()
+
+
+@functools.cache
+def encoder_shapes(preset: str, patch: str) -> dict[str, tuple[int, ...]]:
+    """Shapes of an encoder's tensors by name."""
+    with torch.device("meta"):
+        return shapes(Encoder(EncoderConfig(preset, patch)).state_dict())

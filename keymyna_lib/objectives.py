@@ -22,7 +22,17 @@ from torch import Tensor, nn
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.keys import N_KEYS
 from keymyna_lib.losses import LOSSES, top1
-from keymyna_lib.model import Encoder, ProjectionHead, Transformer, initialise, kept_tokens, position_table, random_keep
+from keymyna_lib.model import (
+    PATCHES,
+    Encoder,
+    ProjectionHead,
+    Transformer,
+    initialise,
+    kept_tokens,
+    position_table,
+    random_keep,
+)
+from keymyna_lib.spectrogram import N_MELS, WINDOW
 from keymyna_lib.views import AUGMENTATIONS
 
 if TYPE_CHECKING:
@@ -58,6 +68,10 @@ class Objective(nn.Module, ABC):
     views: ClassVar[int] = 1
     labelled: ClassVar[bool] = False
     measured: ClassVar[str]
+
+    @classmethod
+    def check(cls, config: PretrainConfig) -> None:
+        """Refuse, with a KeyMynaError, a configuration that this objective cannot be trained with."""
 
     @classmethod
     @abstractmethod
@@ -164,11 +178,7 @@ class Reconstruction(Objective):
 
     def __init__(self, encoder: Encoder, *, mask_ratio: float, generator: torch.Generator):
         super().__init__()
-        if len(encoder.branches) != 1 or not 0 < mask_ratio < 1:
-            raise KeyMynaError(
-                f"reconstruction with patches {encoder.config.patch!r} and mask_ratio {mask_ratio}: it "
-                "needs one kind of patches, and some of them hidden."
-            )
+        _need_hidden_patches(encoder.config.patch, mask_ratio, WINDOW)
         patchify, _, embedding, _ = encoder.branches[0]
         self.mask_ratio, self.dim = mask_ratio, encoder.dim // 2
         self.enter = nn.Linear(encoder.dim, self.dim)
@@ -177,6 +187,11 @@ class Reconstruction(Objective):
         self.patchify = patchify
         initialise(self, generator)
         self.hidden = nn.Parameter(0.02 * torch.randn(self.dim, generator=generator))
+
+    @classmethod
+    def check(cls, config: PretrainConfig) -> None:
+        """See `Objective.check`."""
+        _need_hidden_patches(config.encoder.patch, config.mask_ratio, config.crop_frames)
 
     @classmethod
     def from_config(
@@ -205,6 +220,16 @@ class Reconstruction(Objective):
     def measure(self, outputs: Tensor, batch: Batch) -> Tensor:
         """The same number."""
         return outputs.mean()
+
+
+def _need_hidden_patches(patch: str, mask_ratio: float, frames: int) -> None:
+    sizes = PATCHES[patch]
+    n_tokens = N_MELS // sizes[0][0] * (frames // sizes[0][1])
+    if len(sizes) != 1 or kept_tokens(n_tokens, mask_ratio) == n_tokens:
+        raise KeyMynaError(
+            f"reconstruction with patches {patch!r} and mask_ratio {mask_ratio}, crops of {frames} frames: it "
+            "needs one kind of patches, and some of them hidden. Take another patch, or leave this objective out."
+        )
 
 
 class Supervised(Objective):

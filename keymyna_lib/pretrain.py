@@ -29,17 +29,18 @@ from torch.nn.parallel import DistributedDataParallel
 from keymyna_lib.accelerated.sampler import sampler_for
 from keymyna_lib.accelerated.step import READ_EVERY, DeviceStep, steps_on_device, worth_compiling
 from keymyna_lib.base import paths
-from keymyna_lib.base.checks import POSITIVE, SHARE_BELOW_ONE, Rule, at_least, check, one_of
+from keymyna_lib.base.checks import check, one_of, ranges_of
 from keymyna_lib.base.device import pick_device
 from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.base.files import discard
 from keymyna_lib.base.hashing import code_hash_of, sha256_json
 from keymyna_lib.base.progress import bar
 from keymyna_lib.base.seeds import torch_stream
-from keymyna_lib.base.tensors import reading, save_tensors
+from keymyna_lib.base.tensors import CHECKPOINT, reading, save_tensors
 from keymyna_lib.compute import ranks
 from keymyna_lib.corpus.corpus import Corpus
 from keymyna_lib.losses import LOSSES
-from keymyna_lib.model import Encoder, EncoderConfig, build_encoder
+from keymyna_lib.model import PATCHES, Encoder, EncoderConfig, build_encoder
 from keymyna_lib.objectives import OBJECTIVES, Batch, Objective
 from keymyna_lib.spectrogram import N_MELS, WINDOW
 from keymyna_lib.views import AUGMENTATIONS
@@ -47,6 +48,7 @@ from keymyna_lib.views import AUGMENTATIONS
 INITIAL_WEIGHTS = "initial weights"  # name of the stream that an encoder is initialised from
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 PRECISIONS = ("fp32", "bf16")
+_SMALL_TEMPERATURE = 2 / 88  # two cosines differ by 2 at most, and exp(88) is about the largest float32
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,8 @@ class PretrainConfig:
     Raises
     ------
     KeyMynaError
-        When a name is unknown or a value out of range.
+        When a name is unknown, a value out of range, the warm-up longer than the run, a crop narrower than a patch, or
+        the objective cannot be trained so.
     """
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
@@ -112,19 +115,15 @@ class PretrainConfig:
             "optimizer": OPTIMIZERS,
             "precision": PRECISIONS,
         }
-        counts = ("crop_frames", "batch_size", "steps", "checkpoint_every", "validate_every")
-        check(
-            self,
-            {
-                **{name: one_of(known) for name, known in names.items()},
-                **dict.fromkeys(counts, at_least(1)),
-                **dict.fromkeys(("projection_dim", "warmup_steps", "weight_decay", "seed"), at_least(0)),
-                **dict.fromkeys(("temperature", "lr", "clip_norm"), POSITIVE),
-                "mask_ratio": SHARE_BELOW_ONE,
-                "gamma": Rule(lambda value: 0 < value <= 1, "a weight in (0, 1]"),
-                "crop_distance": Rule(lambda value: value >= 0, "frames, or 0 for any distance"),
-            },
-        )
+        check(self, {name: one_of(known) for name, known in names.items()} | ranges_of(PretrainConfig))
+        if self.warmup_steps > self.steps:
+            raise KeyMynaError(f"warmup_steps {self.warmup_steps}: expected no more than steps, which is {self.steps}.")
+        width = max(frames for _, frames in PATCHES[self.encoder.patch])
+        if self.crop_frames < width:
+            raise KeyMynaError(
+                f"crop_frames {self.crop_frames}: patches {self.encoder.patch!r} are {width} frames wide; take as many."
+            )
+        OBJECTIVES[self.objective].check(self)
 
     @classmethod
     def from_parameters(cls, parameters: Mapping[str, Any], **changes: Any) -> PretrainConfig:
@@ -401,12 +400,14 @@ class Pretraining:
         if not path.exists():
             return False
         try:
-            with reading(path, "a checkpoint", "Starting from step 0.") as (tensors, metadata):
+            with reading(path, CHECKPOINT, "Starting from step 0.") as (tensors, metadata):
                 if metadata["fingerprint"] != self.fingerprint:
                     return False
         except KeyMynaError as error:
             if not ranks.rank():
                 print(error)
+                if path.is_relative_to(paths.CACHE):
+                    discard(path)
             return False
         self.modules.load_state_dict(
             {name.removeprefix("modules."): value for name, value in tensors.items() if name.startswith("modules.")}
@@ -486,7 +487,7 @@ def pretrain(
             for record in run.history[known:]:
                 if not math.isfinite(loss := record["loss"]):
                     raise KeyMynaError(
-                        f"the loss became {loss} at step {record['step'] + 1}; lower lr (now {config.lr})."
+                        f"the loss became {loss} at step {record['step'] + 1}; {_remedy(config, record)}."
                     )
                 progress.set_postfix_str(
                     f"loss {loss:.2f}, {run.objective.measured} {record['measure']:.2f}", refresh=False
@@ -497,6 +498,20 @@ def pretrain(
                 run.save(checkpoint)
             progress.update()
     return run.encoder.cpu().eval(), pd.DataFrame(run.history)
+
+
+def _remedy(config: PretrainConfig, record: Mapping[str, float]) -> str:
+    """What to change after a loss that is not finite, in words."""
+    lr, temperature = f"lower lr (now {config.lr})", f"raise temperature (now {config.temperature})"
+    if config.objective == "contrastive" and config.temperature < _SMALL_TEMPERATURE:
+        return f"{temperature}: cosines divided by it overflow"
+    if record["step"]:
+        return lr
+    return (
+        "it is the first, before lr counts: look for damaged spectrograms, or try scale log1p and precision fp32"
+        if config.objective != "contrastive"
+        else f"it is the first, before lr counts: {temperature}, or try scale log1p and precision fp32"
+    )
 
 
 def pretrain_once(

@@ -81,7 +81,7 @@ def test_the_literatures_split(written):
     assert not split.equals(before)  # with one list alone it is still ours
     assert (before == "valid").sum() > 2
     (folder / "eusipco2017_test.fold").write_text("mcgill-billboard_77-No-Song\n")
-    with pytest.raises(KeyMynaError, match="(?s)eusipco2017_test.fold names 'mcgill-billboard_77-No-Song'"):
+    with pytest.raises(KeyMynaError, match="(?s)eusipco2017_test.fold, line 1 names 'mcgill-billboard_77-No-Song'"):
         Billboard().index(root)
 
 

@@ -69,6 +69,8 @@ def test_a_folder_goes_by_a_plain_name(kind, name):
         "\ufefffile,key\r\na.wav,Eb minor\r\n",
         'key , file\n"Eb minor", ./a.wav \n\n',
         "file,key,title\na.wav,D#m,\n",
+        "sep=;\rFILE;Key;title\ra.wav;D#m;\r;;\r",
+        "key\tfile\tTitle\nD#m\ta.wav\n",
     ],
 )
 def test_ways_to_write_the_same_table(tmp_path, text):
@@ -82,7 +84,7 @@ def test_ways_to_write_the_same_table(tmp_path, text):
         ("", "no column 'file'"),
         ("key,artist\nC major,a\n", "no column 'file'"),
         ("file,artist\na.wav,b\n", "no column 'key'"),
-        ("file;key\na.wav;C major\n", "no column 'file'.*file;key"),
+        ("file:key\na.wav:C major\n", "no column 'file'.*'file:key', separated by commas"),
         ("file,key,spilt\na.wav,C major,test\n", "unknown column 'spilt'"),
         ("file,key,key\na.wav,C,C\n", "twice"),
         ("file,key\na.wav,C major\nb.wav,D major\n./a.wav,C major\n", "line 4.*'a.wav'.*second time"),
@@ -110,8 +112,38 @@ def test_mistakes_in_the_table(tmp_path, text, message):
 def test_a_table_that_is_not_there_or_not_utf8(tmp_path):
     with pytest.raises(KeyMynaError, match="keys.csv does not exist.*columns file and key"):
         AudioFolder("mine").index(tmp_path)
-    with pytest.raises(KeyMynaError, match="keys.csv cannot be read.*UTF-8"):
+    with pytest.raises(KeyMynaError, match="keys.csv, line 2, character 2 cannot be read.*UTF-8"):
         AudioFolder("mine").index(write_keys(tmp_path, "file,key\nbéla.wav,C major\n", encoding="latin-1"))
+
+
+def test_files_are_found_however_their_names_are_written(tmp_path):
+    """As one disk keeps a name and another one, or a spreadsheet, writes it."""
+    root = write_keys(tmp_path, "file,key\nDisc/Été.WAV,C\nplain.wav,C\ngone.wav,C\n")
+    (folder := root / "folders" / "mine").joinpath("keys.csv").rename(folder / "KEYS.CSV")
+    (folder / "._KEYS.CSV").write_bytes(b"\0\5\26\7")
+    decomposed = "e\u0301te\u0301.wav"
+    (folder / "disc").mkdir()
+    for name in (f"disc/{decomposed}", "plain.wav", "._plain.wav"):
+        (folder / name).touch()
+    assert AudioFolder("Mine").index(root)["path"].to_dict() == {
+        "Disc/Été.WAV": f"disc/{decomposed}",
+        "plain.wav": "plain.wav",
+        "gone.wav": "gone.wav",
+    }
+    (folder / "keys.csv").touch()
+    with pytest.raises(KeyMynaError, match="'KEYS.CSV' and 'keys.csv' are one name"):
+        AudioFolder("mine").index(root)
+
+
+@pytest.mark.parametrize("other", ["A.wav", "./A.WAV", "\uff41.wav"])
+def test_two_spellings_of_a_file_are_the_file_twice(tmp_path, other):
+    with pytest.raises(KeyMynaError, match="line 3.*second time, after line 2"):
+        AudioFolder("mine").index(write_keys(tmp_path, f"file,key\na.wav,C\n{other},C\n"))
+
+
+def test_a_name_longer_than_any_disk_takes_is_a_missing_file(tmp_path):
+    table = examine(AudioFolder("mine"), write_keys(tmp_path, f"file,key\n{'a' * 5000}.wav,C\n"), show=False)
+    assert list(table["state"]) == ["missing"]
 
 
 def test_a_given_split_may_tear_an_artist_apart(tmp_path):

@@ -160,11 +160,16 @@ def test_one_recording_under_two_numbers_is_not_torn_apart(copy):
 @pytest.mark.parametrize(
     "file, old, new, message",
     [
-        ("annotations.txt", "MANUAL KEY", "KEY", "annotations.txt has no column 'MANUAL KEY'"),
-        ("annotations.txt", "\n30001\t", "\n30000\t", "annotations.txt cannot be read.*another row"),
+        ("annotations.txt", "MANUAL KEY", "KEY", "annotations.txt: no column 'MANUAL KEY'.*separated by tabs"),
+        ("annotations.txt", "\n30001\t", "\n30000\t", "annotations.txt, line 3: no ID, or that of another row"),
         ("annotations.txt", "C major\t2", "C major\t7", "annotations.txt: the confidence of track 30000 is '7'"),
         ("beatport_metadata.txt", "\n30001\t", "\n99999\t", "beatport_metadata.txt has no track 30001"),
-        ("beatport_metadata.txt", "Guest", "\udcff", "beatport_metadata.txt cannot be read.*utf-8"),
+        (
+            "beatport_metadata.txt",
+            "Guest",
+            "\udcff",
+            "beatport_metadata.txt, line 4, character 17 cannot be read.*UTF-8",
+        ),
     ],
 )
 def test_damaged_annotations_are_named(copy, file, old, new, message):
@@ -176,7 +181,7 @@ def test_damaged_annotations_are_named(copy, file, old, new, message):
 
 def test_missing_metadata_is_named(copy):
     (copy / "giantsteps_mtg_keys" / "annotations" / "beatport_metadata.txt").unlink()
-    with pytest.raises(KeyMynaError, match="beatport_metadata.txt cannot be read"):
+    with pytest.raises(KeyMynaError, match="beatport_metadata.txt does not exist. Get the annotations again"):
         GiantStepsMTG().index(copy)
 
 

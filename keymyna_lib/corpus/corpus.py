@@ -6,7 +6,7 @@ versions, so that another version of any of these makes another corpus; nothing 
 
     manifest.csv   one row per track
     places.csv     where each track lies, see `store.offsets`
-    corpus.json    configuration, versions, sha256 of manifest and places; written last
+    corpus.json    configuration, versions, sha256 of manifest and places, and of all this; written last
 
 `rendered.build` makes the synthetic corpus and `recordings.build` corpora of recordings; both are opened alike.
 """
@@ -167,12 +167,14 @@ def open_corpus(path: Path | str) -> Corpus:
         When the corpus is unfinished, truncated or changed.
     """
     path = Path(path)
-    mend = "Run the notebook that builds it again; only what is damaged is made again."
+    mend = "./run_all.sh mends it, as does the notebook that builds it: only what is damaged is made again."
     if not (path / INDEX).exists():
         raise KeyMynaError(f"{path} holds no finished corpus. {mend}")
-    index = files.read_json(path / INDEX)
-    for name, sha256 in ((_MANIFEST, index["hash"]), (_PLACES, index.get("places"))):
-        if not (path / name).exists() or hashing.sha256_file(path / name) != sha256:
+    index = files.read_json(path / INDEX, mend)
+    if index.pop("sha256", None) != hashing.sha256_json(index):
+        raise KeyMynaError(f"{path / INDEX} was changed. {mend}")
+    for name, sha256 in ((_MANIFEST, index["hash"]), (_PLACES, index["places"])):
+        if not (path / name).is_file() or hashing.sha256_file(path / name) != sha256:
             raise KeyMynaError(f"{path / name} is missing or was changed. {mend}")
     manifest, places = (
         pd.read_csv(path / name, index_col="track_id", keep_default_na=False, dtype=dict.fromkeys(_TEXTS, str))
@@ -203,9 +205,11 @@ def finish(
     hashes = {}
     for name, table in ((_MANIFEST, manifest), (_PLACES, places)):
         text = table.to_csv()
+        if (folder / name).is_dir():  # which no file can be moved over
+            files.discard(folder / name)
         files.write_text(folder / name, text)
         hashes[name] = hashing.sha256_bytes(text.encode())
-    files.write_json(
-        folder / INDEX,
-        {"config": dict(config), "versions": dict(versions), "hash": hashes[_MANIFEST], "places": hashes[_PLACES]},
-    )
+    index = {"config": dict(config), "versions": dict(versions), "hash": hashes[_MANIFEST], "places": hashes[_PLACES]}
+    if (folder / INDEX).is_dir():
+        files.discard(folder / INDEX)
+    files.write_json(folder / INDEX, {**index, "sha256": hashing.sha256_json(index)})

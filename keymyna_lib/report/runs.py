@@ -29,7 +29,7 @@ from keymyna_lib.base import paths
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.files import read_json, write_json, write_text
 from keymyna_lib.base.hashing import sha256_file, sha256_json
-from keymyna_lib.report import provenance
+from keymyna_lib.report import provenance, publication
 
 METRIC_COLUMNS = [
     "run_id",
@@ -223,7 +223,7 @@ def published(profile: str, notebook: str) -> dict[str, Any]:
             f"notebook {notebook} has not run in profile {profile!r}: "
             f"./run_all.sh --profile {profile} --only {notebook[:2]}"
         )
-    return read_json(path)
+    return publication.read_index(path)
 
 
 def _kin(config: Mapping[str, Any], code: str) -> str:
@@ -235,7 +235,8 @@ def _kin(config: Mapping[str, Any], code: str) -> str:
 def _published_runs(profile: str, notebook: str) -> dict[str, tuple[dict[str, Any], str]]:
     """Run id -> (configuration, code hash) of what a notebook published last; empty if it has not run."""
     path = paths.results_dir(profile) / "index" / f"{notebook}.json"
-    folders = [paths.results_dir(profile) / "runs" / run for run in read_json(path)["runs"]] if path.exists() else []
+    runs = publication.read_index(path)["runs"] if path.exists() else []
+    folders = [paths.results_dir(profile) / "runs" / run for run in runs]
     return {
         folder.name: (read_json(folder / "config.json"), read_json(folder / "provenance.json")["code_hash"])
         for folder in folders
@@ -300,6 +301,12 @@ def describe_runs(profile: str, run_ids: Sequence[str]) -> pd.DataFrame:
                 f"{what}; make them anew together: ./run_all.sh --profile {profile} --force"
             )
     return runs
+
+
+def files_of(profile: str, run_id: str) -> list[Path]:
+    """All files of a run: those in its directory, and of its large files those in this machine's cache."""
+    folders = paths.results_dir(profile) / "runs" / run_id, _artifact_path(profile, run_id, "")
+    return [path for folder in folders for path in sorted(folder.glob("*"))]
 
 
 def run_file(profile: str, run_id: str, name: str) -> Path:

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from keymyna_lib.base import paths
+from keymyna_lib.base.checks import broken, one_of
+from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.files import atomic_path, write_json, write_text
 from keymyna_lib.report import provenance
 from keymyna_lib.report.publication import Staging
-from keymyna_lib.report.runs import Run, other_seeds, provenance_of, published_run, write_csv
+from keymyna_lib.report.runs import Run, files_of, other_seeds, provenance_of, published_run, write_csv
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,9 +37,16 @@ class Stage:
     Attributes
     ----------
     runs : ids of the notebook's runs so far, in order: those that it made and those that it took over.
+
+    Raises
+    ------
+    KeyMynaError
+        When there is no such profile; nothing is written then.
     """
 
     def __init__(self, notebook: str, profile: str):
+        if unknown := broken({"profile": profile}, {"profile": one_of(paths.PROFILES)}):
+            raise KeyMynaError(unknown[0])
         self.notebook, self.profile = notebook, profile
         self.runs: list[str] = []
         self._files: list[Path] = []
@@ -55,13 +64,17 @@ class Stage:
 
     def keep_other_seeds(self, run_ids: Sequence[str]) -> None:
         """Take over the further seeds of some runs: what this notebook published earlier, alike in all but the seed."""
-        self.runs += other_seeds(self.profile, self.notebook, run_ids)
+        self._take(other_seeds(self.profile, self.notebook, run_ids))
 
     def take_over(self, experiment: str, config: Mapping[str, Any], corpus: str) -> str | None:
         """Take over a run that this notebook published earlier with this configuration; None if there is none."""
         run_id = published_run(self.profile, self.notebook, experiment, config, corpus)
-        self.runs += [run_id] if run_id else []
+        self._take([run_id] if run_id else [])
         return run_id
+
+    def _take(self, run_ids: Sequence[str]) -> None:
+        self.runs += run_ids
+        self._files += [path for run in run_ids for path in files_of(self.profile, run)]
 
     def figure(
         self,

@@ -12,6 +12,7 @@ from typing import Any
 from keymyna_lib.base.errors import KeyMynaError
 
 TAG = "parameters"
+WORDS = {**dict.fromkeys(("true", "yes", "on", "1"), True), **dict.fromkeys(("false", "no", "off", "0"), False)}
 SHARED = "shared"  # the table of a profile for all notebooks
 Value = bool | int | float | str | list
 
@@ -40,15 +41,39 @@ class Parameter:
     def parse(self, text: str) -> Value:
         """Read a value as typed on the command line; TypeError if it is not of this parameter's type.
 
-        A list is written `[1, 2]` or `1,2`; quotes around strings may be left out.
+        A list is written `[1, 2]` or `1,2`; quotes around strings may be left out where they have no comma in them. A
+        bool is one of WORDS, in any case.
         """
         if isinstance(self.default, list):
-            inner = text.strip()
-            if inner.startswith("[") and inner.endswith("]"):
-                inner = inner[1:-1]
             kind = _kind(self.default) if self.default else str
-            return [_parse_scalar(kind, item) for item in inner.split(",")] if inner.strip() else []
+            return [_parse_scalar(kind, item) for item in _items(text)]
         return _parse_scalar(type(self.default), text) if not isinstance(self.default, str) else text
+
+    def read(self, value: Any) -> Value:
+        """Read a value as a cell may hold it: of the type, as typed text, or a single one for a list of one.
+
+        Papermill's -p makes of `48` an int and of `0,1` a string, whatever the parameter is. TypeError as `parse`.
+        """
+        if isinstance(value, str) and not isinstance(self.default, str):
+            return self.parse(value)
+        if not isinstance(self.default, list):
+            return self.check(value)
+        kind = _kind(self.default) if self.default else str
+        values = value if isinstance(value, list | tuple) else [value]
+        return [_parse_scalar(kind, v) if isinstance(v, str) and kind is not str else _as_kind(kind, v) for v in values]
+
+
+def _items(text: str) -> list[str]:
+    """What the text of a list holds, each item as text."""
+    inner = text.strip()
+    if inner.startswith("[") and inner.endswith("]"):
+        inner = inner[1:-1].strip()
+    if inner[:1] in ("'", '"'):  # quoted items may have commas in them
+        try:
+            return [str(item) for item in ast.literal_eval(f"[{inner}]")]
+        except (ValueError, SyntaxError):
+            pass
+    return inner.rstrip(",").split(",") if inner else []
 
 
 def _kind(values: list) -> type:
@@ -64,6 +89,8 @@ def _kind(values: list) -> type:
 def _as_kind(kind: type, value: Any) -> Value:
     if kind is float and type(value) is int:
         return float(value)
+    if kind is bool and type(value) is int and value in (0, 1):
+        return bool(value)
     if type(value) is not kind or (kind is float and not math.isfinite(value)):
         raise TypeError
     return value
@@ -74,9 +101,9 @@ def _parse_scalar(kind: type, text: str) -> Value:
     if kind is str:
         return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
     if kind is bool:
-        if text.lower() not in {"true", "false"}:
+        if text.lower() not in WORDS:
             raise TypeError
-        return text.lower() == "true"
+        return WORDS[text.lower()]
     try:
         return _as_kind(kind, kind(text))
     except ValueError:
@@ -84,10 +111,12 @@ def _parse_scalar(kind: type, text: str) -> Value:
 
 
 def read_cells(path: Path) -> list[dict[str, Any]]:
-    """The cells of a notebook file, each source as one string."""
+    """The cells of a notebook file, each source as one string; a KeyMynaError when it cannot be read."""
     try:
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         return [{**cell, "source": "".join(cell["source"])} for cell in cells]
+    except OSError as error:
+        raise KeyMynaError(f"{path} cannot be read ({error.strerror}).") from None
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise KeyMynaError(f"{path} is not a notebook ({type(error).__name__}: {error}).") from None
 

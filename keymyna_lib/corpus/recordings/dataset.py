@@ -6,6 +6,7 @@ so that a track without audio has a row, too, and can be counted as missing.
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ import pandas as pd
 
 from keymyna_lib import keys
 from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.base.listing import Listing
 from keymyna_lib.base.progress import bar
 from keymyna_lib.corpus.recordings.decode import audio_length
 from keymyna_lib.corpus.recordings.fetch import Source, md5_file
@@ -46,8 +48,14 @@ class Dataset(ABC):
     how: ClassVar[str]
 
     def folder(self, root: Path | str) -> Path:
-        """The data set's folder."""
-        return Path(root) / self.name
+        """The data set's folder; the case of its name does not matter.
+
+        Raises
+        ------
+        KeyMynaError
+            When there are two such folders.
+        """
+        return Listing(root).one(self.name) or Path(root) / self.name
 
     @abstractmethod
     def index(self, root: Path | str) -> pd.DataFrame:
@@ -80,10 +88,15 @@ def labelled(label: str) -> dict[str, Any]:
         return {"label": label, "excluded": error.reason}
 
 
-def audio_path(folder: Path, stem: str, suffixes: Sequence[str]) -> str:
-    """Path of a recording that may be in one of several formats: the first that exists, else the first of all."""
-    names = [f"{stem}{spelt}" for suffix in suffixes for spelt in (suffix, suffix.upper())]
-    return next((name for name in names if (folder / name).is_file()), names[0])
+def audio_path(files: Listing, stem: str, suffixes: Sequence[str]) -> str:
+    """Path of a recording that may be in one of several formats: the first that exists, else the first of all.
+
+    Parameters
+    ----------
+    files : of the data set's folder.
+    """
+    names = [files.find(f"{stem}{suffix}") for suffix in suffixes]
+    return next((name for name in names if os.path.isfile(files.top / name)), names[0])
 
 
 def table_of(rows: Sequence[dict]) -> pd.DataFrame:
@@ -117,7 +130,7 @@ def examine(dataset: Dataset, root: Path | str, *, show: bool = True) -> pd.Data
         path, problem, n_samples = dataset.folder(root) / row.path, "", 0
         if row.excluded:
             state = "excluded"
-        elif not path.is_file():
+        elif not os.path.isfile(path):  # False, unlike the path's own method, for names of any length
             state, problem = "missing", f"no file {row.path}"
         else:
             state = "found"

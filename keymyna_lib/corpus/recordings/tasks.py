@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.base.text import identity
 from keymyna_lib.corpus.recordings.billboard import Billboard
 from keymyna_lib.corpus.recordings.dataset import STATES, Dataset, examine
 from keymyna_lib.corpus.recordings.fetch import fetch
@@ -166,6 +167,44 @@ def _found(name: str, examined: Mapping[str, pd.DataFrame], folders: Mapping[str
     table["content"] = [md5 or f"{stat.st_size}-{stat.st_mtime_ns}" for md5, stat in zip(table["md5"], stats)]
     table["composition"] = name + ": " + table["composition"].where(table["composition"] != "", table.index.to_series())
     return table.set_index(name + "/" + table.index)[columns]
+
+
+def labels(name: str, root: Path | str) -> tuple[pd.DataFrame, dict[str, str]]:
+    """The tracks of a task, or of one data set, by their annotations alone: whatever audio is there.
+
+    Parameters
+    ----------
+    name : of a task or a data set, in any case.
+
+    Returns
+    -------
+    tracks : index track_id, "<data set>/<id>", as of `assemble`; columns source, composition, split, key; those that
+        are excluded have neither split nor key (-1).
+    absent : data set of the task -> why it cannot be used.
+
+    Raises
+    ------
+    KeyMynaError
+        When there is no such task or data set, or no track of a test set in what is there.
+    """
+    name = next((known for known in (*TASKS, *NAMES) if identity(known) == identity(name)), name)
+    if name not in (*TASKS, *NAMES) and not name.startswith("folder:"):
+        raise KeyMynaError(f"{name!r}: choose a task or a data set, {', '.join((*TASKS, *NAMES))} or folder:NAME.")
+    parts, absent = [], {}
+    for one in map(dataset, datasets_of(name) if name in TASKS else (name,)):
+        try:
+            table = one.index(root)
+        except KeyMynaError as error:
+            absent[one.name] = str(error)
+            continue
+        own = table["composition"].where(table["composition"] != "", table.index.to_series())
+        split = table["split"].where(table["excluded"] == "", "")
+        table = table.assign(source=one.name, composition=f"{one.name}: " + own, split=split)
+        parts.append(table.set_index(f"{one.name}/" + table.index)[["source", "composition", "split", "key"]])
+    tracks = pd.concat(parts) if parts else pd.DataFrame(columns=["split"])
+    if not (tracks["split"] == "test").any():
+        raise KeyMynaError(f"{name}: no labels of test tracks under {root}. {' '.join(absent.values())}".rstrip())
+    return tracks, absent
 
 
 def card(sets: Sequence[Dataset], examined: Mapping[str, pd.DataFrame], absent: Mapping[str, str]) -> pd.DataFrame:

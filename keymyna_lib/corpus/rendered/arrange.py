@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from keymyna_lib.base.checks import Rule, at_least, check, one_of
+from keymyna_lib.base.checks import RANGES, at_least, check, one_of
 from keymyna_lib.base.errors import KeyMynaError
 
 if TYPE_CHECKING:
@@ -83,9 +83,7 @@ class ArrangementConfig:
             {
                 "seconds": at_least(1),
                 "scope": one_of(SCOPES),
-                "drum_probability": Rule(lambda value: 0 <= value <= 1, "a probability in [0, 1]"),
-                "detune_cents": at_least(0),
-                "snr_db": Rule(lambda value: len(value) == 2 and value[0] <= value[1], "(low, high)"),
+                **{name: RANGES[name] for name in ("drum_probability", "detune_cents", "snr_db")},
             },
         )
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from keymyna_lib import keys, spectrogram
 from keymyna_lib.base import hashing, paths, seeds
-from keymyna_lib.base.checks import at_least, check
+from keymyna_lib.base.checks import RANGES, check
 from keymyna_lib.compute.executor import Executor
 from keymyna_lib.compute.processes import HERE
 from keymyna_lib.corpus import splits, store
@@ -42,7 +42,7 @@ class CorpusConfig(arrange.ArrangementConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check(self, dict.fromkeys(("n_chorales", "n_tunes", "seed"), at_least(0)))
+        check(self, {name: RANGES[name] for name in ("n_chorales", "n_tunes", "seed")})
 
 
 def build_corpus(
