@@ -14,6 +14,7 @@ import functools
 import io
 import logging
 import math
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -254,7 +255,7 @@ def _streams(path: Path | str, file: io.BufferedReader) -> Iterator[_Stream]:
 
 
 def _sound_file(path: Path | str, file: io.BufferedReader, part: parts.Part) -> soundfile.SoundFile:
-    return soundfile.SoundFile(path if part.spans is None else parts.Spliced(file, part.spans))
+    return soundfile.SoundFile(os.fsencode(path) if part.spans is None else parts.Spliced(file, part.spans))
 
 
 def _most_frames(file: io.BufferedReader, sound: soundfile.SoundFile) -> float:
