@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import random
 import shutil
@@ -273,7 +272,7 @@ def damage(campaign: Campaign, each: int) -> None:
 
 
 def disk(campaign: Campaign, step: float) -> None:
-    """A run in a tmpfs that is full time and again, and is given `step` MB more each time, twice that in one notebook."""
+    """A run in a tmpfs that is full time and again, and is given `step` MB each time; twice that in one notebook."""
     place = campaign.folder / "disk"
     place.mkdir()
     size = 40.0
