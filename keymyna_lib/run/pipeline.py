@@ -231,19 +231,18 @@ def _altered(project: Project, produced: dict[str, Mark]) -> list[str]:
 def _set_aside(project: Project, profile: str, altered: list[str]) -> None:
     """Take runs one of whose files was lost or altered out of what counts, so that they are made again.
 
-    Their folders are moved to the cache: the runner deletes nothing under results/.
+    Their folders are moved to the cache, as are folders that lie where a file should be: the runner deletes nothing.
     """
     of_runs = f"results/{profile}/runs/", f"artifacts/{profile}/"
-    for run in {Path(name).parent.name for name in altered if name.startswith(of_runs)}:
-        folder = project.root / "results" / profile / "runs" / run
-        if folder.exists():
-            damaged = project.cache / "damaged" / profile / run
-            files.discard(damaged)
-            damaged.parent.mkdir(parents=True, exist_ok=True)
-            shutil.move(folder, damaged)
-    for name in altered:  # nothing could be written in place of a folder
-        if (project.cache / name).is_dir():
-            files.discard(project.cache / name)
+    runs = {Path(name).parent.name for name in altered if name.startswith(of_runs)}
+    places = [project.root / "results" / profile / "runs" / run for run in runs]
+    places += [base / name for name in altered for base in (project.root, project.cache)]
+    for place in places:
+        if place.is_dir():
+            aside = project.cache / "damaged" / profile / place.name
+            files.discard(aside)  # of an earlier time
+            aside.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(place, aside)
 
 
 def published(project: Project, profile: str, notebook: str, since: int | None) -> dict[str, Mark]:
