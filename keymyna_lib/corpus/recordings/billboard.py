@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.base.text import identity, visible
 from keymyna_lib.corpus.recordings.dataset import Dataset, audio_path, labelled, table_of
 from keymyna_lib.corpus.recordings.fetch import Source
 from keymyna_lib.corpus.splits import assign_splits
@@ -88,7 +89,7 @@ class Billboard(Dataset):
             raise KeyMynaError(f"{folder} has no mcgill-billboard_*.key. {self.how}")
         table = table_of(rows)
         used = table[table["excluded"] == ""]
-        names = {row["name"]: row["track_id"] for row in rows}
+        names = {identity(row["name"]): visible(row["track_id"]) for row in rows}
         split = (
             _published_split(folder, names)
             or assign_splits(used.assign(source=self.name, analysed=False), seed=_SEED, fractions=SHARES).to_dict()
@@ -100,7 +101,7 @@ class Billboard(Dataset):
 
 def _composition(song: str) -> str:
     """What the versions of a song share: letters and digits of artist and title, without accents and brackets."""
-    text = unicodedata.normalize("NFKD", song.casefold())
+    text = unicodedata.normalize("NFKD", identity(song))
     text = "".join(c for c in text if not unicodedata.combining(c))
     return " ".join(re.findall(r"[^\W_]+", re.sub(r"\([^)]*\)", " ", text)))
 
@@ -110,7 +111,7 @@ def _published_split(folder: Path, names: dict[str, str]) -> dict[str, str]:
 
     Parameters
     ----------
-    names : track id of each .key file's name without its ending.
+    names : track id by the `identity` of each .key file's name without its ending.
     """
     split = {}
     for part, fold in (("valid", "eusipco2017_val.fold"), ("test", "eusipco2017_test.fold")):
@@ -120,10 +121,10 @@ def _published_split(folder: Path, names: dict[str, str]) -> dict[str, str]:
         for name in found[0].read_text(encoding="utf-8", errors="replace").split("\n"):
             if not (name := name.strip()):
                 continue
-            if name not in names:
+            if identity(name) not in names:
                 raise KeyMynaError(
                     f"{found[0]} names {name!r}, but there is no such .key file. Unpack bb.zip again, "
                     "or remove the .fold files for a split of our own."
                 )
-            split[names[name]] = part
+            split[names[identity(name)]] = part
     return split

@@ -6,9 +6,10 @@ so that a track without audio has a row, too, and can be counted as missing.
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 import pandas as pd
@@ -16,6 +17,7 @@ import pandas as pd
 from keymyna_lib import keys
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.progress import bar
+from keymyna_lib.base.text import visible
 from keymyna_lib.corpus.recordings.decode import audio_length
 from keymyna_lib.corpus.recordings.fetch import Source, md5_file
 
@@ -83,11 +85,38 @@ def labelled(label: str) -> dict[str, Any]:
 def audio_path(folder: Path, stem: str, suffixes: Sequence[str]) -> str:
     """Path of a recording that may be in one of several formats: the first that exists, else the first of all."""
     names = [f"{stem}{spelt}" for suffix in suffixes for spelt in (suffix, suffix.upper())]
-    return next((name for name in names if (folder / name).is_file()), names[0])
+    found = (on_disk(folder, name) for name in names)
+    return next((name for name in found if (folder / name).is_file()), names[0])
+
+
+def on_disk(folder: Path, path: str, listings: dict[Path, dict[str, str]] | None = None) -> str:
+    """A path in a folder as the disk spells it: what looks the same is found, in composed letters (NFC) or not.
+
+    The path as given where it exists, or where nothing looks like it.
+
+    Parameters
+    ----------
+    listings : filled with the names in each folder that was looked through; pass it again to read each only once.
+    """
+    if os.path.lexists(folder / path):
+        return path
+    listings = {} if listings is None else listings
+    found = PurePosixPath()
+    for part in PurePosixPath(path).parts:
+        place = folder / found
+        if place not in listings:
+            names = sorted(os.listdir(place)) if place.is_dir() else []
+            listings[place] = {visible(name): name for name in reversed(names)}
+        if (name := listings[place].get(visible(part))) is None:
+            return path
+        found /= name
+    return str(found)
 
 
 def table_of(rows: Sequence[dict]) -> pd.DataFrame:
     """Rows of an index, each a dict with track_id and what is known of COLUMNS, as `Dataset.index` returns them.
+
+    All texts but paths become what is `visible` of them; ids only where they still differ then.
 
     Raises
     ------
@@ -97,6 +126,10 @@ def table_of(rows: Sequence[dict]) -> pd.DataFrame:
     table = pd.DataFrame(list(rows), columns=["track_id", *COLUMNS])
     texts = [column for column in ("track_id", *COLUMNS) if column != "key"]
     table[texts] = table[texts].astype(object).fillna("").astype(str)
+    shown = [column for column in texts if column not in ("track_id", "path", "md5")]
+    table[shown] = table[shown].map(visible)
+    ids = table["track_id"].map(visible)
+    table["track_id"] = table["track_id"].where(ids.duplicated(keep=False), ids)
     table["key"] = table["key"].fillna(-1).astype(int)
     if (twice := table["track_id"].duplicated()).any():
         raise KeyMynaError(f"track {table.loc[twice, 'track_id'].iloc[0]!r} is named twice in the annotations.")

@@ -17,7 +17,8 @@ import pandas as pd
 
 from keymyna_lib.base import seeds
 from keymyna_lib.base.errors import KeyMynaError
-from keymyna_lib.corpus.recordings.dataset import Dataset, labelled, table_of
+from keymyna_lib.base.text import identity, visible
+from keymyna_lib.corpus.recordings.dataset import Dataset, labelled, on_disk, table_of
 
 SHARES = {"train": 0.7, "valid": 0.15, "test": 0.15}  # our choice
 _NEEDED, _OPTIONAL = ("file", "key"), ("artist", "title", "genre", "composition", "split")
@@ -42,7 +43,7 @@ class _Folder(Dataset):
     place: ClassVar[str]
 
     def __init__(self, name: str) -> None:
-        if not re.fullmatch(r"\w[\w. -]*", name):
+        if not re.fullmatch(r"\w[\w. -]*", name := visible(name)):
             raise KeyMynaError(
                 f"folder {name!r}: expected its name alone, of letters, digits, '.', '-', '_' and spaces."
             )
@@ -50,7 +51,8 @@ class _Folder(Dataset):
 
     def folder(self, root: Path | str) -> Path:
         """The folder."""
-        return Path(root) / self.place / self._folder
+        top = Path(root) / self.place
+        return top / on_disk(top, self._folder)
 
 
 class AudioFolder(_Folder):
@@ -95,16 +97,21 @@ class AudioFolder(_Folder):
         path = self.folder(root) / "keys.csv"
         rows: dict[str, dict[str, Any]] = {}
         whole: dict[str, str] = {}  # split of each composition
+        listings: dict[Path, dict[str, str]] = {}
         for line, given in self._lines(path):
             where = f"{path}, line {line}"
             file = PurePosixPath(given.pop("file"))
             if file.is_absolute() or ".." in file.parts or not file.parts:
                 raise KeyMynaError(f"{where}: file {str(file)!r}; expected a path inside {path.parent}.")
-            if (name := str(file)) in rows:
+            if (name := visible(str(file))) in rows:
                 raise KeyMynaError(f"{where}: file {name!r} is there a second time. Keep one line per file.")
-            row = {"track_id": name, "path": name} | labelled(given.pop("key")) | given
+            row = (
+                {"track_id": name, "path": on_disk(path.parent, str(file), listings)}
+                | labelled(given.pop("key"))
+                | given
+            )
             group = given.get("composition") or given.get("artist") or name
-            row["composition"] = group = " ".join(group.casefold().split())
+            row["composition"] = group = identity(group)
             if "split" not in given:
                 row["split"] = _drawn(group)
             elif given["split"] not in SHARES:
@@ -197,7 +204,11 @@ class UnlabelledFolder(_Folder):
 
 def unlabelled_folders(root: Path | str) -> list[str]:
     """Names, as data sets, of the folders for pre-training under a data root."""
-    return [f"unlabelled:{path.name}" for path in sorted((Path(root) / "unlabelled").glob("[!.]*")) if path.is_dir()]
+    return [
+        f"unlabelled:{visible(path.name)}"
+        for path in sorted((Path(root) / "unlabelled").glob("[!.]*"))
+        if path.is_dir()
+    ]
 
 
 def _drawn(group: str) -> str:

@@ -22,6 +22,7 @@ import pandas as pd
 from keymyna_lib import keys
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.seeds import numpy_stream
+from keymyna_lib.base.text import identity
 from keymyna_lib.corpus.recordings.dataset import Dataset, table_of
 from keymyna_lib.corpus.recordings.fetch import Source
 
@@ -244,7 +245,7 @@ def _artist_groups(table: pd.DataFrame) -> pd.Series:
     from sklearn.feature_extraction.text import CountVectorizer
 
     shared = [
-        [track_id, *{name.strip().casefold() for name in artist.split(",")} - {""}, *[md5] * bool(md5)]
+        [track_id, *{name.strip() for name in identity(artist).split(",")} - {""}, *[md5] * bool(md5)]
         for track_id, artist, md5 in zip(table.index, table["artist"], table["md5"])
     ]
     counts = CountVectorizer(analyzer=list, binary=True, dtype=np.int32).fit_transform(shared)
