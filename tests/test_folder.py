@@ -2,9 +2,12 @@
 
 import collections
 import os
+import unicodedata
 
 import layouts_open as layouts
+import numpy as np
 import pytest
+import soundfile
 
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.corpus.recordings.dataset import COLUMNS, examine
@@ -100,7 +103,7 @@ def test_ways_to_write_the_same_table(tmp_path, text):
             "line 4.*'air'.*train.*test",
         ),
         ("file,key\n", "none of its 0 labels"),
-        ("file,key\na.wav,H major\nb.wav,?\n", "none of its 2 labels.*'H major'"),
+        ("file,key\na.wav,K major\nb.wav,?\n", "none of its 2 labels.*'K major'"),
     ],
 )
 def test_mistakes_in_the_table(tmp_path, text, message):
@@ -185,6 +188,58 @@ def test_spelling_of_a_composition_does_not_tear_it_apart(tmp_path):
     same = [f"The  tune {i}" for i in range(40)], [f"the Tune {i}" for i in range(40)]
     one, other = (splits_of(tmp_path, [(f"{i}.wav", "", tune) for i, tune in enumerate(tunes)]) for tunes in same)
     assert one == other and len(set(one.values())) == 3
+
+
+SEEN_AS_ONE = [
+    ("Émilie Simon", "E\u0301milie Simon"),
+    ("Beyoncé", "BEYONCE\u0301"),
+    ("Björk", "\uff22jo\u0308rk"),
+    ("Sigur Rós", "Sigur\u00a0 Rós\u200b"),
+    ("Straße", "STRASSE"),
+    ("Ελλάδα", "ΕΛΛΆΔΑ"),
+]
+
+
+@pytest.mark.parametrize("column", ["artist", "composition"])
+@pytest.mark.parametrize("names", SEEN_AS_ONE)
+def test_names_that_look_the_same_are_one_group(tmp_path, column, names):
+    rows = [(f"{i}.wav", names[i % 2]) for i in range(2)]
+    lines = "\n".join([f"key,file,{column}"] + [",".join(("C major", *row)) for row in rows])
+    table = AudioFolder("mine").index(write_keys(tmp_path, lines))
+    assert table["composition"].nunique() == 1 == table["split"].nunique()
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_a_file_is_found_in_either_form_of_its_name(tmp_path, forms):
+    written, on_disk = (unicodedata.normalize(form, "Là/Émilie  ガ.wav") for form in forms)
+    root = write_keys(tmp_path, f"file,key\n{written},Am\ngone/é.wav,C\nLà/é.wav,C\n")
+    path = root / "folders" / "mine" / on_disk
+    path.parent.mkdir()
+    soundfile.write(path, np.zeros(16000), 16000)
+    table = examine(AudioFolder("mine"), root, show=False)
+    assert table["state"].to_dict() == {"Là/Émilie ガ.wav": "found", "gone/é.wav": "missing", "Là/é.wav": "missing"}
+    assert table.loc["Là/Émilie ガ.wav", "path"] == on_disk
+    both = write_keys(tmp_path, f"file,key\n{written},Am\n{on_disk},Am\n")
+    with pytest.raises(KeyMynaError, match="line 3: file .* second time"):
+        AudioFolder("mine").index(both)
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_a_folder_is_found_in_either_form_of_its_name(tmp_path, forms):
+    named, on_disk = (unicodedata.normalize(form, "Beyoncé") for form in forms)
+    (tmp_path / "unlabelled" / on_disk).mkdir(parents=True)
+    (tmp_path / "unlabelled" / on_disk / "a.wav").write_bytes(b"")
+    assert unlabelled_folders(tmp_path) == ["unlabelled:Beyoncé"]
+    assert list(UnlabelledFolder(named).index(tmp_path).index) == ["a.wav"]
+
+
+def test_files_whose_names_look_the_same_are_all_there(tmp_path):
+    names = [unicodedata.normalize(form, "é.wav") for form in ("NFC", "NFD")]
+    (tmp_path / "unlabelled" / "more").mkdir(parents=True)
+    for name in names:
+        (tmp_path / "unlabelled" / "more" / name).write_bytes(b"")
+    if len(os.listdir(tmp_path / "unlabelled" / "more")) == 2:  # the disk keeps them apart
+        assert set(UnlabelledFolder("more").index(tmp_path)["path"]) == set(names)
 
 
 def test_unlabelled_audio_at_any_depth(tmp_path):

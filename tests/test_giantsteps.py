@@ -146,6 +146,21 @@ def test_mtg_has_titles_and_artists_and_its_splits_share_none(written):
     assert (table.loc[table["excluded"] != "", "split"] == "").all()
 
 
+def test_one_artist_in_two_spellings_is_not_torn_apart(copy):
+    path = copy / "giantsteps_mtg_keys" / "annotations" / "beatport_metadata.txt"
+    before = GiantStepsMTG().index(copy)
+    one, other = (before.index[before["split"] == name][0] for name in ("train", "valid"))
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for track_id, artist in ((one, "Émilie Simon, X1"), (other, "E\u0301MILIE\u00a0 SIMON")):
+        old = before.loc[track_id, "artist"]
+        number = track_id.removesuffix(".LOFI")
+        lines = [line.replace(old, artist) if line.startswith(f"{number}\t") else line for line in lines]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    after = GiantStepsMTG().index(copy)
+    assert after.loc[one, "composition"] == after.loc[other, "composition"]
+    assert after.loc[one, "artist"] == "Émilie Simon, X1"
+
+
 def test_one_recording_under_two_numbers_is_not_torn_apart(copy):
     md5 = copy / "giantsteps_mtg_keys" / "md5"
     before = GiantStepsMTG().index(copy)
