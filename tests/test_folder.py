@@ -265,8 +265,32 @@ def test_links_and_names_that_no_table_can_hold(tmp_path):
         "one/001.flac": "found",
         "one/two/002.ogg": "found",
         "one/broken.mp3": "corrupt",
+        "notes.txt": "excluded",
+        "one/cover.jpg": "excluded",
         r"caf\xe9.wav": "excluded",
     }
+
+
+def test_every_file_without_a_label_is_read_or_named(tmp_path):
+    """Endings in any case, of any format; content where the ending says nothing."""
+    folder = tmp_path / "unlabelled" / "all"
+    folder.mkdir(parents=True)
+    for name in ("a.WAVE", "b.wav", "c", "d.bak"):
+        soundfile.write(folder / name, np.zeros(16000), 16000, format="WAV")
+    soundfile.write(folder / "e.snd", np.zeros(16000), 16000, format="AU")
+    soundfile.write(folder / "f.AIFC", np.zeros(16000), 16000, format="AIFF")
+    for name in ("g.m4a", "h.mp2", "i.wma", "j.webm", "k.mkv"):
+        (folder / name).write_bytes(b"no audio")
+    for name in ("l.jpg", "m.pdf", "n", "o.txt"):
+        (folder / name).write_bytes("words".encode("utf-16"))
+    table = examine(UnlabelledFolder("all"), tmp_path, show=False)
+    assert {state: "".join(name[0] for name in group.index) for state, group in table.groupby("state")} == {
+        "found": "abcdef",
+        "corrupt": "ghijk",
+        "excluded": "lmno",
+    }
+    assert set(table.loc[table["state"] == "excluded", "excluded"]) == {"not a sound file"}
+    assert all(name in problem for name, problem in table.loc[table["state"] == "corrupt", "problem"].items())
 
 
 def test_an_empty_or_missing_folder_of_audio(tmp_path):

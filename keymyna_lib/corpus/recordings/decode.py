@@ -28,6 +28,12 @@ from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.corpus.recordings import ffmpeg, parts
 from keymyna_lib.spectrogram import SAMPLE_RATE
 
+# In lower case; what is in a file is told by its content.
+SOUND_ENDINGS = frozenset(
+    ".3gp .aac .ac3 .aif .aifc .aiff .alac .amr .ape .asf .au .avi .caf .dff .dsf .dts .flac .flv .m4a .m4b .m4p .m4v "
+    ".mka .mkv .mov .mp1 .mp2 .mp3 .mp4 .mpc .mpeg .mpg .mpga .oga .ogg .ogv .opus .ra .rf64 .rm .snd .spx .tak .tta "
+    ".w64 .wav .wave .webm .wma .wmv .wv".split()
+)
 _MISSING = 0.1  # s that may be missing without a word
 # What may be missing at the end: a second or a hundredth of the length, but not a sixth of it (our choice).
 _TAIL, _TAIL_SHARE, _TAIL_MOST = 1.0, 1 / 100, 1 / 6
@@ -41,6 +47,22 @@ _CANCELS = 1e-3  # of the loudest channel's energy: what is left of it in the me
 _FOREVER = 1 << 60  # frames
 
 _log = logging.getLogger(__name__)
+
+
+def may_be_sound(path: Path | str) -> bool:
+    """Whether a file is worth decoding: its name ends like a sound or video file's, or its first bytes are one's.
+
+    >>> may_be_sound("Song.M4A")
+    True
+    """
+    if Path(path).suffix.lower() in SOUND_ENDINGS:
+        return True
+    try:
+        with open(path, "rb") as file:
+            head = parts.beginning(file)
+    except OSError:  # whoever decodes it says so
+        return True
+    return ffmpeg.kind_of(head) is not None or parts.is_mpeg(head)
 
 
 def audio_length(path: Path | str) -> int:
@@ -158,7 +180,7 @@ def _resampled(path: Path | str, stream: _Stream, most: float) -> Iterator[np.nd
             raise KeyMynaError(f"{path} has samples that are no numbers (NaN or infinite). Get the file again.")
         yield fitted(audio)
     yield fitted(np.empty(0, np.float32), last=True)
-    if there < wanted or stream.cut:
+    if there < wanted or (stream.cut and wanted == frames):
         _judge(path, stream, there)
     length = min(length, _at_16_khz(max(there, stream.frames or 0), rate))
     yield np.zeros(length - given, np.float32)

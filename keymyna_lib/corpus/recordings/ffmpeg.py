@@ -76,7 +76,7 @@ class Stream(NamedTuple):
 
 
 def kind_of(head: bytes) -> Kind | None:
-    """What a file is by its first 1,024 bytes; None if it is neither a container of sound nor of a coding listed here.
+    """What a file is by its first bytes; None if it is neither a container of sound nor of a coding listed here.
 
     >>> kind_of(b"OggS\\0")
     Kind(words='Ogg', foreign=False)

@@ -20,11 +20,11 @@ from keymyna_lib.base.listing import Listing
 from keymyna_lib.base.small_tables import read_table
 from keymyna_lib.base.text import identity, visible
 from keymyna_lib.corpus.recordings.dataset import Dataset, labelled, table_of
+from keymyna_lib.corpus.recordings.decode import may_be_sound
 
 SHARES = {"train": 0.7, "valid": 0.15, "test": 0.15}  # our choice
+_NO_SOUND = "not a sound file"
 _NEEDED, _OPTIONAL = ("file", "key"), ("artist", "title", "genre", "composition", "split")
-# What libsndfile reads, by the usual suffixes.
-_AUDIO = frozenset({".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".w64", ".wav"})
 
 
 class _Folder(Dataset):
@@ -138,8 +138,9 @@ class AudioFolder(_Folder):
 class UnlabelledFolder(_Folder):
     """Recordings without labels, for pre-training: all audio below <data root>/unlabelled/NAME.
 
-    Files count by their suffix; hidden ones (a dot before the name of the file or a folder) do not. NAME and files
-    below it may be links; linked folders are not entered.
+    A file counts as audio by its ending or its first bytes, see `decode.may_be_sound`; all others are rows, too, but
+    excluded. Hidden ones (a dot before the name of the file or a folder) are passed over. NAME and files below it may
+    be links; linked folders are not entered.
 
     Parameters
     ----------
@@ -158,7 +159,7 @@ class UnlabelledFolder(_Folder):
         self.how = f"Put audio into <data root>/unlabelled/{name}, or link that name to where it is."
 
     def index(self, root: Path | str) -> pd.DataFrame:
-        """The audio files, by their paths, key -1; see `Dataset.index`. Only names are read; no file is opened.
+        """The files, by their paths, key -1; see `Dataset.index`. None is opened whose name ends like a sound file's.
 
         Raises
         ------
@@ -172,10 +173,10 @@ class UnlabelledFolder(_Folder):
             folders[:] = [name for name in folders if not name.startswith(".")]
             below = "" if place == str(top) else f"{os.path.relpath(place, top)}/"
             for name in names:
-                if os.path.splitext(name)[1].lower() in _AUDIO and not name.startswith("."):
-                    rows.append(_unlabelled(below + name))
-        if not rows:
-            raise KeyMynaError(f"{top} has no audio in it. {self.how}")
+                if not name.startswith("."):
+                    rows.append(_unlabelled(below + name, may_be_sound(os.path.join(place, name))))
+        if all(row.get("excluded") == _NO_SOUND for row in rows):
+            raise KeyMynaError(f"{top} has no audio in it, but {len(rows)} other files. {self.how}")
         return table_of(rows)
 
 
@@ -191,10 +192,10 @@ def _drawn(group: str) -> str:
     return "train" if place < SHARES["train"] else "valid" if place < SHARES["train"] + SHARES["valid"] else "test"
 
 
-def _unlabelled(path: str) -> dict[str, str]:
+def _unlabelled(path: str, sound: bool) -> dict[str, str]:
     try:
         path.encode()
-        return {"track_id": path, "path": path}
+        return {"track_id": path, "path": path, "excluded": "" if sound else _NO_SOUND}
     except UnicodeEncodeError:  # bytes of another encoding, which no table can hold
         readable = os.fsencode(path).decode(errors="backslashreplace")
         return {"track_id": readable, "path": readable, "excluded": "name is not UTF-8"}

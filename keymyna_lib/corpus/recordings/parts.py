@@ -120,11 +120,11 @@ class _Bytes:
 
 
 def beginning(file: io.BufferedReader) -> bytes:
-    """The first 1,024 bytes of a file behind tags (ID3)."""
+    """The first 4,096 bytes of a file behind tags (ID3)."""
     data, place = _Bytes(file), 0
     while data.at(place, 3) == b"ID3" and (size := _tag(data, place)):
         place += size
-    return data.at(place, 1024)
+    return data.at(place, 4096)
 
 
 def parts_of(file: io.BufferedReader) -> list[Part]:
@@ -145,8 +145,9 @@ def parts_of(file: io.BufferedReader) -> list[Part]:
 
 
 def is_mpeg(head: bytes) -> bool:
-    """Whether a file that begins so, behind its tags, may be an mp3, mp2 or mp1."""
-    return bool(_frame_size(head[:4]))
+    """Whether a file that begins so, behind its tags, is an mp3, mp2 or mp1: with one frame behind another."""
+    size = _frame_size(head[:4])
+    return size > 0 and (size >= len(head) or _frame_size(head[size : size + 4]) > 0)
 
 
 # Chunks ---------------------------------------------------------------------------------------------------------------
