@@ -183,7 +183,7 @@ class UnlabelledFolder(_Folder):
 def unlabelled_folders(root: Path | str) -> list[str]:
     """Names, as data sets, of the folders for pre-training under a data root."""
     folders = Listing(Listing(root).one("unlabelled") or Path(root) / "unlabelled")
-    return [f"unlabelled:{name}" for name in folders.names() if (folders.top / name).is_dir()]
+    return [f"unlabelled:{visible(name)}" for name in folders.names() if (folders.top / name).is_dir()]
 
 
 def _drawn(group: str) -> str:
