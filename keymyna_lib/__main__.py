@@ -5,10 +5,13 @@ Each sub-command imports what it needs when it runs, so that help and a run that
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import re
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,30 +26,50 @@ _CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS}
 
 
 class _Commands(click.Group):
-    """Ends whatever stops a sub-command in one message and a status."""
+    """Ends whatever stops a sub-command, or the help, in one message and a status."""
+
+    def make_context(self, *arguments: Any, **options: Any) -> click.Context:
+        with _one_message():
+            return super().make_context(*arguments, **options)
 
     def invoke(self, ctx: click.Context) -> Any:
-        try:
+        with _one_message():
             return super().invoke(ctx)
-        except KeyMynaError as error:
-            status, message = 1, f"error: {error}"
-        except KeyboardInterrupt as interrupt:
-            status, message = 130, f"\nstopped: {str(interrupt) or 'interrupted'}"
-        except BrokenPipeError:  # the reader, `head` perhaps, has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            ctx.exit(141)
-        except OSError as error:
-            if error.errno not in _CANNOT_WRITE:
-                raise
-            where = f" {error.filename}" if error.filename else ""
-            status = 1
-            message = (
-                f"error: cannot write{where}: {error.strerror}. Free some space or correct its permissions and run "
-                "again."
-            )
-        if os.environ.get("LOCAL_RANK", "0") == "0":  # under torchrun, once on each machine
-            click.echo(message, err=True)
-        ctx.exit(status)
+
+
+@contextlib.contextmanager
+def _one_message() -> Iterator[None]:
+    try:
+        yield
+        return
+    except KeyMynaError as error:
+        status, message = 1, f"error: {error}"
+    except KeyboardInterrupt as interrupt:
+        status, message = 130, f"\nstopped: {str(interrupt) or 'interrupted'}"
+    except BrokenPipeError:  # the reader, `head` perhaps, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise click.exceptions.Exit(141) from None
+    except OSError as error:
+        if error.errno not in _CANNOT_WRITE:
+            raise
+        where = f" {error.filename}" if error.filename else ""
+        status = 1
+        message = (
+            f"error: cannot write{where}: {error.strerror}. Free some space or correct its permissions and run again."
+        )
+    if os.environ.get("LOCAL_RANK", "0") == "0":  # under torchrun, once on each machine
+        click.echo(message, err=True)
+    raise click.exceptions.Exit(status)
+
+
+def _echo(line: str, *, err: bool = False) -> None:
+    """Print names of files in the bytes that they have on disk, whatever the terminal's encoding."""
+    click.echo(os.fsencode(line), err=err)
+
+
+def _plain(name: str) -> str:
+    """Without control characters, which would break lines and columns, or drive the terminal."""
+    return re.sub(r"[\x00-\x1f\x7f]", lambda found: found[0].encode("unicode_escape").decode(), name)
 
 
 class _RunContext(click.Context):
@@ -247,9 +270,11 @@ def bench(subjects: tuple[str, ...], budget: float, size: str, out: Path) -> Non
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @click.pass_context
 def predict(ctx: click.Context, encoder: str, head: str, crop_frames: int, files: tuple[str, ...]) -> None:
-    """Print the key of each sound FILE (wav, flac, ogg, mp3) and its probability.
+    """Print the key of each sound FILE (wav, flac, ogg, mp3), its probability and the tuning.
 
-    A file that cannot be read is reported, the others are still done, and the exit status is 1.
+    The tuning is in cents from A at 440 Hz; recordings that are more than 15 cents off are put right first. Silence is
+    left out, and a file with nothing else has no clear key. A file that cannot be read is reported, the others are
+    still done, and the exit status is 1.
 
     \b
     Example:
@@ -261,12 +286,59 @@ def predict(ctx: click.Context, encoder: str, head: str, crop_frames: int, files
     finder, status = KeyFinder(encoder, head, crop_frames=crop_frames), 0
     for file in files:
         try:
-            probabilities = finder.probabilities(file)
+            heard = finder.estimate(file)
         except KeyMynaError as error:
-            click.echo(f"error: {error}", err=True)
+            _echo(_plain(f"error: {error}"), err=True)
             status = 1
+            continue
+        if heard.key is None:
+            found = "no clear key (silence)"
         else:
-            click.echo(f"{file}\t{KEY_NAMES[probabilities.argmax()]}\t{probabilities.max():.3f}")
+            found = f"{KEY_NAMES[heard.key]}\t{heard.probabilities[heard.key]:.3f}\t{round(heard.tuning):+d} cents"
+        _echo(f"{_plain(file)}\t{found}")
+    ctx.exit(status)
+
+
+@main.command(short_help="Score lists of keys against a data set's labels.")
+@click.argument("task", metavar="TASK")
+@click.argument("lists", nargs=-1, required=True, metavar="LIST...")
+@click.option("--data-root", required=True, metavar="DIR", help="Folder with the data sets; their annotations suffice.")
+@click.pass_context
+def score(ctx: click.Context, task: str, lists: tuple[str, ...], data_root: str) -> None:
+    """Score each LIST, a table with the columns track and key, on the test tracks of TASK.
+
+    TASK is a task or a data set of notebook 05. Printed are tracks, MIREX weighted score with both fifths, its 95 %
+    interval, the score with ascending fifths alone, accuracy, and answers without a key, which score 0. A list that
+    cannot be scored is reported, the others are still done, and the exit status is 1.
+
+    \b
+    Example:
+      keymyna score giantsteps madmom.csv --data-root ~/music
+    """
+    from keymyna_lib.corpus.recordings import tasks
+    from keymyna_lib.evaluate import NO_KEY, bootstrap_interval, summary
+    from keymyna_lib.experiments import scoring
+
+    def say(note: str) -> None:
+        _echo(_plain(note), err=True)
+
+    labels, absent = tasks.labels(task, Path(data_root).expanduser())
+    for name, why in absent.items():
+        say(f"without {name}: {why}")
+    test, status = list(labels.index[labels["split"] == "test"]), 0
+    click.echo("list\ttracks\tweighted_both\tlow\thigh\tweighted_ascending\taccuracy\tno_key")
+    for file in lists:
+        try:
+            table = scoring.score_list(Path(file), labels, test, say=say)
+        except KeyMynaError as error:
+            _echo(_plain(f"error: {error}"), err=True)
+            status = 1
+            continue
+        metrics = summary(table["reference"].to_numpy(), table["estimate"].to_numpy())
+        low, high = bootstrap_interval(table["score"], groups=table["composition"], seed=0)
+        values = (metrics["weighted_both"], low, high, metrics["weighted_ascending"], metrics["accuracy"])
+        none = int((table["estimate"] == NO_KEY).sum())
+        _echo("\t".join([_plain(file), str(len(table)), *(f"{value:.4f}" for value in values), str(none)]))
     ctx.exit(status)
 
 

@@ -2,7 +2,8 @@
 
 Conventions
 -----------
-Keys are the integers of `keymyna_lib.keys`; the reference comes before the estimate; one entry per track.
+Keys are the integers of `keymyna_lib.keys`; the reference comes before the estimate; one entry per track. An estimate
+may be NO_KEY, the answer of a system that finds none: it scores 0 and is wrong in every respect, as in MIREX.
 The MIREX weighted score gives 1 for the same key, 0.5 for a fifth, 0.3 for the relative key, 0.2 for the
 parallel key and 0 for the rest. There are two conventions for the fifth; every function that needs one asks for it:
 
@@ -27,20 +28,21 @@ from keymyna_lib.base import seeds
 from keymyna_lib.base.errors import KeyMynaError
 
 FIFTHS = ("both", "ascending")
+NO_KEY = -1
 RELATION_SCORES = np.array([1.0, 0.5, 0.3, 0.2, 0.0])  # in the order of keys.RELATIONS
 
 
-def _as_keys(name: str, values) -> np.ndarray:
+def _as_keys(name: str, values, *, lowest: int = 0) -> np.ndarray:
     values = np.atleast_1d(np.asarray(values))
     if values.ndim != 1 or not np.issubdtype(values.dtype, np.integer):
         raise KeyMynaError(f"{name}: expected one integer key per track, got {values.dtype} {values.shape}.")
-    if values.size and not (values.min() >= 0 and values.max() < keys.N_KEYS):
-        raise KeyMynaError(f"{name}: keys run from 0 to 23, found {values.min()} to {values.max()}.")
+    if values.size and not (values.min() >= lowest and values.max() < keys.N_KEYS):
+        raise KeyMynaError(f"{name}: keys run from {lowest} to 23, found {values.min()} to {values.max()}.")
     return values.astype(np.int64)
 
 
 def _as_pair(reference, estimate) -> tuple[np.ndarray, np.ndarray]:
-    reference, estimate = _as_keys("reference", reference), _as_keys("estimate", estimate)
+    reference, estimate = _as_keys("reference", reference), _as_keys("estimate", estimate, lowest=NO_KEY)
     if len(reference) != len(estimate) or not len(reference):
         raise KeyMynaError(
             f"{len(reference)} reference keys and {len(estimate)} estimates: pass the same "
@@ -49,12 +51,17 @@ def _as_pair(reference, estimate) -> tuple[np.ndarray, np.ndarray]:
     return reference, estimate
 
 
+def _relation(reference: np.ndarray, estimate: np.ndarray) -> np.ndarray:
+    """`keys.relation`, NO_KEY being one of the others."""
+    return np.where(estimate == NO_KEY, keys.RELATIONS.index("other"), keys.relation(reference, estimate))
+
+
 def mirex_scores(reference, estimate, *, fifths: str) -> np.ndarray:
     """MIREX weighted score of each track.
 
     Parameters
     ----------
-    reference, estimate : (track,) int, keys 0..23.
+    reference, estimate : (track,) int, keys 0..23; an estimate may be NO_KEY.
     fifths : "both" or "ascending", see the module's header; on purpose without a default.
 
     Returns
@@ -80,7 +87,7 @@ def mirex_scores(reference, estimate, *, fifths: str) -> np.ndarray:
     if fifths not in FIFTHS:
         raise KeyMynaError(f"fifths={fifths!r}: choose one of {FIFTHS}.")
     reference, estimate = _as_pair(reference, estimate)
-    scores = RELATION_SCORES[keys.relation(reference, estimate)]
+    scores = RELATION_SCORES[_relation(reference, estimate)]
     if fifths == "ascending":
         scores[keys.fifth_direction(reference, estimate) < 0] = 0.0
     return scores
@@ -97,18 +104,19 @@ def summary(reference, estimate) -> dict[str, float]:
         `share_relative`, `share_parallel`, `share_other`.
     """
     reference, estimate = _as_pair(reference, estimate)
-    relation = keys.relation(reference, estimate)
+    relation, answered = _relation(reference, estimate), estimate != NO_KEY
     metrics = {f"weighted_{f}": mirex_scores(reference, estimate, fifths=f) for f in FIFTHS}
     metrics["accuracy"] = reference == estimate
-    metrics["tonic_accuracy"] = keys.tonic(reference) == keys.tonic(estimate)
-    metrics["mode_accuracy"] = keys.is_minor(reference) == keys.is_minor(estimate)
+    metrics["tonic_accuracy"] = answered & (keys.tonic(reference) == keys.tonic(estimate))
+    metrics["mode_accuracy"] = answered & (keys.is_minor(reference) == keys.is_minor(estimate))
     metrics |= {f"share_{name}": relation == i for i, name in enumerate(keys.RELATIONS)}
     return {name: float(np.mean(values)) for name, values in metrics.items()}
 
 
 def confusion(reference, estimate) -> np.ndarray:
-    """Counts (reference, estimate), (24, 24) int, both axes in the order of `keys.CIRCLE_OF_FIFTHS`."""
+    """Counts (reference, estimate), (24, 24) int, both axes in the order of `keys.CIRCLE_OF_FIFTHS`; none of NO_KEY."""
     reference, estimate = _as_pair(reference, estimate)
+    reference, estimate = reference[estimate != NO_KEY], estimate[estimate != NO_KEY]
     counts = np.zeros((keys.N_KEYS, keys.N_KEYS), dtype=np.int64)
     np.add.at(counts, (reference, estimate), 1)
     order = list(keys.CIRCLE_OF_FIFTHS)

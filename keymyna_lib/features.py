@@ -21,9 +21,10 @@ from torch import Tensor
 from keymyna_lib.accelerated import embedding as accelerated
 from keymyna_lib.base import paths
 from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.base.files import discard
 from keymyna_lib.base.hashing import code_hash_of, sha256_bytes, sha256_json
 from keymyna_lib.base.progress import bar
-from keymyna_lib.base.tensors import reading, save_tensors
+from keymyna_lib.base.tensors import FEATURES, reading, save_tensors
 from keymyna_lib.compute.executor import Executor
 from keymyna_lib.compute.processes import HERE
 from keymyna_lib.keys import transpose
@@ -294,6 +295,7 @@ def _make_part(work: Callable[..., Features], corpus: Corpus, track_ids: Sequenc
     try:
         load_features(file)
     except KeyMynaError:
+        discard(file)
         save_features(work(corpus, track_ids, show=False), file)
         corpus.close()
 
@@ -388,6 +390,7 @@ def cached(names: Sequence[str], identity: str, compute: Callable[[], dict[str, 
     except KeyMynaError:
         made = compute()
     for name, features in made.items():
+        discard(folder / f"{name}.safetensors")
         save_features(features, folder / f"{name}.safetensors")
     shutil.rmtree(_parts(identity), ignore_errors=True)
     return made
@@ -396,14 +399,12 @@ def cached(names: Sequence[str], identity: str, compute: Callable[[], dict[str, 
 def save_features(features: Features, path: Path) -> None:
     """Write one feature set as safetensors, its tracks in the metadata."""
     tensors = {"x": features.x, "track": features.track, "shift": features.shift}
-    save_tensors(path, tensors, track_ids=json.dumps(features.track_ids), sha256=content_hash(tensors))
+    save_tensors(path, tensors, track_ids=json.dumps(features.track_ids))
 
 
 def load_features(path: Path) -> Features:
     """Read a feature set; a damaged or absent file is a KeyMynaError that names it."""
-    with reading(path, "a feature set", "Delete it if it is there, and run again.") as (tensors, metadata):
-        if content_hash(tensors) != metadata["sha256"]:
-            raise ValueError("its content has changed")
+    with reading(path, FEATURES, "Run again what makes it.") as (tensors, metadata):
         return Features(**tensors, track_ids=tuple(json.loads(metadata["track_ids"])))
 
 

@@ -33,7 +33,7 @@ from keymyna_lib.base import seeds
 from keymyna_lib.base.checks import RANGES, Rule, check
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.progress import bar
-from keymyna_lib.base.tensors import reading, save_tensors
+from keymyna_lib.base.tensors import HEAD, misfits, reading, save_tensors, shapes, some
 from keymyna_lib.compute.threads import one_thread
 from keymyna_lib.evaluate import mirex_scores, track_predictions
 from keymyna_lib.keys import N_KEYS
@@ -274,11 +274,27 @@ class TrainedHead:
 
     @classmethod
     def load(cls, path: Path | str) -> TrainedHead:
-        """Read what `save` wrote; a missing or damaged file, or one of an unknown kind of head, is a KeyMynaError."""
-        with reading(path, "a head", "Delete it if it is there, and train again.") as (tensors, metadata):
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        KeyMynaError
+            When the file is absent, damaged, no head (an encoder, a checkpoint), or one of an unknown kind; when its
+            shapes are not those of its spec, or a number is not finite.
+        """
+        remedy = "Give the head.safetensors of a run of notebook 20, 30 or 65."
+        with reading(path, HEAD, remedy) as (tensors, metadata):
+            if "head" not in metadata:
+                raise KeyMynaError(f"{path} holds {some(tensors)}, and not the record of {HEAD}. {remedy}")
             record = json.loads(metadata["head"])
-            record["spec"] = HEADS[record.pop("kind", "mlp")](**record["spec"])
+            spec = record["spec"] = HEADS[record.pop("kind", "mlp")](**record["spec"])
             record["valid_curve"] = [tuple(check) for check in record["valid_curve"]]
+            dim = tensors["mean"].shape[0]
+            expected = {"mean": (dim,), "std": (dim,), **shapes(spec.initial(dim, 0))}
+            if problems := misfits(shapes(tensors), expected, "head"):
+                raise KeyMynaError(f"{path} does not fit its record: {some(problems)}. {remedy}")
+            if not (tensors["std"] > 0).all():
+                raise KeyMynaError(f"{path}: std holds values that are not positive. {remedy}")
             return cls(mean=tensors.pop("mean"), std=tensors.pop("std"), parameters=tensors, **record)
 
 

@@ -71,12 +71,18 @@ class InfoNCE(nn.Module):
 
 
 class SogCLR(nn.Module):
-    """Global contrastive loss with moving averages (Yuan et al., 2022), the paper's loss.
+    """Global contrastive loss with moving averages (Yuan et al., 2022), the paper's loss, as the authors' code has it.
 
-    It minimises the mean over anchors i of tau log(eps + E_j exp((s_ij - s_ii) / tau)), the expectation over all
-    negatives of the whole data set. u_i, kept for each track and view, follows the inner mean:
-    u <- (1 - gamma) u + gamma (batch mean), and the gradient weights each pair by exp(.) / (u_i + eps). Negatives
-    are the rows of other tracks in both views. The returned value is the surrogate with that gradient.
+    It minimises the mean over anchors i of tau log E_j exp(s_ij / tau) - s_ii, the expectation over all negatives of
+    the whole data set, summed over the two views. u_i, kept for each track, follows the expectation: each view has
+    (1 - gamma) u_i + gamma (mean over the batch's negatives), by which its pairs' weights exp(s_ij / tau) are divided,
+    and the mean of both views is the new u_i. Negatives are the rows of other tracks in both views. The returned value
+    is the surrogate with that gradient. A batch that holds no track seen before counts in full.
+
+    Values and gradients are those of `GCLoss_v1` in libauc 2.0.1, which the authors call, with a constant gamma. What
+    differs: u is kept as its logarithm, so that no temperature overflows; rows of one track are not each other's
+    negatives, and its u is then the mean over them; and the rule for a batch of new tracks holds at all times (there,
+    in the first epoch).
 
     On several processes each keeps the state of its own tracks, those at positions rank, rank + world, ...; a state
     dictionary holds that of all tracks, so that it can be loaded on any number of processes. All must ask for it.
@@ -85,14 +91,15 @@ class SogCLR(nn.Module):
     ----------
     n_tracks : tracks of the training set.
     temperature : tau; positive.
-    gamma : weight of the newest batch, in [0, 1]; a track's first batch counts in full.
-    eps : keeps the division finite.
+    gamma : weight of the newest batch, in (0, 1].
+    eps : smallest u to divide by.
     """
 
     def __init__(self, n_tracks: int, temperature: float = 0.1, gamma: float = 0.9, eps: float = 1e-8):
         super().__init__()
         self.temperature, self.gamma, self.eps, self.n_tracks = temperature, gamma, eps, n_tracks
-        self.register_buffer("u", torch.zeros(2, math.ceil(n_tracks / world())))
+        # Of a track that has not been seen, u is 0.
+        self.register_buffer("log_u", torch.full((math.ceil(n_tracks / world()),), -math.inf))
         self.register_state_dict_post_hook(_state_of_all)
         self.register_load_state_dict_pre_hook(_own_state)
 
@@ -109,24 +116,32 @@ class SogCLR(nn.Module):
         first, second : (batch, dim) projections of the two views.
         tracks : (batch,) int64, positions among the training tracks.
         """
-        views = F.normalize(first, dim=1).float(), F.normalize(second, dim=1).float()
-        everyone = [gather(view) for view in views]
+        views = F.normalize(first, dim=1), F.normalize(second, dim=1)
+        everyone = torch.cat([gather(view) for view in views])
+        excluded = (tracks[:, None] == gather(tracks)[None, :]).repeat(1, 2)
+        n_negatives = (~excluded).sum(dim=1, keepdim=True, dtype=first.dtype).clamp(min=1)
         place = tracks // world()
-        positive = (views[0] * views[1]).sum(dim=1, keepdim=True)
-        negative = (tracks[:, None] != gather(tracks)[None, :]).repeat(1, 2)
-        n_negatives = negative.sum(dim=1, keepdim=True).clamp(min=1)
-        total = 0.0
-        for view, anchors in enumerate(views):
-            difference = anchors @ torch.cat(everyone).T - positive  # (batch, 2 x rank x batch)
+        old = self.log_u[place][:, None]
+        seen = gather((old > -math.inf).sum()[None]).sum()
+        log_kept = math.log1p(-self.gamma) if self.gamma < 1 else -math.inf
+        log_gamma = (seen > 0).to(first.dtype) * math.log(self.gamma)
+        total, averages = -2 * (views[0] * views[1]).sum(dim=1).mean(), []
+        for anchors in views:
+            similarity = anchors @ everyone.T  # (batch, 2 x rank x batch)
             with torch.no_grad():
-                weight = (difference / self.temperature).exp() * negative / n_negatives
-                inner = weight.sum(dim=1)
-                old = self.u[view, place]
-                new = torch.where(old == 0, inner, (1 - self.gamma) * old + self.gamma * inner)
-                self.u[view, place] = new
-                weight = weight / (new[:, None] + self.eps)
-            total = total + (weight * difference).sum(dim=1).mean()
-        return total / 2
+                terms = (similarity / self.temperature).masked_fill(excluded, -math.inf) - n_negatives.log()
+                average = torch.logaddexp(old + log_kept, terms.logsumexp(dim=1, keepdim=True) + log_gamma)
+                averages.append(average)
+                weight = (terms - average.clamp(min=math.log(self.eps))).exp()
+            total = total + (weight * similarity).sum(dim=1).mean()
+        with torch.no_grad():
+            # Over the rows of a track, as which of several would be kept is left to chance on a GPU.
+            same = tracks[:, None] == tracks[None, :]
+            rows = torch.cat(averages, dim=1).logsumexp(dim=1).expand_as(same).masked_fill(~same, -math.inf)
+            self.log_u[place] = (rows.logsumexp(dim=1) - (2 * same.sum(dim=1, dtype=first.dtype)).log()).to(
+                self.log_u.dtype
+            )
+        return total
 
 
 # By the name that a configuration uses.
@@ -134,14 +149,14 @@ LOSSES: dict[str, type[InfoNCE] | type[SogCLR]] = {"infonce": InfoNCE, "sogclr":
 
 
 def _state_of_all(loss: SogCLR, state: dict[str, Tensor], prefix: str, *_: object) -> None:
-    """Put every track's u into a state dictionary: (view, track), in the order of the training tracks."""
-    state[f"{prefix}u"] = gather(loss.u[None]).permute(1, 2, 0).flatten(1)[:, : loss.n_tracks]
+    """Put every track's log u into a state dictionary, (track,), in the order of the training tracks."""
+    state[f"{prefix}log_u"] = gather(loss.log_u[None]).T.flatten()[: loss.n_tracks]
 
 
 def _own_state(loss: SogCLR, state: dict[str, Tensor], prefix: str, *_: object) -> None:
-    """Leave this process's share of every track's u in a state dictionary that is about to be loaded."""
-    whole = F.pad(state[f"{prefix}u"], (0, loss.u.shape[1] * world() - loss.n_tracks))
-    state[f"{prefix}u"] = whole.unflatten(1, (-1, world()))[:, :, rank()]
+    """Leave this process's share of every track's log u in a state dictionary that is about to be loaded."""
+    whole = F.pad(state[f"{prefix}log_u"], (0, len(loss.log_u) * world() - loss.n_tracks), value=-math.inf)
+    state[f"{prefix}log_u"] = whole.unflatten(0, (-1, world()))[:, rank()]
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from keymyna_lib.base.checks import check, one_of
 from keymyna_lib.base.errors import KeyMynaError
-from keymyna_lib.base.tensors import reading, save_tensors
+from keymyna_lib.base.tensors import ENCODER, misfits, reading, save_tensors, shapes, some
 from keymyna_lib.spectrogram import N_MELS
 
 # name: width, depth, heads (of 64), MLP width. "vit-s" is the paper's, "vit-b" that of Myna-85M; the others fit a CPU.
@@ -272,13 +273,22 @@ class Encoder(nn.Module):
             When the spectrograms are not 128 bands, or shorter than one patch.
         """
         spectrograms = self.trim(spectrograms)
-        means = []
-        for branch in self.branches:
-            keep = None
-            if mask_ratio > 0:
-                rows, columns = branch[0].grid(spectrograms)
-                keep = random_keep(len(spectrograms), rows * columns, mask_ratio, generator).to(spectrograms.device)
-            means.append(self.tokens(branch, spectrograms, keep).mean(dim=1))
+        return self.embed(spectrograms, *self.masks(spectrograms, mask_ratio, generator))
+
+    def masks(self, spectrograms: Tensor, mask_ratio: float, generator: torch.Generator | None) -> list[Tensor]:
+        """Draw the tokens to keep, (batch, kept) int64 for each kind of patch; none where all are kept.
+
+        Parameters as in `forward`, the spectrograms trimmed.
+        """
+        if not mask_ratio:
+            return []
+        n_tokens = [math.prod(branch[0].grid(spectrograms)) for branch in self.branches]
+        return [random_keep(len(spectrograms), n, mask_ratio, generator).to(spectrograms.device) for n in n_tokens]
+
+    def embed(self, spectrograms: Tensor, *masks: Tensor) -> Tensor:
+        """(batch, embedding) of spectrograms that are trimmed, under `masks` that are drawn."""
+        kept = masks or [None] * len(self.branches)
+        means = [self.tokens(branch, spectrograms, keep).mean(dim=1) for branch, keep in zip(self.branches, kept)]
         return torch.cat(means, dim=1)
 
     def trim(self, spectrograms: Tensor) -> Tensor:
@@ -368,12 +378,28 @@ def load_encoder(path: Path) -> Encoder:
     Raises
     ------
     KeyMynaError
-        When the file is absent, damaged, or not an encoder of ours.
+        When the file is absent, damaged, or not an encoder of ours: a head, a checkpoint, official weights.
     """
-    with reading(path, "an encoder of this library", "Delete it if it is there, and pre-train (notebook 10).") as (
-        state,
-        metadata,
-    ):
-        encoder = Encoder(EncoderConfig(**json.loads(metadata["encoder_config"])))
+    remedy = "Give the encoder.safetensors of a run of notebook 10 or 50."
+    with reading(path, ENCODER, remedy) as (state, metadata):
+        if "encoder_config" not in metadata:
+            raise KeyMynaError(
+                f"{path} holds {some(state)}, and not the configuration of {ENCODER}. {remedy} Weights from elsewhere, "
+                "the official ones for instance, are read by notebook 10: ./run_all.sh --only 10 -p weights FILE."
+            )
+        config = EncoderConfig(**json.loads(metadata["encoder_config"]))
+        if problems := misfits(shapes(state), encoder_shapes(config.preset, config.patch), "encoder"):
+            raise KeyMynaError(
+                f"{path} does not fit its configuration ({config.preset}, {config.patch} patches): {some(problems)}. "
+                f"{remedy}"
+            )
+        encoder = Encoder(config)
         encoder.load_state_dict(state)
     return encoder.eval()
+
+
+@functools.cache
+def encoder_shapes(preset: str, patch: str) -> dict[str, tuple[int, ...]]:
+    """Shapes of an encoder's tensors by name."""
+    with torch.device("meta"):
+        return shapes(Encoder(EncoderConfig(preset, patch)).state_dict())

@@ -12,12 +12,14 @@ A new objective is a subclass of `Objective` and an entry in `OBJECTIVES`; nothi
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.keys import N_KEYS
@@ -100,16 +102,36 @@ class Objective(nn.Module, ABC):
         """How well the outputs do, as one number that means something by itself."""
 
 
-class Contrastive(Objective):
-    """Two views of each track, to be distinguished from all other tracks (in the paper masked, not augmented).
+def in_slices(function: Callable[..., Tensor], size: int, *rows: Tensor) -> Tensor:
+    """`function(*rows)`, so many rows at a time (0 for all), with the memory of one slice.
+
+    What a slice computes is not kept for the backward pass but computed again there, when the gradient of its outputs
+    is known: the cached gradients of Gao et al. (2021), for a loss that needs the outputs of all rows at once.
 
     Parameters
     ----------
-    encoder : only its embedding's size is read.
+    function : of tensors whose rows belong together, with a row of output for each; it draws nothing.
+    """
+    if not size or size >= len(rows[0]):
+        return function(*rows)
+    slices = zip(*(tensor.split(size) for tensor in rows))
+    return torch.cat([checkpoint(function, *one, use_reentrant=False, preserve_rng_state=False) for one in slices])
+
+
+class Contrastive(Objective):
+    """Two views of each track, to be distinguished from all other tracks (in the paper masked, not augmented).
+
+    An encoder of two kinds of patches has the mean of two losses, one for each kind, as in the authors' code: they
+    share the projection head and the state of the loss, which the first kind updates before the second.
+
+    Parameters
+    ----------
+    encoder : only the sizes of its embedding are read.
     mask_ratio : share of the tokens dropped from each view.
     augmentation : a name in `views.AUGMENTATIONS`, applied to each view separately.
     loss : one of `losses.LOSSES`; takes two views' projections (batch, projection) and the tracks (batch,).
     projection_dim : outputs of the projection head; 0 for none.
+    micro_batch : tracks that are embedded at a time, see `in_slices`; 0 for all.
     generator : draws the head.
     """
 
@@ -124,15 +146,16 @@ class Contrastive(Objective):
         augmentation: str,
         loss: nn.Module,
         projection_dim: int,
+        micro_batch: int = 0,
         generator: torch.Generator,
     ):
         super().__init__()
         if augmentation not in AUGMENTATIONS:
             raise KeyMynaError(f"augmentation {augmentation!r}: choose one of {', '.join(AUGMENTATIONS)}.")
         self.mask_ratio, self.augmentation, self._loss = mask_ratio, augmentation, loss
-        self.head = (
-            ProjectionHead(encoder.embedding_dim, projection_dim, generator) if projection_dim else nn.Identity()
-        )
+        self.rows_at_a_time = self.views * micro_batch
+        self._kinds = len(encoder.branches)
+        self.head = ProjectionHead(encoder.dim, projection_dim, generator) if projection_dim else nn.Identity()
 
     @classmethod
     def from_config(
@@ -145,26 +168,28 @@ class Contrastive(Objective):
             augmentation=config.augmentation,
             loss=LOSSES[config.loss].from_config(config, n_tracks),
             projection_dim=config.projection_dim,
+            micro_batch=config.micro_batch,
             generator=generator,
         )
 
     def forward(self, encoder: Encoder, batch: Batch, generator: torch.Generator) -> Tensor:
-        """(view, batch, projection)."""
-        crops = AUGMENTATIONS[self.augmentation](batch.crops.flatten(0, 1), generator)
-        return self.project(encoder(crops, self.mask_ratio, generator))
+        """(kind of patch, view, batch, projection)."""
+        crops = encoder.trim(AUGMENTATIONS[self.augmentation](batch.crops.flatten(0, 1), generator))
+        masks = encoder.masks(crops, self.mask_ratio, generator)
+        return self.project(in_slices(encoder.embed, self.rows_at_a_time, crops, *masks))
 
     def project(self, embeddings: Tensor) -> Tensor:
-        """(view x batch, embedding) to (view, batch, projection) float32."""
-        return self.head(embeddings).float().unflatten(0, (2, -1))
+        """(view x batch, embedding) to (kind of patch, view, batch, projection) float32."""
+        by_kind = embeddings.unflatten(1, (self._kinds, -1)).transpose(0, 1).flatten(0, 1)
+        return self.head(by_kind).float().unflatten(0, (self._kinds, self.views, -1))
 
     def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
-        """The contrastive loss."""
-        return self._loss(*outputs, batch.tracks)
+        """Mean contrastive loss over kinds of patches."""
+        return sum(self._loss(first, second, batch.tracks) for first, second in outputs) / self._kinds
 
     def measure(self, outputs: Tensor, batch: Batch) -> Tensor:
-        """() share of first views whose nearest second view is of the same track."""
-        first, second = outputs
-        return top1(first, second, batch.tracks)
+        """() share of first views whose nearest second view is of the same track; mean over kinds of patches."""
+        return sum(top1(first, second, batch.tracks) for first, second in outputs) / self._kinds
 
 
 class Reconstruction(Objective):

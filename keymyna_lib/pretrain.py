@@ -32,10 +32,11 @@ from keymyna_lib.base import paths
 from keymyna_lib.base.checks import check, one_of, ranges_of
 from keymyna_lib.base.device import pick_device
 from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.base.files import discard
 from keymyna_lib.base.hashing import code_hash_of, sha256_json
 from keymyna_lib.base.progress import bar
 from keymyna_lib.base.seeds import torch_stream
-from keymyna_lib.base.tensors import reading, save_tensors
+from keymyna_lib.base.tensors import CHECKPOINT, reading, save_tensors
 from keymyna_lib.compute import ranks
 from keymyna_lib.corpus.corpus import Corpus
 from keymyna_lib.losses import LOSSES
@@ -67,6 +68,8 @@ class PretrainConfig:
     gamma : SogCLR's weight of the newest batch.
     projection_dim : outputs of the contrastive projection head; 0 for none.
     steps, batch_size : optimizer steps, tracks per step (of all processes together).
+    micro_batch : contrastive: tracks that are embedded at a time (by each process), for memory; 0 for all. The loss is
+        still that of the whole batch.
     optimizer : "adam" (L2 weight decay, as in the reference implementation) or "adamw" (decoupled).
     lr, weight_decay : peak learning rate and weight decay.
     warmup_steps : linear warm-up, then a cosine to zero.
@@ -95,6 +98,7 @@ class PretrainConfig:
     projection_dim: int = 128
     steps: int = 150
     batch_size: int = 128
+    micro_batch: int = 0
     optimizer: str = "adam"
     lr: float = 1e-3
     weight_decay: float = 1e-5
@@ -221,7 +225,7 @@ class CropSampler:
 
 def training_tracks(config: PretrainConfig, corpus: Corpus) -> list[str]:
     """Ids of the tracks that a run learns from: all that pre-training may use, or the labelled ones of "train"."""
-    return corpus.tracks("train") if OBJECTIVES[config.objective].labelled else corpus.pretraining_tracks()
+    return corpus.pretraining_tracks(labelled=OBJECTIVES[config.objective].labelled)
 
 
 class _Modules(torch.nn.ModuleDict):
@@ -399,12 +403,14 @@ class Pretraining:
         if not path.exists():
             return False
         try:
-            with reading(path, "a checkpoint", "Starting from step 0.") as (tensors, metadata):
+            with reading(path, CHECKPOINT, "Starting from step 0.") as (tensors, metadata):
                 if metadata["fingerprint"] != self.fingerprint:
                     return False
         except KeyMynaError as error:
             if not ranks.rank():
                 print(error)
+                if path.is_relative_to(paths.CACHE):
+                    discard(path)
             return False
         self.modules.load_state_dict(
             {name.removeprefix("modules."): value for name, value in tensors.items() if name.startswith("modules.")}

@@ -9,7 +9,7 @@ samples and a hop of 512 (32 ms); 128 bands on the Slaney scale with Slaney's ar
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -101,16 +101,55 @@ def mel_power(audio: np.ndarray | torch.Tensor, shifts: Sequence[float] = (0.0,)
             f"samples ({N_FFT / 2 / SAMPLE_RATE:.2f} s at {SAMPLE_RATE} Hz)."
         )
     padded = torch.nn.functional.pad(audio[None], (N_FFT // 2, N_FFT // 2), mode="reflect")[0]
-    frames, window = padded.unfold(0, N_FFT, HOP), torch.hann_window(N_FFT)
+    frames = padded.unfold(0, N_FFT, HOP)
     mels = torch.zeros(len(shifts), len(frames), N_MELS)
     for first in range(0, len(frames), _CHUNK):
         chunk = slice(first, first + _CHUNK)
-        spectrum = torch.fft.rfft(frames[chunk] * window)
-        power = spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag)
-        for mel, shift in zip(mels, shifts):
-            for bands, bins, weights in _filter_blocks(float(shift)):
-                torch.mm(power[:, bins], weights, out=mel[chunk, bands])
+        _weigh(frames[chunk], shifts, mels[:, chunk])
     return mels.mT
+
+
+def _weigh(frames: torch.Tensor, shifts: Sequence[float], mels: torch.Tensor) -> None:
+    """Frames of samples (frame, N_FFT), at most _CHUNK, to mel power, into `mels` (shift, frame, mel)."""
+    spectrum = torch.fft.rfft(frames * torch.hann_window(N_FFT))
+    power = spectrum.real.square().addcmul_(spectrum.imag, spectrum.imag)
+    for mel, shift in zip(mels, shifts):
+        for bands, bins, weights in _filter_blocks(float(shift)):
+            torch.mm(power[:, bins], weights, out=mel[:, bands])
+
+
+def mel_pieces(blocks: Iterable[np.ndarray], shift: float = 0.0) -> Iterator[torch.Tensor]:
+    """`mel_power` of a recording that comes block by block: the same numbers, in memory that does not grow.
+
+    Parameters
+    ----------
+    blocks : (sample,) each, of any lengths, more than 1,024 samples together.
+    shift : semitones.
+
+    Yields
+    ------
+    (mel, frame) float32, 256 frames a piece and the rest in the last.
+    """
+    half, span = N_FFT // 2, N_FFT + (_CHUNK - 1) * HOP  # samples: of the margin, under one piece
+    held, padded = torch.empty(0), False
+    for block in blocks:
+        held = torch.cat([held, torch.as_tensor(block, dtype=torch.float32)])
+        if not padded and len(held) > half:
+            held, padded = torch.cat([held[1 : half + 1].flip(0), held]), True
+        while padded and len(held) >= span:
+            yield _piece(held[:span], shift)
+            held = held[_CHUNK * HOP :]  # still more than the margin at the end mirrors
+    held = torch.cat([held, held[-half - 1 : -1].flip(0)])
+    while len(held) >= N_FFT:
+        yield _piece(held[:span], shift)
+        held = held[_CHUNK * HOP :]
+
+
+def _piece(samples: torch.Tensor, shift: float) -> torch.Tensor:
+    frames = samples.unfold(0, N_FFT, HOP)
+    mels = torch.zeros(1, len(frames), N_MELS)
+    _weigh(frames, [shift], mels)
+    return mels[0].T
 
 
 def compress(power: torch.Tensor) -> torch.Tensor:

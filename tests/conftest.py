@@ -10,8 +10,8 @@ from keymyna_lib.report import provenance
 
 
 def pytest_collection_modifyitems(items):
-    """The notebooks first: they take most of the time, and one worker."""
-    items.sort(key=lambda item: item.path.name != "test_notebooks.py")
+    """The files that run notebooks first: each takes minutes, and a worker of its own."""
+    items.sort(key=lambda item: not item.path.name.startswith("test_notebooks"))
 
 
 @pytest.fixture(scope="session")

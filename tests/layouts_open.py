@@ -240,6 +240,8 @@ def write_unlabelled(root: Path, name: str = "more", tracks: int = 8, seconds: f
         expected.add(path, path, 5 * i % 24, "")
         expected.columns["keys"][path] = -1
     expected.add("one/broken.mp3", "one/broken.mp3", -1, "", state="corrupt")
-    for other in ("notes.txt", "one/cover.jpg", "one/._000.wav", ".trash/lost.wav"):
+    for other in ("notes.txt", "one/cover.jpg"):
+        expected.add(other, other, -1, "", reason="not a sound file", state="corrupt")
+    for other in ("one/._000.wav", ".trash/lost.wav"):
         _write(expected.folder / other, "not a recording")
     return expected.columns

@@ -119,7 +119,7 @@ def test_the_reference_step_is_ours_in_loss_and_gradients():
     tracks = torch.tensor([4, 0, 7, 2, 5, 1])
     ours, theirs = SogCLR(9, 0.1, 0.9), reference.ReferenceSogCLR(9, 0.1, 0.9)
     optimizer = torch.optim.SGD(plain.parameters(), lr=0.0)
-    for seed in (2, 3):  # the second time on the state that the first one left
+    for seed in (2, 3, 4):  # from the second time on, with the state that was left
         generator = torch_stream(seed, "weights")
         encoder.zero_grad()
         loss = ours(*encoder(stored.flatten(0, 1), 0.75, generator).unflatten(0, (2, -1)), tracks)
@@ -127,13 +127,32 @@ def test_the_reference_step_is_ours_in_loss_and_gradients():
         keeps = random_keep(12, 20, 0.75, torch_stream(seed, "weights")).split(6)
         value = reference.step(plain, theirs, optimizer, (tracks, list(stored.expm1()[:, :, None])), 0.75, keeps)
         assert value == pytest.approx(loss.item(), rel=1e-4)
-        torch.testing.assert_close(theirs.u, ours.u, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(theirs.u[:, 0], ours.log_u.exp(), rtol=1e-4, atol=0)
         gradients = dict(plain.named_parameters())
         for name, parameter in encoder.named_parameters():
             scale = parameter.grad.abs().max()
             torch.testing.assert_close(
                 gradients[name].grad / scale, parameter.grad / scale, rtol=0, atol=1e-4, msg=name
             )
+
+
+def test_the_reference_loss_is_the_one_that_the_authors_call():
+    contrastive = pytest.importorskip("libauc.losses.contrastive")
+    ours, theirs = (
+        reference.ReferenceSogCLR(20, 0.1, 0.9),
+        contrastive.GCLoss_v1(N=20, tau=0.1, gamma=0.9, device="cpu"),
+    )
+    for seed in range(5):
+        generator = torch_stream(seed, "projections")
+        tracks = torch.randperm(20, generator=generator)[:8]
+        rows = torch.randn(2, 8, 5, generator=generator)
+        found, expected = (rows.clone().requires_grad_() for _ in range(2))
+        value, value_expected = ours(*found, tracks), theirs(*expected, tracks)
+        assert value.item() == pytest.approx(value_expected.item(), rel=1e-5, abs=1e-6)
+        value.backward()
+        value_expected.backward()
+        torch.testing.assert_close(found.grad, expected.grad, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(ours.u, theirs.u, rtol=1e-5, atol=0)
 
 
 def test_the_reference_masks_keep_as_many_tokens_and_are_drawn_one_by_one(monkeypatch):

@@ -1,6 +1,7 @@
 """McGill Billboard: names of files, splits that keep songs whole, the literature's split where its lists are there."""
 
 import shutil
+import unicodedata
 
 import layouts_published as layouts
 import pytest
@@ -52,10 +53,23 @@ def test_songs_are_not_torn_apart_and_the_shares_are_the_literatures(written):
 
 
 def test_one_song_by_its_letters_and_digits(tmp_path):
-    songs = ["Björk-Joga", "Bjork-JÓGA_(Remix)", "Bjork-Jo_ga", "Bjork-Joga_2", "Other-Joga"]
+    songs = ["Björk-Joga", "Bjork-JÓGA_(Remix)", "Bjo\u0308rk-Jo\u200bga", "Bjork-Jo_ga", "Bjork-Joga_2", "Other-Joga"]
     annotate(tmp_path, {i: (*song.split("-"), "C major") for i, song in enumerate(songs)})
-    one, same, *others = Billboard().index(tmp_path)["composition"]
-    assert one == same and len({one, *others}) == 4
+    table = Billboard().index(tmp_path)
+    one, same, as_well, *others = table["composition"]
+    assert one == same == as_well and len({one, *others}) == 4
+    assert table.loc["2", ["artist", "title"]].to_list() == ["Björk", "Joga"]
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_a_list_names_a_song_in_either_form(tmp_path, forms):
+    listed, on_disk = (unicodedata.normalize(form, "Beyoncé") for form in forms)
+    annotate(tmp_path, {i: (on_disk, f"Song {i}", "C major") for i in range(3)})
+    for name, i in (("val", 1), ("test", 2)):
+        (tmp_path / "billboard" / f"eusipco2017_{name}.fold").write_text(
+            f"mcgill-billboard_{i}-{listed}-Song_{i}\n", encoding="utf-8"
+        )
+    assert Billboard().index(tmp_path)["split"].to_dict() == {"0": "train", "1": "valid", "2": "test"}
 
 
 def test_lossless_audio_first(written):
@@ -81,7 +95,7 @@ def test_the_literatures_split(written):
     assert not split.equals(before)  # with one list alone it is still ours
     assert (before == "valid").sum() > 2
     (folder / "eusipco2017_test.fold").write_text("mcgill-billboard_77-No-Song\n")
-    with pytest.raises(KeyMynaError, match="(?s)eusipco2017_test.fold names 'mcgill-billboard_77-No-Song'"):
+    with pytest.raises(KeyMynaError, match="(?s)eusipco2017_test.fold, line 1 names 'mcgill-billboard_77-No-Song'"):
         Billboard().index(root)
 
 
@@ -95,6 +109,11 @@ def test_the_archive_is_downloaded_and_the_audio_is_brought(written, tmp_path):
     table = examine(Billboard(), root, show=False)
     assert table["key"].to_dict() == written[1]["keys"] and set(table["state"]) == {"missing", "excluded"}
     assert table.loc["0000", "path"] == "audio/0000.flac"
+
+
+def test_the_encrypted_address_is_asked_first():
+    (source,) = Billboard().sources()
+    assert [url.split("://")[0] for url in source.urls] == ["https", "http"]
 
 
 def test_songs_without_a_key_leave_nothing_to_split(tmp_path):

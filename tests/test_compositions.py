@@ -42,6 +42,7 @@ def _tune(seed, n=60):
         ("Was mein Gott will, das g’scheh’ allzeit", "Was mein Gott will das gscheh allzeit"),
         ("Nun ruhen alle Wälder", "Nun ruhen alle Walder 2"),
         ("O'Carolan's Devotion", "O’Carolans Devotion"),
+        ("Wa\u0308lder", "Wälder", "\uff37älder", "Wäl\u00adder"),
     ],
 )
 def test_titles_that_are_the_same(titles):

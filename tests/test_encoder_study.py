@@ -97,11 +97,11 @@ def test_seeds_of_the_same_settings_add_up_and_others_are_left(home):
     other, _ = store("a", 0.7, seed=0, steps=6)
     publish(first, other)
     second, _ = store("a", 0.7, seed=1)
-    assert other_seeds("smoke", "n", [second]) == [first]
+    assert other_seeds("smoke", "n", [second]) == ([first], {})
     again, _ = store("a", 0.7, seed=0)
-    assert other_seeds("smoke", "n", [again]) == []
+    assert other_seeds("smoke", "n", [again]) == ([], {})
     # A run of another kind with the old seed, such as a tuning that all seeds share, keeps nothing out.
-    assert other_seeds("smoke", "n", [store_tuning(), second]) == [first]
+    assert other_seeds("smoke", "n", [store_tuning(), second]) == ([first], {})
 
 
 def test_runs_of_other_code_are_not_added(home, monkeypatch):
@@ -110,7 +110,11 @@ def test_runs_of_other_code_are_not_added(home, monkeypatch):
     monkeypatch.setattr(provenance, "code_hash", lambda: "newer code")
     provenance.environment.cache_clear()  # it is asked once a process
     second, _ = store("a", 0.7, seed=1)
-    assert other_seeds("smoke", "n", [second]) == []
+    assert other_seeds("smoke", "n", [second]) == ([], {0: "by another version of the code"})
+    again, _ = store("a", 0.7, seed=0)  # the same seed by the newer code takes its place
+    assert other_seeds("smoke", "n", [again, second]) == ([], {})
+    another, _ = store("a", 0.7, seed=1, steps=6)  # other settings: nothing is missed
+    assert other_seeds("smoke", "n", [another]) == ([], {})
 
 
 def test_a_published_run_is_found_by_its_configuration(home):
@@ -241,7 +245,9 @@ def test_what_will_not_have_been_run_is_refused_at_once():
 
 def test_tuning_takes_the_best_on_validation_never_sees_the_test_and_is_shared_by_seeds(home, monkeypatch):
     tracks = {"train": [f"a{i}" for i in range(20)], "valid": ["v0", "v1"], "test": ["t0"]}
-    corpus = SimpleNamespace(hash="corpus", tracks=lambda split: tracks[split], pretraining_tracks=lambda: ["u0", "u1"])
+    corpus = SimpleNamespace(
+        hash="corpus", tracks=lambda split: tracks[split], pretraining_tracks=lambda labelled: ["u0", "u1"]
+    )
     seen, trained = [], []
 
     def pretrained(config, corpus, train, valid, desc):

@@ -19,7 +19,8 @@ from packaging.version import Version
 from keymyna_lib.base import paths
 from keymyna_lib.run import environment
 
-PROJECT = tomllib.loads((paths.ROOT / "pyproject.toml").read_text())["project"]
+SETTINGS = tomllib.loads((paths.ROOT / "pyproject.toml").read_text())
+PROJECT, UV = SETTINGS["project"], SETTINGS["tool"]["uv"]
 LOCKED = {canonicalize_name(name): version for name, version in environment.locked(paths.LOCK).items()}
 
 
@@ -28,7 +29,10 @@ def test_torch_is_the_pinned_one():
     assert "torch==2.11.0" in PROJECT["dependencies"] and "torchaudio==2.11.0" in PROJECT["dependencies"]
 
 
-@pytest.mark.parametrize("text", PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"])
+EXTRAS = PROJECT["optional-dependencies"]
+
+
+@pytest.mark.parametrize("text", PROJECT["dependencies"] + EXTRAS["test"] + EXTRAS["formats"])
 def test_everything_declared_is_locked(text):
     requirement = Requirement(text)
     version = LOCKED[canonicalize_name(requirement.name)]
@@ -43,11 +47,12 @@ def test_each_python_gets_one_version_of_each(python):
     assert len(names) == len(set(names)) and {"torch", "essentia", "tinysoundfont", "papermill"} <= set(names)
 
 
-def test_the_lock_is_closed_but_for_pyaudio_which_nothing_uses():
+def test_the_lock_is_closed_but_for_what_nothing_uses():
     """Installing it with --no-deps leaves nothing out that is ever imported; conda's pip is told so by PIP_NO_DEPS."""
+    corrected = {package["name"]: package["requires-dist"] for package in UV["dependency-metadata"]}
     wanted = set()
     for name in LOCKED:
-        for requirement in map(Requirement, metadata.requires(name) or []):
+        for requirement in map(Requirement, corrected.get(name) or metadata.requires(name) or []):
             if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
                 wanted.add(canonicalize_name(requirement.name))
     assert wanted - set(LOCKED) == {"pyaudio"}

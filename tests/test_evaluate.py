@@ -9,6 +9,7 @@ from keymyna_lib import keys
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.seeds import numpy_stream
 from keymyna_lib.evaluate import (
+    NO_KEY,
     _resampled_means,
     bootstrap_interval,
     chance_scores,
@@ -36,6 +37,19 @@ def test_all_pairs_against_mir_eval():
     both = [max(reference_score(r, e), reference_score(e, r)) for r, e in zip(REFERENCE, ESTIMATE)]
     np.testing.assert_array_equal(mirex_scores(REFERENCE, ESTIMATE, fifths="ascending"), ascending)
     np.testing.assert_array_equal(mirex_scores(REFERENCE, ESTIMATE, fifths="both"), both)
+
+
+def test_an_estimate_without_a_key_is_wrong_in_every_respect():
+    scores = [mir_eval.key.weighted_score(name, "X") for name in keys.KEY_NAMES]
+    for fifths in ("both", "ascending"):
+        np.testing.assert_array_equal(mirex_scores(range(24), [NO_KEY] * 24, fifths=fifths), scores)
+    metrics = summary(range(24), [NO_KEY] * 24)
+    assert metrics.pop("share_other") == 1 and not any(metrics.values())
+    assert confusion([0, 11, 12], [0, NO_KEY, NO_KEY]).sum() == 1
+    with pytest.raises(KeyMynaError, match="reference: keys run from 0"):
+        mirex_scores([NO_KEY], [0], fifths="both")
+    with pytest.raises(KeyMynaError, match="estimate: keys run from -1"):
+        mirex_scores([0], [-2], fifths="both")
 
 
 def test_fifths_by_name():
@@ -139,7 +153,7 @@ def test_pairing_takes_out_what_the_systems_share():
         (lambda: mirex_scores([0, 1], [1], fifths="both"), "2 reference keys and 1"),
         (lambda: summary([], []), "expected one integer key|at least one"),
         (lambda: summary([24], [0]), "reference: keys run"),
-        (lambda: summary([0], [-1]), "estimate: keys run"),
+        (lambda: summary([0], [-2]), "estimate: keys run"),
         (lambda: confusion([0.5], [0]), "integer"),
         (lambda: track_predictions(np.ones((3, 24)), [0, 2, 2]), "renumber"),
         (lambda: track_predictions(np.ones((3, 24)), [0, -1, 0]), "renumber"),

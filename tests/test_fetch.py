@@ -262,6 +262,35 @@ def test_a_partial_file_never_counts(site, get, tmp_path, sums):
     assert get(source).state == "fetched" and (tmp_path / "set/a").read_bytes() == DATA
 
 
+def test_a_download_without_a_checksum_is_compared_with_the_first_one(site, get, tmp_path, capsys):
+    site.routes["/a"] = plain(DATA)
+    source, place = Source((site.url("/a"),), "sub/a"), tmp_path / "set/sub/a"
+    assert get(source).state == "fetched"
+    said = capsys.readouterr().out
+    assert "no checksum of 1 file(s)" in said and f"sub/a (sha256 {SHA256})" in said and get(source).state == "present"
+    place.write_bytes(OTHER)  # damaged since: the first one comes back
+    assert get(source).state == "fetched" and place.read_bytes() == DATA and not capsys.readouterr().out
+    place.unlink()
+    site.routes["/a"] = plain(OTHER)
+    row = get(source)
+    assert (
+        row.state == "failed" and not place.exists() and f"instead of {SHA256} as at the first download" in row.problem
+    )
+    record = tmp_path / "set/.first_downloads.json"
+    assert f"remove {record} to accept another" in row.problem
+    record.unlink()
+    assert get(source).state == "fetched"
+    assert place.read_bytes() == OTHER
+
+
+def test_every_mirror_that_was_tried_says_why_it_failed(site, get, waits):
+    site.routes["/b"] = lambda handler, count: handler.answer(503, b"")
+    urls = (site.url("/none"), site.url("/b"), "http://127.0.0.1:9/c", "file:///not/here")
+    row = get(Source(urls, "x"))
+    for url, why in zip(urls, ("HTTP 404", "HTTP 503", "refused", "No such file")):
+        assert url in row.problem and why in row.problem.split(url)[1].split("; http")[0].split("; file")[0]
+
+
 def test_offline_opens_no_socket(get, tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("the network was touched")
@@ -336,7 +365,7 @@ def test_ctrl_c_leaves_nothing_half_written(site, get, tmp_path, ctrl_c):
     assert os.listdir(tmp_path / "set") == [".fetch.lock"] and not site.asked("/b")
     (tmp_path / "set/.a.killed.tmp").write_bytes(b"half")
     assert list(get(*sources)["state"]) == ["fetched"] * 2 and (tmp_path / "set/a").read_bytes() == DATA
-    assert sorted(os.listdir(tmp_path / "set")) == [".fetch.lock", "a", "b"]
+    assert sorted(os.listdir(tmp_path / "set")) == [".fetch.lock", ".first_downloads.json", "a", "b"]
 
 
 def test_ctrl_c_ends_a_wait(site, get, ctrl_c):

@@ -56,6 +56,25 @@ def test_damaged_json_is_named(tmp_path):
         files.read_json(tmp_path / "none.json")
 
 
+@pytest.mark.parametrize("content", [b"", b"[1]", b"null", b"\xff\xfe{\x00", b"[" * 100_000, b'{"a": 1}}', None])
+def test_what_is_no_json_object_is_one_error_that_asks_nobody_to_delete_it(tmp_path, content):
+    path = tmp_path / "x.json"
+    path.mkdir() if content is None else path.write_bytes(content)
+    with pytest.raises(KeyMynaError, match=r"x\.json .*Get it again\.$") as caught:
+        files.read_json(path, "Get it again.")
+    assert "elete" not in str(caught.value)
+
+
+def test_whatever_lies_there_is_discarded_and_nothing_behind_a_link(tmp_path):
+    (tmp_path / "kept" / "sub").mkdir(parents=True)
+    (tmp_path / "folder" / "sub").mkdir(parents=True)
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "kept")
+    for name in ("folder", "file", "link", "absent"):
+        files.discard(tmp_path / name)
+    assert os.listdir(tmp_path) == ["kept"] and (tmp_path / "kept" / "sub").is_dir()
+
+
 def test_hashes(tmp_path):
     (tmp_path / "x.py").write_bytes(b"content")
     assert hashing.sha256_file(tmp_path / "x.py") == hashlib.sha256(b"content").hexdigest()

@@ -2,9 +2,12 @@
 
 import collections
 import os
+import unicodedata
 
 import layouts_open as layouts
+import numpy as np
 import pytest
+import soundfile
 
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.corpus.recordings.dataset import COLUMNS, examine
@@ -69,6 +72,8 @@ def test_a_folder_goes_by_a_plain_name(kind, name):
         "\ufefffile,key\r\na.wav,Eb minor\r\n",
         'key , file\n"Eb minor", ./a.wav \n\n',
         "file,key,title\na.wav,D#m,\n",
+        "sep=;\rFILE;Key;title\ra.wav;D#m;\r;;\r",
+        "key\tfile\tTitle\nD#m\ta.wav\n",
     ],
 )
 def test_ways_to_write_the_same_table(tmp_path, text):
@@ -82,7 +87,7 @@ def test_ways_to_write_the_same_table(tmp_path, text):
         ("", "no column 'file'"),
         ("key,artist\nC major,a\n", "no column 'file'"),
         ("file,artist\na.wav,b\n", "no column 'key'"),
-        ("file;key\na.wav;C major\n", "no column 'file'.*file;key"),
+        ("file:key\na.wav:C major\n", "no column 'file'.*'file:key', separated by commas"),
         ("file,key,spilt\na.wav,C major,test\n", "unknown column 'spilt'"),
         ("file,key,key\na.wav,C,C\n", "twice"),
         ("file,key\na.wav,C major\nb.wav,D major\n./a.wav,C major\n", "line 4.*'a.wav'.*second time"),
@@ -98,7 +103,7 @@ def test_ways_to_write_the_same_table(tmp_path, text):
             "line 4.*'air'.*train.*test",
         ),
         ("file,key\n", "none of its 0 labels"),
-        ("file,key\na.wav,H major\nb.wav,?\n", "none of its 2 labels.*'H major'"),
+        ("file,key\na.wav,K major\nb.wav,?\n", "none of its 2 labels.*'K major'"),
     ],
 )
 def test_mistakes_in_the_table(tmp_path, text, message):
@@ -110,8 +115,38 @@ def test_mistakes_in_the_table(tmp_path, text, message):
 def test_a_table_that_is_not_there_or_not_utf8(tmp_path):
     with pytest.raises(KeyMynaError, match="keys.csv does not exist.*columns file and key"):
         AudioFolder("mine").index(tmp_path)
-    with pytest.raises(KeyMynaError, match="keys.csv cannot be read.*UTF-8"):
+    with pytest.raises(KeyMynaError, match="keys.csv, line 2, character 2 cannot be read.*UTF-8"):
         AudioFolder("mine").index(write_keys(tmp_path, "file,key\nbéla.wav,C major\n", encoding="latin-1"))
+
+
+def test_files_are_found_however_their_names_are_written(tmp_path):
+    """As one disk keeps a name and another one, or a spreadsheet, writes it."""
+    root = write_keys(tmp_path, "file,key\nDisc/Été.WAV,C\nplain.wav,C\ngone.wav,C\n")
+    (folder := root / "folders" / "mine").joinpath("keys.csv").rename(folder / "KEYS.CSV")
+    (folder / "._KEYS.CSV").write_bytes(b"\0\5\26\7")
+    decomposed = "e\u0301te\u0301.wav"
+    (folder / "disc").mkdir()
+    for name in (f"disc/{decomposed}", "plain.wav", "._plain.wav"):
+        (folder / name).touch()
+    assert AudioFolder("Mine").index(root)["path"].to_dict() == {
+        "Disc/Été.WAV": f"disc/{decomposed}",
+        "plain.wav": "plain.wav",
+        "gone.wav": "gone.wav",
+    }
+    (folder / "keys.csv").touch()
+    with pytest.raises(KeyMynaError, match="'KEYS.CSV' and 'keys.csv' are one name"):
+        AudioFolder("mine").index(root)
+
+
+@pytest.mark.parametrize("other", ["A.wav", "./A.WAV", "\uff41.wav"])
+def test_two_spellings_of_a_file_are_the_file_twice(tmp_path, other):
+    with pytest.raises(KeyMynaError, match="line 3.*second time, after line 2"):
+        AudioFolder("mine").index(write_keys(tmp_path, f"file,key\na.wav,C\n{other},C\n"))
+
+
+def test_a_name_longer_than_any_disk_takes_is_a_missing_file(tmp_path):
+    table = examine(AudioFolder("mine"), write_keys(tmp_path, f"file,key\n{'a' * 5000}.wav,C\n"), show=False)
+    assert list(table["state"]) == ["missing"]
 
 
 def test_a_given_split_may_tear_an_artist_apart(tmp_path):
@@ -155,6 +190,58 @@ def test_spelling_of_a_composition_does_not_tear_it_apart(tmp_path):
     assert one == other and len(set(one.values())) == 3
 
 
+SEEN_AS_ONE = [
+    ("Émilie Simon", "E\u0301milie Simon"),
+    ("Beyoncé", "BEYONCE\u0301"),
+    ("Björk", "\uff22jo\u0308rk"),
+    ("Sigur Rós", "Sigur\u00a0 Rós\u200b"),
+    ("Straße", "STRASSE"),
+    ("Ελλάδα", "ΕΛΛΆΔΑ"),
+]
+
+
+@pytest.mark.parametrize("column", ["artist", "composition"])
+@pytest.mark.parametrize("names", SEEN_AS_ONE)
+def test_names_that_look_the_same_are_one_group(tmp_path, column, names):
+    rows = [(f"{i}.wav", names[i % 2]) for i in range(2)]
+    lines = "\n".join([f"key,file,{column}"] + [",".join(("C major", *row)) for row in rows])
+    table = AudioFolder("mine").index(write_keys(tmp_path, lines))
+    assert table["composition"].nunique() == 1 == table["split"].nunique()
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_a_file_is_found_in_either_form_of_its_name(tmp_path, forms):
+    written, on_disk = (unicodedata.normalize(form, "Là/Émilie  ガ.wav") for form in forms)
+    root = write_keys(tmp_path, f"file,key\n{written},Am\ngone/é.wav,C\nLà/é.wav,C\n")
+    path = root / "folders" / "mine" / on_disk
+    path.parent.mkdir()
+    soundfile.write(path, np.zeros(16000), 16000)
+    table = examine(AudioFolder("mine"), root, show=False)
+    assert table["state"].to_dict() == {"Là/Émilie ガ.wav": "found", "gone/é.wav": "missing", "Là/é.wav": "missing"}
+    assert table.loc["Là/Émilie ガ.wav", "path"] == on_disk
+    both = write_keys(tmp_path, f"file,key\n{written},Am\n{on_disk},Am\n")
+    with pytest.raises(KeyMynaError, match="line 3: file .* second time"):
+        AudioFolder("mine").index(both)
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_a_folder_is_found_in_either_form_of_its_name(tmp_path, forms):
+    named, on_disk = (unicodedata.normalize(form, "Beyoncé") for form in forms)
+    (tmp_path / "unlabelled" / on_disk).mkdir(parents=True)
+    (tmp_path / "unlabelled" / on_disk / "a.wav").write_bytes(b"")
+    assert unlabelled_folders(tmp_path) == ["unlabelled:Beyoncé"]
+    assert list(UnlabelledFolder(named).index(tmp_path).index) == ["a.wav"]
+
+
+def test_files_whose_names_look_the_same_are_all_there(tmp_path):
+    names = [unicodedata.normalize(form, "é.wav") for form in ("NFC", "NFD")]
+    (tmp_path / "unlabelled" / "more").mkdir(parents=True)
+    for name in names:
+        (tmp_path / "unlabelled" / "more" / name).write_bytes(b"")
+    if len(os.listdir(tmp_path / "unlabelled" / "more")) == 2:  # the disk keeps them apart
+        assert set(UnlabelledFolder("more").index(tmp_path)["path"]) == set(names)
+
+
 def test_unlabelled_audio_at_any_depth(tmp_path):
     expected = layouts.write_unlabelled(tmp_path, seconds=1.0)
     table = examine(UnlabelledFolder("more"), tmp_path, show=False)
@@ -178,8 +265,32 @@ def test_links_and_names_that_no_table_can_hold(tmp_path):
         "one/001.flac": "found",
         "one/two/002.ogg": "found",
         "one/broken.mp3": "corrupt",
+        "notes.txt": "excluded",
+        "one/cover.jpg": "excluded",
         r"caf\xe9.wav": "excluded",
     }
+
+
+def test_every_file_without_a_label_is_read_or_named(tmp_path):
+    """Endings in any case, of any format; content where the ending says nothing."""
+    folder = tmp_path / "unlabelled" / "all"
+    folder.mkdir(parents=True)
+    for name in ("a.WAVE", "b.wav", "c", "d.bak"):
+        soundfile.write(folder / name, np.zeros(16000), 16000, format="WAV")
+    soundfile.write(folder / "e.snd", np.zeros(16000), 16000, format="AU")
+    soundfile.write(folder / "f.AIFC", np.zeros(16000), 16000, format="AIFF")
+    for name in ("g.m4a", "h.mp2", "i.wma", "j.webm", "k.mkv"):
+        (folder / name).write_bytes(b"no audio")
+    for name in ("l.jpg", "m.pdf", "n", "o.txt"):
+        (folder / name).write_bytes("words".encode("utf-16"))
+    table = examine(UnlabelledFolder("all"), tmp_path, show=False)
+    assert {state: "".join(name[0] for name in group.index) for state, group in table.groupby("state")} == {
+        "found": "abcdef",
+        "corrupt": "ghijk",
+        "excluded": "lmno",
+    }
+    assert set(table.loc[table["state"] == "excluded", "excluded"]) == {"not a sound file"}
+    assert all(name in problem for name, problem in table.loc[table["state"] == "corrupt", "problem"].items())
 
 
 def test_an_empty_or_missing_folder_of_audio(tmp_path):

@@ -146,6 +146,21 @@ def test_mtg_has_titles_and_artists_and_its_splits_share_none(written):
     assert (table.loc[table["excluded"] != "", "split"] == "").all()
 
 
+def test_one_artist_in_two_spellings_is_not_torn_apart(copy):
+    path = copy / "giantsteps_mtg_keys" / "annotations" / "beatport_metadata.txt"
+    before = GiantStepsMTG().index(copy)
+    one, other = (before.index[before["split"] == name][0] for name in ("train", "valid"))
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for track_id, artist in ((one, "Émilie Simon, X1"), (other, "E\u0301MILIE\u00a0 SIMON")):
+        old = before.loc[track_id, "artist"]
+        number = track_id.removesuffix(".LOFI")
+        lines = [line.replace(old, artist) if line.startswith(f"{number}\t") else line for line in lines]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    after = GiantStepsMTG().index(copy)
+    assert after.loc[one, "composition"] == after.loc[other, "composition"]
+    assert after.loc[one, "artist"] == "Émilie Simon, X1"
+
+
 def test_one_recording_under_two_numbers_is_not_torn_apart(copy):
     md5 = copy / "giantsteps_mtg_keys" / "md5"
     before = GiantStepsMTG().index(copy)
@@ -160,11 +175,16 @@ def test_one_recording_under_two_numbers_is_not_torn_apart(copy):
 @pytest.mark.parametrize(
     "file, old, new, message",
     [
-        ("annotations.txt", "MANUAL KEY", "KEY", "annotations.txt has no column 'MANUAL KEY'"),
-        ("annotations.txt", "\n30001\t", "\n30000\t", "annotations.txt cannot be read.*another row"),
+        ("annotations.txt", "MANUAL KEY", "KEY", "annotations.txt: no column 'MANUAL KEY'.*separated by tabs"),
+        ("annotations.txt", "\n30001\t", "\n30000\t", "annotations.txt, line 3: no ID, or that of another row"),
         ("annotations.txt", "C major\t2", "C major\t7", "annotations.txt: the confidence of track 30000 is '7'"),
         ("beatport_metadata.txt", "\n30001\t", "\n99999\t", "beatport_metadata.txt has no track 30001"),
-        ("beatport_metadata.txt", "Guest", "\udcff", "beatport_metadata.txt cannot be read.*utf-8"),
+        (
+            "beatport_metadata.txt",
+            "Guest",
+            "\udcff",
+            "beatport_metadata.txt, line 4, character 17 cannot be read.*UTF-8",
+        ),
     ],
 )
 def test_damaged_annotations_are_named(copy, file, old, new, message):
@@ -176,7 +196,7 @@ def test_damaged_annotations_are_named(copy, file, old, new, message):
 
 def test_missing_metadata_is_named(copy):
     (copy / "giantsteps_mtg_keys" / "annotations" / "beatport_metadata.txt").unlink()
-    with pytest.raises(KeyMynaError, match="beatport_metadata.txt cannot be read"):
+    with pytest.raises(KeyMynaError, match="beatport_metadata.txt does not exist. Get the annotations again"):
         GiantStepsMTG().index(copy)
 
 

@@ -15,7 +15,6 @@ from keymyna_lib.evaluate import mirex_scores
 from keymyna_lib.experiments import head_study, scoring
 from keymyna_lib.features import Features
 from keymyna_lib.heads import HeadSpec
-from keymyna_lib.keys import KEY_NAMES, camelot
 from keymyna_lib.report import provenance
 from keymyna_lib.report.runs import Run, load_metrics, load_predictions, run_file
 
@@ -221,62 +220,6 @@ def test_there_is_no_optimism_where_both_splits_hold_the_same(corpus):
     assert one.equals(other) and one["valid_score"] == one["test_score"]
     one, other = (predictions.loc[predictions["chosen_on"] == w, "estimate"].to_numpy() for w in ("valid", "test"))
     assert (one == other).all()
-
-
-@pytest.fixture
-def outside(tmp_path, corpus):
-    """A folder with the estimates of one outside system: right on all test tracks, by several notations."""
-    tracks = corpus.tracks("test")
-    names = [KEY_NAMES[key] if i % 2 else camelot(key) for i, key in enumerate(corpus.manifest.loc[tracks, "key"])]
-    table = pd.DataFrame({"track": tracks, "key": names})
-    path = tmp_path / "outside" / "toy" / "MadKey.csv"
-    path.parent.mkdir(parents=True)
-
-    def write(change=lambda table: table):
-        change(table.copy()).to_csv(path, index=False)
-        return scoring.outside_predictions(tmp_path / "outside", "toy", corpus)
-
-    return write
-
-
-def test_outside_predictions_are_scored_like_the_rest(outside, corpus):
-    found = outside()
-    assert list(found) == ["MadKey"] and list(found["MadKey"]["track_id"]) == corpus.tracks("test")
-    assert found["MadKey"]["score"].eq(1).all()
-    extra = pd.DataFrame({"track": corpus.tracks("extra"), "key": ["C major"] * 24})
-    more = outside(lambda table: pd.concat([table, extra]))["MadKey"]
-    assert len(more) == 72 and more["score"][48:].sum() == pytest.approx(24 / 24 * (1 + 2 * 0.5 + 0.3 + 0.2))
-
-
-def test_an_outside_track_that_may_be_either_of_two_is_refused(tmp_path):
-    """Numbers of one data set are numbers of another as well."""
-    tracks = {"test": ["billboard/1000"], "extra": ["fma_keys/1000"]}
-    manifest = pd.DataFrame(
-        {"source": ["billboard", "fma_keys"], "composition": "c", "key": [0, 5]},
-        index=["billboard/1000", "fma_keys/1000"],
-    )
-    corpus = SimpleNamespace(manifest=manifest, tracks=lambda split: tracks[split])
-    path = tmp_path / "toy" / "a.csv"
-    path.parent.mkdir()
-    path.write_text("track,key\n1000,C major\n")
-    with pytest.raises(KeyMynaError, match="'1000' may be 'billboard/1000' or 'fma_keys/1000'"):
-        scoring.outside_predictions(tmp_path, "toy", corpus)
-    path.write_text("\ufefftrack,key\nbillboard/1000,C major\n", encoding="utf-8")
-    assert list(scoring.outside_predictions(tmp_path, "toy", corpus)["a"]["track_id"]) == ["billboard/1000"]
-
-
-@pytest.mark.parametrize(
-    "change, message",
-    [
-        (lambda t: t.rename(columns={"key": "estimate"}), "MadKey.csv: no column 'key'"),
-        (lambda t: t.drop(index=5), "no estimate for track 'test5' .1 missing"),
-        (lambda t: pd.concat([t, t.iloc[:1]]), "'test0' is listed twice"),
-        (lambda t: t.assign(key="H-Dur"), "MadKey.csv: 'H-Dur'"),
-    ],
-)
-def test_outside_predictions_refuse(outside, change, message):
-    with pytest.raises(KeyMynaError, match=message):
-        outside(change)
 
 
 def test_extra_test_sets_are_kept_apart(home, corpus):

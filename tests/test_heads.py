@@ -1,4 +1,6 @@
 import itertools
+import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -7,8 +9,10 @@ from safetensors.torch import save_file
 
 from keymyna_lib import heads
 from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.base.tensors import save_tensors
 from keymyna_lib.evaluate import mirex_scores, track_predictions
 from keymyna_lib.heads import HEADS, HeadSpec, Rows, TrainedHead, linear_probe_grid, select, train_heads, wide_mlp_grid
+from keymyna_lib.model import EncoderConfig, build_encoder, save_encoder
 
 DIM = 10
 BUDGET = dict(max_steps=24, eval_every=8, patience=5, seed=3, dtype=torch.float64)
@@ -329,8 +333,37 @@ def test_load_refuses_what_is_no_head(tmp_path):
     with pytest.raises(KeyMynaError, match="head.safetensors"):
         TrainedHead.load(path)
     save_file({"mean": torch.zeros(2)}, path)
-    with pytest.raises(KeyMynaError, match="head.safetensors"):
+    with pytest.raises(KeyMynaError, match="head.safetensors holds mean, and not the record of a head"):
         TrainedHead.load(path)
+    save_encoder(build_encoder(EncoderConfig("vit-toy"), torch.Generator()), path)
+    with pytest.raises(KeyMynaError, match="head.safetensors is an encoder of this library; expected a head"):
+        TrainedHead.load(path)
+    assert path.exists()
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"weight.0": torch.zeros(24, 9)}, r"weight\.0 is \(24, 9\), not \(24, 3\)"),
+        ({"mean": torch.zeros(4)}, r"std is \(3,\), not \(4,\)"),
+        ({"bias.0": None}, r"bias\.0 is missing"),
+        ({"weight.1": torch.zeros(24, 24)}, r"weight\.1 is not the head's"),
+        ({"mean": None}, "is damaged, or is not a head"),
+        ({"std": torch.zeros(3)}, "std holds values that are not positive"),
+        ({"weight.0": torch.full((24, 3), float("inf"))}, r"tensor weight\.0 holds NaN or infinity"),
+        ({"std": torch.tensor([1.0, float("nan"), 1.0])}, "tensor std holds NaN"),
+    ],
+)
+def test_load_refuses_a_head_whose_tensors_do_not_fit(tmp_path, change, message):
+    head = {"mean": torch.zeros(3), "std": torch.ones(3), "weight.0": torch.zeros(24, 3), "bias.0": torch.zeros(24)}
+    record = dict(spec=asdict(HeadSpec()), valid_curve=[], best_step=1, valid_score=0.5, valid_loss=1.0)
+    path, record = tmp_path / "head.safetensors", json.dumps(record)
+    save_tensors(path, head, head=record)
+    TrainedHead.load(path)
+    save_tensors(path, {name: value for name, value in {**head, **change}.items() if value is not None}, head=record)
+    with pytest.raises(KeyMynaError, match=rf"head\.safetensors.*{message}") as caught:
+        TrainedHead.load(path)
+    assert "elete" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,13 @@
 import errno
 import os
 import re
+import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import soundfile
 import tones
 import torch
 from click.testing import CliRunner
@@ -136,11 +139,12 @@ def test_an_error_of_the_code_keeps_its_traceback(asked, monkeypatch):
     assert isinstance(call("run").exception, FileNotFoundError)
 
 
-def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
+@pytest.mark.parametrize("arguments", [["run", "--list"], ["--help"]])
+def test_a_reader_that_has_seen_enough_is_no_error(arguments):
     """The reader is gone before the first line."""
     there, here = os.pipe()
     os.close(there)
-    command = [sys.executable, "-m", "keymyna_lib", "run", "--list"]
+    command = [sys.executable, "-m", "keymyna_lib", *arguments]
     done = subprocess.run(command, stdout=here, stderr=subprocess.PIPE, text=True, cwd=paths.ROOT)
     os.close(here)
     assert done.returncode == 141 and done.stderr == ""
@@ -203,14 +207,49 @@ def song(tmp_path_factory):
     return folder
 
 
+def predict(song, *files):
+    return call("predict", "--encoder", song / "encoder.safetensors", "--head", song / "head.safetensors", *files)
+
+
 def test_prediction_continues_after_a_bad_file(song):
-    encoder, head = song / "encoder.safetensors", song / "head.safetensors"
-    done = call("predict", "--encoder", encoder, "--head", head, song / "none.wav", song / "short.wav")
-    name, key, probability = done.stdout.strip().split("\t")
+    done = predict(song, song / "none.wav", song / "short.wav")
+    name, key, probability, tuning = done.stdout.strip().split("\t")
     assert name.endswith("short.wav") and key in KEY_NAMES and 0 < float(probability) <= 1
+    assert re.fullmatch(r"[+-]\d+ cents", tuning)
     assert done.exit_code == 1 and done.stderr.startswith("error: ") and "none.wav" in done.stderr
-    assert call("predict", "--encoder", encoder, "--head", head, song / "short.wav").exit_code == 0
+    assert predict(song, song / "short.wav").exit_code == 0
+    encoder = song / "encoder.safetensors"
     assert call("predict", "--encoder", encoder, "--head", encoder, song / "short.wav").exit_code == 1
+
+
+def test_silence_has_no_clear_key(song):
+    soundfile.write(song / "silence.wav", np.zeros(20_000), 16_000)
+    done = predict(song, song / "silence.wav", song / "short.wav")
+    first, second = done.stdout.splitlines()
+    assert first.endswith("silence.wav\tno clear key (silence)") and "cents" in second and done.exit_code == 0
+
+
+def test_names_are_printed_as_they_are_on_disk_and_spoil_no_line(song):
+    names = [b"caf\xe9.wav", b"\xff\xfe.wav", "é\u200b日.wav".encode(), b"a\tb\nc\x1b[2J.wav", b" .wav"]
+    for name in names:
+        shutil.copyfile(song / "short.wav", os.fsencode(song) + b"/" + name)
+    command = [sys.executable, "-m", "keymyna_lib", "predict", "--encoder", "encoder.safetensors"]
+    command += ["--head", "head.safetensors", b"\xe9none.wav", *names]
+    ascii_only = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONPATH": str(paths.ROOT)}
+    done = subprocess.run(command, capture_output=True, cwd=song, env=ascii_only)
+    lines = done.stdout.split(b"\n")[:-1]
+    assert [line.split(b"\t")[0] for line in lines] == [*names[:3], rb"a\tb\nc\x1b[2J.wav", names[4]]
+    assert all(len(line.split(b"\t")) == 4 for line in lines)
+    assert done.returncode == 1 and done.stderr.startswith(b"error: \xe9none.wav") and done.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["predict", "--help"], ["run", "--list"]])
+def test_a_full_device_is_told_in_one_line(arguments):
+    command = [sys.executable, "-m", "keymyna_lib", *arguments]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=paths.ROOT)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: cannot write: No space left") and done.stderr.count("\n") == 1
 
 
 # Help and start-up

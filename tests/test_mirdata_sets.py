@@ -81,7 +81,7 @@ def test_fma_keys_takes_artists_and_the_official_split_from_the_fma(written):
     assert table.loc["7", ["label", "artist", "title", "genre", "composition"]].to_list() == [
         "C Major",
         "Artist, the 0th",
-        '"Title" 0\nin two lines',
+        '"Title" 0 in two lines',
         "Folk",
         "artist 0",
     ]

@@ -1,5 +1,6 @@
 """The encoder against vit-pytorch, and its masks against what uniform masks must look like."""
 
+import json
 import math
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from scipy import stats
 
 from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.base.tensors import save_tensors
 from keymyna_lib.encoders.official import encoder_of
 from keymyna_lib.model import (
     PATCHES,
@@ -14,6 +16,7 @@ from keymyna_lib.model import (
     Encoder,
     EncoderConfig,
     Patchify,
+    ProjectionHead,
     attend,
     build_encoder,
     kept_tokens,
@@ -219,6 +222,40 @@ def test_bad_input_is_one_clear_error(tmp_path):
     (tmp_path / "cut.safetensors").write_bytes(b"not weights")
     with pytest.raises(KeyMynaError, match="cut.safetensors"):
         load_encoder(tmp_path / "cut.safetensors")
+
+
+def test_what_is_no_encoder_is_told_apart_and_never_to_be_deleted(tmp_path):
+    encoder = build_encoder(EncoderConfig("vit-toy"), generator())
+    state, path = encoder.state_dict(), tmp_path / "given.safetensors"
+
+    def refusal(tensors, **metadata):
+        save_tensors(path, tensors, **metadata)
+        with pytest.raises(KeyMynaError) as caught:
+            load_encoder(path)
+        message = str(caught.value)
+        assert str(path) in message and "encoder.safetensors" in message and "elete" not in message
+        assert "\n" not in message and path.exists()
+        return message
+
+    ours = json.dumps({"preset": "vit-toy", "patch": "vertical", "scale": "log1p"})
+    assert "is a head of this library; expected an encoder" in refusal({"mean": torch.zeros(2)}, head="{}")
+    assert "is a checkpoint of unfinished pre-training" in refusal({"modules.x": torch.zeros(2)}, fingerprint="")
+    assert "is a feature set" in refusal({"x": torch.zeros(2)}, track_ids="[]")
+    projection = ProjectionHead(64, 8, generator()).state_dict()
+    assert "holds 0.bias, 0.weight, 2.bias, 2.weight, and not the configuration" in refusal(projection)
+    assert "-p weights FILE" in refusal(state)  # official names, of whatever configuration
+    other = {**state, "to_patch_embedding.2.weight": torch.zeros(64, 200)}
+    assert "to_patch_embedding.2.weight is (64, 200), not (64, 256)" in refusal(other, encoder_config=ours)
+    lacking = {name: value for name, value in state.items() if name != "transformer.norm.bias"}
+    assert "transformer.norm.bias is missing" in refusal(lacking, encoder_config=ours)
+    assert "2.weight is not the encoder's" in refusal(state | projection, encoder_config=ours)
+    assert "does not fit its configuration (vit-s, vertical patches)" in refusal(
+        state, encoder_config='{"preset": "vit-s"}'
+    )
+    assert "not an encoder" in refusal(state, encoder_config='{"depth": 3}')
+    assert "not an encoder" in refusal(state, encoder_config="{")
+    broken = {**state, "transformer.norm.bias": torch.full((64,), float("nan"))}
+    assert "tensor transformer.norm.bias holds NaN or infinity (64 of 64" in refusal(broken, encoder_config=ours)
 
 
 @pytest.mark.parametrize("patch", ["vertical", "hybrid"])

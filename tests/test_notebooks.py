@@ -1,90 +1,28 @@
 """All notebooks at toy size, in a copy of this clone: they run, repeat exactly, are skipped, and leave what they
-promise; and the profile of the paper, shrunk, on tiny copies of its data sets."""
+promise."""
 
 import os
 import re
-import shutil
-import subprocess
-import sys
 
-import make_datasets
 import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from clones import copy_of_the_sources, run_in
 
 from keymyna_lib.base import files, paths
-from keymyna_lib.corpus.recordings.giantsteps import GiantStepsKey
 from keymyna_lib.evaluate import mirex_scores
 from keymyna_lib.run.pipeline import load_notebooks
 from keymyna_lib.run.project import Project
 
 SOURCES = sorted(paths.NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
-COPIED = ("keymyna_lib", "notebooks", "requirements.lock", "pyproject.toml")
-# The paper's sizes, made small; the rendered corpus is that of the smoke run.
-SHRUNK = {
-    "n_chorales": "40",
-    "n_tunes": "160",
-    "seconds": "12",
-    "floor_budgets": "24,0",
-    "preset": "vit-toy",
-    "steps": "10",
-    "batch_size": "8",
-    "warmup_steps": "2",
-    "precision": "fp32",
-    "budgets": "24,0",
-    "headline_budget": "24",
-    "seeds": "0",
-    "hidden": "0",
-    "batch_sizes": "64",
-    "lrs": "0.01",
-    "weight_decays": "0.0",
-    "dropouts": "0.5",
-    "max_steps": "40",
-    "eval_every": "20",
-    "widths": "64",
-    "widest_pair": "64",
-    "shift_steps": "3,6",
-    "n_tracks": "12",
-    "perplexity": "5",
-}
-
-
-def run(clone, *arguments, profile="smoke", cache=None):
-    """The runner in the copy, with a cache of its own."""
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(clone),
-        "KEYMYNA_CACHE": str(cache or clone / ".cache"),
-        "OMP_NUM_THREADS": "1",
-    }
-    done = subprocess.run(
-        [sys.executable, "-m", "keymyna_lib", "run", "--profile", profile, *arguments],
-        cwd=clone,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
-    return done.returncode, done.stdout + done.stderr
-
-
-def copy_of_the_sources(folder):
-    for name in COPIED:
-        source = paths.ROOT / name
-        if source.is_dir():
-            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(source, folder / name)
-    return folder
 
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory, scores):
-    """A copy of the sources in which every notebook has run once; the parsed scores are taken along."""
+    """A copy of the sources in which every notebook has run once."""
     folder = copy_of_the_sources(tmp_path_factory.mktemp("clone"))
-    shutil.copytree(paths.CACHE / "scores", folder / ".cache" / "scores")
-    status, output = run(folder)
+    status, output = run_in(folder)
     assert status == 0, output[-3000:]
     return folder
 
@@ -113,7 +51,7 @@ def test_every_notebook_ran_and_holds_its_outputs_but_no_audio(clone):
 
 
 def test_an_unchanged_pipeline_is_skipped(clone):
-    status, output = run(clone)
+    status, output = run_in(clone)
     assert status == 0 and output.count("skipped") == len(list((clone / "results/smoke/notebooks").glob("*.ipynb"))), (
         output
     )
@@ -195,83 +133,20 @@ def test_forced_repeats_are_new_attempts_with_the_same_tables(clone):
     before = {path.name: path.read_bytes() for path in (clone / "results/smoke/tables").glob("*.csv")}
     runs = set(os.listdir(clone / "results/smoke/runs"))
     # One notebook of each kind: what trains, what compares, and what makes tables of it.
-    status, output = run(
-        clone, "--force", *(word for number in ("10", "20", "50", "65") for word in ("--only", number))
-    )
+    status, output = run_in(clone, "--force", *(word for number in ("10", "20", "50") for word in ("--only", number)))
     assert status == 0, output[-3000:]
-    status, output = run(clone, "--only", "90")  # and what depends on them
-    assert status == 0 and "20_linear_probe  skipped" in output and "30_wide_mlp  done" in output, output[-3000:]
+    status, output = run_in(clone, "--only", "90")  # they came to the same end, so what depends on them is up to date
+    assert status == 0 and "20_linear_probe  skipped" in output and "30_wide_mlp  skipped" in output, output[-3000:]
+    status, output = run_in(clone, "--only", "90", "--force")
+    assert status == 0 and "90_tables  done" in output, output[-3000:]
     assert before == {path.name: path.read_bytes() for path in (clone / "results/smoke/tables").glob("*.csv")}
     new = set(os.listdir(clone / "results/smoke/runs")) - runs
     assert runs < set(os.listdir(clone / "results/smoke/runs")) and new and all(name.endswith("-a2") for name in new)
 
 
 def test_the_benchmark_runs_when_it_is_named(clone):
-    status, output = run(clone, "--only", "70", "-p", "subjects", "heads,growth", "-p", "budget", "1")
+    status, output = run_in(clone, "--only", "70", "-p", "subjects", "heads,growth", "-p", "budget", "1")
     assert status == 0, output[-3000:]
     table = pd.read_csv(clone / "results/smoke/tables/speed.csv")
     assert set(table["subject"]) == {"heads"}
     assert set(pd.read_csv(clone / "figures/smoke/speed_growth.csv")["subject"]) == {"growth"}
-
-
-@pytest.fixture(scope="module")
-def recorded(tmp_path_factory, clone):
-    """A copy where the notebooks behind the paper's Table 1 and Figure 2 have run on recordings, and where they are."""
-    folder = copy_of_the_sources(tmp_path_factory.mktemp("recorded"))
-    data = tmp_path_factory.mktemp("music")
-    make_datasets.make(data, tracks=48, seconds=6.5)
-    shrunk = [word for pair in SHRUNK.items() for word in ("-p", *pair)]
-    status, output = run(
-        folder, "--data-root", str(data), "--offline", "--only", "90", *shrunk, profile="paper", cache=clone / ".cache"
-    )
-    assert status == 0, output[-3000:]
-    return folder, data
-
-
-def test_recordings_give_the_papers_table_and_figure(recorded):
-    folder, _ = recorded
-    tables = folder / "results/paper/tables"
-    for task in ("giantsteps", "billboard"):
-        table = pd.read_csv(tables / f"table1_{task}.csv")
-        assert {"pre-trained", "untrained", "mean mel", "chroma", "template", "essentia", "chance"} == set(
-            table["features"]
-        )
-    published = pd.read_csv(tables / "published.csv", keep_default_na=False).set_index(["system", "dataset", "metric"])
-    assert (published["measured here"] != "not run").sum() == 4  # KeyMyna, two data sets, two metrics; nobody else
-    assert "ascending only" in published.loc[("KeyMyna", "GiantSteps", "weighted score"), "measured here"]
-    assert "vit-toy after 10 pre-training steps of batch 8" in (tables / "published.md").read_text()
-    points = pd.read_csv(folder / "figures/paper/tsne.csv")
-    assert points["track"].str.startswith("gtzan/").all() and points["track"].nunique() == 12
-
-
-def test_recordings_that_are_scored_were_never_trained_on(recorded):
-    folder, _ = recorded
-    index = files.read_json(folder / "results/paper/index/05_recordings.json")
-    manifest = pd.read_csv(folder / "results/paper/runs" / index["runs"][0] / "manifest.csv").set_index("track_id")
-    by_task = manifest[manifest["task"] != ""].groupby(["task", "composition"])["split"].nunique()
-    assert by_task.max() == 1
-    for run in (folder / "results/paper/runs").glob("wide_mlp-*"):
-        task = files.read_json(run / "config.json")["task"]
-        scored = manifest.loc[pd.read_csv(run / "predictions.csv")["track_id"]]
-        assert set(scored["split"]) == {"test"} and set(scored["task"]) == {task}
-        assert set(manifest.loc[pd.read_csv(run / "extra.csv")["track_id"], "source"]) == {"gtzan"}
-    (pretrained,) = (folder / "results/paper/runs").glob("pretrain-*")
-    seen = pd.read_csv(pretrained / "training_tracks.csv")["track_id"]
-    assert set(manifest.loc[seen, "split"]) == {"pretrain"}
-
-
-def test_data_cards_count_what_was_written(recorded):
-    folder, data = recorded
-    cards = pd.read_csv(folder / "results/paper/tables/data_sets.csv").set_index("name")
-    assert (cards.loc[["giantsteps_key", "billboard"], "found"] == 48).all()
-    assert cards.loc["giantsteps_key", "missing"] == 1 and cards.loc["giantsteps_key", "corrupt"] == 2
-    annotated = GiantStepsKey().index(data)
-    assert cards.loc["giantsteps_key", ["found", "missing", "corrupt", "excluded"]].sum() == len(annotated)
-
-
-def test_recordings_leave_no_path_of_this_machine(recorded):
-    folder, data = recorded
-    for path in (*(folder / "results").rglob("*.*"), *(folder / "figures").rglob("*.*")):
-        if path.suffix in (".ipynb", ".json", ".csv", ".md"):
-            text = path.read_text()
-            assert str(folder) not in text and str(data) not in text, path

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from keymyna_lib.base.errors import KeyMynaError
-from keymyna_lib.losses import InfoNCE
+from keymyna_lib.losses import InfoNCE, SogCLR, top1
 from keymyna_lib.model import EncoderConfig, build_encoder
-from keymyna_lib.objectives import Batch, Contrastive, Reconstruction, Supervised
+from keymyna_lib.objectives import Batch, Contrastive, Reconstruction, Supervised, in_slices
 
 
 def generator(seed=0):
@@ -32,7 +32,7 @@ def test_bare_views_are_the_encoder_itself(encoder):
     given = batch(2)
     outputs = contrastive(encoder)(encoder, given, generator())
     for view in range(2):
-        assert torch.allclose(outputs[view], encoder(given.crops[view]), atol=1e-6)
+        assert torch.allclose(outputs[0, view], encoder(given.crops[view]), atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_bare_views_are_the_encoder_itself(encoder):
 )
 def test_the_two_views_of_one_crop_are_drawn_apart(encoder, changes):
     crops = batch(1).crops.expand(2, -1, -1, -1)
-    first, second = contrastive(encoder, **changes)(
+    ((first, second),) = contrastive(encoder, **changes)(
         encoder, Batch(crops, torch.arange(6), torch.arange(6)), generator()
     )
     assert not torch.allclose(first, second, atol=1e-3)
@@ -50,6 +50,51 @@ def test_the_measure_of_identical_views_is_one(encoder):
     crops = batch(1).crops.expand(2, -1, -1, -1)
     objective, given = contrastive(encoder), Batch(crops, torch.arange(6), torch.arange(6))
     assert objective.measure(objective(encoder, given, generator()), given) == 1
+
+
+def test_a_hybrid_has_the_mean_of_two_losses_on_one_state_and_one_head():
+    encoder = build_encoder(EncoderConfig("vit-toy", "hybrid", "log1p"), generator())
+    given = batch(2, frames=32)
+    objective = contrastive(encoder, loss=SogCLR(6, 0.1, 0.7), projection_dim=8)
+    state = SogCLR(6, 0.1, 0.7)
+    for step in range(3):
+        outputs = objective(encoder, given, generator(step))
+        value = objective.loss(outputs, given)
+        losses, tops = [], []
+        for branch in encoder.branches:  # square patches first
+            first, second = (
+                objective.head(encoder.tokens(branch, encoder.trim(view)).mean(dim=1)) for view in given.crops
+            )
+            losses.append(state(first, second, given.tracks))
+            tops.append(top1(first, second, given.tracks))
+        assert value.item() == pytest.approx(sum(losses).item() / 2, rel=1e-5)
+        assert objective.measure(outputs, given) == pytest.approx(sum(tops).item() / 2)
+        torch.testing.assert_close(objective._loss.log_u, state.log_u, rtol=1e-4, atol=1e-5)
+    assert objective.head[0].in_features == encoder.dim == encoder.embedding_dim // 2
+
+
+@pytest.mark.parametrize("size", [0, 1, 3, 4, 7, 9])
+def test_slices_give_the_gradient_of_the_whole_with_the_memory_of_one(size):
+    """All rows' outputs enter one loss; what is computed between them and the inputs is not kept."""
+    layer, rows = torch.nn.Linear(3, 5).double(), torch.randn(7, 3, dtype=torch.float64)
+    weights, seen = torch.arange(7.0, dtype=torch.float64), []
+
+    def function(x, weight):
+        seen.append(len(x))
+        return layer(x).sin() * weight[:, None]
+
+    expected = (layer(rows).sin() * weights[:, None]).logsumexp(dim=0).square().sum()
+    gradients = torch.autograd.grad(expected, list(layer.parameters()))
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.shape) or x, lambda x: x):
+        outputs = in_slices(function, size, rows, weights)
+    found = outputs.logsumexp(dim=0).square().sum()
+    assert found.item() == pytest.approx(expected.item())
+    for one, other in zip(torch.autograd.grad(found, list(layer.parameters())), gradients):
+        torch.testing.assert_close(one, other)
+    whole = not 0 < size < 7
+    assert max(seen) == (7 if whole else size) and sum(seen) == (7 if whole else 14)
+    assert any(shape[-1:] == (5,) for shape in kept) == whole
 
 
 def test_reconstruction_error_is_that_of_the_hidden_patches_and_reads_no_other(encoder):

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.files import read_json, write_json
+from keymyna_lib.base.tensors import save_tensors
 from keymyna_lib.encoders.card import write_model_card
 from keymyna_lib.encoders.hub import HubFile, checkpoint
 from keymyna_lib.encoders.official import encoder_of, load_official
@@ -202,6 +203,57 @@ def test_unreadable_files_are_named(tmp_path, name, content, message):
         (tmp_path / name).write_bytes(content)
     with pytest.raises(KeyMynaError, match=f"{name}.*{message}"):
         load_official(tmp_path / name, scale="linear")
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_weights_that_are_not_finite_are_refused_by_name(tmp_path, toy, suffix):
+    broken = toy["transformer.norm.weight"].clone()
+    broken[3] = float("nan")
+    path = write(tmp_path / f"model{suffix}", {**toy, "transformer.norm.weight": broken})
+    with pytest.raises(
+        KeyMynaError, match=rf"model{suffix}: tensor transformer\.norm\.weight holds NaN or inf.*1 of 64"
+    ):
+        load_official(path, patch="vertical", scale="linear")
+
+
+@pytest.mark.parametrize(
+    "metadata, kind", [("head", "a head"), ("fingerprint", "a checkpoint"), ("track_ids", "a feature set")]
+)
+def test_another_file_of_this_library_is_told_apart(tmp_path, metadata, kind):
+    save_tensors(tmp_path / "x.safetensors", {"mean": torch.zeros(3)}, **{metadata: "{}"})
+    with pytest.raises(KeyMynaError, match=f"x.safetensors is {kind} .*expected the weights of an encoder"):
+        load_official(tmp_path / "x.safetensors", scale="linear")
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [(b"", "is empty"), (b"<html>", "is a web page"), (b"RIFFxxxx", "is a sound file"), (b"\x80\x02..", "damaged")],
+)
+def test_a_pickled_file_that_is_something_else_is_told_apart(tmp_path, content, message):
+    (tmp_path / "model.pth").write_bytes(content)
+    with pytest.raises(KeyMynaError, match=rf"model\.pth {message}|model\.pth is {message}"):
+        load_official(tmp_path / "model.pth", scale="linear")
+    assert (tmp_path / "model.pth").exists()
+
+
+def test_a_truncated_pickle_is_damaged_and_an_empty_state_dict_is_said_to_be(tmp_path, toy):
+    path = write(tmp_path / "model.pth", toy)
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(KeyMynaError, match=r"model\.pth is"):
+        load_official(path, patch="vertical", scale="linear")
+    torch.save({}, path)
+    with pytest.raises(KeyMynaError, match="found 0 among none at all"):
+        load_official(path, patch="vertical", scale="linear")
+
+
+@pytest.mark.parametrize(
+    "text", ["[1, 2]", '{"patch_size": true', '{"patch_size": "big"}', '{"patch_size": [16, {}]}', ""]
+)
+def test_a_configuration_that_is_something_else_is_named(tmp_path, toy, text):
+    path = write(tmp_path / "model.safetensors", toy)
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(KeyMynaError, match=r"config\.json"):
+        load_official(path, scale="linear")
 
 
 def test_numbers_that_are_no_tensors_are_refused(tmp_path):

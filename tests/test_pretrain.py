@@ -7,6 +7,7 @@ import pytest
 import torch
 from store_stand_in import TRAIN, VALID, config, store
 
+from keymyna_lib import pretrain as pretraining
 from keymyna_lib.base import paths
 from keymyna_lib.base.device import pick_device
 from keymyna_lib.base.errors import KeyMynaError
@@ -64,6 +65,32 @@ def test_killed_and_resumed_equals_unbroken(corpus, tmp_path, monkeypatch, chang
     for name, value in unbroken.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
     assert curve.drop(columns="seconds").equals(curve2.drop(columns="seconds")) and len(curve) == 6
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(loss="infonce"),
+        dict(loss="sogclr", augmentation="timbre", mask_ratio=0.0),
+        dict(loss="sogclr", encoder=EncoderConfig("vit-toy", "hybrid", "log1p"), crop_frames=40),
+    ],
+)
+@pytest.mark.parametrize("on_device", [False, True])
+def test_a_batch_embedded_in_parts_is_the_whole_batch(corpus, monkeypatch, changes, on_device):
+    monkeypatch.setattr(pretraining, "steps_on_device", lambda device, objective: on_device)
+    runs = [
+        Pretraining(config(**changes, micro_batch=size, optimizer="adamw"), corpus, TRAIN, VALID) for size in (0, 3)
+    ]
+    for _ in range(3):
+        for run in runs:
+            run.take_step()
+        whole, parts = ({name: p.grad for name, p in run.modules.named_parameters()} for run in runs)
+        for name, gradient in whole.items():
+            torch.testing.assert_close(parts[name], gradient, rtol=1e-5, atol=1e-5, msg=name)
+    for run in runs:
+        run.settle()
+    for one, other in zip(*(run.history for run in runs)):
+        assert one["loss"] == pytest.approx(other["loss"], abs=1e-5) and one["measure"] == other["measure"]
 
 
 def test_a_foreign_or_damaged_checkpoint_is_not_believed(corpus, tmp_path, capsys):
@@ -152,9 +179,7 @@ def test_the_other_objectives_learn_too(corpus, tmp_path, changes, better):
 
 
 def test_only_what_needs_labels_is_kept_from_unlabelled_tracks():
-    corpus = SimpleNamespace(
-        tracks=lambda split: ["labelled"] if split == "train" else [], pretraining_tracks=lambda: ["unlabelled"]
-    )
+    corpus = SimpleNamespace(pretraining_tracks=lambda labelled: ["labelled" if labelled else "unlabelled"])
     for objective in OBJECTIVES:
         expected = ["labelled"] if objective == "supervised" else ["unlabelled"]
         assert training_tracks(config(objective=objective), corpus) == expected
@@ -188,7 +213,9 @@ class Loudness(Objective):
 def test_an_objective_is_added_by_its_entry_alone(corpus, tmp_path, monkeypatch):
     monkeypatch.setitem(OBJECTIVES, "loudness", Loudness)
     settings = config(objective="loudness", steps=3)
-    labelled = SimpleNamespace(tracks=lambda split: TRAIN, pretraining_tracks=lambda: pytest.fail("unlabelled tracks"))
+    labelled = SimpleNamespace(
+        pretraining_tracks=lambda labelled: TRAIN if labelled else pytest.fail("unlabelled tracks")
+    )
     encoder, curve = pretrain(
         settings, corpus, training_tracks(settings, labelled), VALID, tmp_path / "g.safetensors", show=False
     )

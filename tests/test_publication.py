@@ -28,7 +28,7 @@ def stage(root, made):
 
 def publish(root, made):
     staging = stage(root, made)
-    staging.publish({"runs": [made.get("tables/b.csv")], "files": staging.sizes()})
+    staging.publish({"runs": [made.get("tables/b.csv")], "outputs": {}, "files": staging.sizes()})
 
 
 def shown(root):
@@ -39,12 +39,13 @@ def shown(root):
         for path in (root / folder).rglob("*")
         if path.is_file()
     }
-    return found, files.read_json(root / "results/smoke/index/20_x.json")
+    return found, publication.read_index(root / "results/smoke/index/20_x.json")
 
 
 def expected(root, made):
     found = {final(root, name).relative_to(root).as_posix(): text for name, text in made.items()}
-    return found, {"runs": [made["tables/b.csv"]], "files": {name: len(text) for name, text in found.items()}}
+    sizes = {name: len(text) for name, text in found.items()}
+    return found, {"runs": [made["tables/b.csv"]], "outputs": {}, "files": sizes}
 
 
 def killed_at(step, work):
@@ -120,7 +121,7 @@ def test_two_processes_stage_apart_and_the_last_to_publish_is_whole(tmp_path):
         os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert shown(tmp_path) == expected(tmp_path, AFTER)
-    other.publish({"runs": ["b1"], "files": other.sizes()})
+    other.publish({"runs": ["b1"], "outputs": {}, "files": other.sizes()})
     assert shown(tmp_path) == expected(tmp_path, BEFORE)
 
 
@@ -131,7 +132,7 @@ def test_completing_is_itself_safe_from_kills(tmp_path):
         staging = stage(root, AFTER)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(publication, "_complete", lambda *_: None)  # killed right after the rename
-            staging.publish({"runs": ["b2 longer"], "files": staging.sizes()})
+            staging.publish({"runs": ["b2 longer"], "outputs": {}, "files": staging.sizes()})
         killed = killed_at(step, lambda root=root: publication.complete(root, "smoke"))
         publication.complete(root, "smoke")
         assert shown(root) == expected(root, AFTER)
@@ -142,7 +143,7 @@ def test_completing_is_itself_safe_from_kills(tmp_path):
 
 def test_a_notebook_that_is_done_stages_nothing_more(tmp_path):
     staging = stage(tmp_path, BEFORE)
-    staging.publish({"runs": [], "files": staging.sizes()})
+    staging.publish({"runs": [], "outputs": {}, "files": staging.sizes()})
     for again in (lambda: staging.path(tmp_path / "x"), lambda: staging.publish({"files": {}})):
         with pytest.raises(KeyMynaError, match="from its first cell"):
             again()

@@ -45,6 +45,7 @@ def table(folder: Path) -> pd.DataFrame:
                 "source": name[0],
                 "task": task,
                 "split": split,
+                "drawn": False,
                 "composition": track_id,
                 "key": key,
                 "content": hashing.sha256_file(path),
@@ -95,7 +96,7 @@ def cache(tmp_path_factory):
 @pytest.fixture(scope="module")
 def built(tracks, cache):
     corpus, problems = make(tracks, cache)
-    assert problems.empty and list(problems.columns) == ["track_id", "problem"]
+    assert problems.empty and list(problems.columns) == ["track_id", "state", "problem"]
     return corpus
 
 

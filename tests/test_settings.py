@@ -26,6 +26,7 @@ DECLARED = {
     "projection_dim": "10 50 60",
     "steps": "10 50 60",
     "batch_size": "10 50 60",
+    "micro_batch": "10 50 60",
     "optimizer": "10 50 60",
     "lr": "10 50 60",
     "weight_decay": "10 50 60",

@@ -14,6 +14,7 @@ from keymyna_lib.spectrogram import (
     compress,
     expand,
     mel_filterbank,
+    mel_pieces,
     mel_power,
     n_frames,
     window_starts,
@@ -38,6 +39,15 @@ def test_agrees_with_nnaudio():
 @pytest.mark.parametrize("samples, frames", [(50_000, 98), (100_000, 196), (16_000, 32)])
 def test_frame_counts(samples, frames):
     assert n_frames(samples) == frames == mel_power(torch.zeros(samples)).shape[2]
+
+
+@pytest.mark.parametrize("samples", [1025, 2048, 5000, 131_072, 132_608, 132_609, 300_001])
+@pytest.mark.parametrize("block", [700, 2048, 99_999])
+def test_a_spectrogram_in_pieces_is_that_of_the_whole(samples, block):
+    audio = np.random.default_rng(0).normal(0, 0.2, samples).astype(np.float32)
+    pieces = list(mel_pieces((audio[i : i + block] for i in range(0, samples, block)), -0.37))
+    assert torch.equal(torch.cat(pieces, dim=1), mel_power(audio, [-0.37])[0])
+    assert all(piece.shape[1] == 256 for piece in pieces[:-1])
 
 
 @pytest.mark.parametrize("shift", [-6, -1, 1, 4])

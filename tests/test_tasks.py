@@ -72,8 +72,16 @@ def test_what_is_not_there_is_left_out_and_said(planned):
     assert "billboard" in card.loc["billboard", "note"] and card.loc["billboard", "found"] == 0
     assert card.loc["billboard", "note"].startswith("<data root>/billboard has no ")  # the card is committed
     assert card.loc["gtzan", "note"] == "" and "Tzanetakis" in card.loc["gtzan", "citation"]
-    error = str(tasks.nothing_found("/music", left_out, absent))
+    fetched = pd.DataFrame(
+        [
+            ("bb.zip", "failed", "https://a: no route; http://a: HTTP 404", "billboard"),
+            ("x", "failed", "why", "billboard"),
+        ],
+        columns=["path", "state", "problem", "name"],
+    )
+    error = str(tasks.nothing_found("/music", left_out, absent, fetched))
     assert "/music" in error and "task billboard" in error and "no task" in error
+    assert "billboard: 2 files could not be fetched, bb.zip first: https://a: no route; http://a: HTTP 404" in error
 
 
 def test_the_card_counts_every_track_once_and_every_reason(planned, root):
@@ -91,7 +99,7 @@ def test_the_card_counts_every_track_once_and_every_reason(planned, root):
 def test_a_track_that_cannot_be_decoded_becomes_corrupt(planned):
     examined = planned[1]
     track = examined["gtzan"].index[examined["gtzan"]["state"] == "found"][0]
-    problem = pd.DataFrame({"track_id": [f"gtzan/{track}"], "problem": ["cut short"]})
+    problem = pd.DataFrame({"track_id": [f"gtzan/{track}"], "state": ["corrupt"], "problem": ["cut short"]})
     marked = tasks.with_problems(examined, problem)
     assert tuple(marked["gtzan"].loc[track, ["state", "problem"]]) == ("corrupt", "cut short")
     assert examined["gtzan"].loc[track, "state"] == "found"

@@ -9,6 +9,7 @@ Where something cannot be compiled or recorded, the step is taken without, and a
 from __future__ import annotations
 
 import contextlib
+import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,7 +22,7 @@ from keymyna_lib.accelerated.sampler import Crops, DeviceSampler, masks_before_l
 from keymyna_lib.accelerated.views import AUGMENTATIONS, band_centres
 from keymyna_lib.compute import ranks
 from keymyna_lib.model import Encoder, kept_tokens, packing_works
-from keymyna_lib.objectives import Batch, Contrastive, Objective, Supervised
+from keymyna_lib.objectives import Batch, Contrastive, Objective, Supervised, in_slices
 from keymyna_lib.spectrogram import N_MELS
 
 if TYPE_CHECKING:
@@ -121,18 +122,24 @@ class DeviceStep:
 
     def _embeddings(self, crops: Crops, objective: Contrastive) -> Tensor:
         """(view x batch, embedding); of crops that are masked and not augmented, only kept patches are fetched."""
-        whole = None
+        sizes = [branch[0].size for branch in self.encoder.branches]
+        grids = [crops.grid(size) for size in sizes]
+        keeps: list[Tensor] = []
+        if objective.mask_ratio > 0:
+            keeps = [self.sampler.keep(i, math.prod(grid), objective.mask_ratio) for i, grid in enumerate(grids)]
         if not masks_before_looking(objective):
             whole = AUGMENTATIONS[objective.augmentation](crops.whole(), self.sampler.draws)
-        means = []
-        for index, branch in enumerate(self.encoder.branches):
-            size, grid, keep = branch[0].size, crops.grid(branch[0].size), None
-            if objective.mask_ratio > 0:
-                keep = self.sampler.keep(index, grid[0] * grid[1], objective.mask_ratio)
-            patches = crops.patches(size, keep) if whole is None else branch[0](whole, keep)
-            tokens = self.encoder.embed_patches(branch, patches, grid, keep)
-            means.append(self.encoder.transformer(tokens).mean(dim=1))
-        return torch.cat(means, dim=1)
+            return in_slices(self.encoder.embed, objective.rows_at_a_time, whole, *keeps)
+
+        def embed(*rows: Tensor) -> Tensor:
+            means = []
+            for branch, grid, patches, keep in zip(self.encoder.branches, grids, rows, rows[len(grids) :]):
+                tokens = self.encoder.embed_patches(branch, patches, grid, keep)
+                means.append(self.encoder.transformer(tokens).mean(dim=1))
+            return torch.cat(means, dim=1)
+
+        patches = [crops.patches(size, keep) for size, keep in zip(sizes, keeps)]
+        return in_slices(embed, objective.rows_at_a_time, *patches, *keeps)
 
     def take(self, step: int, lr: float) -> None:
         """Put a step in the device's queue.

@@ -83,7 +83,7 @@ RANGES: dict[str, Rule] = {
     "crop_distances": each(Rule(lambda value: 0 <= value < float("inf"), "frames, or 0 for any distance")),
     **dict.fromkeys(("temperature", "lr", "clip_norm"), POSITIVE),
     "gamma": Rule(lambda value: 0 < value <= 1, "a weight in (0, 1]"),
-    **dict.fromkeys(("projection_dim", "warmup_steps", "weight_decay"), at_least(0)),
+    **dict.fromkeys(("projection_dim", "micro_batch", "warmup_steps", "weight_decay"), at_least(0)),
     "projection_dims": each(at_least(0)),
     **dict.fromkeys(("lrs", "tuning_lrs"), each(POSITIVE)),
     "weight_decays": each(at_least(0)),

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -55,11 +56,35 @@ def write_json(path: Path | str, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path | str) -> Any:
-    """Read JSON; a missing or damaged file is a KeyMynaError that names it."""
+def read_json(path: Path | str, remedy: str = "Put the right file in its place.") -> dict[str, Any]:
+    """Read a JSON object.
+
+    Parameters
+    ----------
+    remedy : what to do when it cannot be read, as a sentence.
+
+    Raises
+    ------
+    KeyMynaError
+        When the file is absent, unreadable, or holds no JSON object; names it.
+    """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        value = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise KeyMynaError(f"{path} does not exist.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise KeyMynaError(f"{path} is damaged ({error}). Delete it and run again.") from None
+    except OSError as error:
+        raise KeyMynaError(f"{path} cannot be read ({error.strerror}). {remedy}") from None
+    except (ValueError, RecursionError) as error:  # JSON's and UTF-8's errors are ValueErrors
+        raise KeyMynaError(f"{path} is damaged, or is not JSON ({error}). {remedy}") from None
+    if not isinstance(value, dict):
+        raise KeyMynaError(f"{path} holds a {type(value).__name__}; expected a JSON object. {remedy}")
+    return value
+
+
+def discard(path: Path | str) -> None:
+    """Remove what lies at a path of this library's cache, whatever it is, so that it can be made again."""
+    path = Path(path)
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

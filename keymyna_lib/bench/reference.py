@@ -5,11 +5,13 @@ dropped; attention is spelled out; everything is float32; masks are drawn exampl
 pass through the encoder one after the other; a loader reads one file per track, whole, to cut two crops from it; heads
 are trained one after another, from a loader that yields single rows, with each row's output kept in Python lists.
 
-Where it differs: files are .npy instead of pickles, whose reading runs code (both are one read of the same bytes). The
-loss is that of `losses.SogCLR`, written as four blocks of similarities with their state on the CPU, which is inferred
-from how the public code calls its loss; the values agree. Heads have dropout where the library's have it (the public
-linear head has none, so a third of its grid is the same head three times); without it the two could not be compared
-head by head. Scores per epoch, checkpoints and logging are left out of both.
+The loss is that of the package it calls, libauc's `GCLoss_v1`: four blocks of similarities, their exponentials as they
+are, moving averages on the CPU. Tests compare it with that package, and the library's step with it.
+
+Where it differs: files are .npy instead of pickles, whose reading runs code (both are one read of the same bytes).
+Heads have dropout where the library's have it (the public linear head has none, so a third of its grid is the same head
+three times); without it the two could not be compared head by head. Scores per epoch, checkpoints and logging are left
+out of both.
 """
 
 from __future__ import annotations
@@ -111,29 +113,31 @@ class ReferenceEncoder(nn.Module):
 
 
 class ReferenceSogCLR:
-    """The global contrastive loss as four blocks of similarities; its state, (view, track), stays on the CPU."""
+    """The global contrastive loss; its moving averages, (track, 1), stay on the CPU."""
 
     def __init__(self, n_tracks: int, temperature: float, gamma: float, eps: float = 1e-8):
         self.temperature, self.gamma, self.eps = temperature, gamma, eps
-        self.u = torch.zeros(2, n_tracks)
+        self.u = torch.zeros(n_tracks, 1)
 
     def __call__(self, first: Tensor, second: Tensor, tracks: Tensor) -> Tensor:
         """Surrogate loss of two views (batch, dim); `tracks` (batch,) int64, each track once, on the CPU."""
         a, b = F.normalize(first, dim=1), F.normalize(second, dim=1)
         batch = len(a)
+        n_negatives = 2 * (batch - 1)
         own = F.one_hot(torch.arange(batch), batch).to(a)
-        crossed, within_a, within_b = a @ b.T, a @ a.T, b @ b.T
-        negative = torch.cat([1 - own, 1 - own], dim=1)
-        total = 0.0
-        for view, logits in enumerate((torch.cat([crossed, within_a], 1), torch.cat([crossed.T, within_b], 1))):
-            difference = logits - crossed.diagonal()[:, None]
-            weights = (difference.detach() / self.temperature - _LEFT_OUT * (1 - negative)).exp()
-            mean = weights.sum(dim=1) / (2 * (batch - 1))
-            old = self.u[view, tracks].to(a)
-            new = torch.where(old == 0, mean, (1 - self.gamma) * old + self.gamma * mean)
-            self.u[view, tracks] = new.cpu().float()
-            total = total + (weights / (new[:, None] + self.eps) * difference).sum(dim=1).mean() / (2 * (batch - 1))
-        return total / 2
+        positive = torch.cat([own, torch.zeros_like(own)], dim=1)
+        gamma = self.gamma if self.u[tracks].any() else 1.0
+        total, averages = torch.zeros((), device=a.device), []
+        for across, within in ((a @ b.T, a @ a.T), (b @ a.T, b @ b.T)):
+            logits = torch.cat([across, within - _LEFT_OUT * own], dim=1)
+            terms = (logits.detach() / self.temperature).exp() * (1 - positive)
+            mean = terms.sum(dim=1, keepdim=True) / n_negatives
+            average = (1 - gamma) * self.u[tracks].to(a.device) + gamma * mean
+            averages.append(average)
+            negative = (terms / average.clamp(min=self.eps) * logits).sum(dim=1) / n_negatives
+            total = total + (negative - (positive * logits).sum(dim=1)).mean()
+        self.u[tracks] = torch.stack(averages).mean(dim=0).cpu()
+        return total
 
 
 class ReferenceTracks(Dataset):

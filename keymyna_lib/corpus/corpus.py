@@ -6,7 +6,7 @@ versions, so that another version of any of these makes another corpus; nothing 
 
     manifest.csv   one row per track
     places.csv     where each track lies, see `store.offsets`
-    corpus.json    configuration, versions, sha256 of manifest and places; written last
+    corpus.json    configuration, versions, sha256 of manifest and places, and of all this; written last
 
 `rendered.build` makes the synthetic corpus and `recordings.build` corpora of recordings; both are opened alike.
 """
@@ -48,7 +48,7 @@ COLUMNS = (
 SPLITS = (*splits.SPLITS, "extra", "pretrain")  # "extra" is scored as well; "pretrain" has no labels
 RENDERED = "rendered"  # the only task of a synthetic corpus
 _MANIFEST, _PLACES, INDEX = "manifest.csv", "places.csv", "corpus.json"
-_TEXTS = ("track_id", "piece_id", "source", "task", "title", "artist", "composition", "split", "label")
+_TEXTS = ("track_id", "piece_id", "source", "task", "title", "artist", "composition", "recording", "split", "label")
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +67,8 @@ class Corpus:
     offsets : shard, first_frame, n_frames, first_sample, n_samples by track_id.
     samples : by shard, memory map of its audio end to end, (sample,) int16.
     task : name of the task of a view (see `of_task`), otherwise empty.
+    scored : the recordings, as in the manifest, that any task scores, also in a view of another; empty for a synthetic
+        corpus, whose tracks all differ.
     """
 
     config: Mapping[str, Any]
@@ -77,6 +79,7 @@ class Corpus:
     offsets: pd.DataFrame
     samples: store.Shards
     task: str = ""
+    scored: frozenset[str] = frozenset()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Only the path travels to another process, which opens the corpus there."""
@@ -121,15 +124,20 @@ class Corpus:
             task=name,
         )
 
-    def pretraining_tracks(self) -> list[str]:
+    def pretraining_tracks(self, *, labelled: bool = False) -> list[str]:
         """Tracks to pre-train on: those of split "pretrain", or the training tracks if there are none.
 
-        Pre-training tracks with exactly the samples of a scored track are left out, because an unlabelled folder may
-        contain the files of a test set. Copies of the same music in another encoding or excerpt are not recognised.
+        Copies of tracks that are scored are passed over, whichever task scores them.
+
+        Parameters
+        ----------
+        labelled : only training tracks.
         """
-        scored = self.manifest.loc[self.manifest["split"].isin(["valid", "test", "extra"]), "sha256"]
-        copies = set(self.manifest.index[self.manifest["sha256"].isin(scored)])
-        return [track for track in self.tracks("pretrain") if track not in copies] or self.tracks("train")
+        free = self.manifest
+        if self.scored:
+            free = free[~free["recording"].isin(self.scored)]
+        unlabelled = [] if labelled else free.index[free["split"] == "pretrain"].tolist()
+        return unlabelled or free.index[free["split"] == "train"].tolist()
 
     def audio(self, track_id: str) -> np.ndarray:
         """(sample,) float32 in [-1, 1], 16 kHz."""
@@ -138,8 +146,7 @@ class Corpus:
 
     def spectrogram(self, track_id: str) -> np.ndarray:
         """(frame, mel) float16 log(1 + power), a view of the memory map."""
-        place = self._place(track_id)
-        return self.frames[place.shard][place.first_frame : place.first_frame + place.n_frames]
+        return store.frames_of(self.frames, self._place(track_id))
 
     def close(self) -> None:
         """Drop the memory maps, whose pages count as this process's memory; a later read maps its file again."""
@@ -167,12 +174,14 @@ def open_corpus(path: Path | str) -> Corpus:
         When the corpus is unfinished, truncated or changed.
     """
     path = Path(path)
-    mend = "Run the notebook that builds it again; only what is damaged is made again."
+    mend = "./run_all.sh mends it, as does the notebook that builds it: only what is damaged is made again."
     if not (path / INDEX).exists():
         raise KeyMynaError(f"{path} holds no finished corpus. {mend}")
-    index = files.read_json(path / INDEX)
-    for name, sha256 in ((_MANIFEST, index["hash"]), (_PLACES, index.get("places"))):
-        if not (path / name).exists() or hashing.sha256_file(path / name) != sha256:
+    index = files.read_json(path / INDEX, mend)
+    if index.pop("sha256", None) != hashing.sha256_json(index):
+        raise KeyMynaError(f"{path / INDEX} was changed. {mend}")
+    for name, sha256 in ((_MANIFEST, index["hash"]), (_PLACES, index["places"])):
+        if not (path / name).is_file() or hashing.sha256_file(path / name) != sha256:
             raise KeyMynaError(f"{path / name} is missing or was changed. {mend}")
     manifest, places = (
         pd.read_csv(path / name, index_col="track_id", keep_default_na=False, dtype=dict.fromkeys(_TEXTS, str))
@@ -185,6 +194,7 @@ def open_corpus(path: Path | str) -> Corpus:
                 raise KeyMynaError(f"{file} is missing or truncated. {mend}")
     if "task" not in manifest:
         manifest["task"] = RENDERED
+    scored = manifest["split"].isin(["valid", "test", "extra"])
     return Corpus(
         index["config"],
         path,
@@ -193,6 +203,7 @@ def open_corpus(path: Path | str) -> Corpus:
         store.Shards(path, store.FRAMES),
         places.loc[manifest.index],
         store.Shards(path, store.AUDIO),
+        scored=frozenset(manifest.loc[scored, "recording"] if "recording" in manifest else ()),
     )
 
 
@@ -203,9 +214,11 @@ def finish(
     hashes = {}
     for name, table in ((_MANIFEST, manifest), (_PLACES, places)):
         text = table.to_csv()
+        if (folder / name).is_dir():  # which no file can be moved over
+            files.discard(folder / name)
         files.write_text(folder / name, text)
         hashes[name] = hashing.sha256_bytes(text.encode())
-    files.write_json(
-        folder / INDEX,
-        {"config": dict(config), "versions": dict(versions), "hash": hashes[_MANIFEST], "places": hashes[_PLACES]},
-    )
+    index = {"config": dict(config), "versions": dict(versions), "hash": hashes[_MANIFEST], "places": hashes[_PLACES]}
+    if (folder / INDEX).is_dir():
+        files.discard(folder / INDEX)
+    files.write_json(folder / INDEX, {**index, "sha256": hashing.sha256_json(index)})

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +29,7 @@ import pandas as pd
 import torch
 
 from keymyna_lib import spectrogram
-from keymyna_lib.base import hashing
+from keymyna_lib.base import files, hashing
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.progress import bar
 from keymyna_lib.compute.executor import Executor
@@ -93,6 +94,11 @@ def track_spectrogram(samples: np.ndarray) -> np.ndarray:
     """Stored spectrogram of int16 samples: (frame, mel) float16."""
     power = spectrogram.mel_power(to_float(samples))[0]
     return np.ascontiguousarray(spectrogram.compress(power).numpy().T)
+
+
+def frames_of(frames: Shards, place: Any) -> np.ndarray:
+    """(frame, mel) float16 of the track in a place (a row of `offsets`), a view of the memory map."""
+    return frames[place.shard][place.first_frame : place.first_frame + place.n_frames]
 
 
 def offsets(manifest: pd.DataFrame) -> pd.DataFrame:
@@ -206,7 +212,7 @@ def _fill(
     todo = places[[t not in intact and t not in problems for t in places.index]]
     damaged = sum(t in hashes for t in todo.index)
     if len(todo):
-        finished.unlink(missing_ok=True)
+        files.discard(finished)
         jobs = [
             _Job(p.Index, arguments(p.Index), p.shard, p.first_sample, p.n_samples, p.first_frame)
             for p in todo.itertuples()
@@ -226,7 +232,15 @@ def _fill(
 
 def _reserve(folder: Path, places: pd.DataFrame, finished: Path) -> None:
     """Give the large files their final size if the disk has room for them."""
+    if not folder.is_dir():
+        files.discard(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    for shard, names in sizes(places):
+        if not (place := shard_folder(folder, shard)).is_dir():
+            files.discard(place)
+        for path in (place / name for name in (*names, HASHES, PROBLEMS)):
+            if path.exists() and not (path.is_file() and os.access(path, os.R_OK | os.W_OK)):
+                files.discard(path)
     wanted = {shard_folder(folder, shard) / name: size for shard, pair in sizes(places) for name, size in pair.items()}
     present = {path: path.stat() for path in wanted if path.exists()}
     needed = sum(wanted.values()) - sum(512 * stat.st_blocks for stat in present.values())
@@ -239,7 +253,7 @@ def _reserve(folder: Path, places: pd.DataFrame, finished: Path) -> None:
         )
     for path, size in wanted.items():
         if path not in present or present[path].st_size != size:
-            finished.unlink(missing_ok=True)
+            files.discard(finished)
             path.parent.mkdir(exist_ok=True)
             with open(path, "ab") as file:
                 file.truncate(size)
@@ -255,8 +269,8 @@ def _read_problems(path: Path) -> dict[str, str]:
     """track_id -> problem; lines cut short by a kill are skipped."""
     problems = {}
     for line in _lines(path):
-        with contextlib.suppress(json.JSONDecodeError):
-            track_id, problem = json.loads(line)
+        with contextlib.suppress(ValueError, TypeError):
+            track_id, problem = map(str, json.loads(line))
             problems[track_id] = problem
     return problems
 

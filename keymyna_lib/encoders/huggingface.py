@@ -37,6 +37,7 @@ _CONFIG, _PREPROCESSOR, _WEIGHTS = "config.json", "preprocessor_config.json", ("
 # Prefixes of tensors that a task or pre-training adds to these models, and the tensor that only training needs.
 _EXTRAS = ("lm_head.", "classifier.", "projector.", "layer_weights", "quantizer.", "project_hid.", "project_q.")
 _UNUSED = {"masked_spec_embed"}
+_REMEDY = "Get the model's files again."
 
 
 class FrozenEncoder(Protocol):
@@ -118,7 +119,7 @@ class HuggingFaceEncoder:
                 f"{name}: this encoder needs transformers; install it into this environment: "
                 "pip install -c requirements.lock transformers"
             ) from None
-        config = read_json(folder / _CONFIG)
+        config = read_json(folder / _CONFIG, _REMEDY)
         kind = config.get("model_type")
         if kind not in _MODELS:
             raise KeyMynaError(f"{folder / _CONFIG}: model_type {kind!r} is none of {', '.join(_MODELS)}.")
@@ -137,13 +138,18 @@ class HuggingFaceEncoder:
         try:  # these classes ignore auto_map, which points to code in the repository
             model = getattr(transformers, f"{family}Model")(getattr(transformers, f"{family}Config")(**config))
         except Exception as error:
-            raise KeyMynaError(f"{folder / _CONFIG} does not describe a {family} model ({error}).") from None
+            raise KeyMynaError(
+                f"{folder / _CONFIG} does not describe a {family} model ({_in_a_line(error)})."
+            ) from None
         if layer != "mean" and layer not in range(depth := model.config.num_hidden_layers + 1):
             raise KeyMynaError(f"layer {layer!r}: expected 'mean', or 0 to {depth - 1}.")
         self.extras = _load(model, weights)
         self._device, self._layer = pick_device(device), layer
         self._model = model.eval().requires_grad_(False).to(self._device)
-        self._prepare = transformers.Wav2Vec2FeatureExtractor.from_pretrained(folder, local_files_only=True)
+        try:
+            self._prepare = transformers.Wav2Vec2FeatureExtractor.from_pretrained(folder, local_files_only=True)
+        except Exception as error:
+            raise KeyMynaError(f"{folder / _PREPROCESSOR} cannot be read ({_in_a_line(error)}). {_REMEDY}") from None
         self.name = name if layer == "mean" else f"{name}, layer {layer}"
         self.sample_rate, self.dim = self._prepare.sampling_rate, model.config.hidden_size
         files = [sha256_file(path) for path in (folder / _CONFIG, folder / _PREPROCESSOR, weights)]
@@ -171,6 +177,11 @@ def _read_once(folder: Path, device: str, layer: int | str, name: str) -> Huggin
     return HuggingFaceEncoder(folder, device, layer, name=name)
 
 
+def _in_a_line(error: Exception) -> str:
+    """The message of an error of another library, in one line that is not too long."""
+    return " ".join(str(error).split())[:400] or type(error).__name__
+
+
 def _load(model: torch.nn.Module, path: Path) -> list[str]:
     """Copy a file's tensors into a model, strictly except for the extras, whose names are returned.
 
@@ -183,7 +194,7 @@ def _load(model: torch.nn.Module, path: Path) -> list[str]:
             {name: value for name, value in state.items() if name not in extras}, strict=False
         )
     except RuntimeError as error:  # shapes
-        raise KeyMynaError(f"{path} does not fit its {_CONFIG}: {error}") from None
+        raise KeyMynaError(f"{path} does not fit its {_CONFIG}: {_in_a_line(error)}") from None
     problems = [f"{name} is missing" for name in missing if name not in _UNUSED]
     if problems := problems + [f"{name} is unknown" for name in unknown]:
         raise KeyMynaError(f"{path} does not fit its {_CONFIG}: {', '.join(problems[:8])}.")

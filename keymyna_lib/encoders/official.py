@@ -6,11 +6,10 @@ of `model.Encoder`, including the pre-training head. Loading is strict and reads
 
 from __future__ import annotations
 
-import functools
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,15 +17,17 @@ from torch import Tensor
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.files import read_json
 from keymyna_lib.base.hashing import sha256_file
-from keymyna_lib.base.tensors import reading
+from keymyna_lib.base.tensors import ENCODER, damage, expect_finite, kind_of, misfits, reading, shapes, some
 from keymyna_lib.encoders.hub import HubFile
-from keymyna_lib.model import PATCHES, PRESETS, Encoder, EncoderConfig
+from keymyna_lib.model import PATCHES, PRESETS, Encoder, EncoderConfig, encoder_shapes
 
 # Prefixes of parts of the names of tensors that the reference implementation trains and an encoder does not need: the
 # head (one layer or several), a projection, the masked autoencoder's decoder.
 HEADS = ("linear_head", "proj", "decoder", "mask_token")
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 _PICKLED = (".pt", ".pth", ".bin", ".ckpt")
+_REMEDY_CONFIG = "Get the model's config.json again, or move it away from the weights and give `patch`."
+_REMEDY = "Give the file of an encoder's weights, or get it again."
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,8 @@ def load_official(
     ------
     KeyMynaError
         When the file is unavailable or holds more than tensors; when a tensor of the encoder is missing or of another
-        shape, or one is left over that is no part of a head; when the encoder is not the expected one, or ambiguous.
+        shape or not finite, or one is left over that is no part of a head; when the encoder is not the expected one,
+        or ambiguous.
     """
     if isinstance(source, HubFile):
         name, revision = f"{source.repo}/{source.name}", source.revision
@@ -102,21 +104,26 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises
     ------
     KeyMynaError
-        When the file is absent, damaged, of another kind, or holds anything but tensors.
+        When the file is absent, damaged, of another kind, or holds anything but finite tensors.
     """
     if path.suffix not in (".safetensors", *_PICKLED):
         raise KeyMynaError(f"{path}: expected a file that ends in .safetensors, {', '.join(_PICKLED)}.")
     if path.suffix == ".safetensors":
-        with reading(path, "a state dict", "Get it anew.") as (stored, _):
+        with reading(path, "a state dict", _REMEDY) as (stored, metadata):
+            if (kind := kind_of(metadata)) not in ("", ENCODER):
+                raise KeyMynaError(f"{path} is {kind}; expected the weights of an encoder. {_REMEDY}")
             return stored
     try:
         stored = torch.load(path, "cpu", weights_only=True)
     except FileNotFoundError:
-        raise KeyMynaError(f"{path} does not exist.") from None
+        raise KeyMynaError(f"{path} does not exist. {_REMEDY}") from None
     except Exception as error:
+        found = "" if zipfile.is_zipfile(path) else damage(path)
         raise KeyMynaError(
-            f"{path} is damaged, or holds more than tensors and would run code when loaded, which was "
-            f"not done ({type(error).__name__}). Get it anew, or ask for a .safetensors file."
+            f"{path} {found}; expected what torch.save wrote. {_REMEDY}"
+            if found and not found.endswith("pickle")
+            else f"{path} is damaged, or holds more than tensors and would run code when loaded, which was "
+            f"not done ({type(error).__name__}). Get it again, or ask for a .safetensors file."
         ) from None
     if isinstance(stored, Mapping):
         stored = next((stored[key] for key in _WRAPPERS if isinstance(stored.get(key), Mapping)), stored)
@@ -124,6 +131,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise KeyMynaError(
             f"{path} does not hold a state dict: expected tensors by name, bare or under one of {', '.join(_WRAPPERS)}."
         )
+    expect_finite(stored, path, _REMEDY)
     return dict(stored)
 
 
@@ -142,7 +150,9 @@ def without_prefix(state: Mapping[str, Tensor], anchor: str, what: str) -> dict[
     """
     prefixes = [name.removesuffix(anchor) for name in state if f".{name}".endswith(f".{anchor}")]
     if len(prefixes) != 1:
-        raise KeyMynaError(f"{what}: expected one tensor {anchor}, found {len(prefixes)} among {_some(state)}.")
+        raise KeyMynaError(
+            f"{what}: expected one tensor {anchor}, found {len(prefixes)} among {some(state) or 'none at all'}."
+        )
     return {name.removeprefix(prefixes[0]): value for name, value in state.items()}
 
 
@@ -163,17 +173,17 @@ def encoder_of(
     state = without_prefix(state, "transformer.norm.weight", what)
     dropped = [name for name in state if any(part.startswith((*HEADS, *drop)) for part in name.split("."))]
     state = {name: value for name, value in state.items() if name not in dropped}
-    found = {name: tuple(value.shape) for name, value in state.items()}
-    misfits = {(a, b): _misfits(found, _shapes(a, b)) for a in PRESETS for b in PATCHES}
-    fitting = [pair for pair, misfit in misfits.items() if not misfit]
-    wanted = [(a, b) for a, b in misfits if preset in (None, a) and patch in (None, b)]
+    found = shapes(state)
+    misfit = {(a, b): misfits(found, encoder_shapes(a, b), "encoder") for a in PRESETS for b in PATCHES}
+    fitting = [pair for pair, phrases in misfit.items() if not phrases]
+    wanted = [(a, b) for a, b in misfit if preset in (None, a) and patch in (None, b)]
     chosen = [pair for pair in fitting if pair in wanted]
     if not chosen and fitting:
         raise KeyMynaError(f"{what} fits {_names(fitting)}, not {preset or 'any size'} with {patch or 'any'} patches.")
     if not chosen:
-        closest = min(wanted, key=lambda pair: len(misfits[pair]))
+        closest = min(wanted, key=lambda pair: len(misfit[pair]))
         raise KeyMynaError(
-            f"{what} does not fit {_names([closest])}: {_some(misfits[closest])}. Tensors of a "
+            f"{what} does not fit {_names([closest])}: {some(misfit[closest])}. Tensors of a "
             "head, not of the encoder, can be left out by `drop`."
         )
     if len(chosen) > 1:
@@ -183,43 +193,21 @@ def encoder_of(
     return encoder.eval(), dropped
 
 
-@functools.cache
-def _shapes(preset: str, patch: str) -> dict[str, tuple[int, ...]]:
-    """Shapes of an encoder's tensors by name."""
-    with torch.device("meta"):
-        return {name: tuple(value.shape) for name, value in Encoder(EncoderConfig(preset, patch)).state_dict().items()}
-
-
-def _misfits(found: Mapping[str, tuple], expected: Mapping[str, tuple]) -> list[str]:
-    return [
-        *(f"{name} is missing" for name in expected if name not in found),
-        *(f"{name} is not the encoder's" for name in found if name not in expected),
-        *(
-            f"{name} is {found[name]}, not {shape}"
-            for name, shape in expected.items()
-            if found.get(name, shape) != shape
-        ),
-    ]
-
-
 def _names(pairs: Sequence[tuple[str, str]]) -> str:
     """Pairs of one preset and some patches, in words."""
     return f"{pairs[0][0]} with {' or '.join(patch for _, patch in pairs)} patches"
 
 
-def _some(names: Sequence[str] | Mapping[str, Any], most: int = 8) -> str:
-    """The first few of many phrases."""
-    shown = list(names)[:most]
-    return ", ".join(shown) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
 def _declared_patch(path: Path) -> str:
     """The patches that a config.json states in the authors' fields (patch_size, additional_patch_size), or empty."""
-    stored = read_json(path) if path.is_file() else {}
+    stored = read_json(path, _REMEDY_CONFIG) if path.is_file() else {}
     sizes = [stored.get(field) for field in ("patch_size", "additional_patch_size")]
     if not sizes[0]:
         return ""
-    sizes = tuple((size, size) if isinstance(size, int) else tuple(size) for size in sizes if size)
+    try:
+        sizes = tuple((size, size) if isinstance(size, int) else tuple(size) for size in sizes if size)
+    except TypeError:
+        raise KeyMynaError(f"{path}: patch_size {sizes[0]!r}: expected a number or a pair. {_REMEDY_CONFIG}") from None
     for patch, known in PATCHES.items():
         if sizes == known:
             return patch

@@ -17,10 +17,10 @@ def counted_flops(config: PretrainConfig, corpus: Corpus, tracks: Sequence[str])
     """Floating-point operations of the matrix products of one step, forward and backward, as torch counts them.
 
     Counted on eight tracks and scaled to the batch. That undercounts the contrastive similarities, which grow with the
-    square of the batch and are less than a hundredth of the whole.
+    square of the batch and are less than a hundredth of the whole, and what a `micro_batch` computes twice.
     """
     few = list(tracks[:8])
-    run = Pretraining(replace(config, batch_size=len(few), device="cpu"), corpus, few, few)
+    run = Pretraining(replace(config, batch_size=len(few), micro_batch=0, device="cpu"), corpus, few, few)
 
     def forward_and_backward() -> None:
         outputs, batch = run.outputs(

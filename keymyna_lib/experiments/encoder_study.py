@@ -224,7 +224,7 @@ def tune(
                     config, lr=lr, steps=steps, seed=0, warmup_steps=round(config.warmup_steps * steps / config.steps)
                 )
                 encoder, _ = pretrain_once(
-                    pilot, corpus, training_tracks(pilot, corpus), valid, desc=f"{name}, lr {lr:g}"
+                    pilot, corpus, training_tracks(pilot, corpus), valid, desc=f"{name}, lr {lr}"
                 )
                 features = extract(
                     corpus,
@@ -234,14 +234,12 @@ def tune(
                     track_ids=seen,
                 )
                 _, choices = label_efficiency(features, corpus, [budget], draws, scored="valid")
-                scores.append({"lr": lr, "valid_score": choices["valid_score"].mean()})
-                run.metric(
-                    "all", "valid", "weighted_both", scores[-1]["valid_score"], len(valid), condition=f"lr {lr:g}"
-                )
+                scores.append({"lr": str(lr), "valid_score": choices["valid_score"].mean()})
+                run.metric("all", "valid", "weighted_both", scores[-1]["valid_score"], len(valid), condition=f"lr {lr}")
             run.attach("scores", pd.DataFrame(scores))
         run_id = run.run_id
-    table = pd.read_csv(run_file(stage.profile, run_id, "scores.csv"))
-    return float(table.loc[table["valid_score"].idxmax(), "lr"])
+    table = pd.read_csv(run_file(stage.profile, run_id, "scores.csv"))  # one row per candidate, in their order
+    return float(lrs[table["valid_score"].argmax()])
 
 
 def encoders_of_runs(profile: str, run_ids: Sequence[str]) -> dict[str, Encoder]:

@@ -18,6 +18,7 @@ import pandas as pd
 from keymyna_lib.base import paths
 from keymyna_lib.base.device import pick_device
 from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.base.files import discard
 from keymyna_lib.base.hashing import code_hash_of, sha256_json
 from keymyna_lib.base.progress import bar
 from keymyna_lib.compute.executor import Executor
@@ -155,7 +156,10 @@ def sweep(
         one = features[name]
         content = [content_hash({"x": one.x, "track": one.track, "shift": one.shift}), list(one.track_ids)]
         stored[name] = folder / f"features-{sha256_json(content)[:16]}.safetensors"
-        if not stored[name].exists():
+        try:
+            load_features(stored[name])
+        except KeyMynaError:  # absent, or damaged
+            discard(stored[name])
             save_features(one, stored[name])
     tasks = []
     for study in studies:
@@ -180,6 +184,7 @@ def _train_into(
             TrainedHead.load(file)
     except KeyMynaError:
         for head, file in zip(train(study, grid, load_features(features), corpus, device), files):
+            discard(file)
             head.save(file)
 
 

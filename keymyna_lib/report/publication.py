@@ -25,9 +25,11 @@ import psutil
 
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.files import read_json, write_json
+from keymyna_lib.base.hashing import sha256_json
 
 _INDEX = "index.json"
 _FILES = "files"
+_CHECKSUM = "checksum"
 
 
 class Staging:
@@ -73,7 +75,7 @@ class Staging:
             As `path` and `complete`.
         """
         self._expect_open()
-        write_json(self._folder / _INDEX, index)
+        write_index(self._folder / _INDEX, index)
         journal = self._folder.parents[1] / ".publishing" / self._notebook
         journal.parent.mkdir(exist_ok=True)
         with _publishing(self._root, self._profile):
@@ -84,6 +86,38 @@ class Staging:
     def _expect_open(self) -> None:
         if not self._folder.exists():
             raise KeyMynaError(f"notebook {self._notebook} is done: run it again from its first cell.")
+
+
+def write_index(path: Path, index: Mapping[str, Any]) -> None:
+    """Write the index of a notebook, with a checksum of it."""
+    write_json(path, {**index, _CHECKSUM: sha256_json(index)})
+
+
+def read_index(path: Path) -> dict[str, Any]:
+    """The index of a notebook: its "runs", "outputs" and "files".
+
+    Raises
+    ------
+    KeyMynaError
+        When it is absent, damaged, or no index.
+    """
+    remedy = "./run_all.sh makes it anew."
+    index = read_json(path, remedy)
+    checksum = index.pop(_CHECKSUM, None)  # an index of an earlier version has none
+    whole = all(
+        isinstance(index.get(entry), kind) for entry, kind in (("runs", list), ("outputs", dict), (_FILES, dict))
+    )
+    if not whole or checksum not in (None, sha256_json(index)):
+        raise KeyMynaError(f"{path} is damaged. {remedy}")
+    return index
+
+
+def _index_or_nothing(path: Path) -> dict[str, Any]:
+    """An index; empty where it is absent or damaged."""
+    try:
+        return read_index(path)
+    except KeyMynaError:
+        return {}
 
 
 def _files(folder: Path) -> dict[str, Path]:
@@ -115,10 +149,11 @@ def _complete(root: Path, profile: str) -> None:
     results = root / "results" / profile
     for journal in sorted((results / ".publishing").glob("*")):
         index = results / "index" / f"{journal.name}.json"
-        if (journal / _INDEX).exists():  # else only the journal itself is left to remove
-            before = read_json(index)["files"] if index.exists() else {}
+        # Without an index, or with a damaged one, only the journal itself is left to remove; its notebook runs again.
+        if published := _index_or_nothing(journal / _INDEX):
+            before = _index_or_nothing(index).get("files", {})
             shown = (f"results/{profile}/tables/", f"figures/{profile}/")
-            for name in set(before) - set(read_json(journal / _INDEX)["files"]):
+            for name in set(before) - set(published["files"]):
                 if name.startswith(shown):
                     (root / name).unlink(missing_ok=True)
             for name, path in _files(journal).items():

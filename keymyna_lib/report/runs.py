@@ -29,7 +29,7 @@ from keymyna_lib.base import paths
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.files import read_json, write_json, write_text
 from keymyna_lib.base.hashing import sha256_file, sha256_json
-from keymyna_lib.report import provenance
+from keymyna_lib.report import provenance, publication
 
 METRIC_COLUMNS = [
     "run_id",
@@ -223,19 +223,24 @@ def published(profile: str, notebook: str) -> dict[str, Any]:
             f"notebook {notebook} has not run in profile {profile!r}: "
             f"./run_all.sh --profile {profile} --only {notebook[:2]}"
         )
-    return read_json(path)
+    return publication.read_index(path)
+
+
+def _settings(config: Mapping[str, Any]) -> str:
+    """What a configuration says besides the seed and the inputs."""
+    return sha256_json({key: value for key, value in config.items() if key not in ("seed", "inputs")})
 
 
 def _kin(config: Mapping[str, Any], code: str) -> str:
     """What the runs of one configuration share across seeds: configuration without the seed, corpus and code."""
-    shared = {key: value for key, value in config.items() if key not in ("seed", "inputs")}
-    return sha256_json([shared, config["inputs"].get("corpus"), code])
+    return sha256_json([_settings(config), config["inputs"].get("corpus"), code])
 
 
 def _published_runs(profile: str, notebook: str) -> dict[str, tuple[dict[str, Any], str]]:
     """Run id -> (configuration, code hash) of what a notebook published last; empty if it has not run."""
     path = paths.results_dir(profile) / "index" / f"{notebook}.json"
-    folders = [paths.results_dir(profile) / "runs" / run for run in read_json(path)["runs"]] if path.exists() else []
+    runs = publication.read_index(path)["runs"] if path.exists() else []
+    folders = [paths.results_dir(profile) / "runs" / run for run in runs]
     return {
         folder.name: (read_json(folder / "config.json"), read_json(folder / "provenance.json")["code_hash"])
         for folder in folders
@@ -243,18 +248,32 @@ def _published_runs(profile: str, notebook: str) -> dict[str, tuple[dict[str, An
     }
 
 
-def other_seeds(profile: str, notebook: str, run_ids: Sequence[str]) -> list[str]:
-    """Runs that a notebook published earlier and that differ from some of these by the seed alone: further seeds."""
+def other_seeds(profile: str, notebook: str, run_ids: Sequence[str]) -> tuple[list[str], dict[int, str]]:
+    """Runs that a notebook published earlier and that differ from some of these by the seed alone: further seeds.
+
+    Returns
+    -------
+    runs : their ids.
+    left_out : the seeds of runs that would belong to them, had they not been made by other code or on another corpus;
+        and which of the two.
+    """
     folder = paths.results_dir(profile) / "runs"
+    made = [read_json(folder / run / "config.json") for run in run_ids]
+    code = provenance.code_hash()
     seeds: dict[str, set[int]] = {}
-    for run in run_ids:
-        config = read_json(folder / run / "config.json")
-        seeds.setdefault(_kin(config, provenance.code_hash()), set()).add(config["seed"])
-    return [
-        run
-        for run, (config, code) in _published_runs(profile, notebook).items()
-        if config["seed"] not in seeds.get(_kin(config, code), {config["seed"]})
-    ]
+    corpora: dict[str, set[str]] = {}  # of the same settings
+    for config in made:
+        seeds.setdefault(_kin(config, code), set()).add(config["seed"])
+        corpora.setdefault(_settings(config), set()).add(config["inputs"].get("corpus"))
+    found, left_out = [], {}
+    for run, (config, its_code) in _published_runs(profile, notebook).items():
+        if config["seed"] not in seeds.get(_kin(config, its_code), {config["seed"]}):
+            found.append(run)
+        elif _kin(config, its_code) not in seeds and _settings(config) in corpora:
+            same = config["inputs"].get("corpus") in corpora[_settings(config)]
+            left_out[config["seed"]] = "by another version of the code" if same else "on another corpus"
+    own = {config["seed"] for config in made} | {read_json(folder / run / "config.json")["seed"] for run in found}
+    return found, {seed: why for seed, why in sorted(left_out.items()) if seed not in own}
 
 
 def published_run(profile: str, notebook: str, experiment: str, config: Mapping[str, Any], corpus: str) -> str | None:
@@ -300,6 +319,12 @@ def describe_runs(profile: str, run_ids: Sequence[str]) -> pd.DataFrame:
                 f"{what}; make them anew together: ./run_all.sh --profile {profile} --force"
             )
     return runs
+
+
+def files_of(profile: str, run_id: str) -> list[Path]:
+    """All files of a run: those in its directory, and of its large files those in this machine's cache."""
+    folders = paths.results_dir(profile) / "runs" / run_id, _artifact_path(profile, run_id, "")
+    return [path for folder in folders for path in sorted(folder.glob("*"))]
 
 
 def run_file(profile: str, run_id: str, name: str) -> Path:

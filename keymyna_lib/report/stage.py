@@ -15,7 +15,7 @@ from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.files import atomic_path, write_json, write_text
 from keymyna_lib.report import provenance
 from keymyna_lib.report.publication import Staging
-from keymyna_lib.report.runs import Run, other_seeds, provenance_of, published_run, write_csv
+from keymyna_lib.report.runs import Run, files_of, other_seeds, provenance_of, published_run, write_csv
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,6 +50,7 @@ class Stage:
         self.notebook, self.profile = notebook, profile
         self.runs: list[str] = []
         self._files: list[Path] = []
+        self._note = ""  # of every caption
         self._staging = Staging(paths.ROOT, profile, notebook)
 
     @contextlib.contextmanager
@@ -63,14 +64,26 @@ class Stage:
         self._files += run.files
 
     def keep_other_seeds(self, run_ids: Sequence[str]) -> None:
-        """Take over the further seeds of some runs: what this notebook published earlier, alike in all but the seed."""
-        self.runs += other_seeds(self.profile, self.notebook, run_ids)
+        """Take over the further seeds of some runs: what this notebook published earlier, alike in all but the seed.
+
+        Seeds that cannot be taken over are named, here and in the captions of the tables that follow.
+        """
+        runs, left_out = other_seeds(self.profile, self.notebook, run_ids)
+        self._take(runs)
+        if left_out:
+            seeds = ", ".join(f"{seed} (made {why})" for seed, why in left_out.items())
+            self._note = f" Left out are the runs of seed {seeds}; run them again to have them here."
+            print(self._note.strip())
 
     def take_over(self, experiment: str, config: Mapping[str, Any], corpus: str) -> str | None:
         """Take over a run that this notebook published earlier with this configuration; None if there is none."""
         run_id = published_run(self.profile, self.notebook, experiment, config, corpus)
-        self.runs += [run_id] if run_id else []
+        self._take([run_id] if run_id else [])
         return run_id
+
+    def _take(self, run_ids: Sequence[str]) -> None:
+        self.runs += run_ids
+        self._files += [path for run in run_ids for path in files_of(self.profile, run)]
 
     def figure(
         self,
@@ -122,6 +135,7 @@ class Stage:
         origins = {run: provenance_of(self.profile, run) for run in run_ids}
         if changed := self._set_by_hand(origins.values()):
             caption += f" Not the profile's own values: {'; '.join(changed)}."
+        caption += self._note
         write_csv(place("csv"), table.frame)
         write_text(place("md"), f"{caption}\n\n{markdown(table.frame)}\n")
         shown = ("commit", "dirty", "code_hash", "notebook", "scale")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import time
 import tomllib
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 OBJECTIVES, PITCH = "50_objectives", "55_pitch"
 RENDERED, RECORDINGS = "00_data", "05_recordings"  # the notebooks that build a corpus; the second takes a data root
+MOST_HASHED = 1 << 25  # bytes of a file that is read whenever the runner looks whether it has changed
 WHERE = "scheduler"  # the parameter that says where to work, and not what: no result depends on it
 
 Values = dict[str, dict[str, parameters.Value]]  # notebook -> name -> value
@@ -128,58 +130,123 @@ def fingerprint(project: Project, notebook: Notebook, values: dict[str, paramete
     """Hashes of everything that a notebook's results depend on: parameters, cells, code, what it reads, users' files.
 
     The runner itself is left out, as it affects results only through the parameters. Of what an earlier notebook
-    published, only its runs and outputs count: one that ran again with the same outcome makes nothing after it rerun.
+    published, only its outputs and its runs' content count: one that ran again with the same outcome makes nothing
+    after it rerun.
     """
     cells = [
         (cell["cell_type"], cell["source"], cell.get("metadata", {}).get("tags", []))
         for cell in parameters.read_cells(project.source(notebook.name))
     ]
     code = [p for p in project.library.iterdir() if p.name not in {"run", "__main__.py", "__pycache__"}]
-    indices = {need: project.index(values["profile"], need) for need in notebook.needs}
-    read = {need: files.read_json(path) if path.exists() else {} for need, path in indices.items()}
     brought = parameters.local_paths(values, project.root)
     asked = {name: value for name, value in values.items() if name != WHERE}
     return {
         "parameters": hashing.sha256_json(asked),
         "notebook": hashing.sha256_json(cells),
         "code": hashing.source_hash(*sorted(code), project.root / paths.LOCK.name),
-        "inputs": {
-            need: hashing.sha256_json([index.get("runs"), index.get("outputs")]) for need, index in read.items()
-        },
+        "inputs": {need: _outcome(project, values["profile"], need) for need in notebook.needs},
         "files brought": {name: hashing.listing_hash(path) for name, path in brought.items()},
     }
 
 
+def _outcome(project: Project, profile: str, notebook: str) -> str:
+    """Hash of what a notebook published; attempts at one run that came to the same end are the same."""
+    index = _index(project, profile, notebook)
+    ran = []
+    for run in index.get("runs", []):
+        name = run.rpartition("-a")[0]
+        content = {}
+        for path in sorted((project.root / "results" / profile / "runs" / run).glob("*")):
+            if path.name != "provenance.json" and path.is_file():
+                content[path.name] = hashing.sha256_bytes(path.read_bytes().replace(run.encode(), name.encode()))
+        ran.append([name, content])
+    return hashing.sha256_json([ran, index.get("outputs")])
+
+
+def _index(project: Project, profile: str, notebook: str) -> dict[str, Any]:
+    """What a notebook published last, {} if nothing; a damaged index is replaced by the runner's own copy of it."""
+    path = project.index(profile, notebook)
+    with contextlib.suppress(KeyMynaError):
+        return publication.read_index(path)
+    try:
+        copy = files.read_json(project.state(profile, notebook))["index"]
+        files.discard(path)
+        publication.write_index(path, copy)
+        return publication.read_index(path)
+    except (KeyMynaError, KeyError, TypeError):
+        return {}
+
+
 def on_recordings(project: Project, profile: str) -> bool:
     """Whether a profile's results are those of recordings, from a data root that was given."""
-    index = project.index(profile, RECORDINGS)
-    return index.exists() and bool(files.read_json(index)["outputs"]["folder"])
+    return bool(_index(project, profile, RECORDINGS).get("outputs", {}).get("folder"))
 
 
 def outdated(project: Project, notebook: Notebook, values: dict[str, parameters.Value]) -> tuple[str, dict[str, Any]]:
     """Why a notebook has to run ("" if it need not), and the note on its last success ({} if none)."""
     try:
         state = files.read_json(project.state(values["profile"], notebook.name))
-        then, produced = state["fingerprint"], state["files"]
-    except (KeyMynaError, KeyError, TypeError):  # absent, or of another version, or damaged: run it again
+        then, produced = dict(state["fingerprint"]), {name: list(mark) for name, mark in state["files"].items()}
+    except (
+        KeyMynaError,
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+    ):  # absent, or of another version, or damaged: run it again
         return "no earlier success", {}
     now = fingerprint(project, notebook, values)
     changed = [part for part in now if now[part] != then.get(part)]
     if changed:
         return f"{' and '.join(changed)} changed", state
-    missing = [name for name, size in produced.items() if not _present(project, name, size)]
-    return (f"{missing[0]} is missing or was altered", state) if missing else ("", state)
+    if altered := _altered(project, produced):
+        return f"{altered[0]} is missing or was altered", state
+    if not _index(project, values["profile"], notebook.name):
+        return f"{project.show(project.index(values['profile'], notebook.name))} is missing or damaged", state
+    return "", state
 
 
-def _present(project: Project, name: str, size: int) -> bool:
-    """Whether an output, named relative to the clone or to the cache, is there with its size [bytes]."""
-    return any(
-        (base / name).is_file() and (base / name).stat().st_size == size for base in (project.root, project.cache)
-    )
+Mark = list[int | str]  # size [bytes], then sha256, or time of change [ns] above MOST_HASHED
 
 
-def published(project: Project, profile: str, notebook: str, since: int | None) -> dict[str, int]:
-    """The files that a notebook says it made, with their sizes [bytes], and its executed copy.
+def _mark(path: Path) -> Mark | None:
+    """What is noted of a file, to see later whether it has changed; None if there is no such file, or no access."""
+    try:
+        stat = path.stat()
+        return [stat.st_size, stat.st_mtime_ns if stat.st_size > MOST_HASHED else hashing.sha256_file(path)]
+    except OSError:
+        return None
+
+
+def _marks(project: Project, name: str) -> list[Mark]:
+    """The marks of an output, named relative to the clone or to the cache."""
+    return [mark for base in (project.root, project.cache) if (mark := _mark(base / name))]
+
+
+def _altered(project: Project, produced: dict[str, Mark]) -> list[str]:
+    """The outputs that are no longer there as they were noted."""
+    return [name for name, mark in produced.items() if mark not in _marks(project, name)]
+
+
+def _set_aside(project: Project, profile: str, altered: list[str]) -> None:
+    """Take runs one of whose files was lost or altered out of what counts, so that they are made again.
+
+    Their folders are moved to the cache, as are folders that lie where a file should be: the runner deletes nothing.
+    """
+    of_runs = f"results/{profile}/runs/", f"artifacts/{profile}/"
+    runs = {Path(name).parent.name for name in altered if name.startswith(of_runs)}
+    places = [project.root / "results" / profile / "runs" / run for run in runs]
+    places += [base / name for name in altered for base in (project.root, project.cache)]
+    for place in places:
+        if place.is_dir():
+            aside = project.cache / "damaged" / profile / place.name
+            files.discard(aside)  # of an earlier time
+            aside.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(place, aside)
+
+
+def published(project: Project, profile: str, notebook: str, since: int | None) -> dict[str, Mark]:
+    """The files that a notebook says it made, and its executed copy, each with its mark.
 
     Parameters
     ----------
@@ -195,12 +262,13 @@ def published(project: Project, profile: str, notebook: str, since: int | None) 
         raise KeyMynaError(
             f"{notebook} ran to its end without writing {project.show(index)}: it must call `done` on its Stage."
         )
-    produced = dict(files.read_json(index)["files"])
-    absent = [name for name, size in produced.items() if not _present(project, name, size)]
-    if absent:
-        raise KeyMynaError(f"{project.show(index)} names {absent[0]}, which is not there with that size.")
+    produced = {}
+    for name, size in publication.read_index(index)["files"].items():
+        produced[name] = next((mark for mark in _marks(project, name) if mark[0] == size), None)
+        if produced[name] is None:
+            raise KeyMynaError(f"{project.show(index)} names {name}, which is not there with that size.")
     executed = project.executed(profile, notebook)
-    return produced | {project.show(executed): executed.stat().st_size}
+    return produced | {project.show(executed): _mark(executed)}
 
 
 def modified(path: Path) -> int | None:
@@ -219,6 +287,8 @@ def locked(project: Project, profile: str) -> Iterator[None]:
     """
     path = project.state(profile, "runner").with_suffix(".lock")
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        files.discard(path)
     try:
         held = filelock.FileLock(path, blocking=False).acquire()
     except filelock.Timeout:
@@ -370,7 +440,11 @@ def _run_one(
     say(f"{head}  {notebook.title} ({reason}{expected}) ...")
     note, before = fingerprint(project, notebook, values), modified(project.index(profile, name))
     # From here on the last success no longer counts: a kill may come between its publication and its executed copy.
-    project.state(profile, name).unlink(missing_ok=True)
+    altered = _altered(project, state.get("files", {}))
+    if not _index(project, profile, name):
+        files.discard(project.index(profile, name))
+    files.discard(project.state(profile, name))
+    _set_aside(project, profile, altered)
     given = {
         key: value for key, value in values.items() if key == "profile" or value != notebook.parameters[key].default
     }
@@ -384,6 +458,7 @@ def _run_one(
             "seconds": round(seconds, 1),
             "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
             "files": published(project, profile, name, before),
+            "index": publication.read_index(project.index(profile, name)),
         },
     )
     say(f"{head}  done in {duration(seconds)} (total {duration(time.monotonic() - began)})")

@@ -41,6 +41,6 @@ def compile_librosa() -> None:
     if done.returncode:
         raise KeyMynaError(
             f"librosa does not run in this environment ({done.stderr.strip().splitlines()[-1:]}, status "
-            f"{done.returncode}). Delete .venv and run again."
+            f"{done.returncode}). Install the packages of requirements.lock anew."
         )
     files.write_text(stamp, "")

@@ -10,6 +10,9 @@ from pathlib import Path
 import pandas as pd
 
 from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.base.listing import Listing
+from keymyna_lib.base.small_tables import read_lines, read_value
+from keymyna_lib.base.text import identity
 from keymyna_lib.corpus.recordings.dataset import Dataset, audio_path, labelled, table_of
 from keymyna_lib.corpus.recordings.fetch import Source
 from keymyna_lib.corpus.splits import assign_splits
@@ -17,7 +20,8 @@ from keymyna_lib.corpus.splits import assign_splits
 SHARES = (0.625, 0.125, 0.25)  # of train, valid and test in the literature
 _SEED = 0  # of the split, which never changes
 _SUFFIXES = (".flac", ".wav", ".mp3")  # the first that is there is taken
-_NAME = re.compile(r"mcgill-billboard_([^-]+)-(([^-]+)-(.+))")
+_PREFIX = "mcgill-billboard_"
+_NAME = re.compile(rf"(?i:{_PREFIX})([^-]+)-(([^-]+)-(.+))")
 
 
 class Billboard(Dataset):
@@ -46,17 +50,17 @@ class Billboard(Dataset):
     )
     licence = "keys: none stated (the chords they come from: CC0); audio: commercial recordings"
     size = "keys: small; audio: 625 songs"
-    url = "http://www.cp.jku.at/people/korzeniowski/bb.zip"
+    url = "https://www.cp.jku.at/people/korzeniowski/bb.zip"
     how = (
-        "The keys can be downloaded: unpack http://www.cp.jku.at/people/korzeniowski/bb.zip to "
+        "The keys can be downloaded: unpack https://www.cp.jku.at/people/korzeniowski/bb.zip to "
         "<data root>/billboard. Bring the songs as <data root>/billboard/audio/<id>.flac, .wav or .mp3, <id> as in "
         "the names of the .key files. Unless the two eusipco2017_*.fold files are there, the split is ours and not "
         "the literature's."
     )
 
     def sources(self) -> Sequence[Source]:
-        """The keys; the songs must be brought."""
-        return (Source((self.url,), "bb.zip", extract="bb"),)
+        """The keys; the songs must be brought. The address in the literature is without encryption; it comes second."""
+        return (Source((self.url, self.url.replace("https:", "http:")), "bb.zip", extract="bb"),)
 
     def index(self, root: Path | str) -> pd.DataFrame:
         """The tracks of the annotations; see `Dataset.index`.
@@ -64,20 +68,22 @@ class Billboard(Dataset):
         Raises
         ------
         KeyMynaError
-            When the annotations are missing, a file's name is not as expected, or a .fold file names no song.
+            When the annotations are missing or cannot be read, a file's name is not as expected, or a .fold file names
+            no song.
         """
         folder = self.folder(root)
-        rows = []
-        for path in sorted(folder.rglob("mcgill-billboard_*.key")):
+        files, rows = Listing(folder), []
+        for path in files.below(".key"):
+            if not path.name.casefold().startswith(_PREFIX):
+                continue
             if not (match := _NAME.fullmatch(path.stem)):
                 raise KeyMynaError(f"{path}: expected mcgill-billboard_<id>-<artist>-<title>.key.")
             track_id, song, artist, title = match.groups()
-            label = path.read_text(encoding="utf-8", errors="replace").strip()
             rows.append(
                 {
                     "track_id": track_id,
-                    "path": audio_path(folder, f"audio/{track_id}", _SUFFIXES),
-                    **labelled(label),
+                    "path": audio_path(files, f"audio/{track_id}", _SUFFIXES),
+                    **labelled(read_value(path)),
                     "artist": artist.replace("_", " "),
                     "title": title.replace("_", " "),
                     "composition": _composition(song),
@@ -88,9 +94,9 @@ class Billboard(Dataset):
             raise KeyMynaError(f"{folder} has no mcgill-billboard_*.key. {self.how}")
         table = table_of(rows)
         used = table[table["excluded"] == ""]
-        names = {row["name"]: row["track_id"] for row in rows}
+        names = {identity(row["name"]): row["track_id"] for row in rows}
         split = (
-            _published_split(folder, names)
+            _published_split(files, names)
             or assign_splits(used.assign(source=self.name, analysed=False), seed=_SEED, fractions=SHARES).to_dict()
         )
         return table.assign(
@@ -100,30 +106,31 @@ class Billboard(Dataset):
 
 def _composition(song: str) -> str:
     """What the versions of a song share: letters and digits of artist and title, without accents and brackets."""
-    text = unicodedata.normalize("NFKD", song.casefold())
+    text = unicodedata.normalize("NFKD", identity(song))
     text = "".join(c for c in text if not unicodedata.combining(c))
     return " ".join(re.findall(r"[^\W_]+", re.sub(r"\([^)]*\)", " ", text)))
 
 
-def _published_split(folder: Path, names: dict[str, str]) -> dict[str, str]:
+def _published_split(files: Listing, names: dict[str, str]) -> dict[str, str]:
     """Split of the tracks that the two .fold files name; empty without these files.
 
     Parameters
     ----------
-    names : track id of each .key file's name without its ending.
+    names : track id by the identity of each .key file's name without its ending.
     """
     split = {}
     for part, fold in (("valid", "eusipco2017_val.fold"), ("test", "eusipco2017_test.fold")):
-        found = sorted(folder.rglob(fold))
+        found = [path for path in files.below(fold) if path.name.casefold() == fold]
         if not found:
             return {}
-        for name in found[0].read_text(encoding="utf-8", errors="replace").split("\n"):
-            if not (name := name.strip()):
-                continue
-            if name not in names:
+        for line, name in read_lines(found[0]):
+            song = identity(name).removesuffix(".key")
+            if song not in names:
                 raise KeyMynaError(
-                    f"{found[0]} names {name!r}, but there is no such .key file. Unpack bb.zip again, "
+                    f"{found[0]}, line {line} names {name!r}, but there is no such .key file. Unpack bb.zip again, "
                     "or remove the .fold files for a split of our own."
                 )
-            split[names[name]] = part
+            track_id = names[song]
+            if split.setdefault(track_id, part) != part:
+                raise KeyMynaError(f"{found[0]}, line {line}: {name!r} is in the other .fold file as well.")
     return split

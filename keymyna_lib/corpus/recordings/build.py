@@ -25,7 +25,7 @@ from keymyna_lib.compute.executor import Executor
 from keymyna_lib.compute.processes import HERE
 from keymyna_lib.corpus import corpus as corpora
 from keymyna_lib.corpus import store
-from keymyna_lib.corpus.recordings import decode
+from keymyna_lib.corpus.recordings import copies, decode
 
 COLUMNS = (
     "source",
@@ -33,6 +33,7 @@ COLUMNS = (
     "title",
     "artist",
     "composition",
+    "recording",
     "split",
     "key",
     "key_name",
@@ -43,7 +44,11 @@ COLUMNS = (
     "sha256",
     "spectrogram_sha256",
 )
-_GIVEN = ("file", "n_samples", "source", "task", "split", "composition", "key", "label", "artist", "title", "content")
+_GIVEN = (
+    *("file", "n_samples", "source", "task", "split", "drawn", "composition"),
+    *("key", "label", "artist", "title", "content"),
+)
+_KINDS = {"n_samples": np.int64, "key": np.int64, "drawn": bool}  # the others are text
 _LIBRARIES = ("soundfile", "soxr", "numpy", "torch", "librosa")
 _SILENCE = 1e-6  # peak below which there is nothing to scale
 
@@ -54,13 +59,15 @@ def build_recordings(
     """Decode recordings into a corpus, or its missing and damaged parts; a finished one is verified and opened.
 
     A file that cannot be decoded is left out, reported, and not tried again. One that is absent stops the build, as its
-    disk may have been removed; called again, the build resumes.
+    disk may have been removed; called again, the build resumes. Copies of one recording are kept together, see
+    `copies.settle`, and said.
 
     Parameters
     ----------
     tracks : index track_id; columns file (path), n_samples (at 16 kHz, as `decode.audio_length` has it), source (data
-        set), task (or empty), split (one of `corpus.SPLITS`), composition, key (0..23, or -1 without a label), label
-        (as written), artist, title, content (a string that changes with the file's content).
+        set), task (or empty), split (one of `corpus.SPLITS`), drawn (whether the split was drawn from the composition),
+        composition, key (0..23, or -1 without a label), label (as written), artist, title, content (a string that
+        changes with the file's content).
     seconds : of each recording, from its beginning; 0 for all of it.
     cache : folder to build in; `paths.CACHE` by default.
     progress : show bars.
@@ -69,14 +76,15 @@ def build_recordings(
 
     Returns
     -------
-    corpus : its manifest has the columns `COLUMNS`, its rows are sorted by track_id; key_name is empty without a label.
-    problems : what could not be decoded: columns track_id, problem.
+    corpus : its manifest has the columns `COLUMNS`, its rows are sorted by track_id; key_name is empty without a label,
+        recording is the same for copies.
+    unused : columns track_id, state ("corrupt": it cannot be decoded; "excluded": a copy of what is scored), problem.
 
     Raises
     ------
     KeyMynaError
         When the table is not as above, a file is not there, nothing can be decoded, the disk is too full, or a process
-        is killed.
+        is killed; or as `copies.settle`.
     """
     plan = _plan(tracks, seconds)
     recipe = {"seconds": float(seconds), "peak": spectrogram.PEAK}
@@ -97,8 +105,18 @@ def build_recordings(
         track_id, problem = next(iter(problems.items()))
         raise KeyMynaError(f"none of the {len(plan)} recordings can be decoded; {track_id}: {problem}")
     manifest["sha256"], manifest["spectrogram_sha256"] = zip(*(hashes[t] for t in manifest.index))
-    corpora.finish(folder, recipe, _versions(), manifest[list(COLUMNS)], places)
-    return corpora.open_corpus(folder), pd.DataFrame(sorted(problems.items()), columns=["track_id", "problem"])
+    frames = store.Shards(folder, store.FRAMES)
+    manifest["recording"] = copies.recordings(
+        manifest["sha256"], lambda track_id: store.frames_of(frames, places.loc[track_id]), progress=progress
+    )
+    frames.close()
+    settled, left_out = copies.settle(manifest)
+    for line in copies.describe(manifest, settled, left_out):
+        print(line)
+    corpora.finish(folder, recipe, _versions(), settled.drop(index=left_out)[list(COLUMNS)], places)
+    unused = [(track_id, "corrupt", problem) for track_id, problem in problems.items()]
+    unused += [(track_id, "excluded", copies.LEFT_OUT) for track_id in left_out]
+    return corpora.open_corpus(folder), pd.DataFrame(sorted(unused), columns=["track_id", "state", "problem"])
 
 
 def _plan(tracks: pd.DataFrame, seconds: float) -> pd.DataFrame:
@@ -111,7 +129,7 @@ def _plan(tracks: pd.DataFrame, seconds: float) -> pd.DataFrame:
             "expected at least one, and no id twice."
         )
     plan = tracks[list(_GIVEN)].rename_axis("track_id").sort_index()
-    plan = plan.astype({name: np.int64 if name in ("n_samples", "key") else str for name in _GIVEN})
+    plan = plan.astype({name: _KINDS.get(name, str) for name in _GIVEN})
     least = spectrogram.N_FFT // 2 / spectrogram.SAMPLE_RATE
     rules = {
         "n_samples": (plan["n_samples"] > 0, "1 or more"),

@@ -6,6 +6,7 @@ so that a track without audio has a row, too, and can be counted as missing.
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,14 +16,17 @@ import pandas as pd
 
 from keymyna_lib import keys
 from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.base.listing import Listing
 from keymyna_lib.base.progress import bar
+from keymyna_lib.base.text import visible
 from keymyna_lib.corpus.recordings.decode import audio_length
 from keymyna_lib.corpus.recordings.fetch import Source, md5_file
 
 # path: of the audio, relative to the data set's folder. label: the key as written. key: 0..23, or -1. excluded: why the
 # track is not used, or empty. composition: what a split keeps whole. split: train, valid, test, or empty where the data
-# set has none. md5: of the audio file, or empty where its publisher gives none.
-COLUMNS = ("path", "label", "key", "excluded", "artist", "title", "genre", "composition", "split", "md5")
+# set has none. drawn: whether the split was drawn from the composition, so that copies may change it. md5: of the audio
+# file, or empty where its publisher gives none.
+COLUMNS = ("path", "label", "key", "excluded", "artist", "title", "genre", "composition", "split", "drawn", "md5")
 STATES = ("found", "missing", "corrupt", "excluded")
 
 
@@ -46,8 +50,14 @@ class Dataset(ABC):
     how: ClassVar[str]
 
     def folder(self, root: Path | str) -> Path:
-        """The data set's folder."""
-        return Path(root) / self.name
+        """The data set's folder; the case of its name does not matter.
+
+        Raises
+        ------
+        KeyMynaError
+            When there are two such folders.
+        """
+        return Listing(root).one(self.name) or Path(root) / self.name
 
     @abstractmethod
     def index(self, root: Path | str) -> pd.DataFrame:
@@ -80,14 +90,21 @@ def labelled(label: str) -> dict[str, Any]:
         return {"label": label, "excluded": error.reason}
 
 
-def audio_path(folder: Path, stem: str, suffixes: Sequence[str]) -> str:
-    """Path of a recording that may be in one of several formats: the first that exists, else the first of all."""
-    names = [f"{stem}{spelt}" for suffix in suffixes for spelt in (suffix, suffix.upper())]
-    return next((name for name in names if (folder / name).is_file()), names[0])
+def audio_path(files: Listing, stem: str, suffixes: Sequence[str]) -> str:
+    """Path of a recording that may be in one of several formats: the first that exists, else the first of all.
+
+    Parameters
+    ----------
+    files : of the data set's folder.
+    """
+    names = [files.find(f"{stem}{suffix}") for suffix in suffixes]
+    return next((name for name in names if os.path.isfile(files.top / name)), names[0])
 
 
 def table_of(rows: Sequence[dict]) -> pd.DataFrame:
     """Rows of an index, each a dict with track_id and what is known of COLUMNS, as `Dataset.index` returns them.
+
+    All texts but paths become what is `visible` of them; ids only where they still differ then.
 
     Raises
     ------
@@ -95,9 +112,14 @@ def table_of(rows: Sequence[dict]) -> pd.DataFrame:
         When a track is named twice.
     """
     table = pd.DataFrame(list(rows), columns=["track_id", *COLUMNS])
-    texts = [column for column in ("track_id", *COLUMNS) if column != "key"]
+    texts = [column for column in ("track_id", *COLUMNS) if column not in ("key", "drawn")]
     table[texts] = table[texts].astype(object).fillna("").astype(str)
+    shown = [column for column in texts if column not in ("track_id", "path", "md5")]
+    table[shown] = table[shown].map(visible)
+    ids = table["track_id"].map(visible)
+    table["track_id"] = table["track_id"].where(ids.duplicated(keep=False), ids)
     table["key"] = table["key"].fillna(-1).astype(int)
+    table["drawn"] = table["drawn"].eq(True)
     if (twice := table["track_id"].duplicated()).any():
         raise KeyMynaError(f"track {table.loc[twice, 'track_id'].iloc[0]!r} is named twice in the annotations.")
     return table.set_index("track_id").sort_index()
@@ -111,13 +133,13 @@ def examine(dataset: Dataset, root: Path | str, *, show: bool = True) -> pd.Data
     problem : why a track is missing or corrupt, or empty.
     n_samples : length at 16 kHz according to the file's header; 0 where there is none.
     """
-    table = dataset.index(root)
+    folder, table = dataset.folder(root), dataset.index(root)
     states, problems, lengths = [], [], []
     for row in bar(table.itertuples(), desc=dataset.title, total=len(table), unit="track", show=show):
-        path, problem, n_samples = dataset.folder(root) / row.path, "", 0
+        path, problem, n_samples = folder / row.path, "", 0
         if row.excluded:
             state = "excluded"
-        elif not path.is_file():
+        elif not os.path.isfile(path):  # False, unlike the path's own method, for names of any length
             state, problem = "missing", f"no file {row.path}"
         else:
             state = "found"

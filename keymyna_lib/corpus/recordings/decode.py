@@ -1,20 +1,23 @@
 """Sound files to one channel of float32 at 16 kHz, which everything here works on.
 
-One decoder, libsndfile (wav, flac, ogg, mp3, au), and one resampler, soxr at its setting HQ. There is no fallback when
-one of them fails: decoders differ in offsets and levels, and features would silently differ with them. soxr keeps the
-range of the top mel bands and nothing above: from 44.1 to 16 kHz, a tone at 7 kHz loses 0.0 dB and one at 8.5 kHz 140
-dB (torchaudio.functional.resample with its defaults: 1.8 and 10.8 dB), and it takes a fifth of the time.
+One decoder for a format: libsndfile (wav, flac, ogg, opus, mp3, mp2, aiff, au, caf), and FFmpeg for what that does not
+read (`ffmpeg`). There is no fallback when a file's decoder fails: decoders differ in offsets and levels, and features
+would silently differ with them. One resampler, soxr at its setting HQ. It keeps the range of the top mel bands and
+nothing above: from 44.1 to 16 kHz, a tone at 7 kHz loses 0.0 dB and one at 8.5 kHz 140 dB
+(torchaudio.functional.resample with its defaults: 1.8 and 10.8 dB), and it takes a fifth of the time.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
+import logging
 import math
-import mmap
+import os
 import re
-import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,38 +25,70 @@ import soundfile
 import soxr
 
 from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.corpus.recordings import ffmpeg, parts
 from keymyna_lib.spectrogram import SAMPLE_RATE
 
-_MISSING = 0.1  # s that may be missing at the end of a file
+# In lower case; what is in a file is told by its content.
+SOUND_ENDINGS = frozenset(
+    ".3gp .aac .ac3 .aif .aifc .aiff .alac .amr .ape .asf .au .avi .caf .dff .dsf .dts .flac .flv .m4a .m4b .m4p .m4v "
+    ".mka .mkv .mov .mp1 .mp2 .mp3 .mp4 .mpc .mpeg .mpg .mpga .oga .ogg .ogv .opus .ra .rf64 .rm .snd .spx .tak .tta "
+    ".w64 .wav .wave .webm .wma .wmv .wv".split()
+)
+_MISSING = 0.1  # s that may be missing without a word
+# What may be missing at the end: a second or a hundredth of the length, but not a sixth of it (our choice).
+_TAIL, _TAIL_SHARE, _TAIL_MOST = 1.0, 1 / 100, 1 / 6
 _MARGIN = 0.2  # s beyond an excerpt, so that its end is resampled like the whole
 _BLOCK = 1 << 18  # samples of each channel decoded at a time
 _LEAST_BYTES = 8  # a second; silence in flac takes more
 _LEAST_RATE = 4000  # Hz
 _ENDLESS = 0x7FFF0000  # bytes; a larger length in a wav header means that its writer did not know it
+_CANCELS = 1e-3  # of the loudest channel's energy: what is left of it in the mean of channels that cancel (our choice)
 
-_MP3_KBPS = {
-    True: (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),  # MPEG 1, layer III
-    False: (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
-}  # MPEG 2 and 2.5
-_MP3_RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}  # Hz, by version bits
+_FOREVER = 1 << 60  # frames
+
+_log = logging.getLogger(__name__)
+
+
+def may_be_sound(path: Path | str) -> bool:
+    """Whether a file is worth decoding: its name ends like a sound or video file's, or its first bytes are one's.
+
+    >>> may_be_sound("Song.M4A")
+    True
+    """
+    if Path(path).suffix.lower() in SOUND_ENDINGS:
+        return True
+    try:
+        with open(path, "rb") as file:
+            head = parts.beginning(file)
+    except OSError:  # whoever decodes it says so
+        return True
+    return ffmpeg.kind_of(head) is not None or parts.is_mpeg(head)
 
 
 def audio_length(path: Path | str) -> int:
-    """Samples of a file at 16 kHz, according to its header; nothing is decoded.
+    """Samples of a file at 16 kHz, according to its header.
 
-    The frames of an mp3 that does not say how many it has are counted.
+    The frames of an mp3 are counted; what FFmpeg reads is decoded and counted.
 
     Raises
     ------
     KeyMynaError
-        When the file is absent, empty, not a sound file, or does not say how long it is. Names the file.
+        When the file is absent, empty, not a sound file, without an audio track, encrypted, of a format that needs
+        FFmpeg where that is not installed, or does not say how long it is. Names the file.
     """
-    with _opened(path) as (_, frames, rate):
-        return _at_16_khz(frames, rate)
+    with _opened(path) as streams:
+        return sum(
+            _at_16_khz(sum(map(len, stream.blocks(_FOREVER))) if stream.frames is None else stream.frames, stream.rate)
+            for stream in streams
+        )
 
 
 def read_audio(path: Path | str, *, seconds: float = 0.0) -> np.ndarray:
     """Decode a file.
+
+    Streams behind one another in a file follow one another in the result. If the end of one is missing, by no more than
+    a second or a hundredth of its length (but a sixth of a short one), that is said once (`logging`), and silence
+    stands for it.
 
     Parameters
     ----------
@@ -61,72 +96,229 @@ def read_audio(path: Path | str, *, seconds: float = 0.0) -> np.ndarray:
 
     Returns
     -------
-    (sample,) float32 at 16 kHz, the mean of its channels, at the level of the file: lossy ones may exceed 1. Its
-    length is that of `audio_length`, or `seconds` if that is less.
+    (sample,) float32 at 16 kHz, the mean of its channels, at the level of the file: lossy ones may exceed 1. Where
+    channels cancel in their mean, as the two of [x, -x] do (30 dB below the loudest, over some 6 s; our choice), the
+    loudest channel stands for it. Its length is that of `audio_length`, or `seconds` if that is less. Silence is zeros.
 
     Raises
     ------
     KeyMynaError
-        As `audio_length`; also when the file is damaged, ends more than 0.1 s early, or has samples that are no
-        numbers. Names the file. The cause is an OSError where the system reported one.
+        As `audio_length`; also when the file is damaged, lacks more than that, or has samples that are no numbers.
+        Names the file. The cause is an OSError where the system reported one.
     """
-    if seconds < 0:
+    return np.concatenate([np.empty(0, np.float32), *audio_blocks(path, seconds=seconds)])
+
+
+def audio_blocks(path: Path | str, *, seconds: float = 0.0) -> Iterator[np.ndarray]:
+    """What `read_audio` returns, in pieces: however long a file is, no more than a few seconds of it are held.
+
+    Parameters
+    ----------
+    seconds : of the file, from its beginning; 0 for all.
+
+    Yields
+    ------
+    (sample,) float32 at 16 kHz, of about 6 s; joined they are `read_audio`'s, bit for bit.
+
+    Raises
+    ------
+    KeyMynaError
+        As `read_audio`; what only the end of a file can tell, such as truncation, is raised at its end.
+    """
+    if not 0 <= seconds < math.inf:
         raise KeyMynaError(f"seconds={seconds}: expected 0 (all) or more.")
-    with _opened(path) as (sound, frames, rate):
-        length = _at_16_khz(frames, rate)
-        wanted = frames
-        if seconds:
-            length = min(length, round(seconds * SAMPLE_RATE))
-            wanted = min(frames, math.ceil((seconds + _MARGIN) * rate))
-        audio = _decode(sound, wanted)
-    if not len(audio) or len(audio) < wanted - _MISSING * rate:
+    left = round(seconds * SAMPLE_RATE) if seconds else math.inf
+    with _opened(path) as streams:
+        for stream in streams:
+            for block in _resampled(path, stream, left):
+                left -= len(block)
+                yield block
+            if left <= 0:
+                break
+
+
+@dataclass
+class _Stream:
+    """One stream of a file.
+
+    rate : Hz.
+    frames : samples of each channel that it has, however many can be decoded; None if only decoding can tell.
+    promised : samples of each channel that it should have; None if nothing says so.
+    blocks : a generator of (frame, channel) float32 from the beginning, as many frames as given if they are there.
+    cut, holes : as in `parts.Part`.
+    broken : its decoder stopped at an error.
+    """
+
+    rate: int
+    frames: int | None
+    promised: int | None
+    blocks: Callable[[int], Iterator[np.ndarray]]
+    cut: bool = False
+    holes: bool = False
+    broken: bool = False
+
+
+def _resampled(path: Path | str, stream: _Stream, most: float) -> Iterator[np.ndarray]:
+    """(sample,) float32 at 16 kHz of one stream, in pieces, `most` samples at most."""
+    rate, mono = stream.rate, _Mono()
+    frames = _FOREVER if stream.frames is None else stream.frames
+    wanted = frames if most == math.inf else min(frames, math.ceil((most / SAMPLE_RATE + _MARGIN) * rate))
+    length = min(most, _at_16_khz(frames, rate))
+    resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
+    there = given = 0
+
+    def fitted(audio: np.ndarray, last: bool = False) -> np.ndarray:
+        nonlocal given
+        audio = (audio if rate == SAMPLE_RATE else resampler.resample_chunk(audio, last=last))[: length - given]
+        given += len(audio)
+        return audio
+
+    for block in stream.blocks(wanted):
+        there += len(block)
+        audio = mono(block)
+        if not np.isfinite(audio).all():
+            raise KeyMynaError(f"{path} has samples that are no numbers (NaN or infinite). Get the file again.")
+        yield fitted(audio)
+    yield fitted(np.empty(0, np.float32), last=True)
+    if there < wanted or (stream.cut and wanted == frames):
+        _judge(path, stream, there)
+    length = min(length, _at_16_khz(max(there, stream.frames or 0), rate))
+    yield np.zeros(length - given, np.float32)
+
+
+def _judge(path: Path | str, stream: _Stream, there: int) -> None:
+    """Pass over a missing tail in silence, in a word, or not at all."""
+    if stream.cut:
+        raise KeyMynaError(f"{path} is truncated: it breaks off after {there / stream.rate:.1f} s. Get the file again.")
+    if stream.promised is None and there:
+        return
+    of, missing = (stream.promised or 0) / stream.rate, ((stream.promised or 0) - there) / stream.rate
+    if there and missing <= _MISSING:
+        return
+    if not there or stream.holes or missing > min(max(_TAIL, _TAIL_SHARE * of), _TAIL_MOST * of):
+        words = "damaged" if stream.broken or stream.holes else "truncated"
         raise KeyMynaError(
-            f"{path} is truncated: {len(audio) / rate:.1f} s of {frames / rate:.1f} s are there. Get the file again."
+            f"{path} is {words}: {there / stream.rate:.1f} s of {of:.1f} s are there. Get the file again."
         )
-    if not np.isfinite(audio).all():
-        raise KeyMynaError(f"{path} has samples that are no numbers (NaN or infinite). Get the file again.")
-    if rate != SAMPLE_RATE:
-        audio = soxr.resample(audio, rate, SAMPLE_RATE, quality="HQ")
-    return np.pad(audio[:length], (0, max(length - len(audio), 0)))
+    _log.warning("%s lacks its last %.1f s of %.1f s; silence stands for them.", path, missing, of)
+
+
+class _Mono:
+    """The mean of the channels, or the loudest where they cancel in it; the same one as long as none is far louder."""
+
+    def __init__(self) -> None:
+        self._kept = 0
+
+    def __call__(self, block: np.ndarray) -> np.ndarray:
+        """(frame,) float32 of (frame, channel)."""
+        mean = block.mean(axis=1)
+        if block.shape[1] == 1 or not len(block):
+            return mean
+        energies = np.einsum("fc,fc->c", block, block)
+        if not mean @ mean < _CANCELS * energies.max():
+            return mean
+        if energies[self._kept] < energies.max() / 2:
+            self._kept = int(energies.argmax())
+        return block[:, self._kept]
 
 
 def _at_16_khz(frames: int, rate: int) -> int:
     return -(-frames * SAMPLE_RATE // rate)
 
 
-def _decode(sound: soundfile.SoundFile, frames: int) -> np.ndarray:
-    """(sample,) float32, the mean of the channels; block by block, as a header may promise more than memory holds."""
-    blocks = [np.empty(0, np.float32)]
-    while frames > 0 and len(block := sound.read(min(frames, _BLOCK), dtype="float32", always_2d=True)):
-        blocks.append(block.mean(axis=1))
-        frames -= len(block)
-    return np.concatenate(blocks)
-
-
 @contextlib.contextmanager
-def _opened(path: Path | str) -> Iterator[tuple[soundfile.SoundFile, int, int]]:
-    """An open file, the frames that it should have, its sample rate in Hz."""
+def _opened(path: Path | str) -> Iterator[Iterator[_Stream]]:
+    """The streams of an open file, to be read in turn."""
     try:
-        with open(path, "rb") as file, contextlib.ExitStack() as stack:
-            size = file.seek(0, io.SEEK_END)
-            if size == 0:
+        with open(path, "rb") as file:
+            if not file.seek(0, io.SEEK_END):
                 raise KeyMynaError(f"{path} is empty. Get the file again.")
-            sound = stack.enter_context(soundfile.SoundFile(path))
-            if sound.format == "RAW":  # libsndfile goes by a suffix such as .au where it does not recognise the content
-                raise KeyMynaError(f"{path} is not a sound file. Get the file again.")
-            if sound.subtype == "MPEG_LAYER_III" and (counted := _with_count(path)):
-                sound = stack.enter_context(soundfile.SoundFile(counted))
-            frames, rate = _promised(sound), sound.samplerate
-            if rate < _LEAST_RATE or not 0 < frames < size / _LEAST_BYTES * rate:
-                raise KeyMynaError(
-                    f"{path} states no length, or an impossible one: {frames} samples at {rate} Hz "
-                    f"in {size} bytes. Get the file again, or write it anew with an audio tool."
-                )
-            yield sound, frames, rate
+            with contextlib.closing(_streams(path, file)) as streams:
+                yield streams
     except OSError as error:
         raise KeyMynaError(f"{path} cannot be read ({error.strerror}).") from error
+
+
+def _streams(path: Path | str, file: io.BufferedReader) -> Iterator[_Stream]:
+    head = parts.beginning(file)
+    kind = ffmpeg.kind_of(head)
+    if kind and kind.foreign:
+        yield from _foreign(path, kind)
+        return
+    try:
+        found = parts.mpeg_parts(file, path) if parts.is_mpeg(head) else parts.parts_of(file)
+        with _sound_file(path, file, found[0]) as sound:
+            if sound.format == "RAW":  # libsndfile goes by a suffix such as .au where it does not know the content
+                raise KeyMynaError(f"{path} is not a sound file. Get the file again.")
+            if sound.subtype.startswith("MPEG_LAYER") and not parts.is_mpeg(head):
+                found = parts.mpeg_parts(file, path)
+            unknown = sound.format == "FLAC" and not 0 < sound.frames < _most_frames(file, sound)
     except soundfile.LibsndfileError as error:
-        raise KeyMynaError(f"{path} is not a sound file, or a damaged one. Get the file again.") from error
+        if not kind and not (found := parts.mpeg_parts(file, path))[0].spans:
+            raise KeyMynaError(f"{path} is not a sound file, or a damaged one. Get the file again.") from error
+        unknown = bool(kind)
+    if unknown:
+        yield from _foreign(path, kind)
+        return
+    for part in found:
+        try:
+            with _sound_file(path, file, part) as sound:
+                frames, rate = part.frames or _promised(sound), sound.samplerate
+                if rate < _LEAST_RATE or not 0 < frames < _most_frames(file, sound):
+                    raise KeyMynaError(
+                        f"{path} states no length, or an impossible one: {frames} samples at {rate} Hz in "
+                        f"{Path(path).stat().st_size} bytes. Get the file again, or write it anew with an audio tool."
+                    )
+                stream = _Stream(rate, frames, frames, lambda most: iter(()), part.cut, part.holes)
+                stream.blocks = functools.partial(_sound_blocks, stream, sound)
+                yield stream
+        except soundfile.LibsndfileError as error:
+            raise KeyMynaError(f"{path} is damaged. Get the file again.") from error
+
+
+def _sound_file(path: Path | str, file: io.BufferedReader, part: parts.Part) -> soundfile.SoundFile:
+    return soundfile.SoundFile(os.fsencode(path) if part.spans is None else parts.Spliced(file, part.spans))
+
+
+def _most_frames(file: io.BufferedReader, sound: soundfile.SoundFile) -> float:
+    return file.seek(0, io.SEEK_END) / _LEAST_BYTES * sound.samplerate
+
+
+def _sound_blocks(stream: _Stream, sound: soundfile.SoundFile, wanted: int) -> Iterator[np.ndarray]:
+    while wanted > 0:
+        block = np.full((min(wanted, _BLOCK), sound.channels), np.nan, np.float32)
+        try:
+            read = len(sound.read(out=block))
+        except soundfile.LibsndfileError:  # what was decoded before the error is there
+            stream.broken = True
+            undone = np.isnan(block).any(axis=1)
+            read = int(undone.argmax()) if undone.any() else len(block)
+        if read:
+            yield block[:read]
+        if not read or stream.broken:
+            return
+        wanted -= read
+
+
+def _foreign(path: Path | str, kind: ffmpeg.Kind) -> Iterator[_Stream]:
+    with ffmpeg.opened(path, kind) as (rate, stated, blocks):
+        yield _Stream(rate, None, stated, lambda most: _as_stated(blocks, stated, most, rate))
+
+
+def _as_stated(blocks: Iterator[np.ndarray], stated: int | None, most: int, rate: int) -> Iterator[np.ndarray]:
+    """Without what an encoder's last frame adds to the length that the header states."""
+    there, excess, end = 0, [], most if stated is None else stated
+    for block in blocks:
+        keep = min(max(end - there, 0), len(block))
+        there += len(block)
+        yield block[: min(keep, max(most - there + len(block), 0))]
+        if there >= most:
+            return
+        if keep < len(block):
+            excess.append(block[keep:])
+        if excess and there > end + _MISSING * rate:  # the header is wrong
+            yield from excess
+            excess, end = [], most
 
 
 def _promised(sound: soundfile.SoundFile) -> int:
@@ -135,50 +327,3 @@ def _promised(sound: soundfile.SoundFile) -> int:
     if cut and 0 < int(cut[2]) < int(cut[1]) < _ENDLESS:
         return round(sound.frames * int(cut[1]) / int(cut[2]))
     return sound.frames
-
-
-def _with_count(path: Path | str) -> io.BytesIO | None:
-    """An mp3 with a first frame that counts the others, or None when it has one (a "Xing" or "Info" frame) already.
-
-    Without it, libsndfile goes by the file's size and the first frame's bit rate, and its length is wrong by a little
-    (the padding of frames), by much (a cover picture), or so short that it stops before the end (a variable bit rate).
-    """
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        start = 0
-        while data[start : start + 3] == b"ID3":
-            start += 10 + sum(byte << shift for byte, shift in zip(data[start + 6 : start + 10], (21, 14, 7, 0)))
-        start = _next_mp3_frame(data, start)
-        head = bytes(data[start : start + 48])
-        tag = max(head.find(b"Xing"), head.find(b"Info"))
-        if not head or (tag > 0 and head[tag + 7] & 1):
-            return None
-        count, place = 0, start
-        while (place := _next_mp3_frame(data, place)) < len(data):
-            count, place = count + 1, place + _mp3_frame_size(data[place : place + 4])
-        version, rate = head[1] >> 3 & 3, head[2] & 0x0C
-        side_information = (32 if version == 3 else 17) if head[3] >> 6 != 3 else (17 if version == 3 else 9)
-        header = bytes([0xFF, head[1] | 1, 0xE0 | rate, head[3]])  # the highest bit rate, no check sum, no padding
-        frame = header + bytes(side_information) + b"Info" + struct.pack(">II", 1, count)
-        return io.BytesIO(frame.ljust(_mp3_frame_size(header), b"\0") + data[start:])
-
-
-def _next_mp3_frame(data: mmap.mmap, place: int) -> int:
-    """Where the next whole frame starts that another one, a tag or the end follows; len(data) where there is none."""
-    while 0 <= place < len(data):
-        if size := _mp3_frame_size(data[place : place + 4]):
-            after = place + size
-            if after == len(data) or _mp3_frame_size(data[after : after + 4]) or data[after : after + 3] == b"TAG":
-                return place
-        place = data.find(b"\xff", place + 1)
-    return len(data)
-
-
-def _mp3_frame_size(header: bytes) -> int:
-    """Bytes of a frame of layer III by its first four; 0 if these are no such header."""
-    if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE6 != 0xE2:
-        return 0
-    version, kbps, rate = header[1] >> 3 & 3, header[2] >> 4, header[2] >> 2 & 3
-    if version == 1 or kbps in (0, 15) or rate == 3:
-        return 0
-    bits = (144 if version == 3 else 72) * 1000 * _MP3_KBPS[version == 3][kbps - 1]
-    return bits // _MP3_RATES[version][rate] + (header[2] >> 1 & 1)

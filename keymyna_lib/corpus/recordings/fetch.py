@@ -1,7 +1,8 @@
 """Downloads of data sets, checked before they count.
 
 pooch downloads and hashes. A file gets its name only when it is whole and its size and checksums match, so a partial
-file never counts; one that was interrupted is downloaded again from the start.
+file never counts; one that was interrupted is downloaded again from the start. Where a publisher gives no checksum,
+that of the first download is recorded in the data set's folder, and holds from then on.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Any
@@ -40,6 +41,7 @@ PER_HOST = 2  # connections at once
 TIMEOUT = 30.0  # s without a byte
 LONGEST_WAIT = 120.0  # s; a server that asks for more is not asked again
 _TRANSIENT = {408, 429, 500, 502, 503, 504}  # HTTP errors after which another try may succeed
+_RECORD = ".first_downloads.json"  # checksums, see the module's description
 _CHUNK = 1 << 16  # bytes
 
 
@@ -83,6 +85,7 @@ class _Job:
     urls: list[str]
     state: str = ""
     problem: str = ""
+    recorded: bool = False  # the checksum is that of the first download
 
 
 class _Failed(Exception):
@@ -135,7 +138,10 @@ def fetch(
         raise KeyMynaError(f"workers={workers}: expected the number of downloads at once, 1 or more.")
     _check(sources)
     jobs = [_Job(source, folder / _inside(source.path, "path"), _urls(source, mirror)) for source in sources]
+    first = _first_checksums(folder)
     for job in bar(jobs, desc="checking files", unit="file", show=show):
+        if not (job.source.md5 or job.source.sha256) and job.source.path in first:
+            job.source, job.recorded = replace(job.source, sha256=first[job.source.path]), True
         job.problem = _mismatch(job.target, job.source)
         job.state = "failed" if job.problem else "present"
         job.urls = [url for url in job.urls if job.problem and (_is_local(url) or not offline)]
@@ -148,9 +154,14 @@ def fetch(
     ]
     with _locked(folder / ".fetch.lock") if todo or unpacking else contextlib.nullcontext():
         if todo:
-            _download(todo, min(workers, len(todo)), show)
+            try:
+                _download(todo, min(workers, len(todo)), show)
+            finally:  # after Ctrl-C too
+                _record_first_checksums(folder, todo)
         for job in jobs:
             if job.state == "failed":
+                if job.recorded and "sha256" in job.problem:
+                    job.problem += f" as at the first download; remove {folder / _RECORD} to accept another"
                 job.problem += f"; {'' if offline else 'run again, or '}bring {_describe(job.source)} to {job.target}"
         for job in unpacking:
             if job.state != "failed":
@@ -232,6 +243,27 @@ def _reason(error: BaseException) -> str:
     while inner := error.__cause__ or error.__context__:
         error = inner
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def _first_checksums(folder: Path) -> dict[str, str]:
+    """Path -> sha256 of the first download of each file whose publisher gives no checksum."""
+    return files.read_json(folder / _RECORD) if (folder / _RECORD).exists() else {}
+
+
+def _record_first_checksums(folder: Path, jobs: Sequence[_Job]) -> None:
+    """Add those of files that were just downloaded, and say so."""
+    new = {
+        job.source.path: _pooch().file_hash(str(job.target), alg="sha256")
+        for job in jobs
+        if job.state == "fetched" and not (job.source.md5 or job.source.sha256)
+    }
+    if new:
+        files.write_json(folder / _RECORD, _first_checksums(folder) | new)
+        path, sha256 = next(iter(new.items()))
+        print(
+            f"{folder.name}: the publisher gives no checksum of {len(new)} file(s), such as {path} (sha256 "
+            f"{sha256}); from now on they are compared with these downloads, recorded in {_RECORD}."
+        )
 
 
 def _mismatch(path: Path, source: Source) -> str:

@@ -6,10 +6,9 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import re
-from collections.abc import Iterator
+import unicodedata
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
@@ -17,12 +16,15 @@ import pandas as pd
 
 from keymyna_lib.base import seeds
 from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.base.listing import Listing
+from keymyna_lib.base.small_tables import read_table
+from keymyna_lib.base.text import identity, visible
 from keymyna_lib.corpus.recordings.dataset import Dataset, labelled, table_of
+from keymyna_lib.corpus.recordings.decode import may_be_sound
 
 SHARES = {"train": 0.7, "valid": 0.15, "test": 0.15}  # our choice
+_NO_SOUND = "not a sound file"
 _NEEDED, _OPTIONAL = ("file", "key"), ("artist", "title", "genre", "composition", "split")
-# What libsndfile reads, by the usual suffixes.
-_AUDIO = frozenset({".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".w64", ".wav"})
 
 
 class _Folder(Dataset):
@@ -42,27 +44,27 @@ class _Folder(Dataset):
     place: ClassVar[str]
 
     def __init__(self, name: str) -> None:
-        if not re.fullmatch(r"\w[\w. -]*", name):
+        if not re.fullmatch(r"\w[\w. -]*", name := visible(name)):
             raise KeyMynaError(
                 f"folder {name!r}: expected its name alone, of letters, digits, '.', '-', '_' and spaces."
             )
         self._folder, self.name, self.title = name, f"{self.kind}:{name}", f"{self.words} {name}"
 
     def folder(self, root: Path | str) -> Path:
-        """The folder."""
-        return Path(root) / self.place / self._folder
+        """The folder; the case of its name does not matter."""
+        return Listing(root).one(f"{self.place}/{self._folder}") or Path(root) / self.place / self._folder
 
 
 class AudioFolder(_Folder):
-    """Labelled recordings of the user: <data root>/folders/NAME with a table keys.csv, UTF-8, separated by commas.
+    """Labelled recordings of the user: <data root>/folders/NAME with a table keys.csv, see `small_tables.read_table`.
 
     Its columns, in any order: file, relative to the folder; key, in any notation that `keys.parse_key` reads; and, if
     known, artist, title, genre, composition, split (train, valid or test in every line). A label that is not one major
     or minor key excludes its track; all other mistakes in the table are errors.
 
     Without the column split, 70/15/15 are drawn by composition, else by artist, else by file. The draw is a hash of
-    that name, so that adding tracks moves none of the others. In a small folder the shares may be far from these, or
-    zero; give a split then.
+    that name, so that adding tracks moves none of the others, unless they are copies (see `copies.settle`). In a small
+    folder the shares may be far from these, or zero; give a split then.
 
     Parameters
     ----------
@@ -89,25 +91,32 @@ class AudioFolder(_Folder):
         Raises
         ------
         KeyMynaError
-            When there is no such table, or when a column is missing or unknown, a file has no name, leaves the folder
-            or occurs twice, a split is another word or divides a composition, or no label is a key.
+            When there is no such table or two of them, when `read_table` refuses it, a column is unknown, a file has no
+            name, leaves the folder or occurs twice, in whatever spelling, a split is another word or divides a
+            composition, or no label is a key.
         """
-        path = self.folder(root) / "keys.csv"
+        files = Listing(self.folder(root))
+        path = files.one("keys.csv") or files.top / "keys.csv"
         rows: dict[str, dict[str, Any]] = {}
+        lines: dict[str, int] = {}  # of each file
         whole: dict[str, str] = {}  # split of each composition
-        for line, given in self._lines(path):
+        for line, given in read_table(path, _NEEDED, optional=_OPTIONAL, advice=self.how):
             where = f"{path}, line {line}"
-            file = PurePosixPath(given.pop("file"))
+            file = PurePosixPath(unicodedata.normalize("NFC", given.pop("file")))
             if file.is_absolute() or ".." in file.parts or not file.parts:
                 raise KeyMynaError(f"{where}: file {str(file)!r}; expected a path inside {path.parent}.")
-            if (name := str(file)) in rows:
-                raise KeyMynaError(f"{where}: file {name!r} is there a second time. Keep one line per file.")
-            row = {"track_id": name, "path": name} | labelled(given.pop("key")) | given
+            name = str(file)
+            if (first := lines.setdefault(identity(name), line)) != line:
+                raise KeyMynaError(
+                    f"{where}: file {name!r} is there a second time, after line {first} (case does not "
+                    "count). Keep one line per file."
+                )
+            row = {"track_id": name, "path": files.find(name)} | labelled(given.pop("key")) | given
             group = given.get("composition") or given.get("artist") or name
-            row["composition"] = group = " ".join(group.casefold().split())
+            row["composition"] = group = identity(group)
             if "split" not in given:
-                row["split"] = _drawn(group)
-            elif given["split"] not in SHARES:
+                row |= {"split": _drawn(group), "drawn": True}
+            elif (row := row | {"split": given["split"].casefold()})["split"] not in SHARES:
                 raise KeyMynaError(
                     f"{where}: split {given['split']!r}; expected {', '.join(SHARES)} in every line, or "
                     "no column split."
@@ -125,37 +134,13 @@ class AudioFolder(_Folder):
             )
         return table_of(list(rows.values()))
 
-    def _lines(self, path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-        """Number and cells, by column, of each line below the header."""
-        try:
-            with open(path, encoding="utf-8-sig", newline="") as file:
-                table = csv.DictReader(file, skipinitialspace=True, restval="")
-                columns = [column.strip() for column in table.fieldnames or ()]
-                table.fieldnames = columns
-                if lacking := [column for column in _NEEDED if column not in columns]:
-                    raise KeyMynaError(f"{path}: no column {lacking[0]!r} in {columns}. {self.how}")
-                if unknown := [column for column in columns if column not in _NEEDED + _OPTIONAL]:
-                    raise KeyMynaError(f"{path}: unknown column {unknown[0]!r}. {self.how}")
-                if len(set(columns)) < len(columns):
-                    raise KeyMynaError(f"{path}: a column is there twice in {columns}.")
-                for cells in table:
-                    if None in cells:
-                        raise KeyMynaError(
-                            f"{path}, line {table.line_num}: more cells than columns. Quote a cell that "
-                            "has a comma in it."
-                        )
-                    yield table.line_num, {column: cell.strip() for column, cell in cells.items()}
-        except FileNotFoundError:
-            raise KeyMynaError(f"{path} does not exist. {self.how}") from None
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise KeyMynaError(f"{path} cannot be read ({error}). Save it as CSV in UTF-8.") from error
-
 
 class UnlabelledFolder(_Folder):
     """Recordings without labels, for pre-training: all audio below <data root>/unlabelled/NAME.
 
-    Files count by their suffix; hidden ones (a dot before the name of the file or a folder) do not. NAME and files
-    below it may be links; linked folders are not entered.
+    A file counts as audio by its ending or its first bytes, see `decode.may_be_sound`; all others are rows, too, but
+    excluded. Hidden ones (a dot before the name of the file or a folder) are passed over. NAME and files below it may
+    be links; linked folders are not entered.
 
     Parameters
     ----------
@@ -174,7 +159,7 @@ class UnlabelledFolder(_Folder):
         self.how = f"Put audio into <data root>/unlabelled/{name}, or link that name to where it is."
 
     def index(self, root: Path | str) -> pd.DataFrame:
-        """The audio files, by their paths, key -1; see `Dataset.index`. Only names are read; no file is opened.
+        """The files, by their paths, key -1; see `Dataset.index`. None is opened whose name ends like a sound file's.
 
         Raises
         ------
@@ -188,16 +173,17 @@ class UnlabelledFolder(_Folder):
             folders[:] = [name for name in folders if not name.startswith(".")]
             below = "" if place == str(top) else f"{os.path.relpath(place, top)}/"
             for name in names:
-                if os.path.splitext(name)[1].lower() in _AUDIO and not name.startswith("."):
-                    rows.append(_unlabelled(below + name))
-        if not rows:
-            raise KeyMynaError(f"{top} has no audio in it. {self.how}")
+                if not name.startswith("."):
+                    rows.append(_unlabelled(below + name, may_be_sound(os.path.join(place, name))))
+        if all(row.get("excluded") == _NO_SOUND for row in rows):
+            raise KeyMynaError(f"{top} has no audio in it, but {len(rows)} other files. {self.how}")
         return table_of(rows)
 
 
 def unlabelled_folders(root: Path | str) -> list[str]:
     """Names, as data sets, of the folders for pre-training under a data root."""
-    return [f"unlabelled:{path.name}" for path in sorted((Path(root) / "unlabelled").glob("[!.]*")) if path.is_dir()]
+    folders = Listing(Listing(root).one("unlabelled") or Path(root) / "unlabelled")
+    return [f"unlabelled:{name}" for name in folders.names() if (folders.top / name).is_dir()]
 
 
 def _drawn(group: str) -> str:
@@ -206,10 +192,10 @@ def _drawn(group: str) -> str:
     return "train" if place < SHARES["train"] else "valid" if place < SHARES["train"] + SHARES["valid"] else "test"
 
 
-def _unlabelled(path: str) -> dict[str, str]:
+def _unlabelled(path: str, sound: bool) -> dict[str, str]:
     try:
         path.encode()
-        return {"track_id": path, "path": path}
+        return {"track_id": path, "path": path, "excluded": "" if sound else _NO_SOUND}
     except UnicodeEncodeError:  # bytes of another encoding, which no table can hold
         readable = os.fsencode(path).decode(errors="backslashreplace")
         return {"track_id": readable, "path": readable, "excluded": "name is not UTF-8"}

@@ -11,7 +11,6 @@ numbers (<number>.LOFI.mp3) and kept by two hosts. The annotations are in the da
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,12 +20,17 @@ import pandas as pd
 
 from keymyna_lib import keys
 from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.base.listing import Listing
 from keymyna_lib.base.seeds import numpy_stream
+from keymyna_lib.base.small_tables import read_table, read_value
+from keymyna_lib.base.text import identity
 from keymyna_lib.corpus.recordings.dataset import Dataset, table_of
 from keymyna_lib.corpus.recordings.fetch import Source
 
 VALID_SHARE = 0.125  # of GiantSteps MTG's tracks with one key: our choice
 _SEED = 0  # of their split, which never changes
+_METADATA = "annotations/beatport_metadata.txt"
+_AGAIN = "Get the annotations again."
 
 
 class _Repository(Dataset):
@@ -57,17 +61,17 @@ class _Repository(Dataset):
         """
         table = self.index(root)
         return tuple(
-            Source(tuple(host + Path(row.path).name for host in self.hosts), row.path, md5=row.md5)
+            Source(tuple(f"{host}{row.Index}.mp3" for host in self.hosts), row.path, md5=row.md5)
             for row in table[table["excluded"] == ""].itertuples()
         )
 
-    def _annotations(self, root: Path | str) -> Path:
+    def _annotations(self, root: Path | str) -> Listing:
+        """The repository's files."""
         folder = self.folder(root)
-        places = (folder, folder / "repository" / f"{self.repository}-{self.commit}")
-        found = [place for place in places if (place / self.needed).exists()]
-        if not found:
-            raise KeyMynaError(f"{folder / self.needed} does not exist. {self.how}")
-        return found[0]
+        for place in (folder, folder / "repository" / f"{self.repository}-{self.commit}"):
+            if (files := Listing(place)).one(self.needed):
+                return files
+        raise KeyMynaError(f"{folder / self.needed} does not exist. {self.how}")
 
 
 class GiantStepsKey(_Repository):
@@ -105,8 +109,9 @@ class GiantStepsKey(_Repository):
             When the annotations are missing, or when the folder is mirdata's.
         """
         folder = self.folder(root)
+        audio = Listing(folder)
         for mark in ("keys_gs+", "meta"):
-            if (folder / mark).exists():
+            if audio.one(mark):
                 raise KeyMynaError(
                     f"{folder} has a folder {mark}: that is mirdata's giantsteps_key, 600 tracks with "
                     "revised labels, and not the 604 of the literature. Move it elsewhere; the two "
@@ -114,23 +119,23 @@ class GiantStepsKey(_Repository):
                 )
         base = self._annotations(root)
         rows = []
-        for path in sorted((base / self.needed).glob("*.key")):
-            label = _text(path)
+        for path in base.below(".key", self.needed):
+            label = read_value(path)
             key, reason = _key(label)
             rows.append(
                 {
                     "track_id": path.stem,
-                    "path": f"audio/{path.stem}.mp3",
+                    "path": audio.find(f"audio/{path.stem}.mp3"),
                     "label": label,
                     "key": key,
                     "excluded": reason,
                     "split": "" if reason else "test",
                     "md5": _md5(base, path.stem),
-                    "genre": _text(base / "annotations" / "genre" / f"{path.stem}.genre"),
+                    "genre": _known(base, f"annotations/genre/{path.stem}.genre"),
                 }
             )
         if not rows:
-            raise KeyMynaError(f"{base / self.needed} has no *.key. {self.how}")
+            raise KeyMynaError(f"{base.top / self.needed} has no *.key. {self.how}")
         return table_of(rows)
 
 
@@ -198,31 +203,31 @@ class GiantStepsMTG(_Repository):
                 f"{self.name} is only used beside the annotations of giantsteps_key (not its audio), "
                 f"which say what must not be trained on: {error}"
             ) from error
-        metadata = base / "annotations" / "beatport_metadata.txt"
-        labels = _table(base / self.needed, ("ID", "MANUAL KEY", "C"))
+        annotations, metadata = (base.top / base.find(name) for name in (self.needed, _METADATA))
+        labels = _table(annotations, ("ID", "MANUAL KEY", "C"))
         facts = _table(metadata, ("ID", "ARTIST", "SONG TITLE", "MIX", "BP GENRE"))
         if unknown := sorted(set(labels) - set(facts)):
             raise KeyMynaError(f"{metadata} has no track {unknown[0]}, whose artist decides on its split. {self.how}")
-        tested = {*test.index, *test["md5"]} - {""}
-        rows = []
+        tested = {*map(identity, test.index), *test["md5"]} - {""}
+        audio, rows = Listing(self.folder(root)), []
         for number, row in labels.items():
             track_id, fact = f"{number}.LOFI", facts[number]
             label, confidence, md5 = row["MANUAL KEY"], row["C"], _md5(base, track_id)
             if confidence not in ("0", "1", "2"):
                 raise KeyMynaError(
-                    f"{base / self.needed}: the confidence of track {number} is {confidence!r} instead "
+                    f"{annotations}: the confidence of track {number} is {confidence!r} instead "
                     f"of 0, 1 or 2. {self.how}"
                 )
             key, reason = _key(label, first=not self.single_key)
             if not reason and int(confidence) < self.min_confidence:
                 reason = "low confidence"
-            if not reason and not tested.isdisjoint((track_id, md5)):
+            if not reason and not tested.isdisjoint((identity(track_id), md5)):
                 reason = "in GiantSteps Key"
             title = fact["SONG TITLE"] + (f" ({fact['MIX']})" if fact["MIX"] else "")
             rows.append(
                 {
                     "track_id": track_id,
-                    "path": f"audio/{track_id}.mp3",
+                    "path": audio.find(f"audio/{track_id}.mp3"),
                     "label": label,
                     "key": key,
                     "excluded": reason,
@@ -244,7 +249,7 @@ def _artist_groups(table: pd.DataFrame) -> pd.Series:
     from sklearn.feature_extraction.text import CountVectorizer
 
     shared = [
-        [track_id, *{name.strip().casefold() for name in artist.split(",")} - {""}, *[md5] * bool(md5)]
+        [track_id, *{name.strip() for name in identity(artist).split(",")} - {""}, *[md5] * bool(md5)]
         for track_id, artist, md5 in zip(table.index, table["artist"], table["md5"])
     ]
     counts = CountVectorizer(analyzer=list, binary=True, dtype=np.int32).fit_transform(shared)
@@ -271,27 +276,21 @@ def _key(label: str, *, first: bool = False) -> tuple[int, str]:
         return -1, error.reason
 
 
-def _text(path: Path) -> str:
-    """A small text file's content without surrounding whitespace; empty when there is no file."""
-    return path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else ""
+def _known(base: Listing, path: str) -> str:
+    """The value in a small file; empty when there is none."""
+    file = base.top / base.find(path)
+    return read_value(file) if file.is_file() else ""
 
 
-def _md5(base: Path, track_id: str) -> str:
-    return _text(base / "md5" / f"{track_id}.md5")
+def _md5(base: Listing, track_id: str) -> str:
+    return _known(base, f"md5/{track_id}.md5").casefold()
 
 
 def _table(path: Path, columns: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Rows of a tab-separated table by their ID, stripped of whitespace."""
+    """Rows of a table by their ID."""
     rows: dict[str, dict[str, str]] = {}
-    try:
-        with open(path, encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file, delimiter="\t"):
-                values = {name: (row[name] or "").strip() for name in columns}
-                if not values["ID"] or values["ID"] in rows:
-                    raise ValueError(f"row {len(rows) + 1} has no ID, or that of another row")
-                rows[values["ID"]] = values
-    except (OSError, ValueError, csv.Error) as error:
-        raise KeyMynaError(f"{path} cannot be read ({error}). Get the annotations again.") from error
-    except KeyError as error:
-        raise KeyMynaError(f"{path} has no column {error}. Get the annotations again.") from error
+    for line, row in read_table(path, columns, advice=_AGAIN):
+        if not row["ID"] or row["ID"] in rows:
+            raise KeyMynaError(f"{path}, line {line}: no ID, or that of another row. {_AGAIN}")
+        rows[row["ID"]] = row
     return rows

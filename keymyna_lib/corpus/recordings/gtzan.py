@@ -9,6 +9,8 @@ import pandas as pd
 
 from keymyna_lib import keys
 from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.base.listing import Listing
+from keymyna_lib.base.small_tables import read_value
 from keymyna_lib.corpus.recordings.dataset import Dataset, audio_path, table_of
 from keymyna_lib.corpus.recordings.fetch import Source
 
@@ -54,19 +56,20 @@ class GTZAN(Dataset):
         Raises
         ------
         KeyMynaError
-            When the annotations are missing.
+            When the annotations are missing or cannot be read.
         """
         folder = self.folder(root)
-        places = (folder, folder / "repository" / f"{_REPOSITORY}-{_COMMIT}")
-        found = next(filter(None, (sorted(place.glob("gtzan_key/genres/*/*.lerch.txt")) for place in places)), [])
+        files = Listing(folder)
+        places = ("", f"repository/{_REPOSITORY}-{_COMMIT}/")
+        found = next(filter(None, (files.below(".lerch.txt", f"{place}gtzan_key/genres") for place in places)), [])
         if not found:
             raise KeyMynaError(f"{folder / 'gtzan_key' / 'genres'} has no annotations (*.lerch.txt). {self.how}")
         rows = []
         for path in found:
-            track_id, genre = path.name.removesuffix(".lerch.txt"), path.parent.name
-            label = path.read_text(encoding="utf-8", errors="replace").strip()
+            track_id, genre = path.name[: -len(".lerch.txt")].casefold(), path.parent.name.casefold()
+            label = read_value(path)
             key, reason = _key(label)
-            audio = audio_path(folder, f"genres/{genre}/{track_id}", _SUFFIXES)
+            audio = audio_path(files, f"genres/{genre}/{track_id}", _SUFFIXES)
             rows.append(
                 {
                     "track_id": track_id,

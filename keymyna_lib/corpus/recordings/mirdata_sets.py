@@ -19,6 +19,7 @@ import pandas as pd
 
 from keymyna_lib.base import files, seeds
 from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.base.listing import Listing
 from keymyna_lib.corpus.recordings.dataset import Dataset, labelled, table_of
 from keymyna_lib.corpus.recordings.fetch import Source
 
@@ -67,14 +68,14 @@ class _Mirdata(Dataset):
             raise KeyMynaError(f"{path} does not exist. {self.how}")
         loader = module.Dataset(data_home=str(folder), version=self.version)
         loader.index_path = str(path)
-        facts, rows, track_id = self._facts(folder), [], "-"
+        listing, facts, rows, track_id = Listing(folder), self._facts(folder), [], "-"
         try:
             for track_id, paths in files.read_json(path)["tracks"].items():
                 audio, md5 = paths[self.audio]
                 rows.append(
                     {
                         "track_id": track_id,
-                        "path": audio,
+                        "path": audio and listing.find(audio),
                         "md5": md5,
                         **self._row(loader.track(track_id)),
                         **(facts[track_id] if facts else {}),
@@ -156,7 +157,7 @@ class FMAKeys(_Mirdata):
         return labelled(f"{track.key} {track.mode}" if track.key else "")
 
     def _facts(self, folder: Path) -> dict[str, dict[str, str]]:
-        path = folder / "fma_metadata" / "tracks.csv"
+        path = folder / Listing(folder).find("fma_metadata/tracks.csv")
         for needed in (folder / "fma_keys_metadata.csv", path):
             if not needed.is_file():
                 raise KeyMynaError(f"{needed} does not exist. {self.how}")
@@ -169,7 +170,7 @@ class FMAKeys(_Mirdata):
             ("set", "split"): "split",
         }
         try:
-            with open(path, encoding="utf-8", newline="") as file:
+            with open(path, encoding="utf-8-sig", newline="") as file:
                 lines = csv.reader(file)
                 heads = list(zip(next(lines), next(lines)))  # the third line names the index
             places = {heads.index(head): column for head, column in wanted.items()}
@@ -178,7 +179,7 @@ class FMAKeys(_Mirdata):
             table["split"] = [self._SPLITS[split] for split in table["split"]]
             table["composition"] = "artist " + table["composition"]
             return table.to_dict("index")
-        except (OSError, ValueError, KeyError, StopIteration) as error:
+        except (OSError, ValueError, KeyError, StopIteration, csv.Error) as error:
             raise KeyMynaError(
                 f"{path} is not the FMA's table of tracks ({type(error).__name__}: {error}). {self.how}"
             ) from error

@@ -13,6 +13,8 @@ from pathlib import Path
 import pandas as pd
 
 from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.base.text import identity
+from keymyna_lib.corpus.corpus import Corpus
 from keymyna_lib.corpus.recordings.billboard import Billboard
 from keymyna_lib.corpus.recordings.dataset import STATES, Dataset, examine
 from keymyna_lib.corpus.recordings.fetch import fetch
@@ -157,7 +159,19 @@ def assemble(
 
 
 def _found(name: str, examined: Mapping[str, pd.DataFrame], folders: Mapping[str, Path]) -> pd.DataFrame:
-    columns = ["file", "n_samples", "source", "split", "composition", "key", "label", "artist", "title", "content"]
+    columns = [
+        "file",
+        "n_samples",
+        "source",
+        "split",
+        "drawn",
+        "composition",
+        "key",
+        "label",
+        "artist",
+        "title",
+        "content",
+    ]
     if name not in examined:
         return pd.DataFrame(columns=columns)
     table = examined[name][examined[name]["state"] == "found"]
@@ -166,6 +180,44 @@ def _found(name: str, examined: Mapping[str, pd.DataFrame], folders: Mapping[str
     table["content"] = [md5 or f"{stat.st_size}-{stat.st_mtime_ns}" for md5, stat in zip(table["md5"], stats)]
     table["composition"] = name + ": " + table["composition"].where(table["composition"] != "", table.index.to_series())
     return table.set_index(name + "/" + table.index)[columns]
+
+
+def labels(name: str, root: Path | str) -> tuple[pd.DataFrame, dict[str, str]]:
+    """The tracks of a task, or of one data set, by their annotations alone: whatever audio is there.
+
+    Parameters
+    ----------
+    name : of a task or a data set, in any case.
+
+    Returns
+    -------
+    tracks : index track_id, "<data set>/<id>", as of `assemble`; columns source, composition, split, key; those that
+        are excluded have neither split nor key (-1).
+    absent : data set of the task -> why it cannot be used.
+
+    Raises
+    ------
+    KeyMynaError
+        When there is no such task or data set, or no track of a test set in what is there.
+    """
+    name = next((known for known in (*TASKS, *NAMES) if identity(known) == identity(name)), name)
+    if name not in (*TASKS, *NAMES) and not name.startswith("folder:"):
+        raise KeyMynaError(f"{name!r}: choose a task or a data set, {', '.join((*TASKS, *NAMES))} or folder:NAME.")
+    parts, absent = [], {}
+    for one in map(dataset, datasets_of(name) if name in TASKS else (name,)):
+        try:
+            table = one.index(root)
+        except KeyMynaError as error:
+            absent[one.name] = str(error)
+            continue
+        own = table["composition"].where(table["composition"] != "", table.index.to_series())
+        split = table["split"].where(table["excluded"] == "", "")
+        table = table.assign(source=one.name, composition=f"{one.name}: " + own, split=split)
+        parts.append(table.set_index(f"{one.name}/" + table.index)[["source", "composition", "split", "key"]])
+    tracks = pd.concat(parts) if parts else pd.DataFrame(columns=["split"])
+    if not (tracks["split"] == "test").any():
+        raise KeyMynaError(f"{name}: no labels of test tracks under {root}. {' '.join(absent.values())}".rstrip())
+    return tracks, absent
 
 
 def card(sets: Sequence[Dataset], examined: Mapping[str, pd.DataFrame], absent: Mapping[str, str]) -> pd.DataFrame:
@@ -216,17 +268,49 @@ def reasons(examined: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["name", "state", "tracks", "why", "for instance"])
 
 
-def with_problems(examined: Mapping[str, pd.DataFrame], undecodable: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """The examined indices, with the tracks that could not be decoded (columns track_id, problem) marked corrupt."""
+def with_problems(examined: Mapping[str, pd.DataFrame], unused: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The examined indices, with the tracks that `build.build_recordings` did not use marked corrupt or excluded."""
     marked = {name: table.copy() for name, table in examined.items()}
-    for track_id, problem in undecodable[["track_id", "problem"]].itertuples(index=False):
+    for track_id, state, problem in unused[["track_id", "state", "problem"]].itertuples(index=False):
         name, track = track_id.split("/", 1)
-        marked[name].loc[track, ["state", "problem"]] = ["corrupt", problem]
+        column = "excluded" if state == "excluded" else "problem"
+        marked[name].loc[track, ["state", column]] = [state, problem]
     return marked
 
 
-def nothing_found(root: str, left_out: Mapping[str, str], absent: Mapping[str, str]) -> KeyMynaError:
-    """The error for a data root from which no task can be made."""
-    lines = [f"  task {task}: {reason}" for task, reason in left_out.items()]
+def copies_in(corpus: Corpus) -> pd.DataFrame:
+    """Rows like those of `reasons`, for the tracks of a corpus that are the same recording as another of its tracks."""
+    manifest, rows = corpus.manifest, []
+    twice = manifest[manifest["recording"].duplicated(keep=False)]
+    skipped = twice["split"].isin(["train", "pretrain"]) & twice["recording"].isin(corpus.scored)
+    for (name, scored), group in twice.groupby(["source", skipped]):
+        same = twice.index[twice["recording"] == group["recording"].iloc[0]].drop(group.index[0])
+        rows.append(
+            {
+                "name": name,
+                "state": "copy",
+                "tracks": len(group),
+                "why": "the same recording as another track" + ", scored, so not pre-trained on" * scored,
+                "for instance": f"{group.index[0]} = {same[0]}",
+            }
+        )
+    return pd.DataFrame(rows, columns=["name", "state", "tracks", "why", "for instance"])
+
+
+def failures(fetched: pd.DataFrame) -> list[str]:
+    """A line for each data set of which `download` could not get all files: how many failed, and why the first did."""
+    failed = fetched[fetched["state"] == "failed"]
+    return [
+        f"{name}: {len(group)} files could not be fetched, {group['path'].iloc[0]} first: {group['problem'].iloc[0]}"
+        for name, group in failed.groupby("name")
+    ]
+
+
+def nothing_found(
+    root: str, left_out: Mapping[str, str], absent: Mapping[str, str], fetched: pd.DataFrame
+) -> KeyMynaError:
+    """The error for a data root from which no task can be made, after some downloads."""
+    lines = [f"  {line}" for line in failures(fetched)]
+    lines += [f"  task {task}: {reason}" for task, reason in left_out.items()]
     lines += [f"  {name}: {reason}" for name, reason in absent.items()]
     return KeyMynaError(f"data_root {root}: no task can be made from what is there.\n" + "\n".join(lines))

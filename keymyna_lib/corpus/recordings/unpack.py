@@ -45,7 +45,7 @@ def extract(archive: Path | str, folder: Path | str, *, show: bool = True) -> No
         else:
             work.rename(folder)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError) as error:
-        raise KeyMynaError(f"{archive} is damaged ({error}). Delete it and fetch it again.") from error
+        raise KeyMynaError(f"{archive} is damaged ({error}). Get it again.") from error
     except OSError as error:
         raise KeyMynaError(
             f"cannot unpack {archive} into {folder}: {error.strerror}. Correct that (space, "

@@ -16,6 +16,7 @@ import pandas as pd
 from keymyna_lib import keys
 from keymyna_lib.base import seeds
 from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.base.text import identity
 from keymyna_lib.corpus.rendered.scores import ScoreSet
 from keymyna_lib.corpus.splits import SPLITS
 
@@ -45,7 +46,7 @@ def normalise_title(title: str) -> str:
     >>> normalise_title("The Trip to Dingle (2nd Set)"), normalise_title("Quick Step 25th Regt.")
     ('dingle trip', '')
     """
-    text = unicodedata.normalize("NFKD", title.casefold())
+    text = unicodedata.normalize("NFKD", identity(title))
     text = "".join(c for c in text if not unicodedata.combining(c) and c not in "'’`:")
     words = set(re.findall(r"[a-z]{2,}", re.sub(r"\b\d+(st|nd|rd|th|d)?\b", " ", text)))
     return " ".join(sorted(words - _GENERIC))

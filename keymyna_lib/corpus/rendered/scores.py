@@ -138,6 +138,7 @@ def load_scores() -> ScoreSet:
             return _read_cache(folder)
         except (KeyMynaError, OSError):
             print(f"{folder} is incomplete or damaged: parsing the scores again.")
+            files.discard(folder)
     scores = _parse_corpus()
     _write_cache(folder, scores)
     return scores

@@ -1,0 +1,41 @@
+"""A copy of this clone to run notebooks in."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+from keymyna_lib.base import paths
+
+COPIED = ("keymyna_lib", "notebooks", "requirements.lock", "pyproject.toml")
+
+
+def run_in(clone, *arguments, profile="smoke"):
+    """The runner in the copy, with a cache of its own."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(clone),
+        "KEYMYNA_CACHE": str(clone / ".cache"),
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "keymyna_lib", "run", "--profile", profile, *arguments],
+        cwd=clone,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def copy_of_the_sources(folder):
+    """What a run needs, and the parsed scores, which take two minutes to parse."""
+    for name in COPIED:
+        source = paths.ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, folder / name)
+    shutil.copytree(paths.CACHE / "scores", folder / ".cache" / "scores")
+    return folder
