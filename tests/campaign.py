@@ -275,14 +275,19 @@ def disk(campaign: Campaign, step: float) -> None:
     """A run in a tmpfs that is full time and again, and is given `step` MB each time; twice that in one notebook."""
     place = campaign.folder / "disk"
     place.mkdir()
-    size = 40.0
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size:.0f}m", "tmpfs", str(place)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8g", "tmpfs", str(place)]
     if subprocess.run(mount, capture_output=True).returncode:
         campaign.add("a full disk", "not tried: a tmpfs cannot be mounted here", campaign.reference)
         return
     try:
         clone = campaign.fresh("run", place)
         full, traced, last, more = [], 0, "", step
+
+        def give(megabytes: float) -> None:
+            size = shutil.disk_usage(place).used / 2**20 + megabytes
+            subprocess.run(["mount", "-o", f"remount,size={size:.0f}m", str(place)], check=True)
+
+        give(step)
         while (running := clone.run()).process.returncode:
             started = [line.split()[1][:2] for line in running.lines if line.startswith("[") and line.endswith("...")]
             notebook = started[-1] if started else "start"
@@ -293,12 +298,12 @@ def disk(campaign: Campaign, step: float) -> None:
                 return
             traced += running.traceback
             more = 2 * more if notebook == last else step
-            full, last, size = [*full, notebook], notebook, size + more
-            subprocess.run(["mount", "-o", f"remount,size={size:.0f}m", str(place)], check=True)
+            full, last = [*full, notebook], notebook
+            give(more)
         happened = f"full {len(full)} times, in {', '.join(dict.fromkeys(full))}; given space each time, it resumed"
         campaign.add("a disk that is full", happened + (f"; {traced} tracebacks" if traced else ""), clone)
     finally:
-        subprocess.run(["umount", str(place)], check=False)
+        subprocess.run(["umount", "-l", str(place)], check=False)
 
 
 def twice(campaign: Campaign) -> None:

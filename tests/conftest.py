@@ -1,5 +1,6 @@
 """Fixtures that several modules of tests share; the scores are parsed once, then cached as in a normal run."""
 
+import hypothesis
 import pytest
 
 from keymyna_lib.base import paths
@@ -7,6 +8,10 @@ from keymyna_lib.corpus import splits
 from keymyna_lib.corpus.rendered import compositions
 from keymyna_lib.corpus.rendered.scores import load_scores
 from keymyna_lib.report import provenance
+
+# The same examples in every run, however busy the machine.
+hypothesis.settings.register_profile("steady", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("steady")
 
 
 def pytest_collection_modifyitems(items):

@@ -243,6 +243,25 @@ def test_what_will_not_have_been_run_is_refused_at_once():
         encoder_study.check_parts([48, 200], [24, 48], "shown_budgets, budgets")
 
 
+def test_a_learning_rate_is_kept_in_full(home, monkeypatch):
+    lrs = [1.23456789e-7, 3e-7, 0.1 + 0.2]
+    corpus = SimpleNamespace(hash="c", tracks=lambda split: ["v"], pretraining_tracks=lambda labelled: ["u"])
+    monkeypatch.setattr(
+        encoder_study, "pretrain_once", lambda config, *_, desc: (SimpleNamespace(to=lambda _: config.lr), None)
+    )
+    monkeypatch.setattr(encoder_study, "budget_tracks", lambda *_: ["t"])
+    monkeypatch.setattr(encoder_study, "extract", lambda corpus, name, lr, **_: lr)
+    for best in lrs:
+        monkeypatch.setattr(
+            encoder_study,
+            "label_efficiency",
+            lambda lr, *_, best=best, **__: (None, pd.DataFrame({"valid_score": [lr == best]})),
+        )
+        stage = Stage("50_objectives", "mini")
+        assert encoder_study.tune(stage, f"best {best}", CONFIG, lrs, 1, corpus, 1, [0]) == best
+        assert load_metrics("mini", stage.runs)["condition"].to_list() == [f"lr {lr}" for lr in lrs]
+
+
 def test_tuning_takes_the_best_on_validation_never_sees_the_test_and_is_shared_by_seeds(home, monkeypatch):
     tracks = {"train": [f"a{i}" for i in range(20)], "valid": ["v0", "v1"], "test": ["t0"]}
     corpus = SimpleNamespace(

@@ -120,6 +120,7 @@ def test_spelling_has_the_fewest_accidentals():
         ("12m", "D minor"),
         ("\uff23\u266f\u3000minor", "C# minor"),
         ("C #m", "C# minor"),
+        ("C\u266f\ufe0f minor", "C# minor"),
         ("E b minor", "D# minor"),
         ("Fx minor", "G minor"),
         ("F\U0001d12a:min", "G minor"),

@@ -85,9 +85,9 @@ def test_a_data_root_that_is_not_there_is_refused_before_anything_runs(asked, wr
 def test_going_back_from_recordings_to_the_synthetic_corpus_is_said_not_guessed(asked, tmp_path):
     index = Project(tmp_path).index("mini", "05_recordings")
     assert call("run").exit_code == 0
-    files.write_json(index, {"outputs": {"folder": ""}})
+    files.write_json(index, {"runs": [], "files": {}, "outputs": {"folder": ""}})
     assert call("run").exit_code == 0
-    files.write_json(index, {"outputs": {"folder": "corpus/1"}})
+    files.write_json(index, {"runs": [], "files": {}, "outputs": {"folder": "corpus/1"}})
     done = call("run")
     assert done.exit_code == 1 and "--data-root none" in done.stderr
     assert call("run", "--profile", "smoke").exit_code == call("run", "--data-root", "none").exit_code == 0

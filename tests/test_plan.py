@@ -339,6 +339,8 @@ def test_names_that_papermill_injects_must_be_declared():
         plan.check_cell("15_controls", cell("15_controls", predictionz="x", In=history))
     history[2] = '# Parameters\nPAPERMILL_INPUT_PATH = "a"\nprofile = "mini"\n'
     plan.check_cell("15_controls", cell("15_controls", In=history, tables={}))
+    for own in ("# Parameters of my own\nx = 1", "# Parameters\n%time x = 1"):
+        plan.check_cell("15_controls", cell("15_controls", In=[*history, own], x=1))
 
 
 def test_a_parameter_that_is_not_set_is_named():

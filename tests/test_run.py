@@ -158,6 +158,8 @@ def test_a_damaged_notebook_is_named(project):
         ("sizes", "[1, 2]", [1, 2]),
         ("sizes", "1,2", [1, 2]),
         ("sizes", "7", [7]),
+        ("sizes", "7,", [7]),
+        ("sizes", "['7', \"8\"]", [7, 8]),
         ("sizes", "[]", []),
         ("cutoffs", "1, 2.5", [1.0, 2.5]),
     ],

@@ -145,6 +145,22 @@ def test_further_seeds_and_shared_runs_are_taken_over(home):
     assert load_runs("smoke", ["50_x"])["seed"].tolist() == [0, 1, 0]
 
 
+def test_seeds_that_cannot_be_taken_over_are_named_in_the_captions(home, capsys):
+    earlier = Stage("50_x", "smoke")
+    first = make(earlier)
+    earlier.done()
+    path = home / "results/smoke/runs" / first / "provenance.json"
+    files.write_json(path, files.read_json(path) | {"code_hash": "an older one"})
+    stage = Stage("50_x", "smoke")
+    second = make(stage, seed=1)
+    stage.keep_other_seeds([second])
+    stage.table("t", table_of(second), caption="A caption.")
+    stage.done()
+    note = "Left out are the runs of seed 0 (made by another version of the code); run them again to have them here."
+    assert stage.runs == [second] and caption_of(home, "t") == f"A caption. {note}"
+    assert capsys.readouterr().out == f"{note}\n"
+
+
 def test_a_caption_names_the_parameters_set_by_hand_that_concern_it(home, monkeypatch):
     def told(**notebooks):
         monkeypatch.setenv(paths.SET_BY_HAND, json.dumps(notebooks))

@@ -1,3 +1,7 @@
+import unicodedata
+
+import hypothesis
+import hypothesis.strategies
 import pytest
 
 from keymyna_lib.base.text import identity, visible
@@ -12,6 +16,8 @@ from keymyna_lib.base.text import identity, visible
         ("A\u00a0\t minor\r\n", "A minor"),
         ("e\u0301", "é"),
         ("\u2028a\x1fb", "a b"),
+        ("e\u200b\u0301", "é"),
+        ("C♯\ufe0f", "C♯"),
     ],
 )
 def test_what_cannot_be_seen_is_gone(written, seen):
@@ -36,3 +42,11 @@ def test_one_name_in_two_spellings_is_one(one, other):
 
 def test_other_names_are_others():
     assert len({identity(name) for name in ("a", "á", "ab", "a b", "")}) == 5
+
+
+@hypothesis.given(hypothesis.strategies.text())
+def test_once_is_enough(text):
+    for function in (visible, identity):
+        assert function(function(text)) == function(text)
+        assert function(unicodedata.normalize("NFD", text)) == function(unicodedata.normalize("NFC", text))
+    assert identity(visible(text)) == identity(text)

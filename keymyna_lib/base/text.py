@@ -10,6 +10,8 @@ import unicodedata
 
 # Zero-width marks and the byte order mark, which nobody sees, and every other character of control.
 _UNSEEN = ("Cc", "Cf")
+# Variation selectors, which choose between the glyphs of one character: a sharp may carry one.
+_SELECTORS = frozenset(map(chr, (*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0))))
 
 
 def visible(text: str) -> str:
@@ -18,13 +20,13 @@ def visible(text: str) -> str:
     >>> visible("\\ufeff E\\u0301milie\\u00a0 Simon\\0") == "Émilie Simon"
     True
     """
-    composed = unicodedata.normalize("NFC", text)
     seen = (
         " " if character.isspace() else character
-        for character in composed
-        if character.isspace() or unicodedata.category(character) not in _UNSEEN
+        for character in text
+        if character.isspace() or not (character in _SELECTORS or unicodedata.category(character) in _UNSEEN)
     )
-    return " ".join("".join(seen).split())
+    # Composed last: what is not seen may stand between a letter and its accent.
+    return unicodedata.normalize("NFC", " ".join("".join(seen).split()))
 
 
 def identity(text: str) -> str:

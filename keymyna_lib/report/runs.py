@@ -226,14 +226,15 @@ def published(profile: str, notebook: str) -> dict[str, Any]:
     return publication.read_index(path)
 
 
-def _settings(config: Mapping[str, Any]) -> str:
-    """What a configuration says besides the seed and the inputs."""
-    return sha256_json({key: value for key, value in config.items() if key not in ("seed", "inputs")})
+def _alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two configurations agree in all that both name, the seed and the inputs excepted."""
+    return all(one[key] == other[key] for key in one.keys() & other.keys() - {"seed", "inputs"})
 
 
 def _kin(config: Mapping[str, Any], code: str) -> str:
     """What the runs of one configuration share across seeds: configuration without the seed, corpus and code."""
-    return sha256_json([_settings(config), config["inputs"].get("corpus"), code])
+    shared = {key: value for key, value in config.items() if key not in ("seed", "inputs")}
+    return sha256_json([shared, config["inputs"].get("corpus"), code])
 
 
 def _published_runs(profile: str, notebook: str) -> dict[str, tuple[dict[str, Any], str]]:
@@ -261,17 +262,14 @@ def other_seeds(profile: str, notebook: str, run_ids: Sequence[str]) -> tuple[li
     made = [read_json(folder / run / "config.json") for run in run_ids]
     code = provenance.code_hash()
     seeds: dict[str, set[int]] = {}
-    corpora: dict[str, set[str]] = {}  # of the same settings
     for config in made:
         seeds.setdefault(_kin(config, code), set()).add(config["seed"])
-        corpora.setdefault(_settings(config), set()).add(config["inputs"].get("corpus"))
     found, left_out = [], {}
     for run, (config, its_code) in _published_runs(profile, notebook).items():
         if config["seed"] not in seeds.get(_kin(config, its_code), {config["seed"]}):
             found.append(run)
-        elif _kin(config, its_code) not in seeds and _settings(config) in corpora:
-            same = config["inputs"].get("corpus") in corpora[_settings(config)]
-            left_out[config["seed"]] = "by another version of the code" if same else "on another corpus"
+        elif _kin(config, its_code) not in seeds and any(_alike(config, each) for each in made):
+            left_out[config["seed"]] = "by another version of the code" if its_code != code else "on another corpus"
     own = {config["seed"] for config in made} | {read_json(folder / run / "config.json")["seed"] for run in found}
     return found, {seed: why for seed, why in sorted(left_out.items()) if seed not in own}
 

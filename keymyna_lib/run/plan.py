@@ -151,9 +151,10 @@ def check_cell(notebook: str, namespace: dict[str, Any]) -> None:
 def _injected(namespace: Values) -> list[str]:
     """Names that papermill has set, from IPython's record of the cells that ran; none in a notebook run by hand."""
     for source in reversed(namespace.get("In", [])):
-        if source.startswith(_INJECTED):
-            targets = [t for node in ast.parse(source).body if isinstance(node, ast.Assign) for t in node.targets]
-            return [t.id for t in targets if isinstance(t, ast.Name) and not t.id.startswith("PAPERMILL_")]
+        if source.partition("\n")[0].strip() == _INJECTED:
+            with contextlib.suppress(SyntaxError):  # somebody's own cell, with a magic in it
+                targets = [t for node in ast.parse(source).body if isinstance(node, ast.Assign) for t in node.targets]
+                return [t.id for t in targets if isinstance(t, ast.Name) and not t.id.startswith("PAPERMILL_")]
     return []
 
 
