@@ -58,7 +58,7 @@ def recordings(tmp_path_factory):
     for i, name in enumerate("abcdef"):
         soundfile.write(folder / f"{name}.wav", np.random.default_rng(i).uniform(-0.5, 0.5, 16_000), 16_000)
         rows[name] = dict(file=str(folder / f"{name}.wav"), n_samples=16_000, source="s", task="t", split="train")
-        rows[name] |= dict(composition=name, key=i, label="C", artist="", title="", content=name)
+        rows[name] |= dict(composition=name, key=i, label="C", artist="", title="", content=name, drawn=False)
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
