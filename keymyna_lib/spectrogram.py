@@ -174,7 +174,8 @@ def n_frames(n_samples: int) -> int:
 def window_starts(frames: int, window: int = WINDOW) -> np.ndarray:
     """First frames of the windows that cover a recording: end to end, the last one aligned to the end.
 
-    A recording shorter than a window gets one window, to be padded by the caller.
+    A rest of less than a second has no window of its own, which would count the end twice: the last whole window is
+    moved to the end instead. A recording shorter than a window gets one, to be padded by the caller.
 
     Returns
     -------
@@ -184,8 +185,9 @@ def window_starts(frames: int, window: int = WINDOW) -> np.ndarray:
     --------
     >>> window_starts(500).tolist()
     [0, 196, 304]
-    >>> window_starts(100).tolist()
-    [0]
+    >>> window_starts(393).tolist(), window_starts(100).tolist()
+    ([0, 197], [0])
     """
     last = max(frames - window, 0)
-    return np.unique(np.append(np.arange(0, last, window), last))
+    whole = np.arange(0, last, window)
+    return np.append(whole[last - whole >= SAMPLE_RATE // HOP], last)

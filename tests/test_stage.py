@@ -188,6 +188,18 @@ def test_a_caption_names_the_parameters_set_by_hand_that_concern_it(home, monkey
     assert caption_of(home, "counts") == "Counts."
 
 
+def test_a_caption_names_nothing_of_a_corpus_that_was_not_used(home, monkeypatch):
+    for notebook, corpus in (("00_data", "c1"), ("05_recordings", "c2")):
+        stage = Stage(notebook, "smoke")
+        stage.done(outputs={"corpus": corpus, "folder": f"corpus/{corpus}"})
+    lines = {"00_data": ["n_tunes = 9"], "05_recordings": ["seconds = 5"], "20_x": ["lr = 0.1"]}
+    monkeypatch.setenv(paths.SET_BY_HAND, json.dumps(lines))
+    stage = Stage("20_x", "smoke")
+    stage.table("t", table_of(make(stage)), caption="A caption.")
+    stage.done()
+    assert caption_of(home, "t") == "A caption. Not the profile's own values: n_tunes = 9; lr = 0.1."
+
+
 def test_runs_of_an_earlier_version_do_not_say_what_was_set_by_hand(home):
     stage = Stage("20_x", "smoke")
     path = home / "results/smoke/runs" / make(stage) / "provenance.json"

@@ -172,7 +172,7 @@ class Run:
                     "started": self.started,
                     "ended": provenance.now(),
                     "corpus_hash": self.config["inputs"].get("corpus"),
-                    "set_by_hand": provenance.set_by_hand(),
+                    "set_by_hand": _concerning(self.profile, self.notebook, self.config["inputs"]),
                 },
             )
             os.replace(folder, final)
@@ -180,6 +180,21 @@ class Run:
             self.files = [*final.iterdir(), *self._artifacts.values()]
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _concerning(profile: str, notebook: str, inputs: Mapping[str, str]) -> dict[str, list[str]]:
+    """The parameters set by hand without those of notebooks that made another corpus than that of a run."""
+    told = provenance.set_by_hand()
+    for other in set(told) - {notebook}:
+        outputs = published(profile, other)["outputs"] if _index(profile, other).exists() else {}
+        # An encoder of another notebook's run may have been trained on either corpus.
+        if "folder" in outputs and outputs["corpus"] != inputs.get("corpus") and "encoder_run" not in inputs:
+            del told[other]
+    return told
+
+
+def _index(profile: str, notebook: str) -> Path:
+    return paths.results_dir(profile) / "index" / f"{notebook}.json"
 
 
 def write_csv(path: Path, table: pd.DataFrame) -> None:
@@ -217,7 +232,7 @@ def published(profile: str, notebook: str) -> dict[str, Any]:
     KeyMynaError
         When it has not run yet in this profile.
     """
-    path = paths.results_dir(profile) / "index" / f"{notebook}.json"
+    path = _index(profile, notebook)
     if not path.exists():
         raise KeyMynaError(
             f"notebook {notebook} has not run in profile {profile!r}: "
@@ -239,7 +254,7 @@ def _kin(config: Mapping[str, Any], code: str) -> str:
 
 def _published_runs(profile: str, notebook: str) -> dict[str, tuple[dict[str, Any], str]]:
     """Run id -> (configuration, code hash) of what a notebook published last; empty if it has not run."""
-    path = paths.results_dir(profile) / "index" / f"{notebook}.json"
+    path = _index(profile, notebook)
     runs = publication.read_index(path)["runs"] if path.exists() else []
     folders = [paths.results_dir(profile) / "runs" / run for run in runs]
     return {

@@ -183,7 +183,8 @@ def describe(before: pd.DataFrame, after: pd.DataFrame, left_out: Sequence[str])
     if not groups:
         return []
     scored = set(after.loc[after["split"].isin(["valid", "test", "extra"]), "recording"])
-    skipped = after["split"].eq("pretrain") & after["recording"].isin(scored)
+    unscored = after["split"].isin(["train", "pretrain"]) & ~after.index.isin(left_out)
+    skipped = unscored & after["recording"].isin(scored)
     facts = [
         f"{count} {what}"
         for count, what in (
@@ -198,7 +199,7 @@ def describe(before: pd.DataFrame, after: pd.DataFrame, left_out: Sequence[str])
         f"({' = '.join(groups[0].index[:2])}"
         + ", ..." * (len(groups) > 1)
         + "). "
-        + ("Of all tracks, " + "; ".join(facts) + "." if facts else "They are in one split already.")
+        + ("Of all tracks, " + "; ".join(facts) + "." if facts else "None had to move.")
     ]
     named = [group[group["key"] >= 0] for group in groups]
     if unlike := [group for group in named if group["key"].nunique() > 1]:
