@@ -15,12 +15,13 @@ import torch
 from click.testing import CliRunner
 
 from keymyna_lib import __main__ as cli
-from keymyna_lib.base import files, paths
+from keymyna_lib.base import paths
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.seeds import torch_stream
 from keymyna_lib.heads import HeadSpec, TrainedHead
 from keymyna_lib.keys import KEY_NAMES, N_KEYS
 from keymyna_lib.model import EncoderConfig, build_encoder, save_encoder
+from keymyna_lib.report import publication
 from keymyna_lib.run import pipeline, torchrun, warmup
 from keymyna_lib.run.project import Project
 
@@ -85,9 +86,9 @@ def test_a_data_root_that_is_not_there_is_refused_before_anything_runs(asked, wr
 def test_going_back_from_recordings_to_the_synthetic_corpus_is_said_not_guessed(asked, tmp_path):
     index = Project(tmp_path).index("mini", "05_recordings")
     assert call("run").exit_code == 0
-    files.write_json(index, {"runs": [], "files": {}, "outputs": {"folder": ""}})
+    publication.write_index(index, {"runs": [], "files": {}, "outputs": {"folder": ""}})
     assert call("run").exit_code == 0
-    files.write_json(index, {"runs": [], "files": {}, "outputs": {"folder": "corpus/1"}})
+    publication.write_index(index, {"runs": [], "files": {}, "outputs": {"folder": "corpus/1"}})
     done = call("run")
     assert done.exit_code == 1 and "--data-root none" in done.stderr
     assert call("run", "--profile", "smoke").exit_code == call("run", "--data-root", "none").exit_code == 0

@@ -87,13 +87,13 @@ def test_storage_round_trip_where_float16_alone_overflows():
     assert ((expand(stored) - power).abs() <= tolerance * (power + 1e-3)).all()
 
 
-@pytest.mark.parametrize("frames", [1, 195, 196, 197, 392, 938, 1000])
-def test_windows_cover_every_frame(frames):
+@pytest.mark.parametrize("frames", [1, 195, 196, 197, 226, 227, 392, 393, 422, 423, 938, 1000])
+def test_windows_cover_all_but_less_than_a_second_and_the_end_once(frames):
     starts = window_starts(frames)
     covered = np.unique(np.concatenate([np.arange(s, s + WINDOW) for s in starts]))
-    assert set(range(frames)) <= set(covered)
-    assert len(starts) == max(1, -(-frames // WINDOW)) and (frames < WINDOW or starts[-1] + WINDOW == frames)
-    assert HOP == 512
+    assert len(set(range(frames)) - set(covered)) * HOP < SAMPLE_RATE
+    assert frames < WINDOW or starts[-1] + WINDOW == frames
+    assert (np.diff(starts) * HOP >= SAMPLE_RATE - HOP).all()
 
 
 @pytest.mark.parametrize("audio", [np.zeros(1000, np.float32), np.zeros((2, 5000), np.float32)])
