@@ -369,6 +369,23 @@ def test_a_missing_tail_is_said_once(tmp_path, caplog, suffix, share):
         read_audio(path)
 
 
+@pytest.mark.parametrize("format", ["AIFF", "CAF", "RF64"])
+def test_real_truncation_is_refused_in_rarer_containers(tmp_path, format):
+    (tmp_path / "a").write_bytes(sound(440, 6, format=format)[:400_000])
+    with pytest.raises(KeyMynaError, match="a is truncated: 4.. s of 6.0 s"):
+        read_audio(tmp_path / "a")
+
+
+@pytest.mark.parametrize("low, high", [(0.3, 0.6), (0.5, 0.51), (0.6, 0.99)])
+def test_an_ogg_with_a_hole(tmp_path, low, high):
+    noise = np.random.default_rng(0).normal(0, 0.1, 480000)
+    soundfile.write(tmp_path / "a.ogg", noise, 48000, format="OGG")
+    data = (tmp_path / "a.ogg").read_bytes()
+    (tmp_path / "a.ogg").write_bytes(data[: round(low * len(data))] + data[round(high * len(data)) :])
+    with pytest.raises(KeyMynaError, match="a.ogg is (truncated|damaged)"):
+        read_audio(tmp_path / "a.ogg")
+
+
 @pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
 def test_the_end_of_an_ogg(tmp_path, caplog, subtype):
     path = tmp_path / "a.ogg"

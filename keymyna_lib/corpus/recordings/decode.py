@@ -16,7 +16,7 @@ import logging
 import math
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -163,7 +163,7 @@ def _resampled(path: Path | str, stream: _Stream, most: float) -> Iterator[np.nd
     rate, mono = stream.rate, _Mono()
     frames = _FOREVER if stream.frames is None else stream.frames
     wanted = frames if most == math.inf else min(frames, math.ceil((most / SAMPLE_RATE + _MARGIN) * rate))
-    length = min(most, _at_16_khz(frames, rate))
+    length = int(min(most, _at_16_khz(frames, rate)))
     resampler = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
     there = given = 0
 
@@ -239,7 +239,7 @@ def _opened(path: Path | str) -> Iterator[Iterator[_Stream]]:
         raise KeyMynaError(f"{path} cannot be read ({error.strerror}).") from error
 
 
-def _streams(path: Path | str, file: io.BufferedReader) -> Iterator[_Stream]:
+def _streams(path: Path | str, file: io.BufferedReader) -> Generator[_Stream, None, None]:
     head = parts.beginning(file)
     kind = ffmpeg.kind_of(head)
     if kind and kind.foreign:
@@ -258,7 +258,7 @@ def _streams(path: Path | str, file: io.BufferedReader) -> Iterator[_Stream]:
             raise KeyMynaError(f"{path} is not a sound file, or a damaged one. Get the file again.") from error
         unknown = bool(kind)
     if unknown:
-        yield from _foreign(path, kind)
+        yield from _foreign(path, kind, found[0].frames)
         return
     for part in found:
         try:
@@ -300,8 +300,9 @@ def _sound_blocks(stream: _Stream, sound: soundfile.SoundFile, wanted: int) -> I
         wanted -= read
 
 
-def _foreign(path: Path | str, kind: ffmpeg.Kind) -> Iterator[_Stream]:
+def _foreign(path: Path | str, kind: ffmpeg.Kind, promised: int | None = None) -> Iterator[_Stream]:
     with ffmpeg.opened(path, kind) as (rate, stated, blocks):
+        stated = promised or stated
         yield _Stream(rate, None, stated, lambda most: _as_stated(blocks, stated, most, rate))
 
 

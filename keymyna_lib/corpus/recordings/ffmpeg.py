@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from keymyna_lib.base.errors import KeyMynaError
 
 _TAIL = 0.1  # s by which an encoder's last frame goes beyond the end of the audio
 _HEAD = 1 << 16  # bytes
+_RIFF_LACKS = 1 << 14  # bytes of a RIFF file that may be missing: a tenth of a second or so
 _HELD = 256  # frames of the decoder, mostly of 1,024 samples
 # Demultiplexers of files whose header gives the length of the audio; others guess it from the bit rate.
 _STATED = {"mov", "matroska", "asf", "avi", "wav", "aiff", "caf", "ape", "wv", "tta"}
@@ -107,6 +109,11 @@ def opened(path: Path | str, kind: Kind) -> Iterator[Stream]:
     with open(path, "rb") as file:
         if any(mark in file.read(_HEAD) for mark in _LOCKED):
             raise KeyMynaError(f"{path} is encrypted; its audio cannot be read. Get it without copy protection.")
+        size = file.seek(0, io.SEEK_END)
+        file.seek(0)
+        start = file.read(8)
+        if start[:4] == b"RIFF" and int.from_bytes(start[4:], "little") + 8 > size + _RIFF_LACKS:
+            raise KeyMynaError(f"{path} is truncated: the end of its {kind.words} is not there. Get the file again.")
         file.seek(0)
         try:
             with av.open(file, metadata_errors="ignore") as container:

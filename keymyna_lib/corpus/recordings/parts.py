@@ -137,6 +137,8 @@ def parts_of(file: io.BufferedReader) -> list[Part]:
         return _au(data)
     if head[:4] == b"caff":
         return _caf(data)
+    if head[:4] == b"FORM" and head[8:11] == b"AIF":
+        return _aiff(data)
     if head[:4] == b"OggS":
         return _ogg(data)
     if head[:4] == b"fLaC":
@@ -147,7 +149,7 @@ def parts_of(file: io.BufferedReader) -> list[Part]:
 def is_mpeg(head: bytes) -> bool:
     """Whether a file that begins so, behind its tags, is an mp3, mp2 or mp1: with one frame behind another."""
     size = _frame_size(head[:4])
-    return size > 0 and (size >= len(head) or _frame_size(head[size : size + 4]) > 0)
+    return size > 0 and (size == len(head) or _frame_size(head[size : size + 4]) > 0)
 
 
 # Chunks ---------------------------------------------------------------------------------------------------------------
@@ -239,15 +241,32 @@ def _au(data: _Bytes) -> list[Part]:
 
 
 def _caf(data: _Bytes) -> list[Part]:
-    """A Core Audio file whose last chunk goes to the end, wherever that is."""
-    place = 8
+    """A Core Audio file whose last chunk goes to the end, wherever that is, or beyond it."""
+    place, packet = 8, (0, 0)
     while place + 12 <= data.size:
         name, size = struct.unpack(">4sq", data.at(place, 12))
-        if name == b"data" and size < 0:
+        if name == b"desc":
+            packet = struct.unpack(">II", data.at(place + 28, 8).ljust(8, b"\0"))
+        elif name == b"data" and size < 0:
             return [Part(((0, place + 4), struct.pack(">q", data.size - place - 12), (place + 12, data.size)))]
+        elif name == b"data" and place + 12 + size > data.size and packet[0]:
+            return [Part(None, (size - 4) // packet[0] * packet[1])]
         if size < 0:
             break
         place += 12 + size
+    return [Part()]
+
+
+def _aiff(data: _Bytes) -> list[Part]:
+    """An AIFF file that says how many frames it should have, though its samples break off."""
+    place, frames = 12, 0
+    while place + 8 <= data.size:
+        name, size = struct.unpack(">4sI", data.at(place, 8))
+        if name == b"COMM":
+            frames = struct.unpack(">I", data.at(place + 10, 4).ljust(4, b"\0"))[0]
+        elif name == b"SSND" and place + 8 + size > data.size and size < _ENDLESS:
+            return [Part(None, frames or None)]
+        place += 8 + size + size % 2
     return [Part()]
 
 
@@ -256,24 +275,25 @@ def _caf(data: _Bytes) -> list[Part]:
 
 def _ogg(data: _Bytes) -> list[Part]:
     """The links of a chain. The end of the last is known even where its last page is not whole."""
-    starts, place, opening, cut, last = [], 0, False, False, 0
+    starts, place, opening, ended, cut, end = [], 0, False, True, False, 0
     while place < data.size:
         head = data.at(place, 27)
         if head[:4] != b"OggS" or len(head) < 27:
-            cut = b"OggS".startswith(head[:4]) and len(head) < 27
+            cut = cut or not ended  # rubbish amid a stream, or in place of its end
             place = data.find(re.compile(rb"OggS"), place + 1)
             continue
         flags, (granule,) = head[5], struct.unpack("<q", head[6:14])
         if flags & 2 and not opening:
             starts.append(place)
-        opening = bool(flags & 2)
+        opening, ended = bool(flags & 2), bool(flags & 4)
         table = data.at(place + 27, head[26])
         place += 27 + head[26] + sum(table)
-        cut, last = place > data.size or len(table) < head[26], granule if flags & 4 else 0
+        if place > data.size or len(table) < head[26]:
+            end, cut = (granule, cut) if ended else (0, True)
     bounds = list(zip(starts, [*starts[1:], data.size]))
-    frames = _ogg_frames(data, starts[-1], last) if cut and last > 0 else None
-    parts = [Part((bound,) if len(starts) > 1 else None, holes=True) for bound in bounds]
-    return [*parts[:-1], Part(parts[-1].spans, frames, cut=cut and not frames, holes=not cut)]
+    frames = _ogg_frames(data, starts[-1], end) if end > 0 and starts else None
+    parts = [Part((bound,) if len(starts) > 1 else None, holes=True) for bound in bounds] or [Part()]
+    return [*parts[:-1], Part(parts[-1].spans, frames, cut=cut, holes=frames is None)]
 
 
 def _ogg_frames(data: _Bytes, start: int, granule: int) -> int | None:
