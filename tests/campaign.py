@@ -70,8 +70,11 @@ class Clone:
         return running
 
     def tables(self) -> dict[str, bytes]:
-        """The tables by name."""
-        return {path.name: path.read_bytes() for path in (self.root / "results/smoke/tables").glob("*.csv")}
+        """The tables, and the data of the figures, by name."""
+        found = [
+            path for folder in ("results/smoke/tables", "figures/smoke") for path in (self.root / folder).glob("*.csv")
+        ]
+        return {path.name: path.read_bytes() for path in found}
 
     def copy(self, folder: Path) -> Clone:
         """An independent copy, with the files' times."""
