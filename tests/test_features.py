@@ -26,7 +26,7 @@ from keymyna_lib.features import (
 from keymyna_lib.model import Encoder, EncoderConfig, build_encoder
 from keymyna_lib.spectrogram import SAMPLE_RATE, WINDOW, compress, mel_power, n_frames, window_starts
 
-SECONDS = {"a": 14.0, "b": 3.0, "c": 7.0}
+SECONDS = {"a": 14.0, "b": 3.0, "c": 8.0}
 
 
 @pytest.fixture
