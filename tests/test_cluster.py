@@ -99,11 +99,11 @@ def test_slurm_jobs_are_those_of_the_file(client, monkeypatch, tmp_path):
     for content, problem in (
         ({"cores": 8}, '"jobs"'),
         ({"jobs": 0}, '"jobs"'),
-        ([3], '"jobs"'),
+        ([3], "expected a JSON object"),
         ({"jobs": 1, "core": 1}, "SLURMCluster does not take.*core"),
     ):
         files.write_json(path, content)
-        with pytest.raises(KeyMynaError, match=f"slurm.json: .*{problem}"), cluster.connect(f"slurm:{path}"):
+        with pytest.raises(KeyMynaError, match=f"slurm.json.*{problem}"), cluster.connect(f"slurm:{path}"):
             pass
     monkeypatch.setitem(sys.modules, "dask_jobqueue", None)
     with pytest.raises(KeyMynaError, match="pip install.*dask-jobqueue"), cluster.connect(f"slurm:{path}"):
@@ -295,6 +295,7 @@ def recordings(tmp_path_factory):
             "label": "",
             "artist": "",
             "title": "",
+            "drawn": False,
             "content": hashing.sha256_file(path),
         }
     (folder / "3.wav").write_bytes(b"nothing")
