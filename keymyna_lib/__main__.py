@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import re
 import signal
@@ -70,6 +71,13 @@ def _echo(line: str, *, err: bool = False) -> None:
 def _plain(name: str) -> str:
     """Without control characters, which would break lines and columns, or drive the terminal."""
     return re.sub(r"[\x00-\x1f\x7f]", lambda found: found[0].encode("unicode_escape").decode(), name)
+
+
+class _Notes(logging.Handler):
+    """Prints what the library passes over with a warning, a line each."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _echo(_plain(f"note: {record.getMessage()}"), err=True)
 
 
 class _RunContext(click.Context):
@@ -270,7 +278,8 @@ def bench(subjects: tuple[str, ...], budget: float, size: str, out: Path) -> Non
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @click.pass_context
 def predict(ctx: click.Context, encoder: str, head: str, crop_frames: int, files: tuple[str, ...]) -> None:
-    """Print the key of each sound FILE (wav, flac, ogg, mp3), its probability and the tuning.
+    """Print the key of each sound FILE (wav, flac, ogg, mp3; with the package av, m4a and more), its probability
+    and the tuning.
 
     The tuning is in cents from A at 440 Hz; recordings that are more than 15 cents off are put right first. Silence is
     left out, and a file with nothing else has no clear key. A file that cannot be read is reported, the others are
@@ -283,6 +292,7 @@ def predict(ctx: click.Context, encoder: str, head: str, crop_frames: int, files
     from keymyna_lib.keys import KEY_NAMES
     from keymyna_lib.predict import KeyFinder
 
+    logging.basicConfig(handlers=[_Notes()])
     finder, status = KeyFinder(encoder, head, crop_frames=crop_frames), 0
     for file in files:
         try:

@@ -175,6 +175,8 @@ class _Listener:
 
     def tuning(self) -> float:
         """Deviation from concert pitch in cents, above -50 up to 50; 0 where the recording has no clear pitch."""
+        if self.samples < _SPECTRUM // 2:  # peaks are wider than a semitone
+            return 0.0
         direction, weight = self._direction, self._weight
         if len(self._waiting):
             last = _spectral_tuning(np.pad(self._waiting, (0, _SPECTRUM - len(self._waiting)))[None])

@@ -3,6 +3,7 @@
 import importlib.util
 import io
 import itertools
+import os
 import struct
 
 import numpy as np
@@ -12,7 +13,7 @@ import soxr
 import tones
 
 from keymyna_lib.base.errors import KeyMynaError
-from keymyna_lib.corpus.recordings.decode import audio_blocks, audio_length, read_audio
+from keymyna_lib.corpus.recordings.decode import audio_blocks, audio_length, may_be_sound, read_audio
 from keymyna_lib.spectrogram import SAMPLE_RATE
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".au")
@@ -531,3 +532,51 @@ def test_layer_ii_with_a_large_cover(tmp_path):
     for name in ("a.mp2", "b.mp2"):
         heard(read_audio(tmp_path / name), (440, 3))
     np.testing.assert_array_equal(*(read_audio(tmp_path / name) for name in ("a.mp2", "b.mp2")))
+
+
+@pytest.mark.parametrize("name", ["pipe", "pipe.wav"])
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    for function in (read_audio, audio_length):
+        with pytest.raises(KeyMynaError, match=f"{name} is a pipe or a device"):
+            function(tmp_path / name)
+    assert may_be_sound(tmp_path / name) == name.endswith(".wav")
+    with pytest.raises(KeyMynaError, match="/dev/zero is a pipe or a device"):
+        read_audio("/dev/zero")
+
+
+def test_the_ending_raw_means_nothing(tmp_path):
+    (tmp_path / "a.wav").write_bytes(sound(440, 1.0, format="WAV"))
+    (tmp_path / "a.raw").write_bytes(sound(440, 1.0, format="WAV"))
+    np.testing.assert_array_equal(read_audio(tmp_path / "a.raw"), read_audio(tmp_path / "a.wav"))
+    (tmp_path / "b.RAW").write_bytes(sound(440, 1.0, format="RAW", subtype="PCM_16"))
+    with pytest.raises(KeyMynaError, match="b.RAW is not a sound file"):
+        read_audio(tmp_path / "b.RAW")
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value, read", [(2.0**31, True), (1e12, False), (-3e38, False)])
+def test_samples_beyond_any_level(tmp_path, value, read):
+    audio = np.stack([tone(440, 1.0, 16000)] * 2, axis=1)
+    audio[100:110] = value
+    soundfile.write(tmp_path / "a.wav", audio, 16000, subtype="FLOAT")
+    if read:
+        assert np.abs(read_audio(tmp_path / "a.wav")).max() == np.float32(value)
+    else:
+        with pytest.raises(KeyMynaError, match=r"a.wav has samples of \de\+\d\d times full scale"):
+            read_audio(tmp_path / "a.wav")
+
+
+@pytest.mark.parametrize("mark", ["fbb3112223bdd211b4b700a0c955fc6e", "14e68a292226174cb935dae07ee9289c"])
+def test_both_marks_of_encryption(tmp_path, mark):
+    (tmp_path / "a.wma").write_bytes(bytes.fromhex("3026b2758e66cf11") + bytes(200) + bytes.fromhex(mark) + bytes(99))
+    with pytest.raises(KeyMynaError, match="a.wma is encrypted"):
+        read_audio(tmp_path / "a.wma")
+
+
+def test_gigabytes_of_nothing_are_not_searched(tmp_path):
+    with open(tmp_path / "a.mp3", "wb") as file:
+        file.write(b"ID4")
+        file.truncate(1 << 36)
+    with pytest.raises(KeyMynaError, match="a.mp3 is not a sound file"):
+        audio_length(tmp_path / "a.mp3")

@@ -308,3 +308,18 @@ def test_which_folders_there_are(tmp_path):
         (tmp_path / "unlabelled" / name).mkdir(parents=True)
     (tmp_path / "unlabelled" / "file.wav").write_text("")
     assert unlabelled_folders(tmp_path) == ["unlabelled:a c", "unlabelled:b"]
+
+
+def test_audio_without_a_line_in_the_table_is_named(tmp_path):
+    folder = write_keys(tmp_path, "file,key\ncaf\u00e9.wav,C\n./in/b.wav,D\n") / "folders" / "mine"
+    (folder / "in").mkdir()
+    for name in ("cafe\u0301.wav", "in/b.wav", "in/c", "d.WAVE", ".hidden.wav"):
+        soundfile.write(folder / name, np.zeros(16000), 16000, format="WAV")
+    (folder / "e.m4a").write_bytes(b"no audio")
+    (folder / "cover.jpg").write_bytes(b"no audio")
+    os.mkfifo(folder / "pipe")
+    table = examine(AudioFolder("mine"), tmp_path, show=False)
+    assert table[table["state"] == "found"].index.to_list() == ["caf\u00e9.wav", "in/b.wav"]
+    left = table[table["state"] == "excluded"]
+    assert left.index.to_list() == ["d.WAVE", "e.m4a", "in/c"] and set(left["excluded"]) == {"not in keys.csv"}
+    assert len(table) == 5

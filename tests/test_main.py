@@ -244,6 +244,19 @@ def test_names_are_printed_as_they_are_on_disk_and_spoil_no_line(song):
     assert done.returncode == 1 and done.stderr.startswith(b"error: \xe9none.wav") and done.stderr.count(b"\n") == 1
 
 
+def test_what_is_missing_from_a_file_is_noted_under_its_name_on_disk(song):
+    cut = os.fsencode(song) + b"/\xe9\n.wav"
+    with open(cut, "wb") as file:
+        file.write((song / "short.wav").read_bytes()[:-8820])  # 0.2 s
+    command = [sys.executable, "-m", "keymyna_lib", "predict", "--encoder", song / "encoder.safetensors"]
+    command += ["--head", song / "head.safetensors", cut]
+    done = subprocess.run(command, capture_output=True, env=os.environ | {"PYTHONPATH": str(paths.ROOT)})
+    said = (
+        b"note: " + os.fsencode(song) + rb"/\xe9\n.wav".replace(rb"\xe9", b"\xe9") + b" lacks its last 0.2 s of 2.0 s;"
+    )
+    assert done.returncode == 0 and done.stderr.startswith(said) and done.stderr.count(b"\n") == 1
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["predict", "--help"], ["run", "--list"]])
 def test_a_full_device_is_told_in_one_line(arguments):
     command = [sys.executable, "-m", "keymyna_lib", *arguments]

@@ -16,6 +16,7 @@ import logging
 import math
 import os
 import re
+import stat
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,8 @@ _LEAST_RATE = 4000  # Hz
 _ENDLESS = 0x7FFF0000  # bytes; a larger length in a wav header means that its writer did not know it
 _CANCELS = 1e-3  # of the loudest channel's energy: what is left of it in the mean of channels that cancel (our choice)
 
+_LOUDEST = 2.0**32  # of full scale; integers of 32 bits stored as floats stay below
+
 _FOREVER = 1 << 60  # frames
 
 _log = logging.getLogger(__name__)
@@ -58,6 +61,8 @@ def may_be_sound(path: Path | str) -> bool:
     if Path(path).suffix.lower() in SOUND_ENDINGS:
         return True
     try:
+        if _endless(path):
+            return False
         with open(path, "rb") as file:
             head = parts.beginning(file)
     except OSError:  # whoever decodes it says so
@@ -103,8 +108,8 @@ def read_audio(path: Path | str, *, seconds: float = 0.0) -> np.ndarray:
     Raises
     ------
     KeyMynaError
-        As `audio_length`; also when the file is damaged, lacks more than that, or has samples that are no numbers.
-        Names the file. The cause is an OSError where the system reported one.
+        As `audio_length`; also when the file is damaged, lacks more than that, or has samples that are no numbers or
+        beyond any level. Names the file. The cause is an OSError where the system reported one.
     """
     return np.concatenate([np.empty(0, np.float32), *audio_blocks(path, seconds=seconds)])
 
@@ -175,10 +180,12 @@ def _resampled(path: Path | str, stream: _Stream, most: float) -> Iterator[np.nd
 
     for block in stream.blocks(wanted):
         there += len(block)
-        audio = mono(block)
-        if not np.isfinite(audio).all():
+        peak = np.abs(block).max(initial=0.0)
+        if not np.isfinite(peak):
             raise KeyMynaError(f"{path} has samples that are no numbers (NaN or infinite). Get the file again.")
-        yield fitted(audio)
+        if peak > _LOUDEST:
+            raise KeyMynaError(f"{path} has samples of {peak:.0e} times full scale, no sound. Get the file again.")
+        yield fitted(mono(block))
     yield fitted(np.empty(0, np.float32), last=True)
     if there < wanted or (stream.cut and wanted == frames):
         _judge(path, stream, there)
@@ -230,13 +237,21 @@ def _at_16_khz(frames: int, rate: int) -> int:
 def _opened(path: Path | str) -> Iterator[Iterator[_Stream]]:
     """The streams of an open file, to be read in turn."""
     try:
+        if _endless(path):
+            raise KeyMynaError(f"{path} is a pipe or a device. Give a file; write what comes from it to one.")
         with open(path, "rb") as file:
             if not file.seek(0, io.SEEK_END):
                 raise KeyMynaError(f"{path} is empty. Get the file again.")
             with contextlib.closing(_streams(path, file)) as streams:
                 yield streams
     except OSError as error:
-        raise KeyMynaError(f"{path} cannot be read ({error.strerror}).") from error
+        raise KeyMynaError(f"{path} cannot be read ({error.strerror or error}).") from error
+
+
+def _endless(path: Path | str) -> bool:
+    """Whether reading may wait for ever: for the writer of a pipe, or the end of a device."""
+    mode = os.stat(path).st_mode
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def _streams(path: Path | str, file: io.BufferedReader) -> Generator[_Stream, None, None]:
@@ -277,7 +292,10 @@ def _streams(path: Path | str, file: io.BufferedReader) -> Generator[_Stream, No
 
 
 def _sound_file(path: Path | str, file: io.BufferedReader, part: parts.Part) -> soundfile.SoundFile:
-    return soundfile.SoundFile(os.fsencode(path) if part.spans is None else parts.Spliced(file, part.spans))
+    spans = part.spans
+    if spans is None and Path(path).suffix.lower() == ".raw":  # by its name, it would be one without a header
+        spans = ((0, file.seek(0, io.SEEK_END)),)
+    return soundfile.SoundFile(os.fsencode(path) if spans is None else parts.Spliced(file, spans))
 
 
 def _most_frames(file: io.BufferedReader, sound: soundfile.SoundFile) -> float:

@@ -107,7 +107,8 @@ def opened(path: Path | str, kind: Kind) -> Iterator[Stream]:
 
     av.logging.set_level(av.logging.PANIC)  # what matters is raised
     with open(path, "rb") as file:
-        if any(mark in file.read(_HEAD) for mark in _LOCKED):
+        head = file.read(_HEAD)
+        if any(mark in head for mark in _LOCKED):
             raise KeyMynaError(f"{path} is encrypted; its audio cannot be read. Get it without copy protection.")
         size = file.seek(0, io.SEEK_END)
         file.seek(0)

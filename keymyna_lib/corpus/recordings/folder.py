@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
@@ -23,7 +24,7 @@ from keymyna_lib.corpus.recordings.dataset import Dataset, labelled, table_of
 from keymyna_lib.corpus.recordings.decode import may_be_sound
 
 SHARES = {"train": 0.7, "valid": 0.15, "test": 0.15}  # our choice
-_NO_SOUND = "not a sound file"
+_NO_SOUND, _NO_LINE = "not a sound file", "not in keys.csv"
 _NEEDED, _OPTIONAL = ("file", "key"), ("artist", "title", "genre", "composition", "split")
 
 
@@ -60,7 +61,8 @@ class AudioFolder(_Folder):
 
     Its columns, in any order: file, relative to the folder; key, in any notation that `keys.parse_key` reads; and, if
     known, artist, title, genre, composition, split (train, valid or test in every line). A label that is not one major
-    or minor key excludes its track; all other mistakes in the table are errors.
+    or minor key excludes its track; all other mistakes in the table are errors. Sound files that it does not name are
+    excluded, too (see `UnlabelledFolder` for what counts as one).
 
     Without the column split, 70/15/15 are drawn by composition, else by artist, else by file. The draw is a hash of
     that name, so that adding tracks moves none of the others, unless they are copies (see `copies.settle`). In a small
@@ -132,7 +134,10 @@ class AudioFolder(_Folder):
             raise KeyMynaError(
                 f"{path}: none of its {len(rows)} labels is a major or minor key{label}. Write keys like 'Eb minor'."
             )
-        return table_of(list(rows.values()))
+        named = {os.path.normpath(row["path"]) for row in rows.values()}
+        others = [name for name in _files_below(files.top) if name not in named]
+        unnamed = [_without_label(name, _NO_LINE) for name in others if may_be_sound(files.top / name)]
+        return table_of([*rows.values(), *unnamed])
 
 
 class UnlabelledFolder(_Folder):
@@ -169,12 +174,8 @@ class UnlabelledFolder(_Folder):
         top, rows = self.folder(root), []
         if not top.is_dir():
             raise KeyMynaError(f"{top} does not exist. {self.how}")
-        for place, folders, names in os.walk(top, onerror=_refuse):
-            folders[:] = [name for name in folders if not name.startswith(".")]
-            below = "" if place == str(top) else f"{os.path.relpath(place, top)}/"
-            for name in names:
-                if not name.startswith("."):
-                    rows.append(_unlabelled(below + name, may_be_sound(os.path.join(place, name))))
+        for name in _files_below(top):
+            rows.append(_without_label(name, "" if may_be_sound(top / name) else _NO_SOUND))
         if all(row.get("excluded") == _NO_SOUND for row in rows):
             raise KeyMynaError(f"{top} has no audio in it, but {len(rows)} other files. {self.how}")
         return table_of(rows)
@@ -192,10 +193,18 @@ def _drawn(group: str) -> str:
     return "train" if place < SHARES["train"] else "valid" if place < SHARES["train"] + SHARES["valid"] else "test"
 
 
-def _unlabelled(path: str, sound: bool) -> dict[str, str]:
+def _files_below(top: Path) -> Iterator[str]:
+    """Paths of all files that are not hidden, relative to a folder; folders that are links are not entered."""
+    for place, folders, names in os.walk(top, onerror=_refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        below = "" if place == str(top) else f"{os.path.relpath(place, top)}/"
+        yield from (below + name for name in names if not name.startswith("."))
+
+
+def _without_label(path: str, excluded: str) -> dict[str, str]:
     try:
         path.encode()
-        return {"track_id": path, "path": path, "excluded": "" if sound else _NO_SOUND}
+        return {"track_id": path, "path": path, "excluded": excluded}
     except UnicodeEncodeError:  # bytes of another encoding, which no table can hold
         readable = os.fsencode(path).decode(errors="backslashreplace")
         return {"track_id": readable, "path": readable, "excluded": "name is not UTF-8"}

@@ -108,9 +108,10 @@ class _Bytes:
             self._start, self._held, low = place, self.file.read(max(count, _PIECE)), 0
         return self._held[low : low + count]
 
-    def find(self, pattern: re.Pattern[bytes], place: int) -> int:
-        """Where a pattern of at most 16 bytes is found next, or the file's size."""
-        while place < self.size:
+    def find(self, pattern: re.Pattern[bytes], place: int, within: int | None = None) -> int:
+        """Where a pattern of at most 16 bytes is found next, or the file's size; not much further than `within`."""
+        last = self.size if within is None else min(self.size, place + within)
+        while place < last:
             self.at(place, min(16, self.size - place))
             if found := pattern.search(self._held, place - self._start):
                 return self._start + found.start()
@@ -393,7 +394,7 @@ def _streams(data: _Bytes) -> list[_Stream]:
         elif size := _tag(data, place):
             place, chained = place + size, False
         else:
-            found = data.find(_SYNC, place + 1)
+            found = data.find(_SYNC, place + 1, _RUBBISH)
             place, chained, gap = found, False, gap + found - place
     return [stream for stream in streams if stream.count]
 
@@ -424,7 +425,7 @@ def _tag(data: _Bytes, place: int) -> int:
     elif head[:3] == b"TAG":
         size = 227 if head[3:4] == b"+" else 128
     elif head[:11] == b"LYRICSBEGIN":
-        size = data.find(re.compile(rb"LYRICS200|LYRICSEND"), place) + 9 - place
+        size = data.find(re.compile(rb"LYRICS200|LYRICSEND"), place, _PIECE) + 9 - place
     return size if place + size <= data.size else 0
 
 
