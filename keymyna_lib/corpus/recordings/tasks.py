@@ -192,7 +192,8 @@ def labels(name: str, root: Path | str) -> tuple[pd.DataFrame, dict[str, str]]:
     Returns
     -------
     tracks : index track_id, "<data set>/<id>", as of `assemble`; columns source, composition, split, key; those that
-        are excluded have neither split nor key (-1).
+        are excluded have neither split nor key (-1), and are left out where a test track has the same id: the two data
+        sets of GiantSteps share some numbers, which mean the test track.
     absent : data set of the task -> why it cannot be used.
 
     Raises
@@ -215,9 +216,10 @@ def labels(name: str, root: Path | str) -> tuple[pd.DataFrame, dict[str, str]]:
         table = table.assign(source=one.name, composition=f"{one.name}: " + own, split=split)
         parts.append(table.set_index(f"{one.name}/" + table.index)[["source", "composition", "split", "key"]])
     tracks = pd.concat(parts) if parts else pd.DataFrame(columns=["split"])
-    if not (tracks["split"] == "test").any():
+    if not (test := tracks["split"] == "test").any():
         raise KeyMynaError(f"{name}: no labels of test tracks under {root}. {' '.join(absent.values())}".rstrip())
-    return tracks, absent
+    own = tracks.index.to_series().map(lambda track_id: identity(track_id.partition("/")[2]))
+    return tracks[(tracks["split"] != "") | ~own.isin(own[test])], absent
 
 
 def card(sets: Sequence[Dataset], examined: Mapping[str, pd.DataFrame], absent: Mapping[str, str]) -> pd.DataFrame:
