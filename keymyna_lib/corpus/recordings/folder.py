@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, ClassVar
 
 import pandas as pd
@@ -58,7 +58,7 @@ class _Folder(Dataset):
 class AudioFolder(_Folder):
     """Labelled recordings of the user: <data root>/folders/NAME with a table keys.csv, see `small_tables.read_table`.
 
-    Its columns, in any order: file, relative to the folder; key, in any notation that `keys.parse_key` reads; and, if
+    Its columns, in any order: file, relative to the folder, with / or \\ between its parts; key, in any notation that `keys.parse_key` reads; and, if
     known, artist, title, genre, composition, split (train, valid or test in every line). A label that is not one major
     or minor key excludes its track; all other mistakes in the table are errors.
 
@@ -102,8 +102,12 @@ class AudioFolder(_Folder):
         whole: dict[str, str] = {}  # split of each composition
         for line, given in read_table(path, _NEEDED, optional=_OPTIONAL, advice=self.how):
             where = f"{path}, line {line}"
-            file = PurePosixPath(unicodedata.normalize("NFC", given.pop("file")))
-            if file.is_absolute() or ".." in file.parts or not file.parts:
+            written = unicodedata.normalize("NFC", given.pop("file"))
+            drive = ""
+            if "\\" in written and not os.path.lexists(files.top / written):  # a path of Windows
+                drive, written = PureWindowsPath(written).drive, PureWindowsPath(written).as_posix()
+            file = PurePosixPath(written)
+            if drive or file.is_absolute() or ".." in file.parts or not file.parts:
                 raise KeyMynaError(f"{where}: file {str(file)!r}; expected a path inside {path.parent}.")
             name = str(file)
             if (first := lines.setdefault(identity(name), line)) != line:
