@@ -263,6 +263,17 @@ def test_labels_that_are_not_there(annotations, name, message):
         tasks.labels(name, annotations)
 
 
+def test_the_names_of_tasks_and_folders_are_taken_in_any_case_and_a_wrong_root_is_said(annotations, tmp_path):
+    (tmp_path / "folders" / "mine").mkdir(parents=True)
+    (tmp_path / "folders" / "mine" / "keys.csv").write_text("file,key,split\na.wav,C,test\n")
+    assert list(tasks.labels("Folder:Mine", tmp_path)[0]["key"]) == [0]
+    with pytest.raises(KeyMynaError, match="giantsteps, billboard, fma.*or folder:NAME") as error:
+        tasks.labels("folder:", tmp_path)
+    assert str(error.value).count("billboard") == 1
+    with pytest.raises(KeyMynaError, match="none' is not a folder"):
+        tasks.labels("gtzan", tmp_path / "none")
+
+
 def test_giantsteps_is_scored_without_its_training_set(tmp_path):
     folder = tmp_path / "giantsteps_key" / "annotations" / "key"
     folder.mkdir(parents=True)

@@ -58,9 +58,9 @@ class _Folder(Dataset):
 class AudioFolder(_Folder):
     """Labelled recordings of the user: <data root>/folders/NAME with a table keys.csv, see `small_tables.read_table`.
 
-    Its columns, in any order: file, relative to the folder, with / or \\ between its parts; key, in any notation that `keys.parse_key` reads; and, if
-    known, artist, title, genre, composition, split (train, valid or test in every line). A label that is not one major
-    or minor key excludes its track; all other mistakes in the table are errors.
+    Its columns, in any order: file, relative to the folder, in the notation of any system; key, in any notation that
+    `keys.parse_key` reads; and, if known, artist, title, genre, composition, split (train, valid or test in every
+    line). A label that is not one major or minor key excludes its track; all other mistakes in the table are errors.
 
     Without the column split, 70/15/15 are drawn by composition, else by artist, else by file. The draw is a hash of
     that name, so that adding tracks moves none of the others, unless they are copies (see `copies.settle`). In a small
@@ -180,7 +180,8 @@ class UnlabelledFolder(_Folder):
                 if not name.startswith("."):
                     rows.append(_unlabelled(below + name, may_be_sound(os.path.join(place, name))))
         if all(row.get("excluded") == _NO_SOUND for row in rows):
-            raise KeyMynaError(f"{top} has no audio in it, but {len(rows)} other files. {self.how}")
+            others = f", but {len(rows)} other files" if rows else ""
+            raise KeyMynaError(f"{top} has no audio in it{others}. {self.how}")
         return table_of(rows)
 
 

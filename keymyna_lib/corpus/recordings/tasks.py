@@ -199,11 +199,18 @@ def labels(name: str, root: Path | str) -> tuple[pd.DataFrame, dict[str, str]]:
     Raises
     ------
     KeyMynaError
-        When there is no such task or data set, or no track of a test set in what is there.
+        When there is no such folder, task or data set, or no track of a test set in what is there.
     """
-    name = next((known for known in (*TASKS, *NAMES) if identity(known) == identity(name)), name)
-    if name not in (*TASKS, *NAMES) and not name.startswith("folder:"):
-        raise KeyMynaError(f"{name!r}: choose a task or a data set, {', '.join((*TASKS, *NAMES))} or folder:NAME.")
+    known = {identity(known): known for known in (*TASKS, *NAMES)}
+    kind, _, folder = name.partition(":")
+    if folder and identity(kind) == "folder":
+        name = f"folder:{folder}"
+    elif identity(name) in known:
+        name = known[identity(name)]
+    else:
+        raise KeyMynaError(f"{name!r}: choose a task or a data set, {', '.join(known.values())} or folder:NAME.")
+    if not Path(root).is_dir():
+        raise KeyMynaError(f"data root {str(root)!r} is not a folder; expected the one with the data sets.")
     parts, absent = [], {}
     for one in map(dataset, datasets_of(name) if name in TASKS else (name,)):
         try:
