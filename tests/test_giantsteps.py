@@ -281,3 +281,15 @@ def test_the_tracks_with_one_key_are_those_on_inceptionkeynets_list(published):
     ours = [track_id for track_id in mtg["track_id"] if table.loc[track_id, "excluded"] == ""]
     by_place = {int(row.index_in_source): visible(row.artist) for row in listed.itertuples()}
     assert by_place == {place: table.loc[track_id, "artist"] for place, track_id in enumerate(ours)}
+
+
+def test_a_checksum_that_is_none_is_an_error_and_a_file_name_behind_it_is_left_out(tmp_path):
+    layouts.write_giantsteps_key(tmp_path, seconds=0.2)
+    path = tmp_path / "giantsteps_key" / "md5" / "10001.LOFI.md5"
+    md5 = path.read_text().strip()
+    path.write_text(f"{md5.upper()} *10001.LOFI.mp3\n")
+    assert GiantStepsKey().index(tmp_path).loc["10001.LOFI", "md5"] == md5
+    for damaged in ("<!DOCTYPE html>", md5[:16], "version https://git-lfs.github.com/spec/v1"):
+        path.write_text(damaged)
+        with pytest.raises(KeyMynaError, match="10001.LOFI.md5: .* is no md5"):
+            GiantStepsKey().index(tmp_path)

@@ -147,6 +147,20 @@ def test_the_closest_file_of_a_folder_is_meant(tmp_path):
         scored(tmp_path, ids, ["b,D", "c,D"])
 
 
+@pytest.mark.parametrize("name", ["4", "4.0", "04.mp3", "billboard/4", "audio/4.flac", "0004"])
+def test_a_number_is_found_without_the_zeros_that_a_spreadsheet_drops(tmp_path, name):
+    ids = ["billboard/0004", "billboard/0040", "gtzan/blues.00004"]
+    assert scored(tmp_path, ids, [f"{name},D"]) == {"billboard/0004": 2}
+
+
+def test_a_number_without_zeros_may_be_ambiguous_but_an_exact_one_is_not(tmp_path):
+    ids = ["billboard/0007", "fma_keys/7"]
+    assert scored(tmp_path, ids, ["7,D", "0007.wav,E", "billboard/7,E"]) == {ids[1]: 2, ids[0]: 4}
+    with pytest.raises(KeyMynaError, match="'07' may be 'billboard/0007' or 'fma_keys/7'"):
+        scored(tmp_path, ids, ["07,D"])
+    assert scored(tmp_path, ids, ["70,D", "0.7,D", "7.1,D", "-7,D", "7e0,D"]) == {}
+
+
 def test_a_name_that_a_training_track_shares_is_ambiguous(tmp_path, corpus):
     manifest = corpus.manifest.rename(index={"train0": "x/one", "test0": "y/one"})
     path = tmp_path / "a.csv"
@@ -249,9 +263,33 @@ def test_labels_that_are_not_there(annotations, name, message):
         tasks.labels(name, annotations)
 
 
+def test_the_names_of_tasks_and_folders_are_taken_in_any_case_and_a_wrong_root_is_said(annotations, tmp_path):
+    (tmp_path / "folders" / "mine").mkdir(parents=True)
+    (tmp_path / "folders" / "mine" / "keys.csv").write_text("file,key,split\na.wav,C,test\n")
+    assert list(tasks.labels("Folder:Mine", tmp_path)[0]["key"]) == [0]
+    with pytest.raises(KeyMynaError, match="giantsteps, billboard, fma.*or folder:NAME") as error:
+        tasks.labels("folder:", tmp_path)
+    assert str(error.value).count("billboard") == 1
+    with pytest.raises(KeyMynaError, match="none' is not a folder"):
+        tasks.labels("gtzan", tmp_path / "none")
+
+
 def test_giantsteps_is_scored_without_its_training_set(tmp_path):
     folder = tmp_path / "giantsteps_key" / "annotations" / "key"
     folder.mkdir(parents=True)
     (folder / "1.LOFI.key").write_text("A minor")
     labels, absent = tasks.labels("giantsteps", tmp_path)
     assert labels["key"].to_dict() == {"giantsteps_key/1.LOFI": 21} and list(absent) == ["giantsteps_mtg_keys"]
+
+
+def test_a_number_of_giantsteps_that_both_data_sets_have_means_the_test_track(tmp_path):
+    layouts.write_giantsteps_key(tmp_path, seconds=0.2)
+    layouts.write_giantsteps_mtg_keys(tmp_path, seconds=0.2)
+    labels, _ = tasks.labels("giantsteps", tmp_path)
+    test = labels[labels["split"] == "test"]
+    numbers = test.index.str.extract(r"/(\d+)", expand=False)
+    shared = set(numbers).intersection(path.name.split(".")[0] for path in tmp_path.glob("giantsteps_mtg_keys/md5/*"))
+    assert shared
+    lines = [f"{number},{KEY_NAMES[key]}" for number, key in zip(numbers, test["key"])]
+    (tmp_path / "a.csv").write_text("\n".join(["track,key", *lines]))
+    assert scoring.score_list(tmp_path / "a.csv", labels, list(test.index))["score"].eq(1).all()

@@ -6,12 +6,20 @@ They are normalised once, where they enter, and compared by `identity`.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 # Zero-width marks and the byte order mark, which nobody sees, and every other character of control.
 _UNSEEN = ("Cc", "Cf")
 # Variation selectors, which choose between the glyphs of one character: a sharp may carry one.
 _SELECTORS = frozenset(map(chr, (*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0))))
+# What keyboards and editors make of an apostrophe, a quote and a hyphen; and a Turkish letter, "I" in capitals.
+_ALIKE = str.maketrans(
+    dict.fromkeys("\u2018\u2019\u201a\u201b\u02b9\u02bb\u02bc\u2032\u00b4`", "'")
+    | dict.fromkeys("\u201c\u201d\u201e\u201f\u2033", '"')
+    | dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212", "-")
+    | {"\u0131": "i"}
+)
 
 
 def visible(text: str) -> str:
@@ -30,10 +38,15 @@ def visible(text: str) -> str:
 
 
 def identity(text: str) -> str:
-    """What two names share if a reader takes them for one: without case, width and the ways to compose a letter.
+    """What two names share if a reader takes them for one.
 
-    >>> identity("Ｂjörk") == identity("BJO\\u0308RK")
-    True
+    Without case, width, the ways to compose a letter, and the shapes of apostrophes, quotes and dashes.
+
+    >>> identity("Ｂjörk") == identity("BJO\\u0308RK"), identity("Guns N\u2019 Roses") == identity("guns n' roses")
+    (True, True)
     """
-    # Case folding can undo the composition, hence a second time.
-    return unicodedata.normalize("NFKC", visible(unicodedata.normalize("NFKC", text)).casefold())
+    # Before NFKC, which makes an accent of its own of a "\u00b4"; and after it, as it makes some of them itself.
+    text = unicodedata.normalize("NFC", text).translate(_ALIKE)
+    folded = unicodedata.normalize("NFKC", visible(unicodedata.normalize("NFKC", text)).casefold()).translate(_ALIKE)
+    # Case folding can undo the composition, and keeps the dot of Turkish capitals.
+    return unicodedata.normalize("NFC", re.sub("i\u0307+", "i", folded))

@@ -136,9 +136,9 @@ def score_list(
     """Score one list of estimates, a small table with the columns track and key, against labels; no audio is needed.
 
     A track goes by its id, or by the part of it that is its file's path or name, with or without folders before it and
-    the endings of audio behind it: "giantsteps_key/1004923.LOFI", "1004923", "/music/1004923.LOFI.mp3". A key may be in
-    any notation that `keys.parse_key` reads. An answer without a single major or minor key ("N", "X", "C major / A
-    minor", "D dorian") scores 0, as in MIREX.
+    the endings of audio behind it: "giantsteps_key/1004923.LOFI", "1004923", "/music/1004923.LOFI.mp3"; and by a number
+    where no other name matches: "4" or "4.0" for "0004". A key may be in any notation that `keys.parse_key` reads. An
+    answer without a single major or minor key ("N", "X", "C major / A minor", "D dorian") scores 0, as in MIREX.
 
     Parameters
     ----------
@@ -212,11 +212,12 @@ class _Names:
     """
 
     def __init__(self, tracks: pd.DataFrame) -> None:
-        self._by_name: dict[str, list[tuple[str, str, list[str]]]] = {}  # last part -> id, data set, parts after it
+        # For each form, last part -> id, data set, parts after it.
+        self._by_name: list[dict[str, list[tuple[str, str, list[str]]]]] = [{} for _ in _FORMS]
         for track, source in zip(tracks.index, tracks["source"]):
             parts = _parts(track.removeprefix(f"{source}/"))
-            for name in dict.fromkeys((parts[-1], _without_endings(parts[-1]))):
-                self._by_name.setdefault(name, []).append((track, identity(source), parts))
+            for form, by_name in zip(_FORMS, self._by_name):
+                by_name.setdefault(form(parts[-1]), []).append((track, identity(source), parts))
         self._sources = {identity(source): {identity(source)} for source in (*NAMES, *tracks["source"])}
         self._sources |= {identity(name): set(map(identity, task.datasets)) for name, task in TASKS.items()}
 
@@ -224,13 +225,11 @@ class _Names:
         """Ids of the tracks that a name may mean: of the closest matches, and none of another data set than it says."""
         if not (parts := _parts(written)):
             return []
-        for exact in (True, False):
-            name = parts[-1] if exact else _without_endings(parts[-1])
+        for form, by_name in zip(_FORMS, self._by_name):
             matches: dict[int, list[str]] = {}
-            for track, source, own in self._by_name.get(name, []):
-                if not exact or own[-1] == name:
-                    closeness = self._closeness(parts[:-1], source, own[:-1])
-                    matches.setdefault(closeness, []).append(track)
+            for track, source, own in by_name.get(form(parts[-1]), []):
+                closeness = self._closeness(parts[:-1], source, own[:-1])
+                matches.setdefault(closeness, []).append(track)
             matches.pop(0, None)
             if matches:
                 return matches[max(matches)]
@@ -257,6 +256,16 @@ def _parts(path: str) -> list[str]:
 
 def _without_endings(name: str) -> str:
     return _AUDIO_ENDINGS.sub("", name) or name
+
+
+def _as_number(name: str) -> str:
+    """As a spreadsheet makes it of a name of digits: without zeros before it; and without those of a decimal point."""
+    name = _without_endings(name)
+    number = re.fullmatch(r"0*(\d+)(\.0+)?", name)
+    return number[1] if number else name
+
+
+_FORMS = (str, _without_endings, _as_number)  # of the last part of a name, compared in this order
 
 
 def _some(names: Iterable[str]) -> str:

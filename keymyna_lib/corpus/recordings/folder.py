@@ -10,7 +10,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, ClassVar
 
 import pandas as pd
@@ -59,10 +59,10 @@ class _Folder(Dataset):
 class AudioFolder(_Folder):
     """Labelled recordings of the user: <data root>/folders/NAME with a table keys.csv, see `small_tables.read_table`.
 
-    Its columns, in any order: file, relative to the folder; key, in any notation that `keys.parse_key` reads; and, if
-    known, artist, title, genre, composition, split (train, valid or test in every line). A label that is not one major
-    or minor key excludes its track; all other mistakes in the table are errors. Sound files that it does not name are
-    excluded, too (see `UnlabelledFolder` for what counts as one).
+    Its columns, in any order: file, relative to the folder, in the notation of any system; key, in any notation that
+    `keys.parse_key` reads; and, if known, artist, title, genre, composition, split (train, valid or test in every
+    line). A label that is not one major or minor key excludes its track; all other mistakes in the table are errors.
+    Sound files that it does not name are excluded, too (see `UnlabelledFolder` for what counts as one).
 
     Without the column split, 70/15/15 are drawn by composition, else by artist, else by file. The draw is a hash of
     that name, so that adding tracks moves none of the others, unless they are copies (see `copies.settle`). In a small
@@ -104,8 +104,12 @@ class AudioFolder(_Folder):
         whole: dict[str, str] = {}  # split of each composition
         for line, given in read_table(path, _NEEDED, optional=_OPTIONAL, advice=self.how):
             where = f"{path}, line {line}"
-            file = PurePosixPath(unicodedata.normalize("NFC", given.pop("file")))
-            if file.is_absolute() or ".." in file.parts or not file.parts:
+            written = unicodedata.normalize("NFC", given.pop("file"))
+            drive = ""
+            if "\\" in written and not os.path.lexists(files.top / written):  # a path of Windows
+                drive, written = PureWindowsPath(written).drive, PureWindowsPath(written).as_posix()
+            file = PurePosixPath(written)
+            if drive or file.is_absolute() or ".." in file.parts or not file.parts:
                 raise KeyMynaError(f"{where}: file {str(file)!r}; expected a path inside {path.parent}.")
             name = str(file)
             if (first := lines.setdefault(identity(name), line)) != line:
@@ -177,7 +181,8 @@ class UnlabelledFolder(_Folder):
         for name in _files_below(top):
             rows.append(_without_label(name, "" if may_be_sound(top / name) else _NO_SOUND))
         if all(row.get("excluded") == _NO_SOUND for row in rows):
-            raise KeyMynaError(f"{top} has no audio in it, but {len(rows)} other files. {self.how}")
+            others = f", but {len(rows)} other files" if rows else ""
+            raise KeyMynaError(f"{top} has no audio in it{others}. {self.how}")
         return table_of(rows)
 
 

@@ -283,7 +283,12 @@ def _known(base: Listing, path: str) -> str:
 
 
 def _md5(base: Listing, track_id: str) -> str:
-    return _known(base, f"md5/{track_id}.md5").casefold()
+    """The published md5 of a track's audio; empty when there is none. `md5sum` writes the file's name behind it."""
+    path = f"md5/{track_id}.md5"
+    md5 = _known(base, path).casefold().partition(" ")[0]
+    if md5 and not re.fullmatch("[0-9a-f]{32}", md5):
+        raise KeyMynaError(f"{base.top / base.find(path)}: {md5!r} is no md5, of 32 hexadecimal digits. {_AGAIN}")
+    return md5
 
 
 def _table(path: Path, columns: Sequence[str]) -> dict[str, dict[str, str]]:

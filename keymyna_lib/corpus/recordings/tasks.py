@@ -192,17 +192,25 @@ def labels(name: str, root: Path | str) -> tuple[pd.DataFrame, dict[str, str]]:
     Returns
     -------
     tracks : index track_id, "<data set>/<id>", as of `assemble`; columns source, composition, split, key; those that
-        are excluded have neither split nor key (-1).
+        are excluded have neither split nor key (-1), and are left out where a test track has the same id: the two data
+        sets of GiantSteps share some numbers, which mean the test track.
     absent : data set of the task -> why it cannot be used.
 
     Raises
     ------
     KeyMynaError
-        When there is no such task or data set, or no track of a test set in what is there.
+        When there is no such folder, task or data set, or no track of a test set in what is there.
     """
-    name = next((known for known in (*TASKS, *NAMES) if identity(known) == identity(name)), name)
-    if name not in (*TASKS, *NAMES) and not name.startswith("folder:"):
-        raise KeyMynaError(f"{name!r}: choose a task or a data set, {', '.join((*TASKS, *NAMES))} or folder:NAME.")
+    known = {identity(known): known for known in (*TASKS, *NAMES)}
+    kind, _, folder = name.partition(":")
+    if folder and identity(kind) == "folder":
+        name = f"folder:{folder}"
+    elif identity(name) in known:
+        name = known[identity(name)]
+    else:
+        raise KeyMynaError(f"{name!r}: choose a task or a data set, {', '.join(known.values())} or folder:NAME.")
+    if not Path(root).is_dir():
+        raise KeyMynaError(f"data root {str(root)!r} is not a folder; expected the one with the data sets.")
     parts, absent = [], {}
     for one in map(dataset, datasets_of(name) if name in TASKS else (name,)):
         try:
@@ -215,9 +223,10 @@ def labels(name: str, root: Path | str) -> tuple[pd.DataFrame, dict[str, str]]:
         table = table.assign(source=one.name, composition=f"{one.name}: " + own, split=split)
         parts.append(table.set_index(f"{one.name}/" + table.index)[["source", "composition", "split", "key"]])
     tracks = pd.concat(parts) if parts else pd.DataFrame(columns=["split"])
-    if not (tracks["split"] == "test").any():
+    if not (test := tracks["split"] == "test").any():
         raise KeyMynaError(f"{name}: no labels of test tracks under {root}. {' '.join(absent.values())}".rstrip())
-    return tracks, absent
+    own = tracks.index.to_series().map(lambda track_id: identity(track_id.partition("/")[2]))
+    return tracks[(tracks["split"] != "") | ~own.isin(own[test])], absent
 
 
 def card(sets: Sequence[Dataset], examined: Mapping[str, pd.DataFrame], absent: Mapping[str, str]) -> pd.DataFrame:
