@@ -18,6 +18,7 @@ an MLP's), and an entry in `HEADS`. Batches, Adam, early stopping and selection 
 from __future__ import annotations
 
 import json
+import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -552,10 +553,11 @@ class _Stack:
             loss -= log_probability[:, y[rows], torch.arange(len(rows), device=x.device)].sum(1)
             total.index_add_(0, track[rows], log_probability.permute(2, 0, 1).exp())
         scores = credit[labels[:, None], total.argmax(-1)].mean(0).tolist()
-        losses = (loss / len(x)).nan_to_num(nan=float("inf")).tolist()
+        losses = (loss / len(x)).nan_to_num(nan=float("inf"), posinf=float("inf")).tolist()
         for i, (head, score, value) in enumerate(zip(self.heads, scores, losses)):
             head.valid_curve.append((self.steps, score, value))
-            if (score, -value) > (head.valid_score, -head.valid_loss):
+            # A head that has diverged names the first key for every track, which can score well.
+            if math.isfinite(value) and (score, -value) > (head.valid_score, -head.valid_loss):
                 head.best_step, head.valid_score, head.valid_loss = self.steps, score, value
                 head.parameters = {name: tensor[i].clone() for name, tensor in self.parameters.items()}
 
@@ -613,8 +615,8 @@ def train_heads(
     Raises
     ------
     KeyMynaError
-        No spec, features of another width in `valid`, windows of a track with different labels, or a budget
-        below 1.
+        No spec, features of another width in `valid`, windows of a track with different labels, a budget
+        below 1, or a head that has diverged before its first check.
     """
     for name, value in dict(max_steps=max_steps, eval_every=eval_every, patience=patience).items():
         if value < 1:
@@ -674,5 +676,10 @@ def train_heads(
         finally:
             stopped.set()
     for head in trained:
+        if not head.parameters:
+            raise KeyMynaError(
+                f"a head's validation loss was never finite ({head.spec}): lower its learning rate "
+                f"(now {head.spec.lr:g}) or its weight decay (now {head.spec.weight_decay:g})."
+            )
         head.parameters = {name: tensor.cpu() for name, tensor in head.parameters.items()}
     return trained
