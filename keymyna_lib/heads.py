@@ -34,7 +34,7 @@ from keymyna_lib.base import seeds
 from keymyna_lib.base.checks import RANGES, Rule, check
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.progress import bar
-from keymyna_lib.base.tensors import HEAD, misfits, reading, save_tensors, shapes, some
+from keymyna_lib.base.tensors import HEAD, expect_floating, misfits, reading, save_tensors, shapes, some
 from keymyna_lib.compute.threads import one_thread
 from keymyna_lib.evaluate import mirex_scores, track_predictions
 from keymyna_lib.keys import N_KEYS
@@ -294,6 +294,9 @@ class TrainedHead:
             expected = {"mean": (dim,), "std": (dim,), **shapes(spec.initial(dim, 0))}
             if problems := misfits(shapes(tensors), expected, "head"):
                 raise KeyMynaError(f"{path} does not fit its record: {some(problems)}. {remedy}")
+            expect_floating(tensors, path, remedy)
+            if len({value.dtype for value in tensors.values()}) > 1:
+                raise KeyMynaError(f"{path} mixes tensors of different types. {remedy}")
             if not (tensors["std"] > 0).all():
                 raise KeyMynaError(f"{path}: std holds values that are not positive. {remedy}")
             return cls(mean=tensors.pop("mean"), std=tensors.pop("std"), parameters=tensors, **record)
