@@ -18,6 +18,7 @@ an MLP's), and an entry in `HEADS`. Batches, Adam, early stopping and selection 
 from __future__ import annotations
 
 import json
+import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,7 +34,7 @@ from keymyna_lib.base import seeds
 from keymyna_lib.base.checks import RANGES, Rule, check
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.progress import bar
-from keymyna_lib.base.tensors import HEAD, misfits, reading, save_tensors, shapes, some
+from keymyna_lib.base.tensors import HEAD, expect_floating, misfits, reading, save_tensors, shapes, some
 from keymyna_lib.compute.threads import one_thread
 from keymyna_lib.evaluate import mirex_scores, track_predictions
 from keymyna_lib.keys import N_KEYS
@@ -293,6 +294,9 @@ class TrainedHead:
             expected = {"mean": (dim,), "std": (dim,), **shapes(spec.initial(dim, 0))}
             if problems := misfits(shapes(tensors), expected, "head"):
                 raise KeyMynaError(f"{path} does not fit its record: {some(problems)}. {remedy}")
+            expect_floating(tensors, path, remedy)
+            if len({value.dtype for value in tensors.values()}) > 1:
+                raise KeyMynaError(f"{path} mixes tensors of different types. {remedy}")
             if not (tensors["std"] > 0).all():
                 raise KeyMynaError(f"{path}: std holds values that are not positive. {remedy}")
             return cls(mean=tensors.pop("mean"), std=tensors.pop("std"), parameters=tensors, **record)
@@ -552,10 +556,11 @@ class _Stack:
             loss -= log_probability[:, y[rows], torch.arange(len(rows), device=x.device)].sum(1)
             total.index_add_(0, track[rows], log_probability.permute(2, 0, 1).exp())
         scores = credit[labels[:, None], total.argmax(-1)].mean(0).tolist()
-        losses = (loss / len(x)).nan_to_num(nan=float("inf")).tolist()
+        losses = (loss / len(x)).nan_to_num(nan=float("inf"), posinf=float("inf")).tolist()
         for i, (head, score, value) in enumerate(zip(self.heads, scores, losses)):
             head.valid_curve.append((self.steps, score, value))
-            if (score, -value) > (head.valid_score, -head.valid_loss):
+            # A head that has diverged names the first key for every track, which can score well.
+            if math.isfinite(value) and (score, -value) > (head.valid_score, -head.valid_loss):
                 head.best_step, head.valid_score, head.valid_loss = self.steps, score, value
                 head.parameters = {name: tensor[i].clone() for name, tensor in self.parameters.items()}
 
@@ -613,8 +618,8 @@ def train_heads(
     Raises
     ------
     KeyMynaError
-        No spec, features of another width in `valid`, windows of a track with different labels, or a budget
-        below 1.
+        No spec, features of another width in `valid`, windows of a track with different labels, a budget
+        below 1, or a head that has diverged before its first check.
     """
     for name, value in dict(max_steps=max_steps, eval_every=eval_every, patience=patience).items():
         if value < 1:
@@ -674,5 +679,10 @@ def train_heads(
         finally:
             stopped.set()
     for head in trained:
+        if not head.parameters:
+            raise KeyMynaError(
+                f"a head's validation loss was never finite ({head.spec}): lower its learning rate "
+                f"(now {head.spec.lr:g}) or its weight decay (now {head.spec.weight_decay:g})."
+            )
         head.parameters = {name: tensor.cpu() for name, tensor in head.parameters.items()}
     return trained

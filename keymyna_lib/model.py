@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from keymyna_lib.base.checks import check, one_of
 from keymyna_lib.base.errors import KeyMynaError
-from keymyna_lib.base.tensors import ENCODER, misfits, reading, save_tensors, shapes, some
+from keymyna_lib.base.tensors import ENCODER, expect_floating, misfits, reading, save_tensors, shapes, some
 from keymyna_lib.spectrogram import N_MELS
 
 # name: width, depth, heads (of 64), MLP width. "vit-s" is the paper's, "vit-b" that of Myna-85M; the others fit a CPU.
@@ -393,6 +393,7 @@ def load_encoder(path: Path) -> Encoder:
                 f"{path} does not fit its configuration ({config.preset}, {config.patch} patches): {some(problems)}. "
                 f"{remedy}"
             )
+        expect_floating(state, path, remedy)
         encoder = Encoder(config)
         encoder.load_state_dict(state)
     return encoder.eval()

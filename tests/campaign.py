@@ -22,6 +22,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -126,6 +127,12 @@ class Running:
         return [line.split()[1][:2] for line in self.lines if line.startswith("[") and "  done in " in line]
 
     @property
+    def last_begun(self) -> str:
+        """Number of the notebook that was begun last, or "start"."""
+        begun = [line.split()[1][:2] for line in self.lines if line.startswith("[") and line.endswith("...")]
+        return begun[-1] if begun else "start"
+
+    @property
     def said(self) -> str:
         """Its error in one line, without paths."""
         found = [line for line in self.lines if line.strip()]
@@ -149,28 +156,29 @@ class Campaign:
     def __init__(self, folder: Path, seed: int, options: list[str]):
         self.folder, self.seed, self.options = folder, seed, options
         self.part, self.rows = "", []
-        self._reference: Clone | None = None
+        self.reference: Clone | None = None
+        self.reference = self._undisturbed()
 
     def fresh(self, name: str, root: Path | None = None) -> Clone:
-        """A new clone of the last commit, with an empty cache but for what librosa has compiled."""
+        """A new clone of the last commit, its cache empty but for what librosa has compiled and the parsed scores.
+
+        Parsing takes a minute or two, is done in one piece, and would be all that is ever interrupted.
+        """
         folder = (root or self.folder) / name
         subprocess.run(["git", "clone", "--quiet", paths.ROOT, folder / "clone"], check=True)
-        if (compiled := paths.CACHE / "compiled").is_dir():
-            shutil.copytree(compiled, folder / "cache" / "compiled")
+        for known in ("compiled", "scores"):
+            if (source := (self.reference.cache if self.reference else paths.CACHE) / known).is_dir():
+                shutil.copytree(source, folder / "cache" / known)
         return Clone(folder / "clone", folder / "cache", self.options)
 
-    @property
-    def reference(self) -> Clone:
-        """The undisturbed run, made once."""
-        if self._reference is None:
-            print("the undisturbed run ...", flush=True)
-            began, clone = time.monotonic(), self.fresh("reference")
-            running = clone.run()
-            if running.process.returncode:
-                raise SystemExit(f"the undisturbed run failed: {running.said}")
-            self._reference = clone
-            print(f"  took {time.monotonic() - began:.0f} s, {len(clone.tables())} tables", flush=True)
-        return self._reference
+    def _undisturbed(self) -> Clone:
+        print("the undisturbed run ...", flush=True)
+        began, clone = time.monotonic(), self.fresh("reference")
+        running = clone.run()
+        if running.process.returncode:
+            raise SystemExit(f"the undisturbed run failed: {running.said}")
+        print(f"  took {time.monotonic() - began:.0f} s, {len(clone.tables())} tables", flush=True)
+        return clone
 
     @contextlib.contextmanager
     def finished(self, name: str) -> Iterator[Clone]:
@@ -189,28 +197,33 @@ class Campaign:
 
 
 def kills(campaign: Campaign, times: int, gap: tuple[float, float]) -> None:
-    """Signals at random moments, and a resume after each, until the run ends."""
-    for name, count in (("SIGKILL", times), ("SIGTERM", -(-times // 3)), ("SIGINT", -(-times // 3))):
-        draw, clone = random.Random(f"{campaign.seed} {name}"), campaign.fresh(name)
-        sent = stubborn = traced = 0
+    """Signals at random moments of one run, a resume after each, until the run ends."""
+    draw, clone = random.Random(f"{campaign.seed} kills"), campaign.fresh("kills")
+    others = max(1, times // 5)
+    signals = ["SIGTERM"] * others + ["SIGINT"] * others
+    signals += ["SIGKILL"] * (times - len(signals))
+    draw.shuffle(signals)
+    sent, at, stubborn, traced = Counter(), Counter(), 0, 0
+    running = clone.start()
+    for name in signals:
+        running.began.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            running.wait(draw.uniform(*gap))
+            break
+        # Ctrl-C in a terminal reaches the group; a scheduler's kill may reach the runner alone.
+        stubborn += not running.stop(getattr(signal, name), group=name == "SIGINT" or draw.random() < 0.5)
+        traced += running.traceback
+        sent[name] += 1
+        at[running.last_begun] += 1
         running = clone.start()
-        while sent < count:
-            running.began.wait()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                running.wait(draw.uniform(*gap))
-                break
-            # Ctrl-C in a terminal reaches the group; a scheduler's kill may reach the runner alone.
-            stubborn += not running.stop(getattr(signal, name), group=name == "SIGINT" or draw.random() < 0.5)
-            traced += running.traceback
-            sent += 1
-            running = clone.start()
-        status = running.wait()
-        happened = f"{sent} sent, resumed after each; in the end status {status}"
-        happened += f" ({running.said})" if status else ""
-        happened += f"; ignored {stubborn} times" if stubborn else ""
-        happened += f"; {traced} tracebacks" if traced else ""
-        campaign.add(f"{name} at {count} random moments, {gap[0]:g} to {gap[1]:g} s apart", happened, clone)
-        shutil.rmtree(clone.root.parent)
+    status = running.wait()
+    happened = f"hit {', '.join(f'{number} ({n} times)' for number, n in sorted(at.items()))}; resumed after each; "
+    happened += f"in the end status {status}" + (f" ({running.said})" if status else "")
+    happened += f"; ignored {stubborn} times" if stubborn else ""
+    happened += f"; {traced} tracebacks" if traced else ""
+    what = ", ".join(f"{n} {name}" for name, n in sorted(sent.items())) or "no signal"
+    campaign.add(f"{what} at random moments, {gap[0]:g} to {gap[1]:g} s after the start of a notebook", happened, clone)
+    shutil.rmtree(clone.root.parent)
 
 
 def flip(path: Path, draw: random.Random) -> None:
@@ -292,8 +305,7 @@ def disk(campaign: Campaign, step: float) -> None:
 
         give(step)
         while (running := clone.run()).process.returncode:
-            started = [line.split()[1][:2] for line in running.lines if line.startswith("[") and line.endswith("...")]
-            notebook = started[-1] if started else "start"
+            notebook = running.last_begun
             if not any(
                 word in " ".join(running.lines) for word in ("No space", "are free", "disk is full", "Free some")
             ):
@@ -346,11 +358,13 @@ def report(found: dict) -> str:
 def main() -> None:
     """Run the parts that are asked for, and store what happened."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = ("kills", "damage", "disk", "twice", "clock")
+    parts = ("twice", "clock", "kills", "damage", "disk")  # what takes long comes last
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(parts)}, table; all without")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--times", type=int, default=20, help="SIGKILLs; a third of that of the other two signals")
-    parser.add_argument("--gap", type=float, nargs=2, default=(3.0, 15.0), help="seconds of work between signals")
+    parser.add_argument(
+        "--times", type=int, default=20, help="signals, a fifth SIGTERM, a fifth SIGINT, the rest SIGKILL"
+    )
+    parser.add_argument("--gap", type=float, nargs=2, default=(1.0, 20.0), help="seconds of work between signals")
     parser.add_argument("--each", type=int, default=1, help="ways of damage for each kind of file, at most 4")
     parser.add_argument("--step", type=float, default=15.0, help="MB that a full disk is given")
     parser.add_argument("--only", nargs="*", default=[], help="notebooks, in place of all; to try the campaign itself")

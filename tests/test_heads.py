@@ -194,6 +194,15 @@ def labels_of(rows):
     return labels
 
 
+def test_a_head_that_diverges_is_never_a_best_check():
+    """Its outputs are NaN, the first of which is the largest: C major for every track, without a word."""
+    budget = BUDGET | {"dtype": torch.float32}
+    with pytest.raises(KeyMynaError, match=r"never finite.*lower its learning rate \(now 1e\+99\)"):
+        train_heads([HeadSpec(lr=1e-2), HeadSpec(lr=1e99)], TRAIN, VALID, **budget)
+    with pytest.raises(KeyMynaError, match=r"weight decay \(now 1e\+99\)"):
+        train_heads([HeadSpec((8,), lr=1e-2, weight_decay=1e99)], TRAIN, VALID, **budget)
+
+
 def test_a_head_does_not_depend_on_its_neighbours_or_on_the_size_of_stacks(monkeypatch):
     specs = [
         HeadSpec(hidden, p, lr, 1e-4, batch, True)

@@ -256,6 +256,32 @@ def test_a_configuration_that_is_something_else_is_named(tmp_path, toy, text):
         load_official(path, scale="linear")
 
 
+@pytest.mark.filterwarnings("ignore:Sparse invariant", "ignore:torch.quantize", "ignore:.*TypedStorage")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda value: (value * 100).to(torch.int8), "of type int8; weights are floating-point"),
+        (lambda value: torch.complex(value, value), "of type complex64"),
+        (lambda value: value.to_sparse(), "of type float32, sparse"),
+        (lambda value: torch.quantize_per_tensor(value, 0.1, 0, torch.qint8), "of type qint8"),
+        (lambda value: value.to(torch.float8_e4m3fn), "of type float8_e4m3fn"),
+        (lambda value: value.double() * 1e60, "holds NaN or infinity"),
+    ],
+)
+def test_tensors_that_would_be_read_as_other_numbers_are_refused(tmp_path, toy, change, message):
+    torch.save({name: change(value) for name, value in toy.items()}, tmp_path / "w.pt")
+    with pytest.raises(KeyMynaError, match=rf"w\.pt: tensor \S+ (is )?{message}"):
+        load_official(tmp_path / "w.pt", scale="log1p", patch="vertical")
+
+
+def test_a_suffix_in_capitals_is_one_and_a_wrong_one_is_named(tmp_path, toy):
+    torch.save(toy, tmp_path / "W.PT")
+    load_official(tmp_path / "W.PT", scale="log1p", patch="vertical")
+    save_file(toy, tmp_path / "w.bin")
+    with pytest.raises(KeyMynaError, match=r"w\.bin is a \.safetensors file by another name; rename it"):
+        load_official(tmp_path / "w.bin", scale="log1p", patch="vertical")
+
+
 def test_numbers_that_are_no_tensors_are_refused(tmp_path):
     torch.save({"epoch": 3, "loss": 0.5}, tmp_path / "log.pth")
     with pytest.raises(KeyMynaError, match="log.pth does not hold a state dict"):

@@ -118,10 +118,10 @@ def test_other_files_are_said_to_be_what_they_are(tmp_path, content, message):
         read(path)
 
 
-def test_an_error_of_ours_within_the_block_stays_as_it_is(tmp_path):
+def test_an_error_of_ours_within_the_block_gets_the_files_name(tmp_path):
     tensors.save_tensors(tmp_path / "x.safetensors", VALUES)
     with (
-        pytest.raises(KeyMynaError, match="^no such preset$"),
+        pytest.raises(KeyMynaError, match=r"x\.safetensors: no such preset\. Make it again\.$"),
         tensors.reading(tmp_path / "x.safetensors", "a pair", "Make it again."),
     ):
-        raise KeyMynaError("no such preset")
+        raise KeyMynaError("no such preset.")

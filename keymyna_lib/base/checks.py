@@ -58,11 +58,13 @@ POSITIVE = Rule(lambda value: 0 < value < float("inf"), "a positive number")
 SHARE = Rule(lambda value: 0 <= value <= 1, "a share in [0, 1]")
 SHARE_BELOW_ONE = Rule(lambda value: 0 <= value < 1, "a share in [0, 1)")
 SHIFT = within(0, 11)  # semitones
+WIDEST, LARGEST = 1 << 16, 1 << 20  # units of a layer, rows of a head's batch: what no memory holds is a slip
 
 # Of numbers, by name: fields of configurations and parameters of notebooks.
 RANGES: dict[str, Rule] = {
     # the synthetic corpus
-    **dict.fromkeys(("n_chorales", "n_tunes", "corpus_seed", "seed", "detune_cents"), at_least(0)),
+    **dict.fromkeys(("n_chorales", "n_tunes", "corpus_seed", "seed"), at_least(0)),
+    "detune_cents": within(0, 50),  # beyond, another key is nearer than the one on the label
     "drum_probability": SHARE,
     "snr_db": Rule(
         lambda value: len(value) == 2 and float("-inf") < value[0] <= value[1] < float("inf"),
@@ -77,14 +79,16 @@ RANGES: dict[str, Rule] = {
     **dict.fromkeys(
         ("crop_frames", "steps", "batch_size", "checkpoint_every", "validate_every", "tuning_steps"), at_least(1)
     ),
-    **dict.fromkeys(("crops", "batch_sizes"), each(at_least(1))),
+    "crops": each(at_least(1)),
+    "batch_sizes": each(within(1, LARGEST)),
     "masked_steps": each(at_least(1), least=0),
     "crop_distance": Rule(lambda value: 0 <= value < float("inf"), "frames, or 0 for any distance"),
     "crop_distances": each(Rule(lambda value: 0 <= value < float("inf"), "frames, or 0 for any distance")),
     **dict.fromkeys(("temperature", "lr", "clip_norm"), POSITIVE),
     "gamma": Rule(lambda value: 0 < value <= 1, "a weight in (0, 1]"),
-    **dict.fromkeys(("projection_dim", "micro_batch", "warmup_steps", "weight_decay"), at_least(0)),
-    "projection_dims": each(at_least(0)),
+    **dict.fromkeys(("micro_batch", "warmup_steps", "weight_decay"), at_least(0)),
+    "projection_dim": within(0, WIDEST),
+    "projection_dims": each(within(0, WIDEST)),
     **dict.fromkeys(("lrs", "tuning_lrs"), each(POSITIVE)),
     "weight_decays": each(at_least(0)),
     "warmup_share": SHARE,
@@ -93,9 +97,12 @@ RANGES: dict[str, Rule] = {
     **dict.fromkeys(("budgets", "shown_budgets", "floor_budgets", "optimism_budgets"), each(at_least(0))),
     **dict.fromkeys(("seeds", "draws"), each(at_least(0))),
     # heads
-    "hidden": each(at_least(0)),
-    **dict.fromkeys(("widths", "grid_batches"), each(at_least(1))),
-    **dict.fromkeys(("width", "widest_pair", "head_batch_size", "shifted_windows"), at_least(1)),
+    "hidden": each(within(0, WIDEST)),
+    "widths": each(within(1, WIDEST)),
+    "width": within(1, WIDEST),
+    "grid_batches": each(within(1, LARGEST)),
+    "head_batch_size": within(1, LARGEST),
+    **dict.fromkeys(("widest_pair", "shifted_windows"), at_least(1)),
     "depths": each(within(1, 2)),
     "dropout": SHARE_BELOW_ONE,
     "dropouts": each(SHARE_BELOW_ONE),

@@ -30,6 +30,8 @@ ENCODER, HEAD, FEATURES, CHECKPOINT = (
     "a checkpoint of unfinished pre-training",
 )
 _KINDS = {"encoder_config": ENCODER, "head": HEAD, "track_ids": FEATURES, "fingerprint": CHECKPOINT}
+# Types of tensors that are read; others (complex, quantised, 8-bit floating-point) have no place in these files.
+_READ = ("float16", "bfloat16", "float32", "float64", "bool", "uint8", "int8", "int16", "int32", "int64")
 _CHECKSUM = "keymyna_checksum"
 _LENGTH = struct.Struct("<Q")  # of the header, in the file's first eight bytes
 _LONGEST = 1 << 44  # bytes; a length beyond is itself damaged
@@ -121,8 +123,10 @@ def reading(path: Path | str, what: str, remedy: str) -> Iterator[tuple[dict[str
     expect_finite(tensors, path, remedy)
     try:
         yield tensors, metadata
-    except KeyMynaError:
-        raise
+    except KeyMynaError as error:
+        if str(path) in str(error):
+            raise
+        raise KeyMynaError(f"{path}: {error} {remedy}") from None
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         raise KeyMynaError(f"{path} is damaged, or is not {what} ({reason}). {remedy}") from None
@@ -157,20 +161,38 @@ def damage(path: Path) -> str:
 
 
 def expect_finite(tensors: Mapping[str, Tensor], path: Path | str, remedy: str) -> None:
-    """Refuse tensors with NaN or infinity.
+    """Refuse tensors that are no plain numbers, or hold NaN, infinity or what is infinite in single precision.
 
     Raises
     ------
     KeyMynaError
-        Names the file, the first such tensor and how many of its values are not finite.
+        Names the file, the first such tensor and what is wrong with it.
     """
     for name, value in tensors.items():
-        if (value.is_floating_point() or value.is_complex()) and not (finite := torch.isfinite(value)).all():
+        kind = str(value.dtype).removeprefix("torch.")
+        if value.layout != torch.strided or value.is_meta or value.is_quantized or kind not in _READ:
+            where = ", on no device" if value.is_meta else ", sparse" if value.layout != torch.strided else ""
+            raise KeyMynaError(f"{path}: tensor {name} is of type {kind}{where}, which is not read. {remedy}")
+        if value.is_floating_point() and not (finite := torch.isfinite(value.float())).all():
             bad = value.numel() - int(finite.sum())
             raise KeyMynaError(
                 f"{path}: tensor {name} holds NaN or infinity ({bad} of {value.numel()} values): damaged, or from a "
                 f"training run that diverged. {remedy}"
             )
+
+
+def expect_floating(tensors: Mapping[str, Tensor], what: Path | str, remedy: str) -> None:
+    """Refuse tensors of whole numbers, as weights that were quantised are: they would be read as other weights.
+
+    Raises
+    ------
+    KeyMynaError
+        Names the first such tensor.
+    """
+    for name, value in tensors.items():
+        if not value.is_floating_point():
+            kind = str(value.dtype).removeprefix("torch.")
+            raise KeyMynaError(f"{what}: tensor {name} is of type {kind}; weights are floating-point. {remedy}")
 
 
 def misfits(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], whole: str) -> list[str]:

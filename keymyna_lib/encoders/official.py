@@ -17,7 +17,17 @@ from torch import Tensor
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.files import read_json
 from keymyna_lib.base.hashing import sha256_file
-from keymyna_lib.base.tensors import ENCODER, damage, expect_finite, kind_of, misfits, reading, shapes, some
+from keymyna_lib.base.tensors import (
+    ENCODER,
+    damage,
+    expect_finite,
+    expect_floating,
+    kind_of,
+    misfits,
+    reading,
+    shapes,
+    some,
+)
 from keymyna_lib.encoders.hub import HubFile
 from keymyna_lib.model import PATCHES, PRESETS, Encoder, EncoderConfig, encoder_shapes
 
@@ -106,9 +116,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     KeyMynaError
         When the file is absent, damaged, of another kind, or holds anything but finite tensors.
     """
-    if path.suffix not in (".safetensors", *_PICKLED):
+    suffix = path.suffix.lower()
+    if suffix not in (".safetensors", *_PICKLED):
         raise KeyMynaError(f"{path}: expected a file that ends in .safetensors, {', '.join(_PICKLED)}.")
-    if path.suffix == ".safetensors":
+    if suffix == ".safetensors":
         with reading(path, "a state dict", _REMEDY) as (stored, metadata):
             if (kind := kind_of(metadata)) not in ("", ENCODER):
                 raise KeyMynaError(f"{path} is {kind}; expected the weights of an encoder. {_REMEDY}")
@@ -119,6 +130,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise KeyMynaError(f"{path} does not exist. {_REMEDY}") from None
     except Exception as error:
         found = "" if zipfile.is_zipfile(path) else damage(path)
+        if found.startswith("is a zip"):  # whose end is missing
+            found = "is cut short"
+        elif not found and path.read_bytes()[8:9] == b"{":
+            found = "is a .safetensors file by another name; rename it"
         raise KeyMynaError(
             f"{path} {found}; expected what torch.save wrote. {_REMEDY}"
             if found and not found.endswith("pickle")
@@ -127,7 +142,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         ) from None
     if isinstance(stored, Mapping):
         stored = next((stored[key] for key in _WRAPPERS if isinstance(stored.get(key), Mapping)), stored)
-    if not isinstance(stored, Mapping) or not all(isinstance(value, Tensor) for value in stored.values()):
+    if not isinstance(stored, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in stored.items()
+    ):
         raise KeyMynaError(
             f"{path} does not hold a state dict: expected tensors by name, bare or under one of {', '.join(_WRAPPERS)}."
         )
@@ -188,6 +205,7 @@ def encoder_of(
         )
     if len(chosen) > 1:
         raise KeyMynaError(f"{what} fits {_names(chosen)} alike: say which by `patch`.")
+    expect_floating(state, what, _REMEDY)
     encoder = Encoder(EncoderConfig(*chosen[0], scale))
     encoder.load_state_dict(state)
     return encoder.eval(), dropped
