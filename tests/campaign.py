@@ -32,6 +32,13 @@ from keymyna_lib.base.machine import cpu_name
 
 JSON, TABLE = paths.ROOT / "docs" / "reliability.json", paths.ROOT / "docs" / "reliability.md"
 PATIENCE = 60.0  # s until a signal that was sent counts as ignored
+PARTS = {  # what takes long comes last
+    "twice": "two runs at once in one clone",
+    "clock": "all files dated in the future, and long ago",
+    "kills": "signals at random moments of a run, a resume after each",
+    "damage": "each kind of file damaged",
+    "disk": "a disk that is full",
+}
 INTRODUCTION = """# What was done to it, and what happened
 
 Real runs of `./run_all.sh --profile smoke`, interrupted and damaged as listed, on {machine}, at commit {commit}. The
@@ -352,13 +359,15 @@ def report(found: dict) -> str:
     """The text of docs/reliability.md."""
     lines = ["| tried | what happened | tables |", "| --- | --- | --- |"]
     lines += [f"| {row['tried']} | {row['happened'].replace('|', '/')} | {row['tables']} |" for row in found["rows"]]
+    done = {row["part"] for row in found["rows"]}
+    lines += [f"| {what} | not run | |" for part, what in PARTS.items() if part not in done]
     return INTRODUCTION.format(**found) + "\n".join(lines) + "\n"
 
 
 def main() -> None:
     """Run the parts that are asked for, and store what happened."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = ("twice", "clock", "kills", "damage", "disk")  # what takes long comes last
+    parts = list(PARTS)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(parts)}, table; all without")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
@@ -371,6 +380,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=JSON)
     parser.add_argument("--show", action="store_true", help="print the table, too")
     given = parser.parse_args()
+    # Whoever started this in the background has it ignore Ctrl-C, and every run would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     asked = given.parts or list(parts)
     if unknown := set(asked) - {*parts, "table"}:
         parser.error(f"there is no part {', '.join(unknown)}")
