@@ -214,7 +214,7 @@ def test_a_head_does_not_depend_on_its_neighbours_or_on_the_size_of_stacks(monke
     together = train_heads(specs, TRAIN, VALID, **BUDGET)
     monkeypatch.setattr(heads, "STACK_LIMITS", {"cpu": (1, 1)})
     apart = train_heads(specs[::-1], TRAIN, VALID, **BUDGET)[::-1]
-    monkeypatch.setattr(heads, "ACTIVATIONS", 1)
+    monkeypatch.setattr(heads, "ACTIVATIONS", {"cpu": 1})
     alone = [train_heads([spec], TRAIN, VALID, **BUDGET)[0] for spec in specs[:3]]
     for head, *others in list(zip(together, apart, alone)) + list(zip(together, apart)):
         for other in others:
