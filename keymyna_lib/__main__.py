@@ -245,7 +245,7 @@ def pretrain(profile: str, overrides: tuple[tuple[str, str], ...]) -> None:
     default=1800.0,
     show_default=True,
     metavar="SECONDS",
-    help="Time for all of it, about; each case takes at least three rounds. With --gpu: 230, after which nothing begins.",
+    help="Time for all of it, about; each case takes at least three rounds. With --gpu: 230, and nothing begins later.",
 )
 @click.option("--size", type=click.Choice(list(SIZES)), default="full", show_default=True, help="tiny is for tests.")
 @click.option(

@@ -83,7 +83,8 @@ def stored() -> list[Measurement]:
     found = read_json(stored_at(), "Remove it, or run keymyna bench --gpu where there is a GPU.")
     names = [field.name for field in fields(Measurement)]
     rows = [Measurement(**{name: row[name] for name in names}) for row in found["measurements"]]
-    where = f"{found['machine']['gpu']}, commit {(found['commit'] or 'unknown')[:7]}"
+    code = f"commit {found['commit'][:7]}" if found["commit"] else f"code {found['code_hash'][:12]}"  # without a clone
+    where = f"{found['machine']['gpu']}, {code}"
     return [replace(row, note=f"{row.note}; {where}" if row.note else where) for row in rows]
 
 

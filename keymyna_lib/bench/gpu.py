@@ -704,7 +704,8 @@ def run(
 def _take(part: Part, bench: Bench, found: Found, name: str) -> str:
     """Take a part; why it failed, or nothing."""
     with warnings.catch_warnings(record=True) as warned:
-        warnings.simplefilter("always")
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", UserWarning)  # that something is not compiled, or not recorded
         try:
             for result in part(bench):
                 found.add(result)
