@@ -203,6 +203,69 @@ def test_a_head_that_diverges_is_never_a_best_check():
         train_heads([HeadSpec((8,), lr=1e-2, weight_decay=1e99)], TRAIN, VALID, **budget)
 
 
+@pytest.mark.parametrize("mixup", [0.0, 0.4])
+def test_batches_and_draws_for_a_recorded_step_are_the_usual_ones(monkeypatch, mixup):
+    monkeypatch.setattr(heads, "DRAWN_AHEAD", 3)
+    spec = HeadSpec((7,), 0.5, batch_size=50, mixup=mixup)
+    one_hot = torch.eye(24, dtype=torch.float64)
+    resident = heads._ResidentBatches(TRAIN.x, TRAIN.y, spec, 5, one_hot)
+    batches, noise = heads._batches(TRAIN, spec, 5, torch.float64), heads._noise(5, spec, DIM, "cpu")
+    for _ in range(11):  # over the end of an epoch, and of what was drawn ahead
+        resident.prepare()
+        assert all(torch.equal(a, b) for a, b in zip(resident.batch(), next(batches)))
+        assert torch.equal(resident.noise, next(noise))
+
+
+def test_the_way_of_a_gpu_gives_the_same_heads(monkeypatch):
+    """On the CPU, unrecorded: rows drawn ahead, and stopped heads that are trained on with the others."""
+    grid = [HeadSpec(hidden, p, lr, batch_size=16) for hidden in [(), (9,)] for p in (0.0, 0.5) for lr in (1e-3, 0.1)]
+    budget = BUDGET | dict(max_steps=90, patience=2)
+    expected = train_heads(grid, TRAIN, VALID, **budget)
+    lengths = {len(head.valid_curve) for head in expected}
+    assert len(lengths) > 2 and min(lengths) < 6  # heads of one stack stop at different checks
+    recorded, kept = heads.Recorded, heads._Stack.keep
+    made, kept_of = [], []
+    monkeypatch.setattr(heads, "_stays_on_device", lambda device: True)
+    monkeypatch.setattr(heads, "Recorded", lambda *arguments: made.append(1) or recorded(*arguments))
+    monkeypatch.setattr(
+        heads._Stack, "keep", lambda stack, going: kept_of.append((len(going), len(stack.heads))) or kept(stack, going)
+    )
+    found = train_heads(grid, TRAIN, VALID, **budget)
+    for one, other in zip(found, expected):
+        assert one.valid_curve == [pytest.approx(check) for check in other.valid_curve]
+        assert one.best_step == other.best_step
+        for name, value in other.parameters.items():
+            torch.testing.assert_close(one.parameters[name], value, rtol=1e-9, atol=1e-12)
+    assert all(2 * going <= heads_before for going, heads_before in kept_of) and len(made) == 2 + len(kept_of)
+
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+
+
+@needs_gpu
+@pytest.mark.parametrize("hidden", [(), (9,), (6, 6)])
+def test_a_gpu_trains_the_heads_of_a_cpu(monkeypatch, hidden):
+    """With dropout, its draws made on the host."""
+    noise = heads._noise
+
+    class HostDraws(heads._ResidentBatches):
+        def __init__(self, x, y, spec, seed, one_hot):
+            super().__init__(x, y, spec, seed, one_hot)
+            self.draws = noise(seed, spec, x.shape[1], "cpu")
+
+        def prepare(self):
+            super().prepare()
+            self.noise.copy_(next(self.draws))
+
+    monkeypatch.setattr(heads, "_ResidentBatches", HostDraws)
+    grid = [HeadSpec(hidden, p, lr, batch_size=16, mixup=0.4) for p in (0.0, 0.5) for lr in (1e-3, 1e-2)]
+    found, expected = (train_heads(grid, TRAIN, VALID, **BUDGET, device=device) for device in ("cuda", "cpu"))
+    for one, other in zip(found, expected):
+        assert one.valid_curve == [pytest.approx(check) for check in other.valid_curve]
+        for name, value in other.parameters.items():
+            torch.testing.assert_close(one.parameters[name], value, rtol=1e-6, atol=1e-9)
+
+
 def test_a_head_does_not_depend_on_its_neighbours_or_on_the_size_of_stacks(monkeypatch):
     specs = [
         HeadSpec(hidden, p, lr, 1e-4, batch, True)
