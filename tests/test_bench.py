@@ -16,7 +16,7 @@ from keymyna_lib.base import paths
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.files import read_json
 from keymyna_lib.base.seeds import torch_stream
-from keymyna_lib.bench import data, growth, material, measure, reference, report, step
+from keymyna_lib.bench import data, goals, growth, material, measure, reference, report, step
 from keymyna_lib.bench.sizes import SIZES
 from keymyna_lib.corpus.corpus import open_corpus
 from keymyna_lib.experiments.cost import product_flops
@@ -301,6 +301,7 @@ def tiny(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(paths, "CACHE", tmp_path_factory.mktemp("cache"))
         patch.setattr(torch.cuda, "is_available", lambda: False)
+        patch.setattr(goals, "stored_at", lambda: paths.CACHE / "gpu.json")
         patch.setattr("keymyna_lib.bench.song.process", lambda *arguments: lambda: None)
         for module in ("step", "growth"):
             patch.setattr(
@@ -369,9 +370,12 @@ def test_what_needs_a_gpu_says_that_it_was_not_run(tiny):
     rows = report.frame(tiny)
     without = rows[rows["n"] == 0]
     assert set(without["note"]) == {f"not run: {measure.NO_GPU}"} and without["median"].isna().all()
+    aims = without[without["subject"] == "gpu"]
+    assert aims["case"].tolist() == [goal.case for goal in goals.GOALS.values()]
+    without = without.drop(aims.index)
     assert set(without["subject"]) == {"step", "embedding", "heads"} and without["case"].str.contains("GPU").all()
     text = report.text(tiny)
-    assert text.count("not run: no GPU here") == len(without) and tiny["machine"]["cpu"] in text
+    assert text.count("not run: no GPU here") == len(without) + len(aims) and tiny["machine"]["cpu"] in text
 
 
 def test_rows_are_in_order_and_parts_are_parts(tiny):
