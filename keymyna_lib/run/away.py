@@ -62,9 +62,9 @@ def work(project: Project, bundle: dict[str, Any], asked: Sequence[str], to: Pat
 
         try:
             pipeline.run(project, profile, only=[name], overrides=overrides, say=say, execute=plain.execute)
-        except KeyMynaError as error:
-            failed[name] = str(error)
-            print(f"error: {error}", file=sys.stderr, flush=True)
+        except Exception as error:  # a package that is missing, perhaps: the others may do without
+            failed[name] = str(error) if isinstance(error, KeyMynaError) else f"{type(error).__name__}: {error}"
+            print(f"error: {failed[name]}", file=sys.stderr, flush=True)
         pack(project, bundle, to)
     return failed
 

@@ -180,8 +180,8 @@ def _fetch(packages: dict[str, str], python: str, folder: Path) -> None:
         if done.returncode:
             errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or ["no message"]
             raise KeyMynaError(
-                f"pip cannot download packages for Python {python} ({errors[-1]}). Those that the other machine has can "
-                "be left out: --there NAME."
+                f"pip cannot download packages for Python {python} ({errors[-1]}). Those that the other machine has "
+                "can be left out: --there NAME."
             )
         for wheel in Path(wheels).glob("*.whl"):
             with zipfile.ZipFile(wheel) as archive:

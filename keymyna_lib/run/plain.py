@@ -163,7 +163,7 @@ class Notebook:
         for each in objects:
             self._outputs.append({"output_type": "display_data", "metadata": {}, "data": _data(each)})
 
-    def _show_figures(self, *_: Any, **__: Any) -> None:
+    def _show_figures(self) -> None:
         """Show the open figures and close them, as notebooks do after every cell."""
         import matplotlib.pyplot as plt
 
@@ -174,17 +174,13 @@ class Notebook:
     @contextlib.contextmanager
     def _in_place(self) -> Iterator[None]:
         """Stand in for what cells expect of IPython, and take their output."""
-        import matplotlib
-
-        matplotlib.use("agg")
         import matplotlib.pyplot as plt
 
-        plt.show = self._show_figures
-        ipython, shown = types.ModuleType("IPython"), types.ModuleType("IPython.display")
-        ipython.get_ipython = lambda: None
-        ipython.display = shown
+        plt.switch_backend("agg")  # now: doing so may replace `show`
+        plt.show = lambda *_, **__: self._show_figures()
+        shown = types.ModuleType("IPython.display")
         shown.display, shown.Markdown, shown.Audio = self._display, _Markdown, _Audio
-        sys.modules |= {"IPython": ipython, "IPython.display": shown}
+        sys.modules["IPython.display"] = shown  # the package itself is then not looked for
 
         def keep(output: dict[str, Any]) -> None:
             self._outputs.append(output)
