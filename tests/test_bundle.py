@@ -108,7 +108,7 @@ def there(packed, clone, tmp_path_factory):
             cwd=folder,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=600,
         )
         said.append((done.returncode, done.stdout, done.stderr))
     return folder, said
