@@ -15,6 +15,7 @@ provenance, tables, figures, executed notebooks, and the runner's note that they
 from __future__ import annotations
 
 import contextlib
+import gzip
 import importlib.metadata
 import importlib.util
 import io
@@ -250,11 +251,12 @@ def _unpack(archives: Sequence[Path], folder: Path) -> dict[str, Any]:
         f"{shown}: damaged, incomplete, or no results of a bundle. Copy it again, all parts in order."
     )
     try:
-        content = io.BytesIO(b"".join(Path(path).read_bytes() for path in archives))
+        content = b"".join(Path(path).read_bytes() for path in archives)
     except OSError as error:
         raise KeyMynaError(f"{error.filename} cannot be read ({error.strerror}).") from None
     try:
-        with tarfile.open(fileobj=content, mode="r:gz") as archive:
+        # Unpacked to its end, where the checksum is: tarfile stops at the last file.
+        with tarfile.open(fileobj=io.BytesIO(gzip.decompress(content))) as archive:
             archive.extractall(folder, filter="data")
         manifest = files.read_json(folder / MANIFEST)
         checksum = manifest.pop("checksum")
