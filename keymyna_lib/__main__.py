@@ -236,6 +236,62 @@ def pretrain(profile: str, overrides: tuple[tuple[str, str], ...]) -> None:
     torchrun.train(profile, list(overrides))
 
 
+@main.command(short_help="Pack a profile for a machine that has torch and little else.")
+@click.argument("out", type=click.Path(dir_okay=False, path_type=Path), metavar="OUT.tar.gz")
+@_profile
+@_overrides
+@click.option(
+    "--python",
+    default=f"{sys.version_info[0]}.{sys.version_info[1]}",
+    show_default=True,
+    metavar="VERSION",
+    help="Python of the other machine.",
+)
+@click.option(
+    "--there",
+    multiple=True,
+    metavar="NAME",
+    help="A package that it has besides torch, numpy, pandas, scikit-learn and matplotlib (repeatable).",
+)
+def bundle(
+    out: Path, profile: str, overrides: tuple[tuple[str, str], ...], python: str, there: tuple[str, ...]
+) -> None:
+    """Pack code, parsed scores and the packages that another machine (Linux, x86-64) lacks into OUT.tar.gz.
+
+    There, `python run.py` in the unpacked folder runs the notebooks, all of them or in the order given, goes on where
+    it stopped when it is started again, and packs the results; `keymyna unbundle` brings them back. It renders the
+    synthetic corpus itself and needs no network. Commit first: results name the commit.
+
+    \b
+    Example:
+      keymyna bundle gpu.tar.gz --profile gpu --python 3.12 --there numba --there llvmlite
+      (there)  tar xf gpu.tar.gz && python3 keymyna/run.py 50 60
+      keymyna unbundle results.tar.gz
+    """
+    from keymyna_lib.run import bundle as bundles
+    from keymyna_lib.run.project import Project
+
+    made = bundles.write(Project(), profile, out, overrides=overrides, python=python, there=there)
+    dirty = ", with uncommitted changes" if made["dirty"] else ""
+    click.echo(f"{out}: {out.stat().st_size / 1e6:.0f} MB, profile {profile}, commit {made['commit']}{dirty}")
+    click.echo(f"packages: {', '.join(made['packages'])}")
+
+
+@main.command(short_help="Bring back the results of a bundle.")
+@click.argument("results", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RESULTS...")
+def unbundle(results: tuple[Path, ...]) -> None:
+    """Bring the results of a bundle back: the archive that its run.py wrote, or its parts in order.
+
+    They are checked first, and refused if they were made by another version of the code. Afterwards the runner counts
+    their notebooks as up to date, tables and figures included.
+    """
+    from keymyna_lib.run import bundle as bundles
+    from keymyna_lib.run.project import Project
+
+    found = bundles.bring_back(Project(), results)
+    click.echo(f"profile {found['profile']}, from {found['origin']['device']}: {', '.join(found['notebooks'])}")
+
+
 @main.command(short_help="Measure how fast the library is here.")
 @click.argument("subjects", nargs=-1, type=click.Choice(SUBJECTS), metavar="[SUBJECT]...")
 @click.option("--gpu", is_flag=True, help="Instead: check and measure pre-training on the GPU, in under four minutes.")
