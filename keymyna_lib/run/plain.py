@@ -50,7 +50,7 @@ def execute(project: Project, profile: str, notebook: str, values: dict[str, Any
         try:
             process.stdin.write(json.dumps(job).encode())
             process.stdin.close()
-            for piece in iter(lambda: process.stderr.read1(1 << 16), b""):
+            for piece in iter(lambda: os.read(process.stderr.fileno(), 1 << 16), b""):
                 bars.write(piece.decode(errors="replace"))
                 bars.flush()
         except KeyboardInterrupt:
@@ -179,7 +179,7 @@ class Notebook:
         plt.switch_backend("agg")  # now: doing so may replace `show`
         plt.show = lambda *_, **__: self._show_figures()
         shown = types.ModuleType("IPython.display")
-        shown.display, shown.Markdown, shown.Audio = self._display, _Markdown, _Audio
+        vars(shown).update(display=self._display, Markdown=_Markdown, Audio=_Audio)
         sys.modules["IPython.display"] = shown  # the package itself is then not looked for
 
         def keep(output: dict[str, Any]) -> None:
