@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 from keymyna_lib.base import paths
+from keymyna_lib.run import warmup
 
 COPIED = ("keymyna_lib", "notebooks", "requirements.lock", "pyproject.toml")
 
@@ -30,12 +31,14 @@ def run_in(clone, *arguments, profile="smoke"):
 
 
 def copy_of_the_sources(folder):
-    """What a run needs, and the parsed scores, which take two minutes to parse."""
+    """What a run needs, the parsed scores, which take two minutes to parse, and the note that librosa is compiled."""
     for name in COPIED:
         source = paths.ROOT / name
         if source.is_dir():
             shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, folder / name)
-    shutil.copytree(paths.CACHE / "scores", folder / ".cache" / "scores")
+    warmup.compile_librosa()
+    for known in ("scores", "compiled"):
+        shutil.copytree(paths.CACHE / known, folder / ".cache" / known)
     return folder
