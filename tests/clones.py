@@ -25,7 +25,7 @@ def run_in(clone, *arguments, profile="smoke"):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=900,
+        timeout=3600,  # a guard against what hangs; a busy machine may need half an hour
     )
     return done.returncode, done.stdout + done.stderr
 
