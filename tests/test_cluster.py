@@ -350,7 +350,7 @@ def test_features_are_the_same_from_a_cluster(client, corpus, tmp_path, monkeypa
     monkeypatch.setitem(features.in_parts.__kwdefaults__, "size", 16)  # two parts, of chroma three
     encoder = build_encoder(EncoderConfig("vit-toy", "vertical", "log1p"), torch.Generator().manual_seed(0)).eval()
     made = []
-    for folder, on in (("serial", Processes(2)), ("cluster", client)):
+    for folder, on in (("serial", Processes(1)), ("cluster", client)):
         monkeypatch.setattr(paths, "CACHE", tmp_path / folder)
         with one_thread():
             made.append(
