@@ -317,7 +317,7 @@ FORMATS = {
 }
 
 
-@pytest.mark.parametrize("first, second", itertools.permutations(FORMATS, 2))
+@pytest.mark.parametrize("first, second", list(itertools.permutations(FORMATS, 2)))
 def test_a_file_of_another_format_behind_one_is_named(tmp_path, caplog, first, second):
     alone, joined = tmp_path / "alone", tmp_path / "joined"
     alone.write_bytes(FORMATS[first])
