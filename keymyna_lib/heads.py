@@ -22,6 +22,7 @@ an MLP's), and an entry in `HEADS`. Batches, Adam, early stopping and selection 
 from __future__ import annotations
 
 import json
+import logging
 import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -50,6 +51,8 @@ STACK_LIMITS = {"cpu": (32, 1 << 24), "cuda": (1024, 1 << 31)}
 ACTIVATIONS = {"cpu": 1 << 21, "cuda": 1 << 26}  # hidden units held at once in a validation check
 DRAWN_AHEAD = 256  # steps whose rows are sent to a GPU together
 ADAM: dict[str, Any] = dict(amsgrad=False, beta1=0.9, beta2=0.999, eps=1e-8, maximize=False)
+
+_log = logging.getLogger(__name__)
 
 
 def _kept(x: torch.Tensor) -> torch.Tensor:
@@ -226,7 +229,7 @@ class TrainedHead:
     mean, std : (dim,), applied to the features (0 and 1 when the spec does not standardise).
     valid_curve : (step, weighted score, loss) of every check until the head stopped; the score is on tracks with
         "both" fifths, the loss the mean cross-entropy of windows in nats.
-    best_step, valid_score, valid_loss : of the best check.
+    best_step, valid_score, valid_loss : of the best check; 0, -1 and infinity if there was none with a finite loss.
     """
 
     spec: HeadSpec
@@ -723,13 +726,14 @@ def train_heads(
 
     Returns
     -------
-    list of TrainedHead, on the CPU, one for each spec, as of its best check.
+    list of TrainedHead, on the CPU, one for each spec, as of its best check. A head whose validation loss was never
+    finite is said (`logging`) and stays as it was before training: `select` takes no such head.
 
     Raises
     ------
     KeyMynaError
         No spec, features of another width in `valid`, windows of a track with different labels, a budget
-        below 1, or a head that has diverged before its first check.
+        below 1, or heads all of which have diverged before their first check.
     """
     for name, value in dict(max_steps=max_steps, eval_every=eval_every, patience=patience).items():
         if value < 1:
@@ -804,11 +808,23 @@ def train_heads(
                 pass
         finally:
             stopped.set()
+    diverged = [head for head in trained if not head.parameters]
+    if diverged:
+        spec = diverged[0].spec
+        remedy = f"lower its learning rate (now {spec.lr:g}) or its weight decay (now {spec.weight_decay:g})."
+        if len(diverged) == len(trained):
+            raise KeyMynaError(f"a head's validation loss was never finite ({spec}): {remedy}")
+        _log.warning(
+            "%d of %d heads are out of the choice: their validation loss was never finite. For %s, %s",
+            len(diverged),
+            len(trained),
+            spec,
+            remedy,
+        )
+    for head in diverged:
+        head.parameters = {
+            name: torch.from_numpy(value).to(dtype) for name, value in head.spec.initial(dim, seed).items()
+        }
     for head in trained:
-        if not head.parameters:
-            raise KeyMynaError(
-                f"a head's validation loss was never finite ({head.spec}): lower its learning rate "
-                f"(now {head.spec.lr:g}) or its weight decay (now {head.spec.weight_decay:g})."
-            )
         head.parameters = {name: tensor.cpu() for name, tensor in head.parameters.items()}
     return trained

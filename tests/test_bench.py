@@ -17,6 +17,7 @@ from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.files import read_json
 from keymyna_lib.base.seeds import torch_stream
 from keymyna_lib.bench import data, goals, growth, material, measure, reference, report, step
+from keymyna_lib.bench import heads as bench_heads
 from keymyna_lib.bench.sizes import SIZES
 from keymyna_lib.corpus.corpus import open_corpus
 from keymyna_lib.experiments.cost import product_flops
@@ -308,6 +309,7 @@ def tiny(tmp_path_factory):
                 f"keymyna_lib.bench.{module}.in_fresh_process", lambda function, *arguments: function(*arguments)
             )
         patch.setattr(step, "shares_of", lambda *arguments, one=step.shares_of: noted(one(*arguments)))
+        patch.setattr(bench_heads, "linear_probe_grid", functools.partial(heads.linear_probe_grid, dropouts=(0.5,)))
         out = tmp_path_factory.mktemp("out") / "bench.json"
         done = CliRunner().invoke(main, ["bench", "--size", "tiny", "--budget", "0.1", "--out", str(out)])
         assert done.exit_code == 0, done.output
@@ -415,8 +417,8 @@ def test_what_a_case_leaves_over_is_shared_out(monkeypatch, tmp_path):
             for weight in (1, 0, 3)
         ],
     )
-    report.measure_all(["song"], size="tiny", budget=100.0, show=False)
-    assert given == pytest.approx([25, 0, 100], abs=15)
+    report.measure_all(["song"], size="tiny", budget=1e6, show=False)
+    assert given == pytest.approx([25e4, 0, 1e6], abs=1000)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from keymyna_lib import heads
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.tensors import save_tensors
 from keymyna_lib.evaluate import mirex_scores, track_predictions
+from keymyna_lib.experiments.head_study import grid_table
 from keymyna_lib.heads import HEADS, HeadSpec, Rows, TrainedHead, linear_probe_grid, select, train_heads, wide_mlp_grid
 from keymyna_lib.model import EncoderConfig, build_encoder, save_encoder
 
@@ -198,7 +199,7 @@ def test_a_head_that_diverges_is_never_a_best_check():
     """Its outputs are NaN, the first of which is the largest: C major for every track, without a word."""
     budget = BUDGET | {"dtype": torch.float32}
     with pytest.raises(KeyMynaError, match=r"never finite.*lower its learning rate \(now 1e\+99\)"):
-        train_heads([HeadSpec(lr=1e-2), HeadSpec(lr=1e99)], TRAIN, VALID, **budget)
+        train_heads([HeadSpec(lr=1e99), HeadSpec((8,), lr=1e99)], TRAIN, VALID, **budget)
     with pytest.raises(KeyMynaError, match=r"weight decay \(now 1e\+99\)"):
         train_heads([HeadSpec((8,), lr=1e-2, weight_decay=1e99)], TRAIN, VALID, **budget)
 
@@ -264,6 +265,27 @@ def test_a_gpu_trains_the_heads_of_a_cpu(monkeypatch, hidden):
         assert one.valid_curve == [pytest.approx(check) for check in other.valid_curve]
         for name, value in other.parameters.items():
             torch.testing.assert_close(one.parameters[name], value, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("hidden", [(), (8,)])
+def test_heads_that_diverge_cost_the_others_nothing(hidden, tmp_path, caplog):
+    budget = BUDGET | {"dtype": torch.float32}
+    sound = [HeadSpec(hidden, lr=lr) for lr in (1e-6, 1e-2)]
+    lost = [HeadSpec(hidden, lr=1e99), HeadSpec(hidden, lr=1e-2, weight_decay=1e99)]
+    alone = train_heads(sound, TRAIN, VALID, **budget)
+    assert not caplog.records
+    trained = train_heads([lost[0], *sound, lost[1]], TRAIN, VALID, **budget)
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said.startswith("2 of 4 heads are out of the choice") and "learning rate (now 1e+99)" in said
+    assert select(trained).spec == select(alone).spec and [head.spec for head in trained[1:3]] == sound
+    for head, expected in zip(trained[1:3], alone):
+        np.testing.assert_allclose(head.valid_curve, expected.valid_curve, rtol=1e-5)
+    assert grid_table(trained)["valid_score"].isna().tolist() == [True, False, False, True]
+    for head in (trained[0], trained[3]):  # as it began, so that it can be kept like any other
+        head.save(tmp_path / "head.safetensors")
+        loaded = TrainedHead.load(tmp_path / "head.safetensors")
+        assert loaded.best_step == 0 and np.isfinite(loaded.window_probabilities(VALID.x)).all()
+        assert select([loaded, trained[1]]) is trained[1]
 
 
 def test_a_head_does_not_depend_on_its_neighbours_or_on_the_size_of_stacks(monkeypatch):
