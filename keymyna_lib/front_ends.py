@@ -10,7 +10,7 @@ Frames are those of the mel spectrogram, one every 512 samples, and so are the s
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
@@ -55,6 +55,15 @@ def front_end_of(spectrograms: Tensor) -> str:
     )
 
 
+def same_front_end(encoder: str, corpus: str) -> None:
+    """Refuse, with a KeyMynaError, to show an encoder of one front end the spectrograms of another."""
+    if encoder != corpus:
+        raise KeyMynaError(
+            f"the encoder takes {encoder} spectrograms, and the corpus holds {corpus} ones: build it with front_end "
+            f"{encoder!r}, or take an encoder of front_end {corpus!r}."
+        )
+
+
 def power(audio: np.ndarray | Tensor, front_end: str = "mel", tuning: float = 0.0) -> Tensor:
     """Power spectrogram of one recording.
 
@@ -62,7 +71,8 @@ def power(audio: np.ndarray | Tensor, front_end: str = "mel", tuning: float = 0.
     ----------
     audio : (sample,) in [-1, 1] at 16 kHz. Beyond its ends, log-frequency bands hear silence.
     front_end : one of FRONT_ENDS.
-    tuning : semitones by which everything is heard higher; for "log-frequency" at most 1 up or down, see `shift_bands`.
+    tuning : semitones by which everything is heard higher; for "log-frequency" at most 1 up or down (`transpose_bands`
+        does more).
 
     Returns
     -------
@@ -115,12 +125,12 @@ def power_pieces(
         yield _octaves(held[first * HOP : (first + _CHUNK - 1) * HOP + 2 * _MARGIN + 1], tuning)[:, :n]
 
 
-def shift_bands(spectrograms: Tensor, semitones: int) -> Tensor:
+def transpose_bands(spectrograms: Tensor, semitones: int) -> Tensor:
     """Log-frequency spectrograms (..., band, frame), power or stored, transposed upwards by whole semitones.
 
     What would come from beyond the lowest or highest band is silence.
 
-    >>> shift_bands(torch.eye(168)[:, :1], 1).argmax().item()
+    >>> transpose_bands(torch.eye(168)[:, :1], 1).argmax().item()
     2
     """
     by = semitones * BANDS_PER_OCTAVE // 12

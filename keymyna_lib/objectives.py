@@ -25,8 +25,8 @@ from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.keys import N_KEYS
 from keymyna_lib.losses import LOSSES, top1
 from keymyna_lib.model import (
-    PATCHES,
     Encoder,
+    EncoderConfig,
     ProjectionHead,
     Transformer,
     initialise,
@@ -34,7 +34,7 @@ from keymyna_lib.model import (
     position_table,
     random_keep,
 )
-from keymyna_lib.spectrogram import N_MELS, WINDOW
+from keymyna_lib.spectrogram import WINDOW
 from keymyna_lib.views import AUGMENTATIONS
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ DECODER_DEPTH = 4  # as in the reference implementation
 class Batch:
     """Some tracks of a step.
 
-    crops : (view, batch, mel, frame) stored spectrograms, log(1 + power).
+    crops : (view, batch, band, frame) stored spectrograms, log(1 + power).
     tracks : (batch,) int64, positions among the training tracks.
     keys : (batch,) int64, 0..23, or -1 without a label; read only by an objective that is `labelled`.
     """
@@ -203,7 +203,7 @@ class Reconstruction(Objective):
 
     def __init__(self, encoder: Encoder, *, mask_ratio: float, generator: torch.Generator):
         super().__init__()
-        _need_hidden_patches(encoder.config.patch, mask_ratio, WINDOW)
+        _need_hidden_patches(encoder.config, mask_ratio, WINDOW)
         patchify, _, embedding, _ = encoder.branches[0]
         self.mask_ratio, self.dim = mask_ratio, encoder.dim // 2
         self.enter = nn.Linear(encoder.dim, self.dim)
@@ -216,7 +216,7 @@ class Reconstruction(Objective):
     @classmethod
     def check(cls, config: PretrainConfig) -> None:
         """See `Objective.check`."""
-        _need_hidden_patches(config.encoder.patch, config.mask_ratio, config.crop_frames)
+        _need_hidden_patches(config.encoder, config.mask_ratio, config.crop_frames)
 
     @classmethod
     def from_config(
@@ -247,12 +247,12 @@ class Reconstruction(Objective):
         return outputs.mean()
 
 
-def _need_hidden_patches(patch: str, mask_ratio: float, frames: int) -> None:
-    sizes = PATCHES[patch]
-    n_tokens = N_MELS // sizes[0][0] * (frames // sizes[0][1])
+def _need_hidden_patches(encoder: EncoderConfig, mask_ratio: float, frames: int) -> None:
+    sizes = encoder.patch_sizes
+    n_tokens = encoder.n_bands // sizes[0][0] * (frames // sizes[0][1])
     if len(sizes) != 1 or kept_tokens(n_tokens, mask_ratio) == n_tokens:
         raise KeyMynaError(
-            f"reconstruction with patches {patch!r} and mask_ratio {mask_ratio}, crops of {frames} frames: it "
+            f"reconstruction with patches {encoder.patch!r} and mask_ratio {mask_ratio}, crops of {frames} frames: it "
             "needs one kind of patches, and some of them hidden. Take another patch, or leave this objective out."
         )
 

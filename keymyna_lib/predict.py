@@ -21,10 +21,11 @@ import torch
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.corpus.recordings.decode import audio_blocks
 from keymyna_lib.features import cut_windows, embed, window_frames
+from keymyna_lib.front_ends import power_pieces
 from keymyna_lib.heads import TrainedHead
 from keymyna_lib.keys import N_KEYS
 from keymyna_lib.model import load_encoder
-from keymyna_lib.spectrogram import HOP, N_FFT, PEAK, SAMPLE_RATE, WINDOW, compress, mel_pieces, window_starts
+from keymyna_lib.spectrogram import HOP, N_FFT, PEAK, SAMPLE_RATE, WINDOW, compress, window_starts
 
 _QUIET = 45.0  # dB below the loudest moment: what is softer is silence, and to an encoder next to nothing
 _DUST = -70.0  # dB of full scale: below it lie rounding and dither, whatever the loudest moment is
@@ -118,7 +119,8 @@ class KeyFinder:
         tuning = heard.tuning()
         audio = _sounding_part(kept or audio_blocks(path), sounding)
         scale = PEAK / max(heard.peak, 1e-6)  # as the tracks of every corpus
-        pieces = mel_pieces((block * scale for block in audio), -tuning / 100 if abs(tuning) > _IN_TUNE else 0.0)
+        mended = -tuning / 100 if abs(tuning) > _IN_TUNE else 0.0
+        pieces = power_pieces((block * scale for block in audio), self.encoder.config.front_end, mended)
         with torch.inference_mode():
             windows = _windows(map(compress, pieces), self.frames)
             x = torch.cat([embed(self.encoder, torch.stack(batch)) for batch in _batches(windows)])
@@ -221,7 +223,7 @@ def _sounding_part(blocks: Iterable[np.ndarray], sounding: np.ndarray) -> Iterat
 
 
 def _windows(pieces: Iterable[torch.Tensor], frames: int) -> Iterator[torch.Tensor]:
-    """Windows (mel, frame) of a stored spectrogram that comes in pieces (mel, frame), where `window_starts` has them.
+    """Windows (band, frame) of a stored spectrogram that comes in pieces (band, frame), where `window_starts` has them.
 
     What is shorter than a window is repeated: silence in its place would be most of what the encoder sees.
     """

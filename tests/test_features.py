@@ -44,6 +44,7 @@ def corpus(tmp_path, monkeypatch):
     pictures = {name: compress(mel_power(samples))[0].T.numpy() for name, samples in audio.items()}
     return SimpleNamespace(
         hash="stand-in",
+        front_end="mel",
         manifest=pd.DataFrame({"key": [0, 1, 2]}, index=list(SECONDS)),
         audio=audio.__getitem__,
         spectrogram=pictures.__getitem__,

@@ -235,7 +235,7 @@ def test_little_is_imported_besides_torch():
     heavy = "{'librosa', 'sklearn', 'pandas', 'scipy', 'matplotlib', 'numba', 'music21', 'essentia'}"
     code = f"""
 import sys, keymyna_lib.predict
-list(keymyna_lib.predict.mel_pieces([[0.0] * 3000]))
+list(keymyna_lib.predict.power_pieces([[0.0] * 3000]))
 print(sorted({heavy} & set(sys.modules)))"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

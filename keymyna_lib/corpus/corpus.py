@@ -63,7 +63,7 @@ class Corpus:
     manifest : one row per track, indexed by track_id; columns `COLUMNS` and task, or those of recordings (see
         `recordings.build.build_recordings`). key is after transposition, key_written before it; duration in s;
         arrangement is JSON (see `arrange.arrange`).
-    frames : by shard, memory map of its spectrograms end to end, (frame, mel) float16.
+    frames : by shard, memory map of its spectrograms end to end, (frame, band) float16.
     offsets : shard, first_frame, n_frames, first_sample, n_samples by track_id.
     samples : by shard, memory map of its audio end to end, (sample,) int16.
     task : name of the task of a view (see `of_task`), otherwise empty.
@@ -84,6 +84,11 @@ class Corpus:
     def __reduce__(self) -> tuple[Any, ...]:
         """Only the path travels to another process, which opens the corpus there."""
         return _opened, (self.path, self.task)
+
+    @property
+    def front_end(self) -> str:
+        """What the spectrograms are, one of `front_ends.FRONT_ENDS`."""
+        return self.config.get("front_end", "mel")
 
     def tracks(self, split: str | None = None, source: str | None = None) -> list[str]:
         """Track ids in the order of the manifest, optionally of one split (see `SPLITS`) or one source only."""
@@ -145,7 +150,7 @@ class Corpus:
         return store.to_float(self.samples[place.shard][place.first_sample : place.first_sample + place.n_samples])
 
     def spectrogram(self, track_id: str) -> np.ndarray:
-        """(frame, mel) float16 log(1 + power), a view of the memory map."""
+        """(frame, band) float16 log(1 + power), a view of the memory map."""
         return store.frames_of(self.frames, self._place(track_id))
 
     def close(self) -> None:
@@ -187,7 +192,8 @@ def open_corpus(path: Path | str) -> Corpus:
         pd.read_csv(path / name, index_col="track_id", keep_default_na=False, dtype=dict.fromkeys(_TEXTS, str))
         for name in (_MANIFEST, _PLACES)
     )
-    for shard, sizes in store.sizes(places):
+    front_end = index["config"].get("front_end", "mel")
+    for shard, sizes in store.sizes(places, front_end):
         for name, size in sizes.items():
             file = store.shard_folder(path, shard) / name
             if not file.exists() or file.stat().st_size != size:
@@ -200,7 +206,7 @@ def open_corpus(path: Path | str) -> Corpus:
         path,
         index["hash"],
         manifest,
-        store.Shards(path, store.FRAMES),
+        store.Shards(path, store.FRAMES, front_end),
         places.loc[manifest.index],
         store.Shards(path, store.AUDIO),
         scored=frozenset(manifest.loc[scored, "recording"] if "recording" in manifest else ()),

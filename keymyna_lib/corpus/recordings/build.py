@@ -54,7 +54,13 @@ _SILENCE = 1e-6  # peak below which there is nothing to scale
 
 
 def build_recordings(
-    tracks: pd.DataFrame, *, seconds: float, cache: Path | None = None, progress: bool = True, client: Executor = HERE
+    tracks: pd.DataFrame,
+    *,
+    seconds: float,
+    cache: Path | None = None,
+    progress: bool = True,
+    client: Executor = HERE,
+    front_end: str = "mel",
 ) -> tuple[corpora.Corpus, pd.DataFrame]:
     """Decode recordings into a corpus, or its missing and damaged parts; a finished one is verified and opened.
 
@@ -73,6 +79,7 @@ def build_recordings(
     progress : show bars.
     client : where to decode, see `cluster.connect`; a cluster's workers see the recordings under the same paths. The
         result depends neither on it nor on the order of `tracks`.
+    front_end : of the spectrograms, one of `front_ends.FRONT_ENDS`.
 
     Returns
     -------
@@ -87,7 +94,7 @@ def build_recordings(
         is killed; or as `copies.settle`.
     """
     plan = _plan(tracks, seconds)
-    recipe = {"seconds": float(seconds), "peak": spectrogram.PEAK}
+    recipe = {"seconds": float(seconds), "peak": spectrogram.PEAK, "front_end": front_end}
     folder = Path(cache or paths.CACHE) / "corpus" / _key(plan, recipe)
     places = store.offsets(plan)
     hashes, problems = store.fill(
@@ -99,13 +106,14 @@ def build_recordings(
         doing="decoding",
         progress=progress,
         client=client,
+        front_end=front_end,
     )
     manifest = plan.drop(index=[track_id for track_id in plan.index if track_id in problems])
     if manifest.empty:
         track_id, problem = next(iter(problems.items()))
         raise KeyMynaError(f"none of the {len(plan)} recordings can be decoded; {track_id}: {problem}")
     manifest["sha256"], manifest["spectrogram_sha256"] = zip(*(hashes[t] for t in manifest.index))
-    frames = store.Shards(folder, store.FRAMES)
+    frames = store.Shards(folder, store.FRAMES, front_end)
     manifest["recording"] = copies.recordings(
         manifest["sha256"], lambda track_id: store.frames_of(frames, places.loc[track_id]), progress=progress
     )
@@ -150,7 +158,7 @@ def _plan(tracks: pd.DataFrame, seconds: float) -> pd.DataFrame:
     return plan
 
 
-def _key(plan: pd.DataFrame, recipe: dict[str, float]) -> str:
+def _key(plan: pd.DataFrame, recipe: dict[str, float | str]) -> str:
     code = hashing.code_hash_of(__name__)
     return hashing.sha256_json([plan.drop(columns="file").to_csv(), recipe, code, _versions()])[:16]
 

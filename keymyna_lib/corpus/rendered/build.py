@@ -12,13 +12,14 @@ import pandas as pd
 
 from keymyna_lib import keys, spectrogram
 from keymyna_lib.base import hashing, paths, seeds
-from keymyna_lib.base.checks import RANGES, check
+from keymyna_lib.base.checks import RANGES, check, one_of
 from keymyna_lib.compute.executor import Executor
 from keymyna_lib.compute.processes import HERE
 from keymyna_lib.corpus import splits, store
 from keymyna_lib.corpus.corpus import COLUMNS, INDEX, Corpus, finish, open_corpus
 from keymyna_lib.corpus.rendered import arrange, compositions, render
 from keymyna_lib.corpus.rendered.scores import Score, ScoreSet, load_scores
+from keymyna_lib.front_ends import FRONT_ENDS
 
 _LIBRARIES = ("music21", "symusic", "tinysoundfont", "pretty_midi", "numpy", "scipy", "torch", "librosa")
 
@@ -29,6 +30,7 @@ class CorpusConfig(arrange.ArrangementConfig):
 
     n_chorales, n_tunes : pieces of each source; 0 for all that pass the audit.
     seed : of every draw.
+    front_end : of the spectrograms, one of `front_ends.FRONT_ENDS`.
 
     Raises
     ------
@@ -39,10 +41,13 @@ class CorpusConfig(arrange.ArrangementConfig):
     n_chorales: int
     n_tunes: int
     seed: int
+    front_end: str = "mel"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check(self, {name: RANGES[name] for name in ("n_chorales", "n_tunes", "seed")})
+        check(
+            self, {name: RANGES[name] for name in ("n_chorales", "n_tunes", "seed")} | {"front_end": one_of(FRONT_ENDS)}
+        )
 
 
 def build_corpus(
@@ -71,7 +76,15 @@ def build_corpus(
 
     places = store.offsets(plan)
     hashes, _ = store.fill(
-        folder, places, _render, arguments, folder / INDEX, doing="rendering", progress=progress, client=client
+        folder,
+        places,
+        _render,
+        arguments,
+        folder / INDEX,
+        doing="rendering",
+        progress=progress,
+        client=client,
+        front_end=config.front_end,
     )
     plan["sha256"], plan["spectrogram_sha256"] = zip(*(hashes[t] for t in plan.index))
     finish(folder, asdict(config), _versions(), plan[list(COLUMNS)], places)
