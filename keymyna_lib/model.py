@@ -11,6 +11,7 @@ import functools
 import json
 import math
 import warnings
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -251,11 +252,17 @@ class Encoder(nn.Module):
     """SimpleViT without its classification head (paper, section on the encoder; `linear_head` is left out).
 
     The hybrid model runs one trunk on two kinds of patches and concatenates the two embeddings.
+
+    Attributes
+    ----------
+    config : architecture and input.
+    crop_frames : length of the crops that it was pre-trained on, frames of 32 ms; None where it was not, or not here.
     """
 
     def __init__(self, config: EncoderConfig):
         super().__init__()
         self.config = config
+        self.crop_frames: int | None = None
         dim, depth, heads, hidden = PRESETS[config.preset]
         self.dim = dim
         for name, size in zip(("to_patch_embedding", "to_patch_embedding_b"), config.patch_sizes):
@@ -394,8 +401,8 @@ class ProjectionHead(nn.Sequential):
 
 
 def save_encoder(encoder: Encoder, path: Path) -> None:
-    """Write the weights as safetensors under the official names, with the configuration in the metadata."""
-    save_tensors(path, encoder.state_dict(), encoder_config=json.dumps(asdict(encoder.config)))
+    """Write the weights as safetensors under the official names, with `encoder_record` in the metadata."""
+    save_tensors(path, encoder.state_dict(), encoder_config=json.dumps(encoder_record(encoder)))
 
 
 def load_encoder(path: Path) -> Encoder:
@@ -413,15 +420,38 @@ def load_encoder(path: Path) -> Encoder:
                 f"{path} holds {some(state)}, and not the configuration of {ENCODER}. {remedy} Weights from elsewhere, "
                 "the official ones for instance, are read by notebook 10: ./run_all.sh --only 10 -p weights FILE."
             )
-        config = EncoderConfig(**json.loads(metadata["encoder_config"]))
-        if problems := misfits(shapes(state), encoder_shapes(config.preset, config.patch, config.front_end), "encoder"):
-            raise KeyMynaError(
-                f"{path} does not fit its configuration ({config.preset}, {config.patch} patches): {some(problems)}. "
-                f"{remedy}"
-            )
-        expect_floating(state, path, remedy)
-        encoder = Encoder(config)
-        encoder.load_state_dict(state)
+        return recorded_encoder(json.loads(metadata["encoder_config"]), state, path, remedy)
+
+
+def encoder_record(encoder: Encoder) -> dict[str, str | int]:
+    """What a reader of an encoder's weights needs to know: its configuration, and its crops where they are known."""
+    crops = {} if encoder.crop_frames is None else {"crop_frames": encoder.crop_frames}
+    return asdict(encoder.config) | crops
+
+
+def recorded_encoder(
+    record: dict[str, str | int], state: Mapping[str, Tensor], path: Path | str, remedy: str
+) -> Encoder:
+    """The encoder of an `encoder_record` and a state dict, for evaluation.
+
+    Raises
+    ------
+    KeyMynaError
+        When the state dict does not fit, or an entry is impossible; names the file, and ends in the remedy.
+    """
+    crop_frames = record.pop("crop_frames", None)
+    if crop_frames is not None and (not isinstance(crop_frames, int) or crop_frames < 1):
+        raise KeyMynaError(f"{path} has crop_frames {crop_frames!r}, which must be 1 or more. {remedy}")
+    config = EncoderConfig(**record)
+    if problems := misfits(shapes(state), encoder_shapes(config.preset, config.patch, config.front_end), "encoder"):
+        raise KeyMynaError(
+            f"{path} does not fit its configuration ({config.preset}, {config.patch} patches): {some(problems)}. "
+            f"{remedy}"
+        )
+    expect_floating(state, path, remedy)
+    encoder = Encoder(config)
+    encoder.load_state_dict(state)
+    encoder.crop_frames = crop_frames
     return encoder.eval()
 
 

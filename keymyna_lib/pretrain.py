@@ -265,6 +265,7 @@ class Pretraining:
         self.valid_sampler = CropSampler(corpus, valid, config.crop_frames, config.crop_distance)
         self.fingerprint = sha256_json({"config": asdict(config), "corpus": corpus.hash, "tracks": list(train)})
         encoder = build_encoder(config.encoder, torch_stream(config.seed, INITIAL_WEIGHTS))
+        encoder.crop_frames = config.crop_frames
         objective = OBJECTIVES[config.objective].from_config(
             config, encoder, len(train), torch_stream(config.seed, "objective")
         )
