@@ -324,7 +324,7 @@ def add_shifted(
     Parameters
     ----------
     encoders : by name, the encoders of those sets in `base` that are embeddings.
-    base : results of `extract` by name: MEAN_MEL, CHROMA and the encoders' sets.
+    base : results of `extract` by name, of the same tracks: MEAN_MEL, CHROMA and the encoders' sets.
     shifts_of_track : semitones of each track's views; 0 is skipped, as `base` has it.
     windows : number of windows of each shifted view, see `spread_windows`.
     frames : length of a window, as in `base`.
@@ -332,8 +332,9 @@ def add_shifted(
 
     def compute() -> dict[str, Features]:
         parts: dict[str, list[Tensor]] = {name: [base[name].x] for name in base}
-        track, shift = [base[CHROMA].track], [base[CHROMA].shift]
-        position = {name: i for i, name in enumerate(base[CHROMA].track_ids)}
+        some = next(iter(base.values()))
+        track, shift = [some.track], [some.shift]
+        position = {name: i for i, name in enumerate(some.track_ids)}
         wanted = {name: [s for s in shifts if s != 0] for name, shifts in shifts_of_track.items()}
         wanted = {name: shifts for name, shifts in wanted.items() if shifts}
         with bar(desc="pitch-shifted views", total=len(wanted), unit="track", show=show) as progress:
@@ -342,9 +343,10 @@ def add_shifted(
                 for name in group:
                     starts = window_starts(len(corpus.spectrogram(name)), frames)
                     few = spread_windows(len(starts), windows)
-                    views.append(_shifted_views(corpus, name, starts[few], wanted[name], frames))
-                    unshifted = base[CHROMA].x[base[CHROMA].track == position[name]][few]
-                    chroma += [unshifted.roll(s, dims=1) for s in wanted[name]]
+                    views.append(shifted_views(corpus, name, starts[few], wanted[name], frames))
+                    if CHROMA in base:
+                        unshifted = base[CHROMA].x[base[CHROMA].track == position[name]][few]
+                        chroma += [unshifted.roll(s, dims=1) for s in wanted[name]]
                     track.append(torch.full((len(views[-1]),), position[name]))
                     shift.append(torch.tensor(wanted[name]).repeat_interleave(len(few)))
                 for key, rows in parts.items():
@@ -352,7 +354,7 @@ def add_shifted(
                         torch.cat(chroma) if key == CHROMA else _of_windows(torch.cat(views), encoders.get(key))
                     )
                 progress.update(len(group))
-        columns = torch.cat(track), torch.cat(shift), base[CHROMA].track_ids
+        columns = torch.cat(track), torch.cat(shift), some.track_ids
         return {name: Features(torch.cat(rows), *columns) for name, rows in parts.items()}
 
     request = {
@@ -363,7 +365,7 @@ def add_shifted(
     return cached(list(base), _identity(corpus, {name: encoders.get(name) for name in base}, request), compute)
 
 
-def _shifted_views(corpus: Corpus, track_id: str, starts: Sequence[int], shifts: Sequence[int], frames: int) -> Tensor:
+def shifted_views(corpus: Corpus, track_id: str, starts: Sequence[int], shifts: Sequence[int], frames: int) -> Tensor:
     """Stored spectrograms of some windows of pitch-shifted views, (shift x window, band, frame), shift by shift."""
     if corpus.front_end == "mel":
         return _shifted_windows(corpus.audio(track_id), starts, shifts, frames)
@@ -372,7 +374,7 @@ def _shifted_views(corpus: Corpus, track_id: str, starts: Sequence[int], shifts:
 
 
 def _shifted_windows(audio: np.ndarray, starts: Sequence[int], shifts: Sequence[int], frames: int) -> Tensor:
-    """`_shifted_views` in mel bands: (shift x window, mel, frame).
+    """`shifted_views` in mel bands: (shift x window, mel, frame).
 
     Only these windows are transformed. A frame reaches N_FFT / 2 samples to either side, so each window is transformed
     with that margin, which is then dropped; its frames are those of the whole recording.

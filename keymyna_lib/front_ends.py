@@ -173,14 +173,14 @@ def _decimate(samples: Tensor) -> Tensor:
     """Every other one of (sample,), from the first on, of what remains below half the frequencies."""
     size = (len(samples) + 1) // 2
     padded = torch.nn.functional.pad(samples, (_HALF_DECIMATOR, _HALF_DECIMATOR + 2 * _RUN))
-    filters = _decimator()
+    filters = _decimator().to(samples.device)
     return (padded.unfold(0, len(filters), 2 * _RUN) @ filters).flatten()[:size]
 
 
 def _octaves(samples: Tensor, tuning: float) -> Tensor:
     """(band, frame) of samples that begin _MARGIN before the first frame's centre and end as far after the last's."""
     n_frames = (len(samples) - 1 - 2 * _MARGIN) // HOP + 1
-    kernels, found = _kernels(tuning), []
+    kernels, found = _kernels(tuning).to(samples.device), []
     hop, margin = HOP, _MARGIN
     for _ in range(OCTAVES):
         # The highest octave's windows are half a hop long: a frame's power is the mean over two, side by side.

@@ -13,7 +13,7 @@ versions, so that another version of any of these makes another corpus; nothing 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -75,9 +75,9 @@ class Corpus:
     path: Path
     hash: str
     manifest: pd.DataFrame
-    frames: store.Shards
+    frames: store.Shards | _JoinedShards
     offsets: pd.DataFrame
-    samples: store.Shards
+    samples: store.Shards | _JoinedShards
     task: str = ""
     scored: frozenset[str] = frozenset()
 
@@ -163,6 +163,63 @@ class Corpus:
             return self.offsets.loc[track_id]
         except KeyError:
             raise KeyMynaError(f"no track {track_id!r} in {self.path}.") from None
+
+
+class _JoinedShards:
+    """The shards of several corpora, numbered on."""
+
+    def __init__(self, parts: Sequence[tuple[store.Shards, int]]):
+        self._parts = parts  # with the number of shards of each
+
+    def __getitem__(self, shard: int) -> np.ndarray:
+        for shards, count in self._parts:
+            if shard < count:
+                return shards[shard]
+            shard -= count
+        raise IndexError(shard)
+
+    def close(self) -> None:
+        """As `store.Shards.close`."""
+        for shards, _ in self._parts:
+            shards.close()
+
+
+@dataclass(frozen=True, eq=False)
+class _Joined(Corpus):
+    parts: tuple[Corpus, ...] = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return join, (self.parts,)
+
+
+def join(parts: Sequence[Corpus]) -> Corpus:
+    """Several corpora as one, of the columns that all have, for instance to pre-train on all of them.
+
+    Raises
+    ------
+    KeyMynaError
+        When their front ends differ, or a track is in two of them.
+    """
+    front_ends = {part.front_end for part in parts}
+    if len(front_ends) != 1:
+        raise KeyMynaError(f"corpora of front ends {', '.join(sorted(front_ends))} cannot be joined: build all alike.")
+    manifest = pd.concat([part.manifest for part in parts], join="inner")
+    if not manifest.index.is_unique:
+        twice = manifest.index[manifest.index.duplicated()][0]
+        raise KeyMynaError(f"track {twice!r} is in two of the corpora to be joined.")
+    counts = [int(part.offsets["shard"].max()) + 1 for part in parts]
+    before = np.cumsum([0, *counts[:-1]])
+    return _Joined(
+        {"front_end": front_ends.pop()},
+        parts[0].path,
+        hashing.sha256_json([part.hash for part in parts]),
+        manifest,
+        _JoinedShards([(part.frames, count) for part, count in zip(parts, counts)]),
+        pd.concat([part.offsets.assign(shard=part.offsets["shard"] + first) for part, first in zip(parts, before)]),
+        _JoinedShards([(part.samples, count) for part, count in zip(parts, counts)]),
+        scored=frozenset().union(*(part.scored for part in parts)),
+        parts=tuple(parts),
+    )
 
 
 def _opened(path: Path, task: str) -> Corpus:
