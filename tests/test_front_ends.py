@@ -1,16 +1,29 @@
 """Front ends: the log-frequency spectrogram against its definition, closed forms and librosa."""
 
+from types import SimpleNamespace
+
 import librosa
 import numpy as np
+import pandas as pd
 import pytest
+import soundfile
 import torch
+from store_stand_in import config
 
 from keymyna_lib import views
 from keymyna_lib.accelerated import views as on_device
+from keymyna_lib.accelerated.sampler import ResidentFrames
 from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.compute.processes import Processes
+from keymyna_lib.corpus import store
+from keymyna_lib.features import cut_windows, embed
 from keymyna_lib.front_ends import band_centres, front_end_of, power, power_pieces, same_front_end, transpose_bands
+from keymyna_lib.heads import HeadSpec, Rows, train_heads
+from keymyna_lib.key_model import KeyModel
 from keymyna_lib.model import EncoderConfig, build_encoder
-from keymyna_lib.spectrogram import HOP, SAMPLE_RATE, n_frames
+from keymyna_lib.predict import KeyFinder
+from keymyna_lib.pretrain import Pretraining
+from keymyna_lib.spectrogram import HOP, PEAK, SAMPLE_RATE, compress, n_frames, window_starts
 
 LOG = "log-frequency"
 Q = 1 / (2 ** (1 / 24) - 1)
@@ -114,10 +127,55 @@ def test_front_ends_are_told_apart():
 def test_an_encoder_takes_its_front_end_alone(patch, tokens):
     encoder = build_encoder(EncoderConfig("vit-toy", patch, front_end=LOG), torch.Generator().manual_seed(0)).eval()
     heard = torch.rand(2, 168, 196)
-    assert encoder(heard).shape == (2, 64) and len(encoder.patch_tokens(encoder.branches[0], heard)[0]) == tokens
+    assert (
+        encoder(heard).shape == (2, 64)
+        and len(encoder.patch_tokens(encoder.branches[0], encoder.trim(heard))[0]) == tokens
+    )
     with pytest.raises(KeyMynaError, match="168 log-frequency bands"):
         encoder(torch.rand(2, 128, 196))
     with pytest.raises(KeyMynaError, match="patch 'square'"):
         EncoderConfig("vit-toy", "square", front_end=LOG)
     with pytest.raises(KeyMynaError, match="front_end 'cqt'"):
         EncoderConfig(front_end="cqt")
+
+
+def music(number):
+    """(sample,) int16."""
+    return np.round(8000 * noise(2.0, number).clip(-3, 3) / 3).astype(np.int16)
+
+
+def test_a_store_keeps_the_front_end_and_pre_training_takes_it(tmp_path):
+    names = [f"t{i}" for i in range(6)]
+    manifest = pd.DataFrame({"n_samples": 32_000, "n_frames": n_frames(32_000), "key": -1}, index=names)
+    places = store.offsets(manifest)
+    store.fill(
+        tmp_path, places, music, lambda name: (int(name[1:]),), tmp_path / "done", doing="making", progress=False,
+        client=Processes(1), front_end=LOG,
+    )  # fmt: skip
+    frames = store.Shards(tmp_path, store.FRAMES, LOG)
+    expected = compress(power(store.to_float(music(3)), LOG)).numpy().T
+    assert np.array_equal(store.frames_of(frames, places.loc["t3"]), expected)
+    corpus = SimpleNamespace(frames=frames, offsets=places, manifest=manifest, hash="noise", front_end=LOG)
+    wanted = config(
+        encoder=EncoderConfig("vit-toy", "vertical", front_end=LOG), augmentation="timbre and pitch", batch_size=4
+    )
+    run = Pretraining(wanted, corpus, names[:4], names[4:])
+    run.take_step()
+    assert np.isfinite(run.history[0]["loss"])
+    resident = ResidentFrames(corpus, names, torch.device("cpu"))
+    assert resident.frames.shape == (6 * 63, 168)
+    with pytest.raises(KeyMynaError, match="takes mel spectrograms"):
+        Pretraining(config(batch_size=4), corpus, names[:4], names[4:])
+
+
+def test_a_key_is_predicted_from_log_frequencies(tmp_path):
+    encoder = build_encoder(EncoderConfig("vit-toy", "octave", front_end=LOG), torch.Generator().manual_seed(0)).eval()
+    rows = Rows(torch.randn(24, 64, generator=torch.Generator().manual_seed(1)), torch.arange(24), torch.arange(24))
+    (head,) = train_heads([HeadSpec()], rows, rows, max_steps=2, eval_every=1, patience=2, seed=0)
+    audio = (sine(220, 14.0) + sine(277.18, 14.0) + 0.01 * noise(14.0)).astype(np.float32)
+    audio *= PEAK / np.abs(audio).max()
+    soundfile.write(tmp_path / "a.wav", audio, SAMPLE_RATE, subtype="FLOAT")
+    windows = cut_windows(compress(power(audio, LOG)), window_starts(n_frames(len(audio))))
+    expected = head.window_probabilities(embed(encoder, windows)).mean(axis=0)
+    found = KeyFinder(KeyModel(encoder, {"head": head})).estimate(tmp_path / "a.wav")
+    np.testing.assert_allclose(found.probabilities, expected, atol=2e-3)  # a last frame more or less
