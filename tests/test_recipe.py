@@ -1,5 +1,7 @@
 """The recipe of a key model, at toy size: stages come back from the cache, and scores are those of the answers."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -19,7 +21,6 @@ from keymyna_lib.keys import KEY_NAMES
 from keymyna_lib.model import EncoderConfig
 from keymyna_lib.pretrain import PretrainConfig
 
-TOY = EncoderConfig("vit-toy", "vertical")
 CORPUS = dict(
     seconds=7, scope="piece", drum_probability=0.0, detune_cents=10, snr_db=(20, 20), n_chorales=4, n_tunes=24
 )
@@ -49,8 +50,7 @@ def made(tmp_path_factory):
 
 
 def test_a_model_is_made_and_made_again_from_the_cache(made, monkeypatch, tmp_path):
-    for stage in ("train_heads",):
-        monkeypatch.setattr(recipes, stage, lambda *_, **__: pytest.fail("was in the cache"))
+    monkeypatch.setattr(recipes, "train_heads", lambda *_, **__: pytest.fail("they are in the cache"))
     again = make(toy(), device="cpu", name="toy", show=False)
     assert list(again.model.heads) == ["seed 0", "seed 1"] and again.model.temperature == made.model.temperature
     again.model.save(tmp_path / "model.safetensors")
@@ -106,8 +106,6 @@ def test_corpora_are_joined(made, tmp_path):
     )
     new = [name for name in other.manifest.index if name not in one.manifest.index]
     assert new, "the draw must differ for this test"
-    from dataclasses import replace
-
     other = replace(other, manifest=other.manifest.loc[new], offsets=other.offsets.loc[new])
     both = join([one, other])
     for part in (one, other):

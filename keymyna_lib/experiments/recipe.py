@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +114,44 @@ class Recipe:
             weight_decay=self.weight_decay,
             batch_size=self.batch_size,
         )
+
+
+def default_recipe(front_end: str = "mel") -> Recipe:
+    """That of the model in this repository: about an hour on two cores."""
+    encoder = EncoderConfig("vit-xxs", "vertical", "log1p", front_end)
+    return Recipe(
+        corpus=CorpusConfig(
+            seconds=30,
+            scope="section",
+            drum_probability=0.5,
+            detune_cents=30,
+            snr_db=(5, 30),
+            n_chorales=0,
+            n_tunes=1200,
+            seed=0,
+            front_end=front_end,
+        ),
+        pretraining=PretrainConfig(encoder=encoder, augmentation="timbre", loss="infonce", steps=600, warmup_steps=60),
+    )
+
+
+def toy_recipe(front_end: str = "mel") -> Recipe:
+    """The same at a size that shows in a minute whether all of it runs."""
+    encoder = EncoderConfig("vit-toy", "vertical", "log1p", front_end)
+    whole = default_recipe(front_end)
+    return replace(
+        whole,
+        corpus=replace(whole.corpus, seconds=8, n_chorales=8, n_tunes=24),
+        pretraining=replace(whole.pretraining, encoder=encoder, steps=4, warmup_steps=1, batch_size=8),
+        max_shift=1,
+        shifted_windows=1,
+        widths=(64,),
+        max_steps=100,
+        eval_every=50,
+    )
+
+
+RECIPES = {"default": default_recipe, "toy": toy_recipe}
 
 
 @dataclass(frozen=True)
