@@ -7,6 +7,7 @@ Notes are made when asked for, section by section: an excerpt costs no more than
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -36,13 +37,14 @@ class Part(NamedTuple):
     """Who plays.
 
     role : "lead", "bass", "solo", or what a layer plays, a pattern of `chords.PATTERNS` or "thirds".
-    sound : of `styles.SOUNDS`.
+    sound : of `styles.SOUNDS`; sounds : all that the style has for such a part, with weights.
     low : lowest pitch of its register with tonic C.
     energy : sections with less energy mostly go without it.
     """
 
     role: str
     sound: str
+    sounds: Mapping[str, float]
     low: int
     energy: float
 
@@ -271,13 +273,14 @@ def _drums_fitting(style: Style, metre: Metre) -> dict[str, float]:
 def _drawn_parts(style: Style, rng: np.random.Generator) -> tuple[Part, ...]:
     bass_role = pick(style.bass, rng)
     parts = [
-        Part("lead", pick(style.voices, rng), 55 + int(rng.random() * 11), 0.0),
-        Part(bass_role, pick(style.bass_sounds, rng), _BASS_LOW, 0.25),
-        Part("solo", pick(style.solos, rng), 57 + int(rng.random() * 10), 0.0),
+        Part("lead", pick(style.voices, rng), style.voices, 55 + int(rng.random() * 11), 0.0),
+        Part(bass_role, pick(style.bass_sounds, rng), style.bass_sounds, _BASS_LOW, 0.25),
+        Part("solo", pick(style.solos, rng), style.solos, 57 + int(rng.random() * 10), 0.0),
     ]
     layers = [layer for layer in style.layers if rng.random() < layer.chance] or [style.layers[0]]
     for layer in layers:
-        parts.append(Part(pick(layer.patterns, rng), pick(layer.sounds, rng), 50 + int(rng.random() * 9), layer.energy))
+        role, sound = pick(layer.patterns, rng), pick(layer.sounds, rng)
+        parts.append(Part(role, sound, layer.sounds, 50 + int(rng.random() * 9), layer.energy))
     return tuple(parts)
 
 

@@ -14,47 +14,43 @@ from typing import NamedTuple
 
 # General MIDI programmes (from 0) by the sound that a part asks for.
 SOUNDS: dict[str, tuple[int, ...]] = {
-    "acoustic bass": (32,),
+    "acoustic bass": (32, 43),
     "electric bass": (33, 34, 35),
-    "slap bass": (36, 37, 33),
-    "synth bass": (38, 39, 87, 33),
-    "sub bass": (39, 38, 33),
+    "slap bass": (36, 37),
+    "synth bass": (38, 87, 39),
+    "sub bass": (39, 38),
     "piano": (0, 1, 2, 3),
     "electric piano": (4, 5),
     "clavinet": (7, 6),
-    "organ": (16, 17, 18),
-    "church organ": (19, 20, 16),
-    "accordion": (21, 22, 23),
-    "harmonica": (22, 21, 64),
+    "organ": (16, 20, 19),
+    "accordion": (20, 68, 16),
+    "harmonica": (68, 71, 85),
     "nylon guitar": (24,),
     "steel guitar": (25, 24),
     "jazz guitar": (26,),
     "clean guitar": (27, 26, 25),
-    "muted guitar": (28, 27, 24),
-    "overdriven guitar": (29, 30, 27),
+    "muted guitar": (28,),
+    "overdriven guitar": (29, 27),
     "distorted guitar": (30, 29),
     "strings": (48, 49, 50, 51, 44),
-    "pizzicato": (45,),
     "choir": (52, 53, 54, 91),
-    "voice": (53, 52, 54, 85, 65, 66, 71, 73),
+    "voice": (53, 52, 85, 64, 66, 71, 73, 54),
     "brass": (61, 62, 63, 56),
     "trumpet": (56, 59),
-    "trombone": (57,),
-    "saxophone": (64, 65, 66, 67),
+    "trombone": (57, 60),
+    "saxophone": (66, 64),
     "clarinet": (71,),
-    "flute": (73, 75, 72),
+    "flute": (73, 75),
     "fiddle": (40, 110),
-    "banjo": (105, 25),
-    "mallets": (11, 12, 13, 108),
-    "steel drums": (114, 12, 11),
-    "lead": (80, 81, 82, 84, 87),
-    "soft lead": (80, 82, 85, 79, 75),
-    "pad": (88, 89, 90, 91, 92, 94, 95, 50),
-    "bright pad": (90, 93, 62, 63, 50, 51),
-    "pluck": (84, 80, 15, 45, 107, 108, 46),
+    "banjo": (105,),
+    "mallets": (11, 12, 108),
+    "lead": (80, 81, 82, 84, 87, 83),
+    "soft lead": (79, 85, 82),
+    "pad": (88, 89, 91, 92, 93, 95, 103),
+    "bright pad": (90, 62, 63, 50, 51),
+    "pluck": (84, 90, 96, 99, 100, 46, 108),
     "dance piano": (1, 2, 0, 5),
-    "harp": (46, 15),
-    "bells": (10, 14, 112, 11, 108),
+    "bells": (10, 11, 108, 99),
 }
 
 
@@ -77,7 +73,7 @@ class Layer(NamedTuple):
 class Style:
     """What a style draws from; mappings are names with weights.
 
-    genre : the coarse one.
+    genre : the coarse one. production : how it is produced, of `sound.production.STYLES`.
     tempo : range [beats per minute].
     kinds : of harmony, of `grammar.KINDS`.
     forms : of FORMS.
@@ -91,6 +87,7 @@ class Style:
     """
 
     genre: str
+    production: str
     tempo: tuple[float, float]
     kinds: Mapping[str, float]
     forms: Mapping[str, float]
@@ -153,6 +150,7 @@ _ACOUSTIC = Layer(0.6, {"strum": 3, "fingerpick": 2, "arpeggio": 1}, {"steel gui
 STYLES: dict[str, Style] = {
     "chicago blues": Style(
         genre="blues",
+        production="blues",
         tempo=(70, 135),
         metres={"12/8": 3, "4/4": 1},
         kinds={"blues": 6, "minor blues": 2, "vamp": 0.5, "minor vamp": 0.7},
@@ -173,6 +171,7 @@ STYLES: dict[str, Style] = {
     ),
     "slow blues": Style(
         genre="blues",
+        production="blues",
         tempo=(48, 72),
         metres={"12/8": 1},
         kinds={"blues": 5, "minor blues": 4, "gospel": 0.5},
@@ -192,6 +191,7 @@ STYLES: dict[str, Style] = {
     ),
     "country": Style(
         genre="country",
+        production="country",
         tempo=(85, 140),
         metres={"4/4": 8, "3/4": 1},
         kinds={"folk": 7, "functional": 3, "four-chord loop": 1, "mixolydian": 0.5, "minor functional": 0.5, "aeolian": 0.4},
@@ -213,6 +213,7 @@ STYLES: dict[str, Style] = {
     ),
     "country ballad": Style(
         genre="country",
+        production="country",
         tempo=(60, 95),
         metres={"4/4": 4, "3/4": 3, "6/8": 2, "12/8": 1},
         kinds={"folk": 4, "functional": 4, "descent": 1, "four-chord loop": 1, "minor functional": 1},
@@ -233,6 +234,7 @@ STYLES: dict[str, Style] = {
     ),
     "disco": Style(
         genre="disco",
+        production="disco",
         tempo=(108, 130),
         kinds={
             "minor loop": 2, "minor functional": 1.5, "dorian": 1.5, "minor vamp": 1, "minor soul": 1.5, "minor funk": 1,
@@ -256,6 +258,7 @@ STYLES: dict[str, Style] = {
     ),
     "boom bap": Style(
         genre="hip-hop",
+        production="hiphop",
         tempo=(82, 104),
         kinds={
             "minor vamp": 3, "minor loop": 2, "minor soul": 2, "dorian": 1.5, "minor funk": 1, "modal jazz": 0.7, "minor drone": 1,
@@ -281,6 +284,7 @@ STYLES: dict[str, Style] = {
     ),
     "trap": Style(
         genre="hip-hop",
+        production="hiphop",
         tempo=(62, 82),
         kinds={"minor loop": 4, "minor vamp": 3, "phrygian": 1, "minor drone": 1, "andalusian": 0.7, "minor functional": 1,
                "four-chord loop": 0.7, "vamp": 0.7, "mixture": 0.3},
@@ -302,6 +306,7 @@ STYLES: dict[str, Style] = {
     ),
     "r&b": Style(
         genre="hip-hop",
+        production="rnb",
         tempo=(60, 100),
         metres={"4/4": 6, "12/8": 1},
         kinds={"minor soul": 3, "minor loop": 2, "minor vamp": 1, "soul": 2, "gospel": 0.7, "four-chord loop": 1, "vamp": 0.7},
@@ -324,6 +329,7 @@ STYLES: dict[str, Style] = {
     ),
     "swing": Style(
         genre="jazz",
+        production="jazz",
         tempo=(110, 210),
         kinds={"jazz": 4, "minor jazz": 3, "blues": 1.5, "minor blues": 1, "modal jazz": 0.8},
         forms={"standard": 1},
@@ -344,6 +350,7 @@ STYLES: dict[str, Style] = {
     ),
     "jazz ballad": Style(
         genre="jazz",
+        production="jazz",
         tempo=(54, 88),
         metres={"4/4": 4, "3/4": 2},
         kinds={"jazz": 4, "minor jazz": 3},
@@ -364,6 +371,7 @@ STYLES: dict[str, Style] = {
     ),
     "bossa nova": Style(
         genre="latin",
+        production="latin",
         tempo=(60, 90),
         kinds={"bossa": 3, "jazz": 2, "minor jazz": 3},
         forms={"standard": 1},
@@ -380,6 +388,7 @@ STYLES: dict[str, Style] = {
     ),
     "hard rock": Style(
         genre="rock",
+        production="rock",
         tempo=(95, 150),
         kinds={"mixolydian": 2, "power": 1.5, "minor power": 2.5, "dorian": 1, "vamp": 0.5, "minor vamp": 1, "blues": 0.7, "aeolian": 1,
                "mixture": 1, "four-chord loop": 0.7},
@@ -399,6 +408,7 @@ STYLES: dict[str, Style] = {
     ),
     "classic rock": Style(
         genre="rock",
+        production="rock",
         tempo=(72, 140),
         metres={"4/4": 8, "12/8": 1, "6/8": 1, "3/4": 0.4},
         kinds={"functional": 2, "mixolydian": 2, "mixture": 2, "folk": 1, "four-chord loop": 1, "descent": 0.7, "aeolian": 1.2,
@@ -420,6 +430,7 @@ STYLES: dict[str, Style] = {
     ),
     "indie rock": Style(
         genre="rock",
+        production="rock",
         tempo=(95, 175),
         kinds={"four-chord loop": 2, "mixture": 2, "functional": 1.5, "vamp": 1, "aeolian": 2, "minor loop": 1.5, "dorian": 0.7,
                "mixolydian": 1},
@@ -438,6 +449,7 @@ STYLES: dict[str, Style] = {
     ),
     "punk": Style(
         genre="rock",
+        production="punk",
         tempo=(150, 200),
         kinds={"power": 5, "minor power": 2, "four-chord loop": 1.5, "folk": 1},
         forms={"pop short": 1, "hook first": 1},
@@ -455,6 +467,7 @@ STYLES: dict[str, Style] = {
     ),
     "metal": Style(
         genre="metal",
+        production="metal",
         tempo=(90, 180),
         metres={"4/4": 8, "12/8": 1},
         kinds={"minor power": 4, "chromatic power": 3.5, "phrygian": 0.7, "aeolian": 0.8, "minor functional": 0.4, "power": 0.5,
@@ -478,6 +491,7 @@ STYLES: dict[str, Style] = {
     ),
     "pop": Style(
         genre="pop",
+        production="pop",
         tempo=(80, 128),
         metres={"4/4": 12, "6/8": 1},
         kinds={"four-chord loop": 4, "functional": 2, "mixture": 1, "vamp": 0.5, "descent": 0.4, "minor loop": 3.5, "aeolian": 1.5,
@@ -500,6 +514,7 @@ STYLES: dict[str, Style] = {
     ),
     "synth pop": Style(
         genre="pop",
+        production="pop",
         tempo=(95, 135),
         kinds={"minor loop": 3, "aeolian": 2, "minor functional": 1, "dorian": 0.8, "four-chord loop": 2, "mixture": 1.5,
                "functional": 1, "vamp": 0.4},
@@ -519,6 +534,7 @@ STYLES: dict[str, Style] = {
     ),
     "ballad": Style(
         genre="pop",
+        production="ballad",
         tempo=(56, 84),
         metres={"4/4": 5, "12/8": 2, "6/8": 1, "3/4": 1},
         kinds={"functional": 4, "four-chord loop": 2, "descent": 1.5, "mixture": 1.5, "gospel": 0.6, "minor functional": 2, "aeolian": 1,
@@ -540,6 +556,7 @@ STYLES: dict[str, Style] = {
     ),
     "singer-songwriter": Style(
         genre="pop",
+        production="folk",
         tempo=(72, 125),
         metres={"4/4": 5, "3/4": 1, "6/8": 1},
         kinds={"folk": 2, "functional": 2, "four-chord loop": 1.5, "descent": 1, "mixture": 0.7, "aeolian": 1.5, "minor functional": 1,
@@ -560,6 +577,7 @@ STYLES: dict[str, Style] = {
     ),
     "roots reggae": Style(
         genre="reggae",
+        production="reggae",
         tempo=(64, 92),
         kinds={"reggae": 4, "minor reggae": 4, "mixolydian": 0.4, "dorian": 0.6, "functional": 0.5},
         forms={"groove": 2, "verse and refrain": 1},
@@ -582,6 +600,7 @@ STYLES: dict[str, Style] = {
     ),
     "ska": Style(
         genre="reggae",
+        production="reggae",
         tempo=(110, 150),
         kinds={"reggae": 3, "functional": 2, "minor reggae": 2, "minor functional": 1, "jazz": 0.3},
         forms={"groove": 1, "pop short": 1},
@@ -600,6 +619,7 @@ STYLES: dict[str, Style] = {
     ),
     "house": Style(
         genre="electronic",
+        production="house",
         tempo=(116, 130),
         kinds={"minor loop": 3.5, "minor drone": 2.5, "minor vamp": 2, "dorian": 0.7, "minor soul": 0.8, "soul": 0.5, "drone": 0.5, "vamp": 0.4,
                "four-chord loop": 0.4},
@@ -623,6 +643,7 @@ STYLES: dict[str, Style] = {
     ),
     "techno": Style(
         genre="electronic",
+        production="techno",
         tempo=(122, 145),
         kinds={"minor drone": 6, "minor vamp": 2, "phrygian": 0.7, "minor loop": 1, "drone": 0.7, "vamp": 0.3},
         forms={"rolling": 2, "dance": 1},
@@ -643,6 +664,7 @@ STYLES: dict[str, Style] = {
     ),
     "trance": Style(
         genre="electronic",
+        production="trance",
         tempo=(128, 142),
         kinds={"minor loop": 7, "aeolian": 2, "minor functional": 0.7, "minor vamp": 0.7, "four-chord loop": 1.3, "mixture": 0.3},
         forms={"dance": 3, "dance vocal": 1},
@@ -662,6 +684,7 @@ STYLES: dict[str, Style] = {
     ),
     "drum'n'bass": Style(
         genre="electronic",
+        production="drumandbass",
         tempo=(164, 178),
         kinds={"minor loop": 3, "minor drone": 2, "minor vamp": 2.5, "minor soul": 1, "phrygian": 0.5, "drone": 0.5, "vamp": 0.4, "soul": 0.4},
         forms={"rolling": 2, "dance": 1},
@@ -681,6 +704,7 @@ STYLES: dict[str, Style] = {
     ),
     "downtempo": Style(
         genre="electronic",
+        production="house",
         tempo=(70, 110),
         kinds={"minor vamp": 2.5, "minor loop": 2, "dorian": 1.5, "minor soul": 1, "minor drone": 1, "modal jazz": 0.4, "vamp": 0.8,
                "drone": 0.8, "mixture": 0.3},
@@ -704,6 +728,7 @@ STYLES: dict[str, Style] = {
     ),
     "soul": Style(
         genre="soul",
+        production="soul",
         tempo=(76, 132),
         metres={"4/4": 6, "12/8": 1},
         kinds={"soul": 4, "gospel": 1, "functional": 1, "funk": 0.7, "minor soul": 2.5, "dorian": 0.7, "minor functional": 0.7},
@@ -725,6 +750,7 @@ STYLES: dict[str, Style] = {
     ),
     "gospel": Style(
         genre="soul",
+        production="soul",
         tempo=(60, 125),
         metres={"4/4": 3, "12/8": 2, "6/8": 1, "3/4": 0.5},
         kinds={"gospel": 5, "folk": 1, "soul": 1, "blues": 0.3, "minor functional": 0.7, "minor soul": 0.7},
@@ -744,6 +770,7 @@ STYLES: dict[str, Style] = {
     ),
     "funk": Style(
         genre="soul",
+        production="funk",
         tempo=(92, 122),
         kinds={"funk": 4, "minor funk": 4.5, "mixolydian": 0.5, "dorian": 1},
         forms={"groove": 1},
@@ -767,6 +794,7 @@ STYLES: dict[str, Style] = {
     ),
     "salsa": Style(
         genre="latin",
+        production="latin",
         tempo=(88, 110),
         kinds={"latin": 2.5, "minor latin": 3, "vamp": 0.3, "andalusian": 0.5, "minor functional": 0.5},
         forms={"groove": 1},
@@ -785,6 +813,7 @@ STYLES: dict[str, Style] = {
     ),
     "latin pop": Style(
         genre="latin",
+        production="pop",
         tempo=(84, 116),
         kinds={"minor loop": 2.5, "minor latin": 1.5, "andalusian": 1, "minor functional": 1, "four-chord loop": 2, "latin": 1.5,
                "functional": 0.7},
