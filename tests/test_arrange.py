@@ -10,8 +10,9 @@ import tinysoundfont
 from corpora import small_corpus
 
 from keymyna_lib.base.errors import KeyMynaError
-from keymyna_lib.corpus.rendered import arrange, render
+from keymyna_lib.corpus.rendered import arrange
 from keymyna_lib.corpus.rendered.scores import Score
+from keymyna_lib.corpus.sound import programmes, soundfonts
 from keymyna_lib.spectrogram import SAMPLE_RATE
 
 CONFIG = small_corpus(n_chorales=0, n_tunes=0, seconds=30.0)
@@ -75,7 +76,7 @@ def test_draws_stay_in_range():
             assert len(section["programmes"]) == len(section["levels"]) == 4
             if section["drums"]:
                 kick, beats = section["drums"]["strokes"][0]
-                assert kick in arrange.KICKS and 0.0 in beats and max(beats) < 4
+                assert kick in programmes.KICKS and 0.0 in beats and max(beats) < 4
 
 
 def test_compound_tunes_get_triplet_drums():
@@ -101,8 +102,8 @@ def test_too_many_parts():
 
 def test_loudness_of_the_programmes_is_that_of_the_soundfont():
     synth = tinysoundfont.Synth(samplerate=SAMPLE_RATE)
-    bank = synth.sfload(str(render.soundfont_path()))
-    for programme, loudness in arrange.PROGRAMME_LOUDNESS.items():
+    bank = synth.sfload(str(soundfonts.find(soundfonts.DEFAULT)))
+    for programme, loudness in programmes.PROGRAMME_LOUDNESS.items():
         power = []
         for key in range(48, 85, 4):
             synth.program_select(0, bank, 0, programme)

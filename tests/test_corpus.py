@@ -19,9 +19,10 @@ from keymyna_lib.compute.executor import Executor
 from keymyna_lib.compute.processes import Processes
 from keymyna_lib.corpus import store
 from keymyna_lib.corpus.corpus import COLUMNS, open_corpus
-from keymyna_lib.corpus.rendered import build, render
+from keymyna_lib.corpus.rendered import build
 from keymyna_lib.corpus.rendered.build import CorpusConfig, build_corpus, plan_corpus
 from keymyna_lib.corpus.rendered.scores import load_scores
+from keymyna_lib.corpus.sound import render
 from keymyna_lib.corpus.splits import SPLITS
 from keymyna_lib.pretrain import CropSampler
 

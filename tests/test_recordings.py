@@ -18,7 +18,7 @@ from keymyna_lib.corpus import store
 from keymyna_lib.corpus.corpus import open_corpus
 from keymyna_lib.corpus.recordings import build, decode
 from keymyna_lib.corpus.recordings.build import COLUMNS, build_recordings
-from keymyna_lib.corpus.rendered.render import PEAK
+from keymyna_lib.corpus.sound.render import PEAK
 
 # id, file, key, task, split; seven recordings of one to four seconds
 ROWS = [

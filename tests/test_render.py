@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from test_arrange import draw, make_score
 
-from keymyna_lib.corpus.rendered import arrange, render
+from keymyna_lib.corpus.sound import effects, programmes, render, soundfonts
 from keymyna_lib.spectrogram import SAMPLE_RATE
 
 # Krumhansl and Kessler's (1982) probe-tone ratings for C major
@@ -116,7 +116,7 @@ def test_every_section_is_heard():
 @pytest.mark.parametrize("colour", [0.0, 1.0, 2.0])
 def test_noise_level_and_colour(snr, colour):
     audio = np.sin(np.arange(100_000, dtype=np.float32))
-    noise = render.add_noise(audio, snr, colour, np.random.default_rng(0)) - audio
+    noise = effects.add_noise(audio, snr, colour, np.random.default_rng(0)) - audio
     assert 10 * np.log10(np.mean(audio**2) / np.mean(noise**2)) == pytest.approx(snr, abs=0.1)
     power = np.abs(np.fft.rfft(noise)) ** 2
     frequency = np.fft.rfftfreq(len(noise), 1 / SAMPLE_RATE)
@@ -134,7 +134,7 @@ def test_noise_of_a_rendering_has_its_level():
 def test_room_decays_as_it_should():
     impulse = np.zeros(16_000, np.float32)
     impulse[0] = 1
-    wet = render.add_room(impulse, 1.0, -6.0, np.random.default_rng(0)) - impulse
+    wet = effects.add_room(impulse, 1.0, -6.0, np.random.default_rng(0)) - impulse
     assert 10 * np.log10(np.sum(wet.astype(float) ** 2)) == pytest.approx(-6, abs=0.1)
     early, late = (np.mean(wet[i : i + 1600] ** 2) for i in (0, 8000))
     assert 10 * np.log10(early / late) == pytest.approx(30, abs=1.5)
@@ -157,6 +157,6 @@ def test_silence_stays_silent():
 
 
 def test_kits_and_programmes_exist_in_the_soundfont():
-    synth, bank = render._synth()
-    assert all(synth.sfpreset_name(bank, 0, p) for p in arrange.PROGRAMME_LOUDNESS)
-    assert all(synth.sfpreset_name(bank, 128, k) for k in arrange.DRUM_KITS)
+    synth, bank = render._synth(soundfonts.DEFAULT)
+    assert all(synth.sfpreset_name(bank, 0, p) for p in programmes.PROGRAMME_LOUDNESS)
+    assert all(synth.sfpreset_name(bank, 128, k) for k in programmes.DRUM_KITS)

@@ -15,31 +15,12 @@ import numpy as np
 
 from keymyna_lib.base.checks import RANGES, at_least, check, one_of
 from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.corpus.sound.programmes import DRUM_KITS, FAMILIES, HATS, KICKS, SNARES
 
 if TYPE_CHECKING:
     from keymyna_lib.corpus.rendered.scores import Score
 
-# General MIDI programmes (from 0) by family, with their loudness in TimGM6mb.sf2 [dB: mean power of 0.5 s
-# notes, MIDI 48 to 84 in major thirds, velocity 90], which balances the parts. Of the 128, those are left out
-# that are silent or mistuned between MIDI 36 and 96, have mostly inharmonic partials, or swell too slowly for a
-# fast tune.
-FAMILIES: dict[str, dict[int, int]] = {
-    "keys": {0: -32, 2: -33, 4: -26, 5: -29, 6: -33, 7: -31},
-    "organ": {16: -25, 19: -29, 20: -25},
-    "mallet": {10: -26, 11: -20, 12: -28, 108: -21},
-    "plucked": {15: -33, 24: -23, 25: -27, 26: -20, 46: -16, 105: -22, 107: -22},
-    "bass": {32: -22, 33: -19, 35: -20},
-    "strings": {40: -21, 41: -21, 42: -21, 44: -22, 45: -26, 50: -38, 110: -22},
-    "voice": {53: -27, 85: -18, 91: -23},
-    "brass": {56: -21, 57: -25, 58: -21, 59: -27, 60: -16, 62: -25},
-    "reed": {64: -20, 66: -23, 68: -18, 69: -24, 70: -25, 71: -23, 111: -20},
-    "pipe": {73: -18, 74: -23, 75: -25, 79: -15},
-    "synth": {80: -29, 84: -27, 87: -18, 90: -26},
-}
-PROGRAMME_LOUDNESS: dict[int, int] = {p: dB for family in FAMILIES.values() for p, dB in family.items()}
 ENSEMBLE_PROBABILITY = 0.4  # all parts on one programme: a choir, an organ, a consort
-DRUM_KITS = (0, 8, 16, 24, 25, 40)  # presets of bank 128
-KICKS, SNARES, HATS = (35, 36), (37, 38, 40), (42, 44, 46, 51)  # General MIDI percussion keys
 
 SCOPES = ("section", "piece")
 SECTION_SECONDS = (5.0, 8.0)

@@ -17,8 +17,9 @@ from keymyna_lib.compute.executor import Executor
 from keymyna_lib.compute.processes import HERE
 from keymyna_lib.corpus import splits, store
 from keymyna_lib.corpus.corpus import COLUMNS, INDEX, Corpus, finish, open_corpus
-from keymyna_lib.corpus.rendered import arrange, compositions, render
+from keymyna_lib.corpus.rendered import arrange, compositions
 from keymyna_lib.corpus.rendered.scores import Score, ScoreSet, load_scores
+from keymyna_lib.corpus.sound import render
 from keymyna_lib.front_ends import FRONT_ENDS
 
 _LIBRARIES = ("music21", "symusic", "tinysoundfont", "pretty_midi", "numpy", "scipy", "torch", "librosa")

@@ -16,9 +16,9 @@ import pandas as pd
 from keymyna_lib import keys
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.corpus.corpus import Corpus
-from keymyna_lib.corpus.rendered.arrange import FAMILIES
 from keymyna_lib.corpus.rendered.build import playable_score
 from keymyna_lib.corpus.rendered.scores import load_scores
+from keymyna_lib.corpus.sound.programmes import FAMILIES
 from keymyna_lib.spectrogram import HOP, SAMPLE_RATE, WINDOW, window_starts
 
 CHROMA_COLUMNS: tuple[str, ...] = tuple(f"chroma_{pitch_class}" for pitch_class in range(12))
@@ -42,7 +42,7 @@ def window_properties(corpus: Corpus, track_ids: Sequence[str], frames: int = WI
         (0..23), tonic (0..11) and mode ("major" or "minor") of the track, as it sounds.
         tuning [cents], snr [dB], tempo [beats per minute]: means over the sections, weighted by their time in the
         window.
-        family (of `arrange.FAMILIES`, the instrument of part 0: melody or soprano) and drums (bool) of the section
+        family (of `programmes.FAMILIES`, the instrument of part 0: melody or soprano) and drums (bool) of the section
         that fills most of the window, the first of equals; purity, its share of the window (0..1]; families, those of
         all parts in all sections that the window touches, in alphabetical order, joined by "+".
         register [MIDI number]: mean pitch of the notes weighted by their time in the window, with transposition and
