@@ -22,7 +22,7 @@ from keymyna_lib.model import EncoderConfig
 from keymyna_lib.pretrain import PretrainConfig
 
 CORPUS = dict(
-    seconds=7, scope="piece", drum_probability=0.0, detune_cents=10, snr_db=(20, 20), n_chorales=4, n_tunes=24
+    seconds=14, scope="piece", drum_probability=0.0, detune_cents=10, snr_db=(20, 20), n_chorales=4, n_tunes=24
 )
 
 

@@ -295,7 +295,8 @@ def report(made: Made, *, unlabelled: Corpus | None = None, real: Path | None = 
     rows.append(_consistency("test: all", model, corpus, corpus.tracks(split="test")))
     if unlabelled is not None:
         heard = unlabelled.pretraining_tracks()
-        rows += [_halves("unlabelled", model, unlabelled, heard), _consistency("unlabelled", model, unlabelled, heard)]
+        rows += _halves("unlabelled", model, unlabelled, heard)
+        rows.append(_consistency("unlabelled", model, unlabelled, heard))
     if real is not None and corpus.front_end == "mel":
         rows += _on_folder(model, real)
     return pd.DataFrame(rows, columns=["set", "measure", "value", "low", "high", "tracks"])
@@ -338,14 +339,14 @@ def _consistency(name: str, model: KeyModel, corpus: Corpus, tracks: Sequence[st
     return _share(name, "moves with a transposition", same)
 
 
-def _halves(name: str, model: KeyModel, corpus: Corpus, tracks: Sequence[str]) -> tuple:
-    """Share of recordings of at least two windows whose first and second half get the same answer."""
+def _halves(name: str, model: KeyModel, corpus: Corpus, tracks: Sequence[str]) -> list[tuple]:
+    """Share of recordings of at least two windows whose first and second half get the same answer; none without any."""
     same = []
     for track in tracks:
         windows = _windows_of(model, corpus.spectrogram(track))
         if (half := len(windows) // 2) > 0:
             same.append(float(_answer(model, windows[:half]) == _answer(model, windows[-half:])))
-    return _share(name, "halves agree", same)
+    return [_share(name, "halves agree", same)] if same else []
 
 
 def _on_folder(model: KeyModel, folder: Path) -> list[tuple]:
