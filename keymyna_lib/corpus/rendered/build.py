@@ -101,8 +101,14 @@ def plan_corpus(config: CorpusConfig, scores: ScoreSet) -> pd.DataFrame:
     table["key_written"] = table["key"]
     table["key"] = keys.transpose(table["key_written"], table["transposition"])
     table["key_name"] = [keys.KEY_NAMES[k] for k in table["key"]]
+    table["scope"] = [arrange.scope_of(config, p, config.seed) for p in chosen]
     drawn = [
-        arrange.arrange(playable_score(scores, p), table.transposition[p], config, seeds.numpy_stream(config.seed, p))
+        arrange.arrange(
+            playable_score(scores, p),
+            table.transposition[p],
+            replace(config, scope=table.scope[p]),
+            seeds.numpy_stream(config.seed, p),
+        )
         for p in chosen
     ]
     table["tempo"] = [a["tempo"] for a in drawn]
