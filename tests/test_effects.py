@@ -196,7 +196,9 @@ def test_wow_is_as_deep_and_as_fast_as_asked():
 def test_chorus_beats_slowly_around_the_pitch():
     wide = effects.chorus(sine(440), depth=1.5, rate=0.8, mix=0.7)
     assert strongest(wide) == pytest.approx(440, abs=2)
-    assert partial(wide, 440) < partial(sine(440), 440) - 0.5 and level(wide) == pytest.approx(level(sine(440)), abs=0.01)
+    assert partial(wide, 440) < partial(sine(440), 440) - 0.5 and level(wide) == pytest.approx(
+        level(sine(440)), abs=0.01
+    )
     still = effects.chorus(noise(), depth=0.0, rate=0.8, mix=0.5)
     correlation = scipy.signal.correlate(still, noise(), "full")[len(TIME) - 1 :]
     assert np.argmax(correlation[1:1000]) + 1 == 240  # 15 ms
