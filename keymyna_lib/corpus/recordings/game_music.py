@@ -1,7 +1,7 @@
 """Free game music: unlabelled recordings that any Debian or Ubuntu machine can fetch, by the name of their packages.
 
 Much of it is sequenced or synthesised; some is played by bands. Debian's main archive holds free works alone: may be
-used, changed and passed on, under the licences in each package's copyright file (`packages.licences`).
+used, changed and passed on, under the licences in each package's copyright file (`packages.licences_below`).
 """
 
 from __future__ import annotations

@@ -102,7 +102,7 @@ def is_there(folder: Path) -> bool:
     return (folder / RECORD).is_file()
 
 
-def licences(folder: Path | str) -> pd.DataFrame:
+def licences_below(folder: Path | str) -> pd.DataFrame:
     """The packages in a folder and their licences.
 
     Returns
