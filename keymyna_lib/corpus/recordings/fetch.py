@@ -152,7 +152,7 @@ def fetch(
         if job.source.extract
         and (job.urls or (not job.problem and not is_unpacked(job.target, folder / job.source.extract)))
     ]
-    with _locked(folder / ".fetch.lock") if todo or unpacking else contextlib.nullcontext():
+    with locked(folder / ".fetch.lock") if todo or unpacking else contextlib.nullcontext():
         if todo:
             try:
                 _download(todo, min(workers, len(todo)), show)
@@ -283,7 +283,7 @@ def _mismatch(path: Path, source: Source) -> str:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Keep other processes out of the folder of the lock file."""
     with contextlib.ExitStack() as stack:
         try:
