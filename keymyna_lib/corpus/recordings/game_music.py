@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from keymyna_lib.corpus.packages import COPYRIGHT, RECORD
 from keymyna_lib.corpus.recordings.folder import UnlabelledFolder
-from keymyna_lib.corpus.recordings.packages import COPYRIGHT, RECORD
 
 # Those with minutes of music that are at least a sixth or so of what has to be downloaded (our choice). A release lacks
 # some of them; the others are fetched all the same.

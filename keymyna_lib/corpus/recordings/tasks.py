@@ -17,16 +17,17 @@ from keymyna_lib.base.text import identity
 from keymyna_lib.compute.executor import Executor
 from keymyna_lib.compute.processes import HERE
 from keymyna_lib.corpus.corpus import Corpus
+from keymyna_lib.corpus.packages import fetch_packages, licences_below
 from keymyna_lib.corpus.recordings.billboard import Billboard
 from keymyna_lib.corpus.recordings.build import build_recordings
 from keymyna_lib.corpus.recordings.dataset import STATES, Dataset, examine
+from keymyna_lib.corpus.recordings.decode import may_be_sound
 from keymyna_lib.corpus.recordings.fetch import fetch
 from keymyna_lib.corpus.recordings.folder import AudioFolder, UnlabelledFolder
 from keymyna_lib.corpus.recordings.game_music import GameMusic
 from keymyna_lib.corpus.recordings.giantsteps import GiantStepsKey, GiantStepsMTG
 from keymyna_lib.corpus.recordings.gtzan import GTZAN
 from keymyna_lib.corpus.recordings.mirdata_sets import FMAKeys, GuitarSet, MirdataGiantSteps
-from keymyna_lib.corpus.recordings.packages import fetch_packages, licences_below
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,11 @@ def download(
                 )
     for one in sets:
         if packages := one.packages():
-            done.append(fetch_packages(packages, one.folder(root), offline=offline, show=show).assign(name=one.name))
+            done.append(
+                fetch_packages(packages, one.folder(root), may_be_sound, offline=offline, show=show).assign(
+                    name=one.name
+                )
+            )
     return pd.concat(done, ignore_index=True) if done else pd.DataFrame(columns=["path", "state", "problem", "name"])
 
 
