@@ -73,6 +73,7 @@ RANGES: dict[str, Rule] = {
     ),
     # recordings
     "mtg_confidence": within(0, 2),
+    "min_windows": at_least(0),
     # pre-training
     "mask_ratio": SHARE_BELOW_ONE,
     "mask_ratios": each(SHARE_BELOW_ONE),

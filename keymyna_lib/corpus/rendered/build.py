@@ -80,7 +80,7 @@ class SongConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "snr_db", tuple(self.snr_db))
-        rules = {"n_songs": at_least(1), "seconds": at_least(1), "scope": one_of(arrange.SCOPES)}
+        rules = {"n_songs": at_least(1), "seconds": at_least(1), "scope": one_of((*arrange.SCOPES, arrange.MIXED))}
         check(self, rules | {name: RANGES[name] for name in ("detune_cents", "snr_db", "seed")})
 
 
@@ -187,18 +187,18 @@ def plan_songs(config: SongConfig) -> pd.DataFrame:
     )
     table["split"] = splits.assign_splits(table, seed=config.seed)
 
-    def draw(name: str, transposition: int) -> dict:
+    def draw(name: str, transposition: int, scope: str) -> dict:
         return song_arrange.arrange(
             songs[name],
             transposition,
             seconds=config.seconds,
-            scope=config.scope,
+            scope=scope,
             detune_cents=config.detune_cents,
             snr_db=config.snr_db,
             rng=seeds.numpy_stream(config.seed, name),
         )
 
-    return _arranged(table, draw, config.seed)
+    return _arranged(table, draw, config)
 
 
 def _song_id(index: int) -> str:
@@ -217,20 +217,23 @@ def plan_corpus(config: CorpusConfig, scores: ScoreSet) -> pd.DataFrame:
     chosen = compositions.select(table, n_chorales=config.n_chorales, n_tunes=config.n_tunes, seed=config.seed)
     table = table.loc[chosen].copy()
 
-    def draw(piece_id: str, transposition: int) -> dict:
+    def draw(piece_id: str, transposition: int, scope: str) -> dict:
         rng = seeds.numpy_stream(config.seed, piece_id)
-        return arrange.arrange(playable_score(scores, piece_id), transposition, config, rng)
+        return arrange.arrange(playable_score(scores, piece_id), transposition, replace(config, scope=scope), rng)
 
-    return _arranged(table, draw, config.seed)
+    return _arranged(table, draw, config)
 
 
-def _arranged(table: pd.DataFrame, draw: Callable[[str, int], dict], seed: int) -> pd.DataFrame:
+def _arranged(
+    table: pd.DataFrame, draw: Callable[[str, int, str], dict], config: CorpusConfig | SongConfig
+) -> pd.DataFrame:
     """Add transpositions and what follows from them and from the arrangements that `draw` draws."""
-    table["transposition"] = compositions.transpositions(table, seed=seed)
+    table["transposition"] = compositions.transpositions(table, seed=config.seed)
     table["key_written"] = table["key"]
     table["key"] = keys.transpose(table["key_written"], table["transposition"])
     table["key_name"] = [keys.KEY_NAMES[k] for k in table["key"]]
-    drawn = [draw(piece_id, table.transposition[piece_id]) for piece_id in table.index]
+    table["scope"] = [arrange.scope_of(config, piece_id, config.seed) for piece_id in table.index]
+    drawn = [draw(*piece) for piece in table[["transposition", "scope"]].itertuples()]
     table["tempo"] = [a["tempo"] for a in drawn]
     table["duration"] = [a["duration"] for a in drawn]
     table["n_samples"] = [render.n_samples(a) for a in drawn]
