@@ -1,5 +1,6 @@
 """Debian packages, fetched by the machine's own apt from a repository in a folder, and by stand-ins that misbehave."""
 
+import functools
 import hashlib
 import os
 import re
@@ -14,12 +15,14 @@ import pytest
 import tones
 
 from keymyna_lib.base.errors import KeyMynaError
-from keymyna_lib.corpus.recordings import packages as module
+from keymyna_lib.corpus import packages as module
+from keymyna_lib.corpus.packages import licences_below, licences_in
 from keymyna_lib.corpus.recordings import tasks
 from keymyna_lib.corpus.recordings.dataset import examine
+from keymyna_lib.corpus.recordings.decode import may_be_sound
 from keymyna_lib.corpus.recordings.folder import unlabelled_folders
-from keymyna_lib.corpus.recordings.packages import fetch_packages, licences, licences_in
 
+fetch_packages = functools.partial(module.fetch_packages, keep=may_be_sound)
 needs_apt = pytest.mark.skipif(not all(map(shutil.which, module.TOOLS)), reason="apt and dpkg are not installed")
 DEP5 = """Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
 
@@ -107,7 +110,7 @@ def test_the_sound_files_of_packages_are_there_with_their_licences(repository, m
     assert rows["state"].to_list() == ["fetched", "fetched", "failed", "failed", "failed"]
     problems = rows["problem"].to_list()
     assert problems[:2] == ["", ""] and "apt-get update" in problems[2]
-    assert "no sound files" in problems[3] and "no copyright" in problems[4]
+    assert "none of the files" in problems[3] and "no copyright" in problems[4]
     found = {str(path.relative_to(tmp_path / "new")) for path in (tmp_path / "new").rglob("*") if path.is_file()}
     assert found == {
         *(f"one-music/{name}" for name in ("a.ogg", "deep/b b.flac", "c.wav", "copyright", "package.json")),
@@ -115,7 +118,7 @@ def test_the_sound_files_of_packages_are_there_with_their_licences(repository, m
         ".fetch.lock",
     }
     assert (tmp_path / "new/one-music/copyright").read_text() == DEP5
-    shown = licences(tmp_path / "new").set_index("package")
+    shown = licences_below(tmp_path / "new").set_index("package")
     assert shown["licences"].to_dict() == {"one-music": "CC-BY-SA-3.0, GPL-2+", "other-music": "GPL-3"}
     assert shown["files"].to_dict() == {"one-music": 3, "other-music": 1}
     archive = (repository / "one-music_1.0-2_all.deb").read_bytes()
@@ -290,3 +293,15 @@ def test_game_music_is_a_data_set_for_pretraining(stand_in, monkeypatch, tmp_pat
         ["one-music/a.ogg", "one-music/c.wav", "one-music/deep/b b.flac", "other-music/d.mp3"], "found"
     )
     assert one.name in unlabelled_folders(tmp_path)
+    with pytest.raises(KeyMynaError, match="all of the 4 recordings have less than 2 windows"):
+        tasks.unlabelled_corpus([one], tmp_path, show=False)
+    tones.write(one.folder(tmp_path) / "one-music" / "long.ogg", 7, 13.0)
+    monkeypatch.setattr("keymyna_lib.base.paths.CACHE", tmp_path / "cache")
+    corpus, why = tasks.unlabelled_corpus([one], tmp_path, show=False)
+    assert corpus.pretraining_tracks() == ["unlabelled:game_music/one-music/long.ogg"]
+    assert why[["state", "tracks"]].to_numpy().tolist() == [["excluded", 4]]
+    assert "windows of sound" in why["why"][0] and "one-music" in why["for instance"][0]
+    assert tasks.licences([one, tasks.dataset("unlabelled:mine")], tmp_path)["package"].to_list() == [
+        "one-music",
+        "other-music",
+    ]

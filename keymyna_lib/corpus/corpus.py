@@ -43,6 +43,7 @@ COLUMNS = (
     "n_frames",
     "sha256",
     "spectrogram_sha256",
+    "scope",
     "arrangement",
 )
 SPLITS = (*splits.SPLITS, "extra", "pretrain")  # "extra" is scored as well; "pretrain" has no labels
@@ -60,9 +61,11 @@ class Corpus:
     config : what it was built from; for a synthetic corpus the fields of `CorpusConfig`.
     path : its folder.
     hash : sha256 of the manifest, which contains those of every track's samples and spectrogram; a view has its own.
-    manifest : one row per track, indexed by track_id; columns `COLUMNS` and task, or those of recordings (see
-        `recordings.build.build_recordings`). key is after transposition, key_written before it; duration in s;
-        arrangement is JSON (see `arrange.arrange`).
+    manifest : one row per track, indexed by track_id; columns `COLUMNS`, task and, with songs, style and
+        harmony; or those of recordings (see `recordings.build.build_recordings`). key is after transposition,
+        key_written before it; duration in s;
+        scope ("section" or "piece") says how far instruments and sound reach; arrangement is JSON (see
+        `arrange.arrange`).
     frames : by shard, memory map of its spectrograms end to end, (frame, band) float16.
     offsets : shard, first_frame, n_frames, first_sample, n_samples by track_id.
     samples : by shard, memory map of its audio end to end, (sample,) int16.

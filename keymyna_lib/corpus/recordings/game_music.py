@@ -1,7 +1,7 @@
 """Free game music: unlabelled recordings that any Debian or Ubuntu machine can fetch, by the name of their packages.
 
 Much of it is sequenced or synthesised; some is played by bands. Debian's main archive holds free works alone: may be
-used, changed and passed on, under the licences in each package's copyright file (`packages.licences`).
+used, changed and passed on, under the licences in each package's copyright file (`packages.licences_below`).
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from keymyna_lib.corpus.packages import COPYRIGHT, RECORD
 from keymyna_lib.corpus.recordings.folder import UnlabelledFolder
-from keymyna_lib.corpus.recordings.packages import COPYRIGHT, RECORD
 
 # Those with minutes of music that are at least a sixth or so of what has to be downloaded (our choice). A release lacks
 # some of them; the others are fetched all the same.

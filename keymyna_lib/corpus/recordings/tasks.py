@@ -14,16 +14,20 @@ import pandas as pd
 
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.text import identity
+from keymyna_lib.compute.executor import Executor
+from keymyna_lib.compute.processes import HERE
 from keymyna_lib.corpus.corpus import Corpus
+from keymyna_lib.corpus.packages import fetch_packages, licences_below
 from keymyna_lib.corpus.recordings.billboard import Billboard
+from keymyna_lib.corpus.recordings.build import build_recordings
 from keymyna_lib.corpus.recordings.dataset import STATES, Dataset, examine
+from keymyna_lib.corpus.recordings.decode import may_be_sound
 from keymyna_lib.corpus.recordings.fetch import fetch
 from keymyna_lib.corpus.recordings.folder import AudioFolder, UnlabelledFolder
 from keymyna_lib.corpus.recordings.game_music import GameMusic
 from keymyna_lib.corpus.recordings.giantsteps import GiantStepsKey, GiantStepsMTG
 from keymyna_lib.corpus.recordings.gtzan import GTZAN
 from keymyna_lib.corpus.recordings.mirdata_sets import FMAKeys, GuitarSet, MirdataGiantSteps
-from keymyna_lib.corpus.recordings.packages import fetch_packages
 
 
 @dataclass(frozen=True)
@@ -112,8 +116,53 @@ def download(
                 )
     for one in sets:
         if packages := one.packages():
-            done.append(fetch_packages(packages, one.folder(root), offline=offline, show=show).assign(name=one.name))
+            done.append(
+                fetch_packages(packages, one.folder(root), may_be_sound, offline=offline, show=show).assign(
+                    name=one.name
+                )
+            )
     return pd.concat(done, ignore_index=True) if done else pd.DataFrame(columns=["path", "state", "problem", "name"])
+
+
+def licences(sets: Sequence[Dataset], root: Path | str) -> pd.DataFrame:
+    """Licences of the packages that some data sets are made of, see `packages.licences_below`."""
+    tables = [licences_below(one.folder(root)) for one in sets if one.packages()]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
+def unlabelled_corpus(
+    sets: Sequence[Dataset],
+    root: Path | str,
+    *,
+    seconds: float = 0,
+    min_windows: float = 2,
+    show: bool = True,
+    client: Executor = HERE,
+) -> tuple[Corpus, pd.DataFrame]:
+    """A corpus for pre-training alone, of data sets without labels.
+
+    Parameters
+    ----------
+    seconds, min_windows, client : see `build.build_recordings`.
+
+    Returns
+    -------
+    corpus : all of its tracks have the split "pretrain".
+    unused : rows of `reasons`: how many recordings of each data set are not in it, and why.
+
+    Raises
+    ------
+    KeyMynaError
+        When a data set is not there, or as `build.build_recordings`.
+    """
+    examined, absent = examine_all(sets, root, show=show)
+    if absent:
+        name, reason = next(iter(absent.items()))
+        raise KeyMynaError(f"{name}: {reason}")
+    names = list(examined)
+    tracks, _ = assemble(examined, {one.name: one.folder(root) for one in sets}, [], [], names)
+    corpus, unused = build_recordings(tracks, seconds=seconds, min_windows=min_windows, progress=show, client=client)
+    return corpus, reasons(with_problems(examined, unused))
 
 
 def examine_all(

@@ -58,7 +58,7 @@ def card_counts(card: pd.DataFrame) -> pd.DataFrame:
 
 
 def progressions(card: pd.DataFrame, n: int = 20) -> pd.DataFrame:
-    """The n commonest cycles of chords and the number of different ones: columns numerals, songs; attrs["different"]."""
+    """The n commonest cycles of chords: columns numerals, songs; attrs["different"] counts all cycles."""
     counts = card["numerals"].value_counts()
     table = counts.head(n).rename_axis("numerals").reset_index(name="songs")
     table.attrs["different"] = len(counts)

@@ -18,7 +18,14 @@ from keymyna_lib.corpus.songs.rhythm import draw_rhythm
 
 _POWER_LOW = 38  # lowest root of a power chord before transposition
 _STRUMS = {"X-X--XXX": 3, "X-XXX-XX": 2, "X-XX-XXX": 3, "XXXXXXXX": 1, "X---X-XX": 2, "X-X-X-XX": 1}
-_HOUSE = ((0, 0.75, 1.5, 2.5, 3.25), (0.5, 1.5, 2.5, 3.5), (0, 1.5, 3), (0, 0.75, 1.5, 2.25, 3, 3.5), (0.75, 1.5, 2.75), (0, 1.5, 2.5))
+_HOUSE = (
+    (0, 0.75, 1.5, 2.5, 3.25),
+    (0.5, 1.5, 2.5, 3.5),
+    (0, 1.5, 3),
+    (0, 0.75, 1.5, 2.25, 3, 3.5),
+    (0.75, 1.5, 2.75),
+    (0, 1.5, 2.5),
+)
 _CHARLESTON = ((0, 1.5), (0.5, 2.5), (1.5, 3), (0, 2.5), (1, 3), (1.5, 3.5), (0,))
 _MONTUNO = (0, 0.5, 1.5, 2.5, 3.5)
 
@@ -38,7 +45,9 @@ def _long(cycle: Cycle, low: int, rng: np.random.Generator) -> list[Note]:
 
 
 def _block(cycle: Cycle, low: int, rng: np.random.Generator) -> list[Note]:
-    return [note for onset, duration, chord in cycle.spans() for note in _struck(chord, onset, duration * 0.95, low, 86)]
+    return [
+        note for onset, duration, chord in cycle.spans() for note in _struck(chord, onset, duration * 0.95, low, 86)
+    ]
 
 
 def _rhythmic(cycle: Cycle, low: int, beats: Iterable[float], length: float, velocity: int = 86) -> list[Note]:
@@ -163,7 +172,9 @@ def _power(cycle: Cycle, low: int, rng: np.random.Generator) -> list[Note]:
         elif kind == "eighths":
             hits = [(i * unit, unit * 0.9) for i in range(round(duration / unit))]
         else:
-            hits = [(0.0, 3 * unit * 0.95), (3 * unit, duration - 3 * unit)] if duration > 3 * unit else [(0.0, duration)]
+            hits = (
+                [(0.0, 3 * unit * 0.95), (3 * unit, duration - 3 * unit)] if duration > 3 * unit else [(0.0, duration)]
+            )
         notes += [(onset + at, length, pitch, 94) for at, length in hits for pitch in strings]
     return notes
 

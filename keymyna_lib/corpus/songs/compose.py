@@ -17,11 +17,11 @@ from keymyna_lib import keys
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.seeds import numpy_stream
 from keymyna_lib.corpus.songs import chords, lines, rhythm
-from keymyna_lib.corpus.songs.cycle import Cycle, Note, RiffNote
+from keymyna_lib.corpus.songs.cycle import Cycle, Note
 from keymyna_lib.corpus.songs.grammar import KINDS, Kind, Progression, draw_progression, pick
 from keymyna_lib.corpus.songs.harmony import Chord, chord
 from keymyna_lib.corpus.songs.rhythm import DRUMS, METRES, Metre
-from keymyna_lib.corpus.songs.styles import ENERGY, FORMS, SOUNDS, STYLES, Style
+from keymyna_lib.corpus.songs.styles import ENERGY, FORMS, STYLES, Style
 
 DRUMS_PART = -1
 LEAD, BASS = 0, 1  # parts that every song has, whether or not they play in a section
@@ -30,6 +30,7 @@ _SIX_EIGHT = 0.55  # a style's tempo counts quarters; a beat of 6/8 is slower
 _SLOWEST = 36.0  # beats per minute
 _TUNEFUL = ("verse", "prechorus", "chorus", "hook", "bridge", "head", "drop", "break")
 _REFRAINS = ("chorus", "hook", "drop", "head", "verse")
+_OCCASIONAL = ("thirds", "answers")  # layers that cannot carry a section
 _LIFTS = {1: 2, 2: 3, 3: 0.5}  # semitones of a late modulation
 
 
@@ -67,6 +68,24 @@ class Section(NamedTuple):
     parts: tuple[int, ...]
 
 
+class Material(NamedTuple):
+    """What all sections of a role play.
+
+    cycle : the chords and what goes with them.
+    accompaniment, tune : roles with the same chords whose accompaniment and tune these are; often its own.
+    bars : of the tune, after which it repeats.
+    density : of the tune, see `lines.melody`.
+    drums : of `rhythm.DRUMS`.
+    """
+
+    cycle: Cycle
+    accompaniment: str
+    tune: str
+    bars: int
+    density: float
+    drums: str
+
+
 @dataclass(frozen=True, eq=False)
 class Song:
     """A song; its notes come from `notes`.
@@ -88,8 +107,8 @@ class Song:
     swing: float
     parts: tuple[Part, ...]
     sections: tuple[Section, ...]
-    _cycles: dict[str, Cycle] = field(repr=False)
-    _made: dict = field(default_factory=dict, repr=False)
+    _materials: Mapping[str, Material] = field(repr=False)
+    _made: dict[tuple[str, int], np.ndarray] = field(default_factory=dict, repr=False)  # by role and part, in C
 
     @property
     def genre(self) -> str:
@@ -126,9 +145,13 @@ class Song:
         played = played[sounding]
         return played[np.lexsort((played[:, 2], played[:, 3], played[:, 0]))].astype(np.float32)
 
-    def key_at(self, beat: float) -> int:
-        """Local key of a beat."""
-        return next((s.key for s in reversed(self.sections) if s.start <= beat), self.key)
+    def local_keys(self) -> list[tuple[float, int]]:
+        """(first beat, key) of each stretch in one key: one, unless the song modulates."""
+        found: list[tuple[float, int]] = []
+        for section in self.sections:
+            if not found or found[-1][1] != section.key:
+                found.append((section.start, section.key))
+        return found
 
     def chords(self, start: float = 0.0, stop: float = np.inf) -> list[tuple[float, float, Chord]]:
         """(onset, duration) [beats of the song] and chord of all chords between two beats."""
@@ -151,12 +174,11 @@ class Song:
         lift = home + keys.pitch_class(lift - home)  # a modulation leads upwards
         arrays = [self._drums(section, rng)]
         for part in section.parts:
-            made = self._part_notes(section.role, part)
+            made, length = self._part_notes(section.role, part)
             if len(made):
-                cycle = self._cycles[section.role].length if part not in self._tunes() else section.length
-                repeats = max(1, int(np.ceil(section.length / cycle - 1e-6)))
+                repeats = max(1, int(np.ceil(section.length / length - 1e-6)))
                 tiled = np.tile(made, (repeats, 1))
-                tiled[:, 0] += np.repeat(np.arange(repeats) * cycle, len(made))
+                tiled[:, 0] += np.repeat(np.arange(repeats) * length, len(made))
                 tiled[:, 2] += lift
                 arrays.append(tiled)
         played = np.concatenate(arrays)
@@ -172,26 +194,48 @@ class Song:
         played[:, 0] += section.start
         return played
 
-    def _tunes(self) -> set[int]:
-        """Parts that do not repeat with the cycle."""
-        return {i for i, part in enumerate(self.parts) if part.role in ("lead", "solo", "thirds")}
+    def _part_notes(self, role: str, part: int) -> tuple[np.ndarray, float]:
+        """One part in a section, without swing and touch: (note, 5), and the beats after which it repeats."""
+        material = self._materials[role]
+        tuneful = self.parts[part].role in ("lead", "solo", "thirds")
+        shared = material.tune if tuneful else material.accompaniment
+        length = self._materials[shared].bars * material.cycle.metre.beats if tuneful else material.cycle.length
+        if (shared, part) not in self._made:
+            rng = numpy_stream(self.seed, "song", self.index, shared, part)
+            made = np.array(self._play(shared, part, rng), np.float64).reshape(-1, 4)
+            self._made[shared, part] = np.insert(made, 3, part, axis=1)
+        return self._made[shared, part], length
 
-    def _part_notes(self, role: str, part: int) -> np.ndarray:
-        """One part in one kind of section, swing and touch not yet applied: (note, 5)."""
-        if (role, part) not in self._made:
-            rng = numpy_stream(self.seed, "song", self.index, role, part)
-            rows = _play(self, role, part, self._cycles[role], rng)
-            made = np.array(rows, np.float64).reshape(-1, 4)
-            self._made[role, part] = np.insert(made, 3, part, axis=1)
-        return self._made[role, part]
+    def _play(self, role: str, part: int, rng: np.random.Generator) -> list[Note]:
+        its, genre = self.parts[part], STYLES[self.style].genre
+        cycle, _, _, bars, density, _ = self._materials[role]
+        if part == BASS:
+            return lines.BASSES["roots" if role == "end" else its.role](cycle, its.low, rng)
+        if its.role == "lead":
+            return lines.melody(cycle, bars, its.low, its.low + 17, density, rng)
+        if its.role == "solo":
+            solo = cycle._replace(scale=_solo_scale(cycle.scale, rng))
+            return lines.melody(solo, bars, its.low, its.low + 22, min(0.95, density + 0.25), rng, improvised=True)
+        if its.role == "thirds":
+            tune = [
+                (on, length, int(pitch), int(v)) for on, length, pitch, _, v in self._part_notes(role, LEAD)[0].tolist()
+            ]
+            return lines.thirds(tune, cycle)
+        pattern = "long" if role == "end" else its.role
+        low = its.low - 14 if pattern == "riff" and genre in ("rock", "metal") else its.low
+        return chords.PATTERNS[pattern](cycle, low, rng)
 
     def _drums(self, section: Section, rng: np.random.Generator) -> np.ndarray:
-        pattern = self._made[section.role, "drums"]
+        pattern = self._materials[section.role].drums
         if DRUMS_PART not in section.parts or pattern == "none":
             return np.zeros((0, 5))
         metre = METRES[self.metre]
         strokes = rhythm.drum_bars(
-            pattern, metre, round(section.length / metre.beats), rng.random() < 0.6 and pattern not in ("swing", "brushes"), rng
+            pattern,
+            metre,
+            round(section.length / metre.beats),
+            rng.random() < 0.6 and pattern not in ("swing", "brushes"),
+            rng,
         )
         if section.role in ("chorus", "hook", "drop", "solo") and rng.random() < 0.5:
             strokes.append((0.0, 1.0, rhythm.CRASH, 100))
@@ -222,7 +266,7 @@ def compose(
         raise KeyMynaError(f"mode {mode!r}: expected one of {keys.MODES}.")
     rng = numpy_stream(seed, "song", index)
     drawn_tonic = int(rng.random() * 12)
-    style = _drawn_style(rng) if not style else style
+    style = style or _drawn_style(rng)
     its = STYLES[style]
     kinds = {name: weight for name, weight in its.kinds.items() if mode in ("", KINDS[name].mode)}
     kind = pick(kinds or {name: 1 for name in KINDS if KINDS[name].mode == mode}, rng)
@@ -232,24 +276,42 @@ def compose(
     swing = round(its.swing[0] + (its.swing[1] - its.swing[0]) * rng.random(), 3)
     swing = swing if METRES[metre].steps == 4 else 0.5
     parts = _drawn_parts(its, rng)
-    form = [(word.rstrip("0123456789"), int(word.lstrip("abcdefghijklmnopqrstuvwxyz"))) for word in FORMS[pick(its.forms, rng)].split()]
+    form = [
+        (word.rstrip("0123456789"), int(word.lstrip("abcdefghijklmnopqrstuvwxyz")))
+        for word in FORMS[pick(its.forms, rng)].split()
+    ]
     if rng.random() < 0.7:
         form.append(("end", 2))
     cycles = _drawn_cycles(KINDS[kind], its, METRES[metre], tuple(dict.fromkeys(role for role, _ in form)), rng)
     key = keys.key_index(0, KINDS[kind].mode)
     lift = pick(_LIFTS, rng)
     sections = _sections(form, cycles, METRES[metre], key, parts, its, lift if modulates else 0, rng)
-    song = Song(seed, index, style, kind, key, tempo, metre, swing, parts, sections, cycles)
-    fitting = _drums_fitting(its, METRES[metre])
-    usual = pick(fitting, rng)
-    for role in cycles:
-        other = role in ("chorus", "hook", "solo", "bridge") and rng.random() < 0.25
-        song._made[role, "drums"] = pick(fitting, rng) if other else usual
-    for role in cycles:
-        song._made[role, "density"] = its.density[0] + (its.density[1] - its.density[0]) * rng.random()
-        bars = max(s.length for s in sections if s.role == role) / METRES[metre].beats
-        song._made[role, "bars"] = round(bars)
+    materials = _materials(cycles, sections, its, METRES[metre], rng)
+    song = Song(seed, index, style, kind, key, tempo, metre, swing, parts, sections, materials)
     return song.in_key_of(drawn_tonic if tonic is None else tonic)
+
+
+def _materials(
+    cycles: Mapping[str, Cycle], sections: tuple[Section, ...], style: Style, metre: Metre, rng: np.random.Generator
+) -> dict[str, Material]:
+    fitting = _drums_fitting(style, metre)
+    usual = pick(fitting, rng)
+    refrain = next(role for role in _REFRAINS if role in cycles)
+    materials = {}
+    for role, cycle in cycles.items():
+        other = role in ("chorus", "hook", "solo", "bridge") and rng.random() < 0.25
+        alike = next(name for name, its in cycles.items() if its == cycle)
+        hook = role in ("intro", "outro", "interlude", "build") and cycle == cycles[refrain]
+        low, high = style.density
+        materials[role] = Material(
+            cycle,
+            alike,
+            refrain if hook else role,
+            round(max(s.length for s in sections if s.role == role) / metre.beats),
+            low + (high - low) * rng.random(),
+            pick(fitting, rng) if other else usual,
+        )
+    return materials
 
 
 def _drawn_style(rng: np.random.Generator) -> str:
@@ -266,7 +328,8 @@ def _drums_fitting(style: Style, metre: Metre) -> dict[str, float]:
     return {
         name: weight
         for name, weight in style.drums.items()
-        if all(len(row) == steps for row in DRUMS[name].values()) and (not DRUMS[name] or steps != 12 or ("waltz" in name) == waltz)
+        if all(len(row) == steps for row in DRUMS[name].values())
+        and (not DRUMS[name] or steps != 12 or ("waltz" in name) == waltz)
     }
 
 
@@ -277,14 +340,19 @@ def _drawn_parts(style: Style, rng: np.random.Generator) -> tuple[Part, ...]:
         Part(bass_role, pick(style.bass_sounds, rng), style.bass_sounds, _BASS_LOW, 0.25),
         Part("solo", pick(style.solos, rng), style.solos, 57 + int(rng.random() * 10), 0.0),
     ]
-    layers = [layer for layer in style.layers if rng.random() < layer.chance] or [style.layers[0]]
-    for layer in layers:
+    chances = rng.random(len(style.layers)).tolist()
+    for layer in [layer for layer, chance in zip(style.layers, chances) if chance < layer.chance]:
         role, sound = pick(layer.patterns, rng), pick(layer.sounds, rng)
         parts.append(Part(role, sound, layer.sounds, 50 + int(rng.random() * 9), layer.energy))
+    if all(part.role in _OCCASIONAL for part in parts[3:]):
+        layer = style.layers[0]
+        parts.append(Part(pick(layer.patterns, rng), pick(layer.sounds, rng), layer.sounds, 52, layer.energy))
     return tuple(parts)
 
 
-def _drawn_cycles(kind: Kind, style: Style, metre: Metre, roles: tuple[str, ...], rng: np.random.Generator) -> dict[str, Cycle]:
+def _drawn_cycles(
+    kind: Kind, style: Style, metre: Metre, roles: tuple[str, ...], rng: np.random.Generator
+) -> dict[str, Cycle]:
     """What each kind of section plays over: verse and chorus often the same, the bridge something else."""
     colour = pick(kind.colours, rng)
     scale = pick(kind.scales, rng)
@@ -357,17 +425,17 @@ def _sections(
     for i, (role, bars) in enumerate(form):
         cycle = cycles[role]
         length = float(bars * metre.beats)
-        if length < cycle.length or not style_squares(cycle, metre):
+        if length < cycle.length or not _squares(cycle, metre):
             length = cycle.length * max(1, round(length / cycle.length))
         energy = ENERGY.get(role, 0.6) + 0.15 * rng.standard_normal()
         playing = [j for j, part in enumerate(parts) if j > BASS and part.role != "solo" and part.energy <= energy]
-        if not [j for j in playing if parts[j].role not in ("thirds", "answers")]:
-            playing.append(3)
+        if all(parts[j].role in _OCCASIONAL for j in playing):
+            playing.append(next(j for j in range(3, len(parts)) if parts[j].role not in _OCCASIONAL))
         has_bass = rng.random() < {"intro": 0.6, "break": 0.35}.get(role, 0.97)
-        has_drums = rng.random() < {"intro": 0.5, "break": 0.2, "bridge": 0.75, "build": 0.7, "end": 0.3}.get(role, 0.97)
-        sung = role in _TUNEFUL and sings[role] or role in ("intro", "interlude", "outro", "build") and hums[role]
-        if role == "end":
-            sung = False
+        has_drums = rng.random() < {"intro": 0.5, "break": 0.2, "bridge": 0.75, "build": 0.7, "end": 0.3}.get(
+            role, 0.97
+        )
+        sung = sings[role] if role in _TUNEFUL else hums[role] and role not in ("solo", "end")
         playing += [LEAD] * sung + [BASS] * has_bass + [DRUMS_PART] * has_drums + [2] * (role == "solo")
         if not sung:
             playing = [j for j in playing if j < 0 or parts[j].role != "thirds"]
@@ -378,32 +446,17 @@ def _sections(
     return tuple(sections)
 
 
-def style_squares(cycle: Cycle, metre: Metre) -> bool:
+def _squares(cycle: Cycle, metre: Metre) -> bool:
     """Whether a cycle fits into sections of 4, 8, 16 bars without remainder."""
     bars = cycle.length / metre.beats
     return bars in (1, 2, 4, 8, 16)
 
 
-def _play(song: Song, role: str, part: int, cycle: Cycle, rng: np.random.Generator) -> list[Note]:
-    its, style = song.parts[part], STYLES[song.style]
-    bars, density = song._made[role, "bars"], song._made[role, "density"]
-    if part == BASS:
-        made = lines.BASSES["roots" if role == "end" else its.role](cycle, its.low, rng)
-    elif its.role == "lead":
-        made = lines.melody(cycle, bars, its.low, its.low + 17, density, rng)
-    elif its.role == "solo":
-        bluesy = cycle._replace(scale=_solo_scale(cycle.scale, rng))
-        made = lines.melody(bluesy, bars, its.low, its.low + 22, min(0.95, density + 0.25), rng, improvised=True)
-    elif its.role == "thirds":
-        tune = [(onset, duration, int(pitch), int(v)) for onset, duration, pitch, _, v in song._part_notes(role, LEAD).tolist()]
-        made = lines.thirds(tune, cycle, its.low)
-    else:
-        pattern = "long" if role == "end" else its.role
-        low = its.low - 14 if pattern == "riff" and style.genre in ("rock", "metal") else its.low
-        made = chords.PATTERNS[pattern](cycle, low, rng)
-    return made
-
-
 def _solo_scale(scale: str, rng: np.random.Generator) -> str:
-    usual = {"minor": "minor pentatonic", "dorian": "minor blues", "major": "major pentatonic", "mixolydian": "mixed blues"}
+    usual = {
+        "minor": "minor pentatonic",
+        "dorian": "minor blues",
+        "major": "major pentatonic",
+        "mixolydian": "mixed blues",
+    }
     return usual.get(scale, scale) if rng.random() < 0.5 else scale

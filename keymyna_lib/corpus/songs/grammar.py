@@ -119,20 +119,26 @@ D > 4: V | 2: bVII | 1: iv | 0.4: bII
 """
 _LOOP_MAJOR = """
 S > 5: R | 2: R R
-R > 9: I V vi IV | 5: I vi IV V | 4: IV I V vi | 3: IV V vi I | 3: I IV vi V | 3: I IV V IV | 3: I IV I V | 2: I vi ii V
-R > 2: I iii IV V | 2: I V IV V | 2: IV V I vi | 2: IV vi I V | 2: V vi IV I | 2: I V ii IV | 1: ii IV I V | 1: I ii IV V
-R > 2: IV I V V | 2: I IV | 2: I V | 2: I IV V | 1: IV V vi V | 2: I iii vi IV | 1: I vi iii IV | 1: I V:3 vi IV
+R > 9: I V vi IV | 5: I vi IV V | 4: IV I V vi | 3: IV V vi I | 3: I IV vi V | 3: I IV V IV | 3: I IV I V
+R > 2: I vi ii V
+R > 2: I iii IV V | 2: I V IV V | 2: IV V I vi | 2: IV vi I V | 2: V vi IV I | 2: I V ii IV
+R > 1: ii IV I V | 1: I ii IV V
+R > 2: IV I V V | 2: I IV | 2: I V | 2: I IV V | 2: I iii vi IV | 1: I vi iii IV
+R > 1: I V:3 vi IV
 """
 _MIXOLYDIAN = """
 S > 4: R | 2: R R | 1: R W
-R > 6: I bVII IV I | 4: I bVII IV | 3: I bVII | 3: I IV bVII IV | 2: bVII IV I I | 2: I bVII:1 IV:1 I | 2: I v IV I
+R > 6: I bVII IV I | 4: I bVII IV | 3: I bVII | 3: I IV bVII IV | 2: bVII IV I I | 2: I bVII:1 IV:1 I
+R > 2: I v IV I
 R > 2: I I bVII IV | 1: I v bVII IV | 1: I bVII I IV | 2: I bIII IV I | 1: I bVII bIII IV
 W > 2: IV I bVII I | 1: V IV I I | 1: IV IV I I
 """
 _FOLK_MAJOR = """
 S > 4: O C | 2: O O C C | 2: O C O C
-O > 4: I IV I V | 3: I I IV I | 3: I I V I | 2: I IV V I | 2: I V I I | 1: I I7 IV I | 1: IV IV I I | 1: I vi IV V
-C > 5: I IV V I | 4: IV I V I | 3: I V I I | 2: I vi V I | 2: I I V I | 1: IV V I I | 1: V7/V V7/V V V | 1: ii V I I
+O > 4: I IV I V | 3: I I IV I | 3: I I V I | 2: I IV V I | 2: I V I I | 1: I I7 IV I | 1: IV IV I I
+O > 1: I vi IV V
+C > 5: I IV V I | 4: IV I V I | 3: I V I I | 2: I vi V I | 2: I I V I | 1: IV V I I | 1: V7/V V7/V V V
+C > 1: ii V I I
 """
 _DESCENT_MAJOR = """
 S > 3: I V:3 vi I:5 IV I:3 ii V | 2: I V:3 vi iii IV I IV V | 2: I Imaj7:7 T | 1: I Imaj7:7 I7:7 IV iv I:5 V V
@@ -141,7 +147,8 @@ T > 3: vi IV | 2: IV V
 """
 _GOSPEL = """
 S > 3: A B | 2: A A | 2: A | 1: A B A B
-A > 4: I I7:3 IV #ivo7 | 3: I V/IV IV iv | 3: I IV:1 I V11 | 2: I III7 vi I7 | 2: I vi7 ii7 V11 | 2: IV I:3 ii7 I:5
+A > 4: I I7:3 IV #ivo7 | 3: I V/IV IV iv | 3: I IV:1 I V11 | 2: I III7 vi I7 | 2: I vi7 ii7 V11
+A > 2: IV I:3 ii7 I:5
 B > 4: I:5 V7/ii ii7 V11 | 3: I:5 vi7 ii7 V11 | 2: IV iv I V11 | 2: IV7 #ivo7 I:5 V7/ii | 1: ii7 #iio7 I:3 V11
 B > 2: V7/ii V7/V V11 I
 """
@@ -150,7 +157,8 @@ S > 8: F M L | 1: E | 1: SIX
 F > 4: I7*4 | 5: I7 IV7 I7*2 | 2: I7*3 I9 | 1: I7 IV7 I7*.5 V7*.5 I7
 M > 6: IV7*2 I7*2 | 2: IV7*2 I7 V7/ii | 1: IV7 #ivo7 I7 V7/ii | 1: IV9*2 I7*2 | 1: IV7 iv7 I7*2
 L > 5: V7 IV7 END | 2: V7*2 END | 2: ii7 V7 END | 1: V7 V7 I7*2 | 1: bVI7 V7 END
-END > 4: I7 V7 | 3: I7*2 | 2: I7*.5 IV7*.5 I7*.5 V7*.5 | 1: I7*.5 I7*.5 ii7*.5 V7*.5 | 1: I7*.5 V7/ii*.5 ii7*.5 V7*.5
+END > 4: I7 V7 | 3: I7*2 | 2: I7*.5 IV7*.5 I7*.5 V7*.5 | 1: I7*.5 I7*.5 ii7*.5 V7*.5
+END > 1: I7*.5 V7/ii*.5 ii7*.5 V7*.5
 E > 2: I7 V7 IV7*2 I7 V7 I7 V7 | 1: I7*2 IV7*2 I7 V7 I7 V7 | 1: I7 I7/IV IV7 #ivo7 I7 V7/ii V7/V V7
 SIX > 1: I7*4 I7*4 IV7*2 I7*2 V7 IV7 I7*2
 """
@@ -168,19 +176,24 @@ A > 3: H1 H2 | 2: H2 H2 | 2: H3 H2
 H1 > 3: Imaj7 V7/ii ii7 V7 | 3: Imaj7*.5 vi7*.5 ii7*.5 V7*.5 iii7*.5 V7/ii*.5 ii7*.5 V7*.5 | 2: I6*2 ii7 V7
 H1 > 2: Imaj7 #io7 ii7 #iio7 | 1: Imaj7 I7 IVmaj7 iv6 | 1: Imaj7*2 iiø7/ii V7/ii | 1: Imaj7*2 V7/V*2
 H1 > 1: Imaj7 ii7/bIII*.5 V7/bIII*.5 ii7 V7 | 1: Imaj7*2 iv7 bVII7
-H2 > 5: ii7 V7 Imaj7*2 | 3: ii7 V7 Imaj7*.5 V7/ii*.5 ii7*.5 V7*.5 | 2: ii7*.5 V7*.5 I6 ii7*.5 V7*.5 I6 | 1: ii7 bII7 Imaj7*2
-H2 > 1: V7/V ii7*.5 V7*.5 I6*2 | 1: iv7 bVII7 Imaj7*2 | 1: IVmaj7 iv6 iii7*.5 V7/ii*.5 ii7*.5 V7*.5
+H2 > 5: ii7 V7 Imaj7*2 | 3: ii7 V7 Imaj7*.5 V7/ii*.5 ii7*.5 V7*.5 | 2: ii7*.5 V7*.5 I6 ii7*.5 V7*.5 I6
+H2 > 1: ii7 bII7 Imaj7*2
+H2 > 1: V7/V ii7*.5 V7*.5 I6*2 | 1: iv7 bVII7 Imaj7*2 | 1: IVmaj7 iv6 Imaj7*.5 V7/ii*.5 ii7*.5 V7*.5
 H3 > 3: iii7 V7/ii ii7 V7 | 1: IVmaj7 #ivø7*.5 VII7*.5 iii7 V7/ii | 1: vi7 V7/V ii7 V7
-B > 3: V7/vi*2 V7/ii*2 V7/V*2 V7*2 | 2: ii7/IV V7/IV IVmaj7*2 ii7/V V7/V ii7 V7 | 1: IVmaj7 iv6 Imaj7 V7/ii V7/V*2 ii7 V7
-V1 > 2: Imaj7 vi7 ii7 V7 | 1: iii7 vi7 ii7 V7 | 1: Imaj7 bIIImaj7 bVImaj7 bII7 | 1: Imaj7 IV7 iii7*.5 V7/ii*.5 ii7*.5 V7*.5
+B > 3: V7/vi*2 V7/ii*2 V7/V*2 V7*2 | 2: ii7/IV V7/IV IVmaj7*2 ii7/V V7/V ii7 V7
+B > 1: IVmaj7 iv6 Imaj7 V7/ii V7/V*2 ii7 V7
+V1 > 2: Imaj7 vi7 ii7 V7 | 1: iii7*.5 vi7*.5 ii7*.5 V7*.5 Imaj7*2 | 1: Imaj7 bIIImaj7 bVImaj7 bII7
+V1 > 1: Imaj7 IV7 iii7*.5 V7/ii*.5 ii7*.5 V7*.5
 """
 _JAZZ_MINOR = """
 S > 4: A A B A | 4: A A | 3: A | 2: A B
 A > 3: H1 H2 | 2: H2 H2 | 1: H1 H1 H2
-H1 > 3: i6*2 iiø7 V7b9 | 2: i7 iv7 i7 V7#9 | 2: i7 bVI7 iiø7 V7b9 | 1: i i+:1 i6 i7 | 2: i7 iv7 bVII7 bIIImaj7
+H1 > 3: i6*2 iiø7 V7b9 | 2: i7 iv7 i7 V7#9 | 2: i7 bVI7 iiø7 V7b9 | 1: i imaj7 i7 i6 | 2: i7 iv7 bVII7 bIIImaj7
 H1 > 1: iv7 bVII7 bIIImaj7 bVImaj7 | 1: i7*.5 bVII7*.5 bVI7*.5 V7*.5 i7 i7
-H2 > 5: iiø7 V7b9 i6*2 | 2: iiø7 V7#9 i7 V7 | 1: bVI7 V7 i6*2 | 1: iv7*.5 V7*.5 i6 iiø7*.5 V7*.5 i6 | 1: iiø7 bII7 i7*2
-B > 2: ii7/bIII V7/bIII bIIImaj7*2 iiø7 V7b9 i6*2 | 2: iv7 bVII7 bIIImaj7*2 iiø7 V7b9 i6 V7 | 1: V7/iv*2 iv7*2 V7/V*2 V7*2
+H2 > 5: iiø7 V7b9 i6*2 | 2: iiø7 V7#9 i7 V7 | 1: bVI7 V7 i6*2 | 1: iv7*.5 V7*.5 i6 iiø7*.5 V7*.5 i6
+H2 > 1: iiø7 bII7 i7*2
+B > 2: ii7/bIII V7/bIII bIIImaj7*2 iiø7 V7b9 i6*2 | 2: iv7 bVII7 bIIImaj7*2 iiø7 V7b9 i6 V7
+B > 1: V7/iv*2 iv7*2 V7/V*2 V7*2
 """
 _MODAL_JAZZ = """
 S > 3: i7*8 | 2: i7*4 iv7*4 | 1: i9*4 bIImaj7*4 | 1: i7*2 IV9*2 i7*2 IV9*2 | 1: i7*4 i7*4 bII7*4 i7*4
@@ -195,20 +208,26 @@ D > 6: V | 3: V7 | 2: v | 2: bVII | 1: iv V | 1: bVI V | 0.6: i:5 V | 0.5: Vsus4
 """
 _AEOLIAN = """
 S > 5: R | 2: R R2
-R > 5: i bVI bVII | 5: i bVII bVI bVII | 4: i bVI bIII bVII | 3: i bVI iv bVII | 2: i bIII bVII iv | 2: i v bVI iv
-R > 2: i bVII iv bVI | 2: i iv bVI bVII | 2: i bIII iv bVI | 2: i bVII | 1: i v iv i | 2: i bVI | 1: i bIII bVI bVII | 1: i iv v i
+R > 5: i bVI bVII | 5: i bVII bVI bVII | 4: i bVI bIII bVII | 3: i bVI iv bVII | 2: i bIII bVII iv
+R > 2: i v bVI iv
+R > 2: i bVII iv bVI | 2: i iv bVI bVII | 2: i bIII iv bVI | 2: i bVII | 1: i v iv i | 2: i bVI
+R > 1: i bIII bVI bVII | 1: i iv v i
 R2 > 3: bVI bVII i | 2: iv bVI bVII | 1: bIII bVII i | 1: bVI bIII bVII i | 1: iv i bVII i
 """
 _LOOP_MINOR = """
 S > 6: R | 2: R R
-R > 8: i bVI bIII bVII | 4: bVI bVII i | 4: bVI bIII bVII i | 3: bVI bVII i i | 3: i bIII bVII bVI | 3: i bVII bVI bVII | 3: i bVI
-R > 3: bVI bVII i bIII | 2: iv bVI i bVII | 3: i bIII bVI bVII | 2: i iv bVI bVII | 2: i bVI bVII i | 2: bVI i bVII bVII | 2: i v
-R > 2: bIII bVII i bVI | 1: bVII i bVI bIII | 2: i bVI iv v | 2: i iv | 2: i bIII iv bVI | 2: iv i | 1: iv v i | 1: iv i bVI bVII
+R > 8: i bVI bIII bVII | 4: bVI bVII i | 4: bVI bIII bVII i | 3: bVI bVII i i | 3: i bIII bVII bVI
+R > 3: i bVII bVI bVII | 3: i bVI
+R > 3: bVI bVII i bIII | 2: iv bVI i bVII | 3: i bIII bVI bVII | 2: i iv bVI bVII | 2: i bVI bVII i
+R > 2: bVI i bVII bVII | 2: i v
+R > 2: bIII bVII i bVI | 1: bVII i bVI bIII | 2: i bVI iv v | 2: i iv | 2: i bIII iv bVI | 2: iv i
+R > 1: iv v i | 1: iv i bVI bVII
 R > 1: bVI v i | 1: bVI v i bIII | 2: i i bVI bVII | 1: i v bVI bVII | 1: bVI iv i bVII
 """
 _DORIAN = """
 S > 4: R | 1: R R
-R > 6: i IV | 2: i i IV IV | 3: i bVII IV | 2: i bVII IV i | 2: i bIII IV | 1: i bIII bVII IV | 1: i IV bVII i | 1: i ii | 1: i IV i bVII
+R > 6: i IV | 2: i i IV IV | 3: i bVII IV | 2: i bVII IV i | 2: i bIII IV | 1: i bIII bVII IV
+R > 1: i IV bVII i | 1: i ii | 1: i IV i bVII
 R > 1: i v IV i | 1: i bVI IV bVII
 """
 _PHRYGIAN = """
@@ -216,16 +235,19 @@ S > 3: R | 1: R R
 R > 4: i bII | 2: i bII bIII bII | 1: i bII bVII i | 1: i bVI bII i | 2: i i bII i | 1: bII i
 """
 _ANDALUSIAN = """
-S > 5: i bVII bVI V | 2: i bVII bVI V7 | 1: i iv bVI V | 1: i V:3 bVII:1 IV:3 iv:3 V | 1: i bVII bVI bVII | 1: i bVII:1 bVI V
-S > 1: i i+:1 bIII:5 IV:3 | 1: i v:3 iv:3 V
+S > 5: i bVII bVI V | 2: i bVII bVI V7 | 1: i iv bVI V | 1: i V:3 bVII:1 IV:3 iv:3 V | 1: i bVII bVI bVII
+S > 1: i bVII:1 bVI V
+S > 1: i imaj7 i7 i6 | 1: i v:3 iv:3 V
 """
 _LATIN_MINOR = """
 S > 4: R | 2: R R
-R > 4: i iv V V | 3: i iv V i | 3: i V | 3: i iv V iv | 2: i bVII bVI V | 2: i V V i | 1: iv i V i | 1: i V7/iv iv V | 1: i bVI V
+R > 4: i iv V V | 3: i iv V i | 3: i V | 3: i iv V iv | 2: i bVII bVI V | 2: i V V i | 1: iv i V i
+R > 1: i V7/iv iv V | 1: i bVI V
 """
 _LATIN_MAJOR = """
 S > 4: R | 2: R R
-R > 4: I IV V IV | 3: I IV V V | 2: I V V I | 3: I V | 2: I vi ii V | 2: I ii V I | 1: I V7/ii ii V | 1: I IV ii V | 1: ii V I vi
+R > 4: I IV V IV | 3: I IV V V | 2: I V V I | 3: I V | 2: I vi ii V | 2: I ii V I | 1: I V7/ii ii V
+R > 1: I IV ii V | 1: ii V I vi
 """
 _BOSSA = """
 S > 3: A B | 2: A A | 2: A
@@ -234,58 +256,71 @@ B > 3: ii7 V7 Imaj7*2 | 2: ii7 bII7 Imaj7*2 | 1: IVmaj7 iv6 iii7 V7/ii*.5 V7*.5 
 """
 _POWER_MINOR = """
 S > 4: R | 3: R R2 | 1: R R
-R > 4: I5 bVI5 bVII5 | 3: I5 bVII5 bVI5 bVII5 | 3: I5 bIII5 IV5 | 2: I5 bVI5 bIII5 bVII5 | 2: I5 bIII5 bVII5 IV5 | 3: I5 I5 bVI5 bVII5
-R > 2: I5 IV5 bIII5 I5 | 2: I5 bIII5 bVI5 V5 | 2: I5 I5 bIII5 bVII5 | 1: I5 bVII5 | 1: I5 IV5 bVI5 V5 | 1: I5 bVI5 IV5 V5
+R > 4: I5 bVI5 bVII5 | 3: I5 bVII5 bVI5 bVII5 | 3: I5 bIII5 IV5 | 2: I5 bVI5 bIII5 bVII5
+R > 2: I5 bIII5 bVII5 IV5 | 3: I5 I5 bVI5 bVII5
+R > 2: I5 IV5 bIII5 I5 | 2: I5 bIII5 bVI5 V5 | 2: I5 I5 bIII5 bVII5 | 1: I5 bVII5 | 1: I5 IV5 bVI5 V5
+R > 1: I5 bVI5 IV5 V5
 R2 > 2: bVI5 bVII5 I5 I5 | 2: bIII5 bVII5 I5 I5 | 1: IV5 IV5 I5 I5 | 1: bVI5 bVI5 bVII5 bVII5
 """
 _POWER_CHROMATIC = """
 S > 4: R | 2: R R
-R > 3: I5 bII5 I5 bIII5 | 2: I5 I5 bII5 I5 | 2: I5 bV5 IV5 bIII5 | 2: I5 bVI5 bV5 V5 | 1: I5 bIII5 bII5 I5 | 1: I5 I5 bV5 IV5
+R > 3: I5 bII5 I5 bIII5 | 2: I5 I5 bII5 I5 | 2: I5 bV5 IV5 bIII5 | 2: I5 bVI5 bV5 V5
+R > 1: I5 bIII5 bII5 I5 | 1: I5 I5 bV5 IV5
 R > 2: I5 bVII5 bVI5 bII5 | 1: I5 bIII5 bV5 IV5 | 1: I5 bII5 bIII5 bII5 | 1: I5 V5 bVI5 bII5
 """
 _POWER_MAJOR = """
 S > 4: R | 2: R R
-R > 4: I5 IV5 V5 | 3: I5 V5 VI5 IV5 | 2: I5 IV5 V5 IV5 | 2: I5 VI5 IV5 V5 | 2: I5 bVII5 IV5 I5 | 1: IV5 I5 V5 VI5 | 1: I5 IV5 I5 V5
+R > 4: I5 IV5 V5 | 3: I5 V5 VI5 IV5 | 2: I5 IV5 V5 IV5 | 2: I5 VI5 IV5 V5 | 2: I5 bVII5 IV5 I5
+R > 1: IV5 I5 V5 VI5 | 1: I5 IV5 I5 V5
 R > 1: I5 III5 IV5 V5 | 1: I5 V5 IV5 IV5 | 1: I5 II5 IV5 V5
 """
 _FUNK = """
 S > 4: R | 1: R R
-R > 5: I9 | 3: I7 IV7 | 3: I9 IV9 | 2: I7 bVII7 | 2: I7 I7 IV7 I7 | 2: I13 bVII13 | 1: I7 ii7 | 1: I9 I9 IV9 bVII9 | 1: I7#9 | 1: I7 bIII7 IV7 I7
+R > 5: I9 | 3: I7 IV7 | 3: I9 IV9 | 2: I7 bVII7 | 2: I7 I7 IV7 I7 | 2: I13 bVII13 | 1: I7 ii7
+R > 1: I9 I9 IV9 bVII9 | 1: I7#9 | 1: I7 bIII7 IV7 I7
 """
 _FUNK_MINOR = """
 S > 4: R | 1: R R
-R > 5: i7 | 4: i7 IV9 | 3: i9 | 2: i7 bVII | 2: i7 iv7 | 2: i7 bIII IV7 | 1: i9 IV13 | 1: i7 v7 | 1: i7 bVImaj7 V7#9 | 1: i7 IV9 bVII7 i7
+R > 5: i7 | 4: i7 IV9 | 3: i9 | 2: i7 bVII | 2: i7 iv7 | 2: i7 bIII IV7 | 1: i9 IV13 | 1: i7 v7
+R > 1: i7 bVImaj7 V7#9 | 1: i7 IV9 bVII7 i7
 """
 _SOUL = """
 S > 3: R | 3: R R2 | 1: R R
-R > 3: I vi ii V | 3: I IV | 2: I ii7 iii7 IV | 2: Imaj7 IVmaj7 | 2: I iii IV V11 | 2: I I7 IV iv | 2: vi7 ii7 V11 Imaj7 | 2: Imaj7 ii7
-R > 2: IVmaj7 iii7 ii7 Imaj7 | 1: Imaj7 bVIImaj7 | 1: I V/vi vi IV | 2: ii7 V11 Imaj7 Imaj7 | 1: IVmaj7 V11 iii7 vi7
-R2 > 2: IV V iii vi | 2: ii7 iii7 IV V11 | 1: IV iv I:3 V7/ii | 1: IV I IV V
+R > 3: I vi ii V | 3: I IV | 2: I ii7 iii7 IV | 2: Imaj7 IVmaj7 | 2: I iii IV V11 | 2: I I7 IV iv
+R > 2: vi7 ii7 V11 Imaj7 | 2: Imaj7 ii7
+R > 2: IVmaj7 iii7 ii7 Imaj7 | 1: Imaj7 bVIImaj7 | 1: I V/vi vi IV | 2: ii7 V11 Imaj7 Imaj7
+R2 > 2: IV V iii vi | 1: IVmaj7 V11 iii7 vi7 | 2: ii7 iii7 IV V11 | 1: IV iv I:3 V7/ii | 1: IV I IV V
 """
 _SOUL_MINOR = """
 S > 3: R | 2: R R
-R > 3: i7 iv7 | 3: i9 bVImaj7 | 2: i7 iv7 bVII bIIImaj7 | 2: i7 bVImaj7 iv7 V7#9 | 2: bVImaj7 v7 i7 i7 | 2: i7 v7 | 2: iv9 i9
+R > 3: i7 iv7 | 3: i9 bVImaj7 | 2: i7 iv7 bVII bIIImaj7 | 2: i7 bVImaj7 iv7 V7#9 | 2: bVImaj7 v7 i7 i7
+R > 2: i7 v7 | 2: iv9 i9
 R > 2: i7 iv7 V7b9 i7 | 1: bVImaj7 bVII i9 | 1: iiø7 V7b9 i9 i9
 """
 _VAMP_MAJOR = """
-S > 3: I | 3: I IV | 3: I bVII | 2: I IV:1 | 2: I ii:1 | 2: I V | 1: I iii | 2: I vi | 1: Imaj7 IVmaj7 | 1: I IVmaj7 | 1: I ii
+S > 3: I | 3: I IV | 3: I bVII | 2: I IV:1 | 2: I ii:1 | 2: I V | 1: I iii | 2: I vi | 1: Imaj7 IVmaj7
+S > 1: I IVmaj7 | 1: I ii
 """
 _VAMP_MINOR = """
-S > 4: i | 3: i bVII | 3: i bVI | 3: i iv | 2: i v | 2: i IV | 1: i bIII | 1: i bII | 1: i bVII:1 | 1: i bVI:1 | 1: i7 iv7
+S > 4: i | 3: i bVII | 3: i bVI | 3: i iv | 2: i v | 2: i IV | 1: i bIII | 1: i bII | 1: i bVII:1
+S > 1: i bVI:1 | 1: i7 iv7
 """
 _DRONE_MINOR = """
-S > 6: i | 2: i bVII:1 | 2: i bVI:1 | 2: i7 bIII7:1 | 1: i ii:1 i bIII | 1: i bIIImaj7:1 iv7:1 i | 1: i7 bvii7 | 2: i7 iv7:1 | 1: i bII:1
+S > 6: i | 2: i bVII:1 | 2: i bVI:1 | 2: i7 bIII7:1 | 1: i ii:1 i bIII | 1: i bIIImaj7:1 iv7:1 i
+S > 1: i7 bvii7 | 2: i7 iv7:1 | 1: i bII:1
 """
 _DRONE_MAJOR = """
 S > 4: I | 2: I IV:1 | 2: I bVII:1 | 1: Imaj7 IImaj7 | 1: I ii:1 | 1: Imaj9 IVmaj9:1
 """
 _REGGAE = """
 S > 4: R | 2: R R
-R > 4: I IV | 3: I V | 3: I IV V IV | 2: I ii | 2: I vi | 2: I V vi IV | 2: I IV I V | 1: I vi ii V | 2: I bVII | 1: I iii IV V | 1: I ii iii ii
+R > 4: I IV | 3: I V | 3: I IV V IV | 2: I ii | 2: I vi | 2: I V vi IV | 2: I IV I V | 1: I vi ii V
+R > 2: I bVII | 1: I iii IV V | 1: I ii iii ii
 """
 _REGGAE_MINOR = """
 S > 4: R | 2: R R
-R > 4: i iv | 3: i bVII | 2: i bVII bVI bVII | 2: i v | 2: i bVI | 1: i iv v i | 2: i | 1: i bVI bVII i | 1: i bIII bVII i | 1: iv i | 1: i iv bVII i
+R > 4: i iv | 3: i bVII | 2: i bVII bVI bVII | 2: i v | 2: i bVI | 1: i iv v i | 2: i | 1: i bVI bVII i
+R > 1: i bIII bVII i | 1: iv i | 1: i iv bVII i
 """
 
 _MAJOR_SCALES = {"major": 5, "major pentatonic": 4, "major blues": 0.7}
@@ -356,7 +391,11 @@ KINDS: dict[str, Kind] = {
         bridges=("gospel", "soul"),
     ),
     "blues": Kind(
-        mode="major", rules=_BLUES_MAJOR, scales=_BLUES_SCALES, close={"V7": 1}, bridges=("blues", "blues", "mixolydian")
+        mode="major",
+        rules=_BLUES_MAJOR,
+        scales=_BLUES_SCALES,
+        close={"V7": 1},
+        bridges=("blues", "blues", "mixolydian"),
     ),
     "jazz": Kind(
         mode="major",
@@ -367,12 +406,7 @@ KINDS: dict[str, Kind] = {
         bridges=("jazz",),
     ),
     "bossa": Kind(
-        mode="major",
-        rules=_BOSSA,
-        scales={"major": 1},
-        colours={"jazz": 1},
-        close={"V7": 1},
-        bridges=("jazz",),
+        mode="major", rules=_BOSSA, scales={"major": 1}, colours={"jazz": 1}, close={"V7": 1}, bridges=("jazz",)
     ),
     "latin": Kind(mode="major", rules=_LATIN_MAJOR, scales={"major": 1}, bars=_SQUARE, bridges=("latin",)),
     "power": Kind(
@@ -634,7 +668,7 @@ def _expand(kind: Kind, rng: np.random.Generator) -> list[str]:
             return words
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _parsed(rules: str) -> dict[str, dict[tuple[str, ...], float]]:
     parsed: dict[str, dict[tuple[str, ...], float]] = {}
     for line in rules.strip().splitlines():

@@ -82,7 +82,7 @@ class Chord(NamedTuple):
     bass: int
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def chord(numeral: str) -> Chord:
     """The chord of a numeral.
 
@@ -121,7 +121,7 @@ def chord(numeral: str) -> Chord:
     return Chord(numeral, root % 12, tones, lowest)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def scale_over(scale: str, tones: tuple[int, ...]) -> tuple[int, ...]:
     """Pitch classes to sing over a chord: the scale, whose notes give way to chromatic ones of the chord.
 
@@ -135,16 +135,16 @@ def scale_over(scale: str, tones: tuple[int, ...]) -> tuple[int, ...]:
     gone = {_YIELDS[tone] for tone in foreign}
     if 1 in foreign and 9 in tones:  # the leading note of ii instead of the tonic, not a lowered second
         gone = gone - {2} | {0}
-    return tuple(sorted((set(own) - gone | foreign)))
+    return tuple(sorted(set(own) - gone | foreign))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def pitches(classes: tuple[int, ...], low: int, high: int) -> tuple[int, ...]:
     """All pitches of some classes from `low` to `high`, both included."""
     return tuple(pitch for pitch in range(low, high + 1) if pitch % 12 in classes)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def voicing(tones: tuple[int, ...], low: int) -> tuple[int, ...]:
     """The tones within the octave from `low`: neighbouring chords then move by small steps.
 

@@ -68,7 +68,9 @@ def _sixteenths(cycle: Cycle, low: int, rng: np.random.Generator) -> list[Note]:
     for onset, duration, chord in cycle.spans():
         pitch = near(chord.bass, low)
         for beat in range(round(duration)):
-            notes += [(onset + beat + part, 0.2, pitch, velocity) for part, velocity in ((0.25, 84), (0.5, 96), (0.75, 84))]
+            notes += [
+                (onset + beat + part, 0.2, pitch, velocity) for part, velocity in ((0.25, 84), (0.5, 96), (0.75, 84))
+            ]
     return notes
 
 
@@ -169,7 +171,9 @@ def _boogie(cycle: Cycle, low: int, rng: np.random.Generator) -> list[Note]:
     return notes
 
 
-def _patterned(cycle: Cycle, low: int, rng: np.random.Generator, density: float, tones: dict, rest: float) -> list[Note]:
+def _patterned(
+    cycle: Cycle, low: int, rng: np.random.Generator, density: float, tones: dict, rest: float
+) -> list[Note]:
     """One drawn bar (or two) of rhythm and degrees, repeated over the chords."""
     bars = 2 if rng.random() < 0.4 and cycle.length >= 2 * cycle.metre.beats else 1
     onsets = draw_rhythm(cycle.metre, density, cycle.syncopation, rng, bars)
@@ -219,7 +223,9 @@ def _sustained(cycle: Cycle, low: int, rng: np.random.Generator) -> list[Note]:
     return notes
 
 
-def draw_riff(metre: Metre, scale: str, syncopation: float, rng: np.random.Generator) -> tuple[tuple[RiffNote, ...], float]:
+def draw_riff(
+    metre: Metre, scale: str, syncopation: float, rng: np.random.Generator
+) -> tuple[tuple[RiffNote, ...], float]:
     """A riff of one or two bars from the root, and its length [beats]; low notes come back most."""
     bars = 2 if rng.random() < 0.5 else 1
     onsets = draw_rhythm(metre, 0.45 + 0.35 * rng.random(), syncopation, rng, bars)
@@ -289,10 +295,10 @@ def melody(
     long = 2 if bars % 2 == 0 and rng.random() < 0.75 else 1
     steps = long * metre.beats * metre.steps
     plan = "ABCDEFGH" if improvised else pick(_PHRASES, rng)
-    closing = pick({0: 6, cycle_third(cycle): 2, 7: 2}, rng)
+    closing = pick({0: 6, _third(cycle): 2, 7: 2}, rng)
     phrases: dict[str, tuple[list[int], list[int], float]] = {}
     notes: list[Note] = []
-    pitch = near(pick({0: 3, 7: 2, cycle_third(cycle): 2}, rng), (low + high) // 2 - 5)
+    pitch = near(pick({0: 3, 7: 2, _third(cycle): 2}, rng), (low + high) // 2 - 5)
     middle = (low + high) / 2
     n = max(1, bars // long)
     for i in range(n):
@@ -329,12 +335,12 @@ def melody(
     return notes
 
 
-def cycle_third(cycle: Cycle) -> int:
+def _third(cycle: Cycle) -> int:
     """The third above the tonic in the cycle's scale, 3 or 4."""
     return 4 if 4 in SCALES[cycle.scale] and "minor" not in cycle.scale else 3
 
 
-def thirds(tune: Sequence[Note], cycle: Cycle, low: int) -> list[Note]:
+def thirds(tune: Sequence[Note], cycle: Cycle) -> list[Note]:
     """A second voice a third below a tune, a fourth where the third would be foreign to the scale."""
     notes = []
     for onset, duration, pitch, velocity in tune:
@@ -346,7 +352,7 @@ def thirds(tune: Sequence[Note], cycle: Cycle, low: int) -> list[Note]:
 
 
 def answers(cycle: Cycle, low: int, rng: np.random.Generator) -> list[Note]:
-    """A short figure of chord tones in the second half of every other bar: what brass and strings play between lines."""
+    """A short figure of chord tones late in every other bar: what brass and strings play between lines."""
     beats = cycle.metre.beats
     figure = draw_rhythm(cycle.metre, 0.6, cycle.syncopation, rng)
     figure = [step for step in figure if step >= beats * cycle.metre.steps // 2] or [beats * cycle.metre.steps // 2]
@@ -363,7 +369,7 @@ def answers(cycle: Cycle, low: int, rng: np.random.Generator) -> list[Note]:
 
 
 def _diatonic(cycle: Cycle) -> str:
-    return "major" if cycle_third(cycle) == 4 else "minor"
+    return "major" if _third(cycle) == 4 else "minor"
 
 
 def _move(draw: float, improvised: bool) -> int:

@@ -101,7 +101,7 @@ ROLES: dict[str, tuple[str, ...]] = {
 PROGRAMME_LOUDNESS: dict[int, int] = {
     p: dB for families in (FAMILIES, SONG_FAMILIES) for family in families.values() for p, dB in family.items()
 }
-GUITARS = frozenset(range(24, 31))
+GUITARS = frozenset(range(26, 31))  # electric ones
 SUSTAINED = frozenset((*range(16, 21), *range(48, 55), *range(88, 96)))  # organs, ensembles and pads
 
 DRUM_KITS = (0, 8, 16, 24, 25, 40)  # presets of bank 128

@@ -7,12 +7,13 @@ was learned survives other instruments: Debian and Ubuntu have it as a package (
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from keymyna_lib.base import hashing, paths
 from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.corpus.packages import COPYRIGHT, fetch_packages
 
 DEFAULT = "TimGM6mb"
 _SYSTEM = Path("/usr/share/sounds/sf2")  # where Debian's packages put theirs
@@ -73,15 +74,40 @@ def find(soundfont: str) -> Path:
     known = SOUNDFONTS[soundfont]
     if not known.package:
         return _of_pretty_midi(known.file)
-    for path in (_SYSTEM / known.file, folder(soundfont) / known.file):
+    for path in _places(known):
         if path.is_file():
             if hashing.sha256_file(path) != known.sha256:
                 raise KeyMynaError(f"{path} is not the {soundfont} that results are compared on; remove it.")
             return path
     raise KeyMynaError(
-        f"{known.file} is missing. On Debian or Ubuntu: `sudo apt-get install {known.package}`, or put the file into "
-        f"{folder(soundfont)}."
+        f"{known.file} is missing. `soundfonts.fetch` gets it on Debian and Ubuntu ({known.package}); elsewhere, "
+        f"put it into {folder(soundfont)}, or pass its path."
     )
+
+
+def fetch(soundfont: str, *, show: bool = True, say: Callable[[str], None] = print) -> Path:
+    """The file of a SoundFont, which is fetched first if it is not there, from Debian's package, without root.
+
+    Parameters
+    ----------
+    show : draw a progress bar.
+    say : is told the licence of what was fetched.
+
+    Raises
+    ------
+    KeyMynaError
+        As `find`; or when it cannot be fetched.
+    """
+    known = SOUNDFONTS.get(soundfont)
+    if known and known.package and not any(path.is_file() for path in _places(known)):
+        place = folder(soundfont)
+        (row,) = fetch_packages(
+            [known.package], place.parent, lambda path: path.name == known.file, show=show
+        ).itertuples()
+        if row.state == "failed":
+            raise KeyMynaError(f"{known.file} cannot be fetched: {row.problem}. Or put the file into {place}.")
+        say(f"{known.file}: {known.licence} licence, see {place / COPYRIGHT}")
+    return find(soundfont)
 
 
 def instead(soundfont: str, programme: int) -> int:
@@ -91,7 +117,11 @@ def instead(soundfont: str, programme: int) -> int:
 
 def folder(soundfont: str) -> Path:
     """Where a fetched SoundFont is kept."""
-    return paths.CACHE / "soundfonts" / soundfont
+    return paths.CACHE / "soundfonts" / SOUNDFONTS[soundfont].package
+
+
+def _places(known: SoundFont) -> tuple[Path, Path]:
+    return _SYSTEM / known.file, paths.CACHE / "soundfonts" / known.package / known.file
 
 
 def _of_pretty_midi(name: str) -> Path:

@@ -1,9 +1,9 @@
-"""Sound files of Debian packages, on any Debian or Ubuntu, without root: apt-get download, then dpkg-deb -x.
+"""Files of Debian packages, on any Debian or Ubuntu, without root: apt-get download, then dpkg-deb -x.
 
 Nothing is installed. apt takes the packages from wherever the machine's sources say, and verifies their signatures. Of
-a package's files the sound files are kept, and its copyright file:
+a package's files those that are asked for are kept, and its copyright file:
 
-    <folder>/<package>/<paths of the sound files, below what they share>
+    <folder>/<package>/<paths of these files, below what they share>
     <folder>/<package>/copyright
     <folder>/<package>/package.json     name, version, architecture, homepage, size and sha256 of the .deb
 
@@ -16,7 +16,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,6 @@ from keymyna_lib.base import files
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.hashing import sha256_file
 from keymyna_lib.base.progress import bar
-from keymyna_lib.corpus.recordings.decode import may_be_sound
-from keymyna_lib.corpus.recordings.fetch import locked
 
 RECORD, COPYRIGHT = "package.json", "copyright"
 TOOLS = ("apt-cache", "apt-get", "dpkg-deb")
@@ -38,9 +36,14 @@ _FACTS = {"Version": "version", "Architecture": "architecture", "Homepage": "hom
 
 
 def fetch_packages(
-    packages: Sequence[str], folder: Path | str, *, offline: bool = False, show: bool = True
+    packages: Sequence[str],
+    folder: Path | str,
+    keep: Callable[[Path], bool],
+    *,
+    offline: bool = False,
+    show: bool = True,
 ) -> pd.DataFrame:
-    """Fetch the packages that are missing, and keep their sound files.
+    """Fetch the packages that are missing, and keep some of their files.
 
     A package that this machine's release does not have, or that cannot be fetched, does not stop the others.
 
@@ -48,6 +51,7 @@ def fetch_packages(
     ----------
     packages : names, or alternatives such as "wesnoth-1.18-music | wesnoth-1.16-music": the first that there is.
     folder : where a folder of each package is made.
+    keep : whether a file is to be kept, by its path.
     offline : fetch nothing; what is missing has failed.
     show : draw a progress bar.
 
@@ -80,7 +84,7 @@ def fetch_packages(
         )
     total = sum(package["size"] for package in chosen.values() if package)
     with (
-        locked(folder / ".fetch.lock"),
+        files.locked(folder / ".fetch.lock"),
         bar(desc="packages", total=total, unit="B", unit_scale=True, show=show) as shown,
     ):
         for entry in packages:
@@ -91,7 +95,7 @@ def fetch_packages(
                 rows.append((entry, "failed", "apt knows no such package here (apt-get update renews its lists)"))
             else:
                 shown.set_postfix_str(package["package"])
-                problem = _fetch(package, folder)
+                problem = _fetch(package, folder, keep)
                 rows.append((package["package"], "failed" if problem else "fetched", problem))
                 shown.update(package["size"])
     return _rows(rows)
@@ -102,13 +106,13 @@ def is_there(folder: Path) -> bool:
     return (folder / RECORD).is_file()
 
 
-def licences(folder: Path | str) -> pd.DataFrame:
+def licences_below(folder: Path | str) -> pd.DataFrame:
     """The packages in a folder and their licences.
 
     Returns
     -------
-    One row per package, sorted: package, version, files (sound files), licences (those that its copyright file names,
-    for all its files; or that nobody but the file itself can say), homepage, sha256 (of the .deb).
+    One row per package, sorted: package, version, files (how many were kept), licences (those that its copyright file
+    names, for all its files; or that nobody but the file itself can say), homepage, sha256 (of the .deb).
 
     Raises
     ------
@@ -180,7 +184,7 @@ def _known(names: Sequence[str], folder: Path) -> dict[str, dict[str, Any]]:
     return {name: found[name] for name in names if name in found}
 
 
-def _fetch(package: dict[str, Any], folder: Path) -> str:
+def _fetch(package: dict[str, Any], folder: Path, keep: Callable[[Path], bool]) -> str:
     """Download and unpack one package; what went wrong, or nothing."""
     work = folder / f".{package['package']}.partial"
     try:
@@ -195,29 +199,28 @@ def _fetch(package: dict[str, Any], folder: Path) -> str:
         done = _run("dpkg-deb", "-x", str(archives[0]), str(work / "tree"))
         if done.returncode:
             return f"dpkg-deb cannot unpack it: {_last_line(done)}"
-        return _keep(package, work, folder / package["package"])
+        return _settle(package, work, folder / package["package"], keep)
     except OSError as error:
         return f"{error.filename or work} cannot be written ({error.strerror})"
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _keep(package: dict[str, Any], work: Path, place: Path) -> str:
-    """Move the sound files of an unpacked package, with its record, to their place."""
+def _settle(package: dict[str, Any], work: Path, place: Path, keep: Callable[[Path], bool]) -> str:
+    """Move the wanted files of an unpacked package, with its record, to their place."""
     tree, kept = work / "tree", work / "kept"
-    sounds = [path for path in sorted(tree.rglob("*")) if path.is_file() and not path.is_symlink()]
-    sounds = [path for path in sounds if may_be_sound(path)]
+    wanted = [path for path in sorted(tree.rglob("*")) if path.is_file() and not path.is_symlink() and keep(path)]
     licence = tree / "usr/share/doc" / package["package"] / COPYRIGHT
-    if not sounds:
-        return "it has no sound files"
+    if not wanted:
+        return "it has none of the files that are wanted"
     if not licence.is_file():
         return "it has no copyright file"
-    top = Path(os.path.commonpath([path.parent for path in sounds]))
-    for path in sounds:
+    top = Path(os.path.commonpath([path.parent for path in wanted]))
+    for path in wanted:
         (target := kept / path.relative_to(top)).parent.mkdir(parents=True, exist_ok=True)
         path.rename(target)
     licence.rename(kept / COPYRIGHT)
-    files.write_json(kept / RECORD, package | {"files": len(sounds)})
+    files.write_json(kept / RECORD, package | {"files": len(wanted)})
     shutil.rmtree(place, ignore_errors=True)  # without a record: not a whole one
     kept.rename(place)
     return ""
