@@ -68,6 +68,7 @@ class PretrainConfig:
     temperature : of the contrastive loss.
     gamma : SogCLR's weight of the newest batch.
     projection_dim : outputs of the contrastive projection head; 0 for none.
+    transpositions : of each track, for the objective "transposed".
     steps, batch_size : optimizer steps, tracks per step (of all processes together).
     micro_batch : contrastive: tracks that are embedded at a time (by each process), for memory; 0 for all. The loss is
         still that of the whole batch.
@@ -97,6 +98,7 @@ class PretrainConfig:
     temperature: float = 0.1
     gamma: float = 0.9
     projection_dim: int = 128
+    transpositions: int = 4
     steps: int = 150
     batch_size: int = 128
     micro_batch: int = 0

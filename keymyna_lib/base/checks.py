@@ -89,6 +89,7 @@ RANGES: dict[str, Rule] = {
     "gamma": Rule(lambda value: 0 < value <= 1, "a weight in (0, 1]"),
     **dict.fromkeys(("micro_batch", "warmup_steps", "weight_decay"), at_least(0)),
     "projection_dim": within(0, WIDEST),
+    "transpositions": within(2, 12),
     "projection_dims": each(within(0, WIDEST)),
     **dict.fromkeys(("lrs", "tuning_lrs"), each(POSITIVE)),
     "weight_decays": each(at_least(0)),

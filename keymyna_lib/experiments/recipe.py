@@ -122,12 +122,13 @@ def default_recipe(front_end: str = "mel") -> Recipe:
     return Recipe(
         corpus=CorpusConfig(
             seconds=30,
-            scope="section",
+            scope="mixed",
             drum_probability=0.5,
             detune_cents=30,
-            snr_db=(5, 30),
+            snr_db=(5, 40),
             n_chorales=0,
-            n_tunes=1200,
+            n_tunes=1000,
+            n_songs=3000,
             seed=0,
             front_end=front_end,
         ),
@@ -141,7 +142,7 @@ def toy_recipe(front_end: str = "mel") -> Recipe:
     whole = default_recipe(front_end)
     return replace(
         whole,
-        corpus=replace(whole.corpus, seconds=8, n_chorales=8, n_tunes=24),
+        corpus=replace(whole.corpus, seconds=14, n_chorales=8, n_tunes=24, n_songs=24),
         pretraining=replace(whole.pretraining, encoder=encoder, steps=4, warmup_steps=1, batch_size=8),
         max_shift=1,
         shifted_windows=1,
