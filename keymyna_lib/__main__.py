@@ -393,6 +393,48 @@ def predict(ctx: click.Context, encoder: str, head: str, crop_frames: int, files
     ctx.exit(status)
 
 
+@main.command("make-model", short_help="Make the key model anew.")
+@click.argument("out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE")
+@click.option("--recipe", "name", type=click.Choice(["default", "toy"]), default="default", show_default=True)
+@click.option("--front-end", type=click.Choice(["mel", "log-frequency"]), default="mel", show_default=True)
+@click.option(
+    "--data-root",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Pre-train on its unlabelled recordings too, see notebook 05.",
+)
+@click.option(
+    "--real",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Score on the labelled mel spectrograms in this folder too.",
+)
+@click.option("--device", default="auto", show_default=True, metavar="D", help="auto, cpu or cuda.")
+def make_model(out: Path, name: str, front_end: str, data_root: Path | None, real: Path | None, device: str) -> None:
+    """Make a key model and write it to FILE: build the corpus, pre-train the encoder, train the heads, score it.
+
+    What it scores is printed, and written beside FILE as JSON. All that was done before, in this or another run, is
+    taken from the cache; stopped with Ctrl-C, it goes on where it was.
+
+    \b
+    Example:
+      keymyna make-model model.safetensors
+    """
+    from keymyna_lib.corpus.recordings import tasks
+    from keymyna_lib.corpus.recordings.folder import unlabelled_folders
+    from keymyna_lib.experiments import recipe
+
+    recordings = None
+    if data_root is not None:
+        sets = [tasks.dataset(one) for one in unlabelled_folders(data_root)]
+        recordings, _ = tasks.unlabelled_corpus(sets, data_root, front_end=front_end)
+    made = recipe.make(recipe.RECIPES[name](front_end), recordings=recordings, device=device, name=name)
+    made.model.save(out, stored="float16")
+    table = recipe.report(made, unlabelled=recordings, real=real)
+    recipe.write_report(table, out.with_suffix(".json"))
+    click.echo(table.round(3).to_string(index=False))
+
+
 @main.command(short_help="Score lists of keys against a data set's labels.")
 @click.argument("task", metavar="TASK")
 @click.argument("lists", nargs=-1, required=True, metavar="LIST...")

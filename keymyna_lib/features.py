@@ -27,6 +27,7 @@ from keymyna_lib.base.progress import bar
 from keymyna_lib.base.tensors import FEATURES, reading, save_tensors
 from keymyna_lib.compute.executor import Executor
 from keymyna_lib.compute.processes import HERE
+from keymyna_lib.front_ends import same_front_end, transpose_bands
 from keymyna_lib.keys import transpose
 from keymyna_lib.model import Encoder, load_encoder, save_encoder
 from keymyna_lib.spectrogram import HOP, N_FFT, WINDOW, compress, mel_power, n_frames, window_starts
@@ -105,7 +106,7 @@ def window_frames(crop_frames: int) -> int:
 
 
 def cut_windows(spectrogram: Tensor, starts: Sequence[int], frames: int = WINDOW) -> Tensor:
-    """(mel, frame) to (window, mel, frame), windows of `frames` frames; silence is appended to a shorter recording."""
+    """(band, frame) to (window, band, frame), windows of `frames` frames; silence follows a shorter recording."""
     if (short := frames - spectrogram.shape[1]) > 0:
         spectrogram = torch.nn.functional.pad(spectrogram, (0, short))
     return torch.stack([spectrogram[:, start : start + frames] for start in starts])
@@ -129,7 +130,7 @@ def _groups(track_ids: Sequence[str], size: int = GROUP) -> list[Sequence[str]]:
 
 @torch.inference_mode()
 def embed(encoder: Encoder, windows: Tensor, *, batch_size: int = 64) -> Tensor:
-    """Stored spectrograms (window, mel, frame) to embeddings (window, embedding), unmasked, float32 on the CPU.
+    """Stored spectrograms (window, band, frame) to embeddings (window, embedding), unmasked, float32 on the CPU.
 
     A GPU takes larger batches than `batch_size`, see `accelerated.embedding`.
     """
@@ -157,6 +158,7 @@ def extract_blocks(
 
     Block 0 is the patch embedding, block i the output of layer i, and the last one the embedding itself.
     """
+    same_front_end(encoder.config.front_end, corpus.front_end)
     device, rows = next(encoder.parameters()).device, []
     with bar(desc=desc, total=len(track_ids), unit="track") as progress:
         for group in _groups(track_ids):
@@ -167,7 +169,7 @@ def extract_blocks(
 
 
 def _of_windows(windows: Tensor, encoder: Encoder | None) -> Tensor:
-    """(window, mel, frame) to (window, dim): embeddings, or without an encoder the time-averaged log mel spectrum."""
+    """(window, band, frame) to (window, dim): embeddings, or without an encoder the time-averaged log spectrum."""
     return windows.float().mean(dim=2) if encoder is None else embed(encoder, windows)
 
 
@@ -195,8 +197,8 @@ def extract(
     Parameters
     ----------
     corpus : source of audio and spectrograms.
-    name : name of the set. Without an encoder, MEAN_MEL (time-averaged log mel spectrum of each window, 128 values) or
-        CHROMA (mean chroma of each window, 12 values).
+    name : name of the set. Without an encoder, MEAN_MEL (time-averaged log spectrum of each window, in
+        mel bands or whichever the corpus has) or CHROMA (mean chroma of each window, 12 values).
     frames : length of a window, see `window_frames`.
     track_ids : the tracks; None for all that have a label.
     show : draw a progress bar.
@@ -205,10 +207,13 @@ def extract(
     Raises
     ------
     KeyMynaError
-        When the name is of neither kind and no encoder is given.
+        When the name is of neither kind and no encoder is given, or the encoder hears another front end than the
+        corpus has.
     """
     if encoder is None and name not in (MEAN_MEL, CHROMA):
         raise KeyMynaError(f"features {name!r} need an encoder; without one there are {MEAN_MEL!r} and {CHROMA!r}.")
+    if encoder is not None:
+        same_front_end(encoder.config.front_end, corpus.front_end)
     request = [frames, None if track_ids is None else list(track_ids)]
     track_ids = list(corpus.manifest.index[corpus.manifest["key"] >= 0] if track_ids is None else track_ids)
     identity = _identity(corpus, {name: encoder}, request)
@@ -319,7 +324,7 @@ def add_shifted(
     Parameters
     ----------
     encoders : by name, the encoders of those sets in `base` that are embeddings.
-    base : results of `extract` by name: MEAN_MEL, CHROMA and the encoders' sets.
+    base : results of `extract` by name, of the same tracks: MEAN_MEL, CHROMA and the encoders' sets.
     shifts_of_track : semitones of each track's views; 0 is skipped, as `base` has it.
     windows : number of windows of each shifted view, see `spread_windows`.
     frames : length of a window, as in `base`.
@@ -327,8 +332,9 @@ def add_shifted(
 
     def compute() -> dict[str, Features]:
         parts: dict[str, list[Tensor]] = {name: [base[name].x] for name in base}
-        track, shift = [base[CHROMA].track], [base[CHROMA].shift]
-        position = {name: i for i, name in enumerate(base[CHROMA].track_ids)}
+        some = next(iter(base.values()))
+        track, shift = [some.track], [some.shift]
+        position = {name: i for i, name in enumerate(some.track_ids)}
         wanted = {name: [s for s in shifts if s != 0] for name, shifts in shifts_of_track.items()}
         wanted = {name: shifts for name, shifts in wanted.items() if shifts}
         with bar(desc="pitch-shifted views", total=len(wanted), unit="track", show=show) as progress:
@@ -337,9 +343,10 @@ def add_shifted(
                 for name in group:
                     starts = window_starts(len(corpus.spectrogram(name)), frames)
                     few = spread_windows(len(starts), windows)
-                    views.append(_shifted_windows(corpus.audio(name), starts[few], wanted[name], frames))
-                    unshifted = base[CHROMA].x[base[CHROMA].track == position[name]][few]
-                    chroma += [unshifted.roll(s, dims=1) for s in wanted[name]]
+                    views.append(shifted_views(corpus, name, starts[few], wanted[name], frames))
+                    if CHROMA in base:
+                        unshifted = base[CHROMA].x[base[CHROMA].track == position[name]][few]
+                        chroma += [unshifted.roll(s, dims=1) for s in wanted[name]]
                     track.append(torch.full((len(views[-1]),), position[name]))
                     shift.append(torch.tensor(wanted[name]).repeat_interleave(len(few)))
                 for key, rows in parts.items():
@@ -347,7 +354,7 @@ def add_shifted(
                         torch.cat(chroma) if key == CHROMA else _of_windows(torch.cat(views), encoders.get(key))
                     )
                 progress.update(len(group))
-        columns = torch.cat(track), torch.cat(shift), base[CHROMA].track_ids
+        columns = torch.cat(track), torch.cat(shift), some.track_ids
         return {name: Features(torch.cat(rows), *columns) for name, rows in parts.items()}
 
     request = {
@@ -358,8 +365,16 @@ def add_shifted(
     return cached(list(base), _identity(corpus, {name: encoders.get(name) for name in base}, request), compute)
 
 
+def shifted_views(corpus: Corpus, track_id: str, starts: Sequence[int], shifts: Sequence[int], frames: int) -> Tensor:
+    """Stored spectrograms of some windows of pitch-shifted views, (shift x window, band, frame), shift by shift."""
+    if corpus.front_end == "mel":
+        return _shifted_windows(corpus.audio(track_id), starts, shifts, frames)
+    windows = cut_windows(torch.from_numpy(np.array(corpus.spectrogram(track_id))).T, starts, frames)
+    return torch.cat([transpose_bands(windows, shift) for shift in shifts])
+
+
 def _shifted_windows(audio: np.ndarray, starts: Sequence[int], shifts: Sequence[int], frames: int) -> Tensor:
-    """Stored spectrograms of some windows of pitch-shifted views, (shift x window, mel, frame), shift by shift.
+    """`shifted_views` in mel bands: (shift x window, mel, frame).
 
     Only these windows are transformed. A frame reaches N_FFT / 2 samples to either side, so each window is transformed
     with that margin, which is then dropped; its frames are those of the whole recording.

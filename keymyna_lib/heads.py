@@ -271,16 +271,7 @@ class TrainedHead:
         KeyMynaError
             When heads of this kind have no name in HEADS, by which to read them again.
         """
-        kind = next((name for name, known in HEADS.items() if known is type(self.spec)), None)
-        if kind is None:
-            raise KeyMynaError(
-                f"{type(self.spec).__name__} has no name in heads.HEADS; add it there to save its heads."
-            )
-        record: dict[str, Any] = {"spec": asdict(self.spec)}
-        record |= {k: getattr(self, k) for k in ("valid_curve", "best_step", "valid_score", "valid_loss")}
-        if type(self.spec) is not HeadSpec:
-            record["kind"] = kind
-        save_tensors(path, {"mean": self.mean, "std": self.std, **self.parameters}, head=json.dumps(record))
+        save_tensors(path, self.tensors(), head=json.dumps(self.record()))
 
     @classmethod
     def load(cls, path: Path | str) -> TrainedHead:
@@ -296,19 +287,40 @@ class TrainedHead:
         with reading(path, HEAD, remedy) as (tensors, metadata):
             if "head" not in metadata:
                 raise KeyMynaError(f"{path} holds {some(tensors)}, and not the record of {HEAD}. {remedy}")
-            record = json.loads(metadata["head"])
-            spec = record["spec"] = HEADS[record.pop("kind", "mlp")](**record["spec"])
-            record["valid_curve"] = [tuple(check) for check in record["valid_curve"]]
-            dim = tensors["mean"].shape[0]
-            expected = {"mean": (dim,), "std": (dim,), **shapes(spec.initial(dim, 0))}
-            if problems := misfits(shapes(tensors), expected, "head"):
-                raise KeyMynaError(f"{path} does not fit its record: {some(problems)}. {remedy}")
-            expect_floating(tensors, path, remedy)
-            if len({value.dtype for value in tensors.values()}) > 1:
-                raise KeyMynaError(f"{path} mixes tensors of different types. {remedy}")
-            if not (tensors["std"] > 0).all():
-                raise KeyMynaError(f"{path}: std holds values that are not positive. {remedy}")
-            return cls(mean=tensors.pop("mean"), std=tensors.pop("std"), parameters=tensors, **record)
+            return cls.recorded(json.loads(metadata["head"]), tensors, path, remedy)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """All of it that is tensors: scaler and parameters, by name."""
+        return {"mean": self.mean, "std": self.std, **self.parameters}
+
+    def record(self) -> dict[str, Any]:
+        """The rest of it, as JSON has it; errors as `save`."""
+        kind = next((name for name, known in HEADS.items() if known is type(self.spec)), None)
+        if kind is None:
+            raise KeyMynaError(
+                f"{type(self.spec).__name__} has no name in heads.HEADS; add it there to save its heads."
+            )
+        record: dict[str, Any] = {"spec": asdict(self.spec)}
+        record |= {k: getattr(self, k) for k in ("valid_curve", "best_step", "valid_score", "valid_loss")}
+        return record | ({} if type(self.spec) is HeadSpec else {"kind": kind})
+
+    @classmethod
+    def recorded(
+        cls, record: dict[str, Any], tensors: dict[str, torch.Tensor], path: Path | str, remedy: str
+    ) -> TrainedHead:
+        """The head of a `record` and its `tensors`; errors as `load`, which name the file and end in the remedy."""
+        spec = record["spec"] = HEADS[record.pop("kind", "mlp")](**record["spec"])
+        record["valid_curve"] = [tuple(check) for check in record["valid_curve"]]
+        dim = tensors["mean"].shape[0]
+        expected = {"mean": (dim,), "std": (dim,), **shapes(spec.initial(dim, 0))}
+        if problems := misfits(shapes(tensors), expected, "head"):
+            raise KeyMynaError(f"{path} does not fit its record: {some(problems)}. {remedy}")
+        expect_floating(tensors, path, remedy)
+        if len({value.dtype for value in tensors.values()}) > 1:
+            raise KeyMynaError(f"{path} mixes tensors of different types. {remedy}")
+        if not (tensors["std"] > 0).all():
+            raise KeyMynaError(f"{path}: std holds values that are not positive. {remedy}")
+        return cls(mean=tensors.pop("mean"), std=tensors.pop("std"), parameters=tensors, **record)
 
 
 def select(heads: Sequence[TrainedHead]) -> TrainedHead:

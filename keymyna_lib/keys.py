@@ -320,3 +320,26 @@ def camelot(key: int) -> str:
     """
     major_tonic = tonic(key) if key < 12 else (tonic(key) + 3) % 12
     return f"{(7 * major_tonic + 7) % 12 + 1}{'B' if key < 12 else 'A'}"
+
+
+def open_key(key: int) -> str:
+    """Open Key code, the other wheel of DJs: C major is 1d, A minor 1m, a fifth up adds one.
+
+    >>> open_key(parse_key("C major")), open_key(parse_key("E minor"))
+    ('1d', '2m')
+    """
+    number = int(camelot(key)[:-1])
+    return f"{(number + 4) % 12 + 1}{'d' if key < 12 else 'm'}"
+
+
+def short_name(key: int) -> str:
+    """The key in two or three characters, as the tag TKEY of ID3 has it.
+
+    >>> short_name(parse_key("F# minor")), short_name(parse_key("Bb major"))
+    ('F#m', 'Bb')
+    """
+    return _TONICS[mode(key)][tonic(key)] + ("m" if is_minor(key) else "")
+
+
+# How a key is written in a tag.
+NOTATIONS = {"key": short_name, "camelot": camelot, "openkey": open_key}

@@ -1,8 +1,8 @@
-"""SimpleViT on mel spectrograms, masked by dropping tokens: the encoder of the paper, in one sitting.
+"""SimpleViT on spectrograms, masked by dropping tokens: the encoder of the paper, in one sitting.
 
 Parameter names, shapes, patch order and positions are those of the official Myna checkpoints, so that they load
-strictly (`encoders.official`). Tensors: spectrograms are (batch, mel, frame) and hold log(1 + power), as stored; tokens
-are (batch, token, dim); embeddings are (batch, embedding).
+strictly (`encoders.official`). Tensors: spectrograms are (batch, band, frame) and hold log(1 + power), as stored;
+tokens are (batch, token, dim); embeddings are (batch, embedding).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import functools
 import json
 import math
 import warnings
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from keymyna_lib.base.checks import check, one_of
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.tensors import ENCODER, expect_floating, misfits, reading, save_tensors, shapes, some
+from keymyna_lib.front_ends import BANDS_PER_OCTAVE, FRONT_ENDS, N_BANDS
 from keymyna_lib.spectrogram import N_MELS
 
 # name: width, depth, heads (of 64), MLP width. "vit-s" is the paper's, "vit-b" that of Myna-85M; the others fit a CPU.
@@ -39,6 +41,13 @@ PATCHES = {
     "hybrid": ((16, 16), (N_MELS, 2)),
     "horizontal": ((1, 98),),
 }
+# The same of log-frequency spectrograms. An octave is a row of patches with one embedding for all, so that a move by an
+# octave is a move among tokens; a horizontal patch is a quarter tone, so that every transposition is (our choice).
+LOG_FREQUENCY_PATCHES = {
+    "vertical": ((N_BANDS["log-frequency"], 2),),
+    "octave": ((BANDS_PER_OCTAVE, 8),),
+    "horizontal": ((1, 98),),
+}
 SCALES = ("log1p", "linear")
 _HEAD_DIM = 64
 MOST_PACKED_TOKENS = 64  # up to which a GPU packs several sequences into a tile of its matrix units
@@ -51,8 +60,9 @@ class EncoderConfig:
     Attributes
     ----------
     preset : a name in PRESETS.
-    patch : a name in PATCHES.
+    patch : a name in PATCHES, or for log-frequency spectrograms in LOG_FREQUENCY_PATCHES.
     scale : one of SCALES: "log1p" feeds log(1 + power) to the patch embedding, "linear" the power itself (the paper's).
+    front_end : one of `front_ends.FRONT_ENDS`; the paper's is "mel".
 
     Raises
     ------
@@ -63,9 +73,26 @@ class EncoderConfig:
     preset: str = "vit-xxs"
     patch: str = "vertical"
     scale: str = "log1p"
+    front_end: str = "mel"
 
     def __post_init__(self) -> None:
-        check(self, {"preset": one_of(PRESETS), "patch": one_of(PATCHES), "scale": one_of(SCALES)})
+        names = {"front_end": FRONT_ENDS, "preset": PRESETS, "scale": SCALES}
+        check(self, {name: one_of(known) for name, known in names.items()})
+        check(self, {"patch": one_of(self._patches)})
+
+    @property
+    def _patches(self) -> dict[str, tuple[tuple[int, int], ...]]:
+        return PATCHES if self.front_end == "mel" else LOG_FREQUENCY_PATCHES
+
+    @property
+    def patch_sizes(self) -> tuple[tuple[int, int], ...]:
+        """Bands and frames of a patch, for each branch of the encoder."""
+        return self._patches[self.patch]
+
+    @property
+    def n_bands(self) -> int:
+        """Bands of the spectrograms."""
+        return N_BANDS[self.front_end]
 
 
 def kept_tokens(n_tokens: int, mask_ratio: float) -> int:
@@ -110,7 +137,7 @@ def position_table(rows: int, columns: int, dim: int) -> Tensor:
 
 
 class Patchify(nn.Module):
-    """Cut spectrograms into patches: (batch, mel, frame) -> (batch, token, mel x frame of a patch).
+    """Cut spectrograms into patches: (batch, band, frame) -> (batch, token, band x frame of a patch).
 
     Tokens run along a row of patches (time) first; within a patch, frames vary fastest.
     """
@@ -120,13 +147,13 @@ class Patchify(nn.Module):
         self.size = size
 
     def grid(self, spectrograms: Tensor) -> tuple[int, int]:
-        """Rows (mel) and columns (time) of patches in spectrograms (batch, mel, frame)."""
+        """Rows (bands) and columns (time) of patches in spectrograms (batch, band, frame)."""
         return tuple(extent // patch for extent, patch in zip(spectrograms.shape[1:], self.size))
 
     def forward(self, spectrograms: Tensor, keep: Tensor | None = None) -> Tensor:
         """All patches, or only those of `keep` (batch, kept) int64; the others are never copied."""
         patches = spectrograms.unflatten(2, (-1, self.size[1])).unflatten(1, (-1, self.size[0]))
-        patches = patches.permute(0, 1, 3, 2, 4)  # batch, row, column, mel, frame: still a view
+        patches = patches.permute(0, 1, 3, 2, 4)  # batch, row, column, band, frame: still a view
         if keep is None:
             return patches.flatten(3).flatten(1, 2)
         batch = torch.arange(len(keep), device=keep.device)[:, None]
@@ -225,14 +252,20 @@ class Encoder(nn.Module):
     """SimpleViT without its classification head (paper, section on the encoder; `linear_head` is left out).
 
     The hybrid model runs one trunk on two kinds of patches and concatenates the two embeddings.
+
+    Attributes
+    ----------
+    config : architecture and input.
+    crop_frames : length of the crops that it was pre-trained on, frames of 32 ms; None where it was not, or not here.
     """
 
     def __init__(self, config: EncoderConfig):
         super().__init__()
         self.config = config
+        self.crop_frames: int | None = None
         dim, depth, heads, hidden = PRESETS[config.preset]
         self.dim = dim
-        for name, size in zip(("to_patch_embedding", "to_patch_embedding_b"), PATCHES[config.patch]):
+        for name, size in zip(("to_patch_embedding", "to_patch_embedding_b"), config.patch_sizes):
             patch_dim = size[0] * size[1]
             setattr(
                 self,
@@ -259,7 +292,7 @@ class Encoder(nn.Module):
 
         Parameters
         ----------
-        spectrograms : (batch, mel, frame) log(1 + power); frames are trimmed to a multiple of the patch width.
+        spectrograms : (batch, band, frame) log(1 + power); frames are trimmed to a multiple of the patch width.
         mask_ratio : share of the tokens dropped **before** the patch embedding, 0 <= mask_ratio < 1.
         generator : draws the masks; needed when mask_ratio > 0.
 
@@ -270,7 +303,7 @@ class Encoder(nn.Module):
         Raises
         ------
         KeyMynaError
-            When the spectrograms are not 128 bands, or shorter than one patch.
+            When the spectrograms are not of the front end's bands, or shorter than one patch.
         """
         spectrograms = self.trim(spectrograms)
         return self.embed(spectrograms, *self.masks(spectrograms, mask_ratio, generator))
@@ -292,12 +325,12 @@ class Encoder(nn.Module):
         return torch.cat(means, dim=1)
 
     def trim(self, spectrograms: Tensor) -> Tensor:
-        """Spectrograms (batch, mel, frame), trimmed to a multiple of the patch width; errors as in `forward`."""
+        """Spectrograms (batch, band, frame), trimmed to a multiple of the patch width; errors as in `forward`."""
         width = max(branch[0].size[1] for branch in self.branches)
-        if spectrograms.ndim != 3 or spectrograms.shape[1] != N_MELS or spectrograms.shape[2] < width:
+        if spectrograms.ndim != 3 or spectrograms.shape[1] != self.config.n_bands or spectrograms.shape[2] < width:
             raise KeyMynaError(
-                f"spectrograms of shape {tuple(spectrograms.shape)}: expected (batch, {N_MELS} mel "
-                f"bands, at least {width} frames)."
+                f"spectrograms of shape {tuple(spectrograms.shape)}: expected (batch, "
+                f"{self.config.n_bands} {self.config.front_end} bands, at least {width} frames)."
             )
         return spectrograms[:, :, : spectrograms.shape[2] // width * width]
 
@@ -314,7 +347,7 @@ class Encoder(nn.Module):
     def embed_patches(
         self, branch: nn.Sequential, patches: Tensor, grid: tuple[int, int], keep: Tensor | None = None
     ) -> Tensor:
-        """`patch_tokens` of patches (batch, token, mel x frame) that are at hand, all of a grid or those of `keep`."""
+        """`patch_tokens` of patches (batch, token, band x frame) that are at hand, all of a grid or those of `keep`."""
         positions = self.positions(grid, patches.device)
         patches = patches.float()
         if self.config.scale == "linear":
@@ -368,8 +401,8 @@ class ProjectionHead(nn.Sequential):
 
 
 def save_encoder(encoder: Encoder, path: Path) -> None:
-    """Write the weights as safetensors under the official names, with the configuration in the metadata."""
-    save_tensors(path, encoder.state_dict(), encoder_config=json.dumps(asdict(encoder.config)))
+    """Write the weights as safetensors under the official names, with `encoder_record` in the metadata."""
+    save_tensors(path, encoder.state_dict(), encoder_config=json.dumps(encoder_record(encoder)))
 
 
 def load_encoder(path: Path) -> Encoder:
@@ -387,20 +420,43 @@ def load_encoder(path: Path) -> Encoder:
                 f"{path} holds {some(state)}, and not the configuration of {ENCODER}. {remedy} Weights from elsewhere, "
                 "the official ones for instance, are read by notebook 10: ./run_all.sh --only 10 -p weights FILE."
             )
-        config = EncoderConfig(**json.loads(metadata["encoder_config"]))
-        if problems := misfits(shapes(state), encoder_shapes(config.preset, config.patch), "encoder"):
-            raise KeyMynaError(
-                f"{path} does not fit its configuration ({config.preset}, {config.patch} patches): {some(problems)}. "
-                f"{remedy}"
-            )
-        expect_floating(state, path, remedy)
-        encoder = Encoder(config)
-        encoder.load_state_dict(state)
+        return recorded_encoder(json.loads(metadata["encoder_config"]), state, path, remedy)
+
+
+def encoder_record(encoder: Encoder) -> dict[str, str | int]:
+    """What a reader of an encoder's weights needs to know: its configuration, and its crops where they are known."""
+    crops = {} if encoder.crop_frames is None else {"crop_frames": encoder.crop_frames}
+    return asdict(encoder.config) | crops
+
+
+def recorded_encoder(
+    record: dict[str, str | int], state: Mapping[str, Tensor], path: Path | str, remedy: str
+) -> Encoder:
+    """The encoder of an `encoder_record` and a state dict, for evaluation.
+
+    Raises
+    ------
+    KeyMynaError
+        When the state dict does not fit, or an entry is impossible; names the file, and ends in the remedy.
+    """
+    crop_frames = record.pop("crop_frames", None)
+    if crop_frames is not None and (not isinstance(crop_frames, int) or crop_frames < 1):
+        raise KeyMynaError(f"{path} has crop_frames {crop_frames!r}, which must be 1 or more. {remedy}")
+    config = EncoderConfig(**record)
+    if problems := misfits(shapes(state), encoder_shapes(config.preset, config.patch, config.front_end), "encoder"):
+        raise KeyMynaError(
+            f"{path} does not fit its configuration ({config.preset}, {config.patch} patches): {some(problems)}. "
+            f"{remedy}"
+        )
+    expect_floating(state, path, remedy)
+    encoder = Encoder(config)
+    encoder.load_state_dict(state)
+    encoder.crop_frames = crop_frames
     return encoder.eval()
 
 
 @functools.cache
-def encoder_shapes(preset: str, patch: str) -> dict[str, tuple[int, ...]]:
+def encoder_shapes(preset: str, patch: str, front_end: str = "mel") -> dict[str, tuple[int, ...]]:
     """Shapes of an encoder's tensors by name."""
     with torch.device("meta"):
-        return shapes(Encoder(EncoderConfig(preset, patch)).state_dict())
+        return shapes(Encoder(EncoderConfig(preset, patch, front_end=front_end)).state_dict())

@@ -3,6 +3,7 @@
 Every objective turns crops into outputs, outputs into a loss, and outputs into one number that people understand:
 
     contrastive      match the two crops of a track among those of all tracks, masked, augmented or bare (top-1)
+    transposed       the same, each track in several transpositions that have to be told apart as well   (top-1)
     reconstruction   fill in the patches that were hidden: a masked autoencoder                          (error)
     supervised       name the key of a crop, from its label                                              (accuracy)
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -25,8 +26,8 @@ from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.keys import N_KEYS
 from keymyna_lib.losses import LOSSES, top1
 from keymyna_lib.model import (
-    PATCHES,
     Encoder,
+    EncoderConfig,
     ProjectionHead,
     Transformer,
     initialise,
@@ -34,8 +35,8 @@ from keymyna_lib.model import (
     position_table,
     random_keep,
 )
-from keymyna_lib.spectrogram import N_MELS, WINDOW
-from keymyna_lib.views import AUGMENTATIONS
+from keymyna_lib.spectrogram import WINDOW
+from keymyna_lib.views import AUGMENTATIONS, shift_bands
 
 if TYPE_CHECKING:
     from keymyna_lib.pretrain import PretrainConfig
@@ -47,7 +48,7 @@ DECODER_DEPTH = 4  # as in the reference implementation
 class Batch:
     """Some tracks of a step.
 
-    crops : (view, batch, mel, frame) stored spectrograms, log(1 + power).
+    crops : (view, batch, band, frame) stored spectrograms, log(1 + power).
     tracks : (batch,) int64, positions among the training tracks.
     keys : (batch,) int64, 0..23, or -1 without a label; read only by an objective that is `labelled`.
     """
@@ -192,6 +193,69 @@ class Contrastive(Objective):
         return sum(top1(first, second, batch.tracks) for first, second in outputs) / self._kinds
 
 
+class Transposed(Contrastive):
+    """Two views of each track in several transpositions, to be distinguished from each other and from all other tracks.
+
+    What a recording's transpositions share, its timbre, rhythm and tempo, does not tell them apart; pitch alone does
+    (our choice). A track's transpositions are different ones of -5 to 6 semitones, drawn anew at each step, and the
+    same for both views.
+
+    Parameters
+    ----------
+    transpositions : of each track.
+    others : as of `Contrastive`.
+    """
+
+    measured = "in-batch top-1, transpositions counted apart"
+
+    def __init__(self, encoder: Encoder, *, transpositions: int, **others: Any):
+        super().__init__(encoder, **others)
+        self.transpositions = transpositions
+
+    @classmethod
+    def check(cls, config: PretrainConfig) -> None:
+        """See `Objective.check`."""
+        if config.loss != "infonce":
+            raise KeyMynaError(f"objective 'transposed' with loss {config.loss!r}: it has loss 'infonce' alone.")
+
+    @classmethod
+    def from_config(
+        cls, config: PretrainConfig, encoder: Encoder, n_tracks: int, generator: torch.Generator
+    ) -> Transposed:
+        """See `Objective.from_config`."""
+        return cls(
+            encoder,
+            transpositions=config.transpositions,
+            mask_ratio=config.mask_ratio,
+            augmentation=config.augmentation,
+            loss=LOSSES[config.loss].from_config(config, n_tracks),
+            projection_dim=config.projection_dim,
+            micro_batch=config.micro_batch,
+            generator=generator,
+        )
+
+    def forward(self, encoder: Encoder, batch: Batch, generator: torch.Generator) -> Tensor:
+        """(kind of patch, view, batch x transposition, projection)."""
+        n = self.transpositions
+        order = torch.rand(len(batch.tracks), N_KEYS // 2, generator=generator).argsort(dim=1)[:, :n]
+        semitones = (order - 5).float().flatten().repeat(self.views).to(batch.crops.device)
+        power = batch.crops.repeat_interleave(n, dim=1).flatten(0, 1).float().expm1()
+        crops = shift_bands(power, semitones).log1p().unflatten(0, (self.views, -1))
+        return super().forward(encoder, Batch(crops, batch.tracks, batch.keys), generator)
+
+    def loss(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """See `Contrastive.loss`."""
+        return super().loss(outputs, self._apart(outputs, batch))
+
+    def measure(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """See `Contrastive.measure`."""
+        return super().measure(outputs, self._apart(outputs, batch))
+
+    def _apart(self, outputs: Tensor, batch: Batch) -> Batch:
+        """The batch with each transposition as a track of its own."""
+        return Batch(batch.crops, torch.arange(outputs.shape[2], device=outputs.device), batch.keys)
+
+
 class Reconstruction(Objective):
     """A masked autoencoder (He et al., 2022): the mean squared error of hidden patches of log(1 + power).
 
@@ -203,7 +267,7 @@ class Reconstruction(Objective):
 
     def __init__(self, encoder: Encoder, *, mask_ratio: float, generator: torch.Generator):
         super().__init__()
-        _need_hidden_patches(encoder.config.patch, mask_ratio, WINDOW)
+        _need_hidden_patches(encoder.config, mask_ratio, WINDOW)
         patchify, _, embedding, _ = encoder.branches[0]
         self.mask_ratio, self.dim = mask_ratio, encoder.dim // 2
         self.enter = nn.Linear(encoder.dim, self.dim)
@@ -216,7 +280,7 @@ class Reconstruction(Objective):
     @classmethod
     def check(cls, config: PretrainConfig) -> None:
         """See `Objective.check`."""
-        _need_hidden_patches(config.encoder.patch, config.mask_ratio, config.crop_frames)
+        _need_hidden_patches(config.encoder, config.mask_ratio, config.crop_frames)
 
     @classmethod
     def from_config(
@@ -247,12 +311,12 @@ class Reconstruction(Objective):
         return outputs.mean()
 
 
-def _need_hidden_patches(patch: str, mask_ratio: float, frames: int) -> None:
-    sizes = PATCHES[patch]
-    n_tokens = N_MELS // sizes[0][0] * (frames // sizes[0][1])
+def _need_hidden_patches(encoder: EncoderConfig, mask_ratio: float, frames: int) -> None:
+    sizes = encoder.patch_sizes
+    n_tokens = encoder.n_bands // sizes[0][0] * (frames // sizes[0][1])
     if len(sizes) != 1 or kept_tokens(n_tokens, mask_ratio) == n_tokens:
         raise KeyMynaError(
-            f"reconstruction with patches {patch!r} and mask_ratio {mask_ratio}, crops of {frames} frames: it "
+            f"reconstruction with patches {encoder.patch!r} and mask_ratio {mask_ratio}, crops of {frames} frames: it "
             "needs one kind of patches, and some of them hidden. Take another patch, or leave this objective out."
         )
 
@@ -291,6 +355,7 @@ class Supervised(Objective):
 # By the name that a configuration uses.
 OBJECTIVES: dict[str, type[Objective]] = {
     "contrastive": Contrastive,
+    "transposed": Transposed,
     "reconstruction": Reconstruction,
     "supervised": Supervised,
 }

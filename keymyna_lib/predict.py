@@ -1,4 +1,4 @@
-"""The key of a sound file, from a pre-trained encoder and a head; on the command line, `keymyna predict`.
+"""The key of a sound file, from a key model; on the command line, `keymyna predict`.
 
 Audio is decoded to one channel at 16 kHz, cut into windows of 6.25 s (or as long as the encoder's crops, where they
 are shorter), embedded and classified; the estimate is the key with the largest mean softmax output over windows. What
@@ -20,12 +20,14 @@ import torch
 
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.corpus.recordings.decode import audio_blocks
+from keymyna_lib.evaluate import track_predictions
 from keymyna_lib.features import cut_windows, embed, window_frames
-from keymyna_lib.heads import TrainedHead
+from keymyna_lib.front_ends import power_pieces
+from keymyna_lib.key_model import KeyModel
 from keymyna_lib.keys import N_KEYS
-from keymyna_lib.model import load_encoder
-from keymyna_lib.spectrogram import HOP, N_FFT, PEAK, SAMPLE_RATE, WINDOW, compress, mel_pieces, window_starts
+from keymyna_lib.spectrogram import HOP, N_FFT, PEAK, SAMPLE_RATE, WINDOW, compress, window_starts
 
+SILENCE, DOUBT = "silence", "doubt"  # why no key is clear
 _QUIET = 45.0  # dB below the loudest moment: what is softer is silence, and to an encoder next to nothing
 _DUST = -70.0  # dB of full scale: below it lie rounding and dither, whatever the loudest moment is
 _PAUSE = SAMPLE_RATE  # samples; shorter silence belongs to the music
@@ -46,11 +48,13 @@ class Estimate:
 
     Attributes
     ----------
-    key : 0 to 23 (see `keys`), or None where there is nothing to hear: silence throughout.
-    probabilities : (key,) mean softmax output over windows; all the same where there is nothing to hear.
+    key : 0 to 23 (see `keys`), or None where none is clear.
+    probabilities : (key,) mean softmax output over windows, calibrated; all the same where there is nothing to hear.
     tuning : deviation from concert pitch (A at 440 Hz) in cents, above -50 up to 50; 0 where no pitch is clear.
     seconds : length of the recording.
     silence : seconds of it that were left out.
+    unclear : why there is no key: SILENCE throughout, or DOUBT, its probability being less than the model's
+        `min_confidence`; empty where there is one.
     """
 
     key: int | None
@@ -58,34 +62,31 @@ class Estimate:
     tuning: float
     seconds: float
     silence: float
+    unclear: str = ""
+
+    @property
+    def ranking(self) -> list[int]:
+        """The keys, the likeliest first."""
+        return np.argsort(-self.probabilities, kind="stable").tolist()
 
 
 class KeyFinder:
-    """An encoder and a head, read once, for any number of files.
+    """A key model at work, on any number of files, and from several threads at a time.
 
     Parameters
     ----------
-    encoder : file written by `model.save_encoder`.
-    head : file written by `heads.TrainedHead.save`, trained on this encoder's embeddings.
-    crop_frames : length of the crops that the encoder was pre-trained on, frames of 32 ms; as in training the head,
-        windows are no longer than these.
-
-    Raises
-    ------
-    KeyMynaError
-        When a file is missing or damaged, or the head expects other features than the encoder's.
+    model : as in training its heads, windows are no longer than the crops that its encoder was pre-trained on.
+    device : where windows are embedded.
     """
 
-    def __init__(self, encoder: Path | str, head: Path | str, *, crop_frames: int = WINDOW):
-        if crop_frames < 1:
-            raise KeyMynaError(f"crop_frames {crop_frames}: must be at least 1.")
-        self.frames = window_frames(crop_frames)
-        self.encoder, self.head = load_encoder(Path(encoder)), TrainedHead.load(head)
-        if len(self.head.mean) != self.encoder.embedding_dim:
-            raise KeyMynaError(
-                f"{head} takes {len(self.head.mean)} features, and {encoder} gives "
-                f"{self.encoder.embedding_dim}. Give the head that was trained on this encoder."
-            )
+    def __init__(self, model: KeyModel, *, device: torch.device | str = "cpu"):
+        self.model, self.encoder = model, model.encoder.to(device)
+        self.frames = window_frames(self.encoder.crop_frames or WINDOW)
+
+    @classmethod
+    def load(cls, path: Path | str, *, device: torch.device | str = "cpu") -> KeyFinder:
+        """Of a model file; raises as `KeyModel.load` does."""
+        return cls(KeyModel.load(path), device=device)
 
     def estimate(self, path: Path | str) -> Estimate:
         """The key of a file, and what else was heard.
@@ -114,16 +115,20 @@ class KeyFinder:
         sounding = heard.sounding(self.frames)
         left, seconds = int(sounding.sum()), heard.samples / SAMPLE_RATE
         if left <= N_FFT // 2 // HOP:  # nothing, or a click
-            return Estimate(None, np.full(N_KEYS, 1 / N_KEYS), 0.0, seconds, seconds)
+            return Estimate(None, np.full(N_KEYS, 1 / N_KEYS), 0.0, seconds, seconds, SILENCE)
         tuning = heard.tuning()
         audio = _sounding_part(kept or audio_blocks(path), sounding)
         scale = PEAK / max(heard.peak, 1e-6)  # as the tracks of every corpus
-        pieces = mel_pieces((block * scale for block in audio), -tuning / 100 if abs(tuning) > _IN_TUNE else 0.0)
+        mended = -tuning / 100 if abs(tuning) > _IN_TUNE else 0.0
+        pieces = power_pieces((block * scale for block in audio), self.encoder.config.front_end, mended)
         with torch.inference_mode():
             windows = _windows(map(compress, pieces), self.frames)
             x = torch.cat([embed(self.encoder, torch.stack(batch)) for batch in _batches(windows)])
-            probabilities = self.head.predict(x, np.zeros(len(x), dtype=np.int64))[0]
+            mean = track_predictions(self.model.probabilities(x), np.zeros(len(x), np.int64))[0]
+        probabilities = self.model.calibrated(mean)
         silence = max(seconds - left * HOP / SAMPLE_RATE, 0.0)
+        if probabilities.max() < self.model.min_confidence:
+            return Estimate(None, probabilities, tuning, seconds, silence, DOUBT)
         return Estimate(int(probabilities.argmax()), probabilities, tuning, seconds, silence)
 
     def probabilities(self, path: Path | str) -> np.ndarray:
@@ -221,7 +226,7 @@ def _sounding_part(blocks: Iterable[np.ndarray], sounding: np.ndarray) -> Iterat
 
 
 def _windows(pieces: Iterable[torch.Tensor], frames: int) -> Iterator[torch.Tensor]:
-    """Windows (mel, frame) of a stored spectrogram that comes in pieces (mel, frame), where `window_starts` has them.
+    """Windows (band, frame) of a stored spectrogram that comes in pieces (band, frame), where `window_starts` has them.
 
     What is shorter than a window is repeated: silence in its place would be most of what the encoder sees.
     """

@@ -39,10 +39,11 @@ from keymyna_lib.base.seeds import torch_stream
 from keymyna_lib.base.tensors import CHECKPOINT, reading, save_tensors
 from keymyna_lib.compute import ranks
 from keymyna_lib.corpus.corpus import Corpus
+from keymyna_lib.front_ends import N_BANDS, same_front_end
 from keymyna_lib.losses import LOSSES
-from keymyna_lib.model import PATCHES, Encoder, EncoderConfig, build_encoder
+from keymyna_lib.model import Encoder, EncoderConfig, build_encoder
 from keymyna_lib.objectives import OBJECTIVES, Batch, Objective
-from keymyna_lib.spectrogram import N_MELS, WINDOW
+from keymyna_lib.spectrogram import WINDOW
 from keymyna_lib.views import AUGMENTATIONS
 
 INITIAL_WEIGHTS = "initial weights"  # name of the stream that an encoder is initialised from
@@ -67,6 +68,7 @@ class PretrainConfig:
     temperature : of the contrastive loss.
     gamma : SogCLR's weight of the newest batch.
     projection_dim : outputs of the contrastive projection head; 0 for none.
+    transpositions : of each track, for the objective "transposed".
     steps, batch_size : optimizer steps, tracks per step (of all processes together).
     micro_batch : contrastive: tracks that are embedded at a time (by each process), for memory; 0 for all. The loss is
         still that of the whole batch.
@@ -96,6 +98,7 @@ class PretrainConfig:
     temperature: float = 0.1
     gamma: float = 0.9
     projection_dim: int = 128
+    transpositions: int = 4
     steps: int = 150
     batch_size: int = 128
     micro_batch: int = 0
@@ -124,7 +127,7 @@ class PretrainConfig:
                 f"warmup_steps {self.warmup_steps}: expected no more than steps, which is {self.steps}; "
                 f"a tenth of them, as in the paper, is -p warmup_steps {self.steps // 10}."
             )
-        width = max(frames for _, frames in PATCHES[self.encoder.patch])
+        width = max(frames for _, frames in self.encoder.patch_sizes)
         if self.crop_frames < width:
             raise KeyMynaError(
                 f"crop_frames {self.crop_frames}: patches {self.encoder.patch!r} are {width} frames wide; take as many."
@@ -137,8 +140,8 @@ class PretrainConfig:
 
         Parameters
         ----------
-        parameters : by name, with `preset`, `patch` and `scale` of the encoder beside the fields; in a notebook
-            `globals()`. Names that are no settings are passed over.
+        parameters : by name, with those of the encoder (`preset`, `patch`, `scale`, `front_end`) beside the fields; in
+            a notebook `globals()`. Names that are no settings are passed over.
         changes : fields to set otherwise.
 
         Raises
@@ -184,7 +187,7 @@ class CropSampler:
         world: int = 1,
     ):
         own = list(track_ids)[rank::world]
-        self.frames = corpus.frames
+        self.frames, self.n_bands = corpus.frames, N_BANDS[corpus.front_end]
         self.spans = corpus.offsets.loc[own, ["shard", "first_frame", "n_frames"]].to_numpy()
         self.keys = torch.tensor(corpus.manifest.loc[own, "key"].tolist())
         self.crop_frames, self.crop_distance = crop_frames, crop_distance
@@ -210,7 +213,7 @@ class CropSampler:
         tracks : (batch,) int64, positions among the own tracks.
         views : crops of each track.
         """
-        crops = np.zeros((views, len(tracks), self.crop_frames, N_MELS), np.float16)
+        crops = np.zeros((views, len(tracks), self.crop_frames, self.n_bands), np.float16)
         shard, first_frame, length = self.spans[tracks.numpy()].T
         room = np.maximum(length - self.crop_frames, 0)  # the last possible start
         draws = torch.rand(views, len(tracks), generator=generator).numpy()
@@ -259,6 +262,7 @@ class Pretraining:
         store_bytes: int | None = None,
     ):
         self.config = config
+        same_front_end(config.encoder.front_end, corpus.front_end)
         self.device = pick_device(config.device)
         self.train_sampler = CropSampler(
             corpus, train, config.crop_frames, config.crop_distance, rank=ranks.rank(), world=ranks.world()
@@ -266,6 +270,7 @@ class Pretraining:
         self.valid_sampler = CropSampler(corpus, valid, config.crop_frames, config.crop_distance)
         self.fingerprint = sha256_json({"config": asdict(config), "corpus": corpus.hash, "tracks": list(train)})
         encoder = build_encoder(config.encoder, torch_stream(config.seed, INITIAL_WEIGHTS))
+        encoder.crop_frames = config.crop_frames
         objective = OBJECTIVES[config.objective].from_config(
             config, encoder, len(train), torch_stream(config.seed, "objective")
         )
@@ -458,8 +463,8 @@ def pretrain(
     Raises
     ------
     KeyMynaError
-        When there is nothing to train on, the device is absent, a batch cannot be divided evenly, the processes do
-        not see the same checkpoint, or the loss is no longer finite.
+        When there is nothing to train on, the corpus holds spectrograms of another front end, the device is absent, a
+        batch cannot be divided evenly, the processes do not see the same checkpoint, or the loss is no longer finite.
     """
     if not train or not valid:
         raise KeyMynaError("pre-training needs training and validation tracks; the corpus has none. Raise n_tunes.")

@@ -21,6 +21,7 @@ def store(shortest=15, longest=60):
     return SimpleNamespace(
         frames=[np.concatenate(tracks[5 * shard : 5 * shard + 5]) for shard in range(3)],
         hash="stand-in",
+        front_end="mel",
         manifest=pd.DataFrame({"key": np.arange(12) % 3}, index=places.index),
         offsets=places,
     )

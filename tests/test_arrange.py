@@ -10,8 +10,9 @@ import tinysoundfont
 from corpora import small_corpus
 
 from keymyna_lib.base.errors import KeyMynaError
-from keymyna_lib.corpus.rendered import arrange, render
+from keymyna_lib.corpus.rendered import arrange
 from keymyna_lib.corpus.rendered.scores import Score
+from keymyna_lib.corpus.sound import programmes, soundfonts
 from keymyna_lib.spectrogram import SAMPLE_RATE
 
 CONFIG = small_corpus(n_chorales=0, n_tunes=0, seconds=30.0)
@@ -75,7 +76,7 @@ def test_draws_stay_in_range():
             assert len(section["programmes"]) == len(section["levels"]) == 4
             if section["drums"]:
                 kick, beats = section["drums"]["strokes"][0]
-                assert kick in arrange.KICKS and 0.0 in beats and max(beats) < 4
+                assert kick in programmes.KICKS and 0.0 in beats and max(beats) < 4
 
 
 def test_compound_tunes_get_triplet_drums():
@@ -94,6 +95,18 @@ def test_long_rests_are_shortened():
     np.testing.assert_array_equal(arrange.shorten_rests(short), short)
 
 
+def test_scope_of_a_piece():
+    pure, mixed = (small_corpus(scope=scope) for scope in ("piece", "mixed"))
+    names = [f"piece {i}" for i in range(400)]
+    assert {arrange.scope_of(pure, name, 0) for name in names} == {"piece"}
+    drawn = [arrange.scope_of(mixed, name, 0) for name in names]
+    assert set(drawn) == {"section", "piece"} and 160 < drawn.count("piece") < 240  # +- 4 standard deviations
+    assert drawn == [arrange.scope_of(mixed, name, 0) for name in names]
+    assert drawn != [arrange.scope_of(mixed, name, 1) for name in names]
+    with pytest.raises(KeyMynaError, match="'mixed'.*section, piece"):
+        draw(0, scope="mixed")
+
+
 def test_too_many_parts():
     with pytest.raises(KeyMynaError, match="15"):
         draw(0, make_score(parts=16))
@@ -101,8 +114,8 @@ def test_too_many_parts():
 
 def test_loudness_of_the_programmes_is_that_of_the_soundfont():
     synth = tinysoundfont.Synth(samplerate=SAMPLE_RATE)
-    bank = synth.sfload(str(render.soundfont_path()))
-    for programme, loudness in arrange.PROGRAMME_LOUDNESS.items():
+    bank = synth.sfload(str(soundfonts.find(soundfonts.DEFAULT)))
+    for programme, loudness in programmes.PROGRAMME_LOUDNESS.items():
         power = []
         for key in range(48, 85, 4):
             synth.program_select(0, bank, 0, programme)

@@ -19,9 +19,10 @@ from keymyna_lib.compute.executor import Executor
 from keymyna_lib.compute.processes import Processes
 from keymyna_lib.corpus import store
 from keymyna_lib.corpus.corpus import COLUMNS, open_corpus
-from keymyna_lib.corpus.rendered import build, render
+from keymyna_lib.corpus.rendered import build
 from keymyna_lib.corpus.rendered.build import CorpusConfig, build_corpus, plan_corpus
 from keymyna_lib.corpus.rendered.scores import load_scores
+from keymyna_lib.corpus.sound import render
 from keymyna_lib.corpus.splits import SPLITS
 from keymyna_lib.pretrain import CropSampler
 
@@ -228,7 +229,17 @@ def test_a_killed_build_goes_on(tmp_path, built, monkeypatch):
 def test_scope_piece(tmp_path):
     plan = plan_corpus(dataclasses.replace(CONFIG, scope="piece", seconds=30.0), load_scores())
     sections = [len(json.loads(a)["sections"]) for a in plan.arrangement]
-    assert sections == [1] * len(plan)
+    assert sections == [1] * len(plan) and set(plan.scope) == {"piece"}
+
+
+def test_scope_mixed_arranges_each_piece_as_in_the_pure_corpora():
+    pure = {
+        scope: plan_corpus(dataclasses.replace(CONFIG, scope=scope, seconds=30.0), load_scores())
+        for scope in ("section", "piece", "mixed")
+    }
+    mixed = pure.pop("mixed")
+    assert set(mixed.scope) == set(pure)
+    assert all(mixed.arrangement[p] == pure[mixed.scope[p]].arrangement[p] for p in mixed.index)
 
 
 def test_another_configuration_is_another_corpus(built, monkeypatch):

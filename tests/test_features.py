@@ -23,6 +23,7 @@ from keymyna_lib.features import (
     track_embeddings,
     window_frames,
 )
+from keymyna_lib.front_ends import power
 from keymyna_lib.model import Encoder, EncoderConfig, build_encoder
 from keymyna_lib.spectrogram import SAMPLE_RATE, WINDOW, compress, mel_power, n_frames, window_starts
 
@@ -44,6 +45,7 @@ def corpus(tmp_path, monkeypatch):
     pictures = {name: compress(mel_power(samples))[0].T.numpy() for name, samples in audio.items()}
     return SimpleNamespace(
         hash="stand-in",
+        front_end="mel",
         manifest=pd.DataFrame({"key": [0, 1, 2]}, index=list(SECONDS)),
         audio=audio.__getitem__,
         spectrogram=pictures.__getitem__,
@@ -179,3 +181,17 @@ def test_encoders_of_the_same_weights_but_another_input_have_features_of_their_o
 def test_features_keys_move_with_the_shift():
     features = Features(torch.zeros(3, 1), torch.tensor([0, 0, 1]), torch.tensor([0, 2, -1]), ("m", "n"))
     assert features.keys({"m": 11, "n": 12}).tolist() == [11, 1, 23]
+
+
+def test_log_frequency_views_are_moved_by_bands_and_other_encoders_refused(corpus, encoder):
+    with pytest.raises(KeyMynaError, match="takes mel spectrograms, and the corpus holds log-frequency ones"):
+        extract(SimpleNamespace(**{**vars(corpus), "front_end": "log-frequency"}), "embedding", encoder, show=False)
+    pictures = {name: compress(power(corpus.audio(name), "log-frequency")).T.numpy() for name in SECONDS}
+    heard = SimpleNamespace(**{**vars(corpus), "front_end": "log-frequency", "spectrogram": pictures.__getitem__})
+    views = features.shifted_views(heard, "a", [0, 196], [2, -1], WINDOW)
+    assert views.shape == (4, 168, WINDOW)
+    assert np.array_equal(views[1, 4:].numpy(), pictures["a"].T[:-4, 196 : 2 * WINDOW])
+    assert np.array_equal(views[2, :-2].numpy(), pictures["a"].T[2:, :WINDOW])
+    base = {MEAN_MEL: extract(heard, MEAN_MEL, show=False)}
+    shifted = add_shifted(heard, {}, base, {"a": [0, 2]}, windows=1, show=False)[MEAN_MEL]
+    assert shifted.x.shape == (len(base[MEAN_MEL].x) + 1, 168) and shifted.shift[-1] == 2

@@ -34,6 +34,7 @@ SHRUNK = {
     "shift_steps": "3,6",
     "n_tracks": "12",
     "perplexity": "5",
+    "min_windows": "0",
 }
 
 

@@ -6,7 +6,9 @@ import torch
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.losses import InfoNCE, SogCLR, top1
 from keymyna_lib.model import EncoderConfig, build_encoder
-from keymyna_lib.objectives import Batch, Contrastive, Reconstruction, Supervised, in_slices
+from keymyna_lib.objectives import Batch, Contrastive, Reconstruction, Supervised, Transposed, in_slices
+from keymyna_lib.pretrain import PretrainConfig
+from keymyna_lib.views import shift_bands
 
 
 def generator(seed=0):
@@ -50,6 +52,30 @@ def test_the_measure_of_identical_views_is_one(encoder):
     crops = batch(1).crops.expand(2, -1, -1, -1)
     objective, given = contrastive(encoder), Batch(crops, torch.arange(6), torch.arange(6))
     assert objective.measure(objective(encoder, given, generator()), given) == 1
+
+
+def test_transpositions_are_different_ones_the_same_in_both_views_and_told_apart(encoder):
+    settings = dict(mask_ratio=0.0, augmentation="none", loss=InfoNCE(0.1), projection_dim=0, generator=generator())
+    objective, given = Transposed(encoder, transpositions=3, **settings), batch(2)
+    ((first, second),) = outputs = objective(encoder, given, generator(7))
+    power = given.crops.float().expm1()
+    every = {
+        semitones: [encoder(shift_bands(view, torch.full((6,), float(semitones))).log1p()) for view in power]
+        for semitones in range(-5, 7)
+    }
+    for track in range(6):
+        found = [
+            [s for s in every if torch.allclose(every[s][view][track], rows[3 * track + i], atol=1e-4)]
+            for view, rows in enumerate((first, second))
+            for i in range(3)
+        ]
+        assert all(len(one) == 1 for one in found)
+        assert found[:3] == found[3:] and len({one[0] for one in found[:3]}) == 3
+    expected = InfoNCE(0.1)(first, second, torch.arange(18))
+    assert torch.allclose(objective.loss(outputs, given), expected)
+    assert torch.equal(objective.measure(outputs, given), top1(first, second, torch.arange(18)))
+    with pytest.raises(KeyMynaError, match="loss 'sogclr': it has loss 'infonce' alone"):
+        PretrainConfig(objective="transposed", loss="sogclr")
 
 
 def test_a_hybrid_has_the_mean_of_two_losses_on_one_state_and_one_head():

@@ -19,7 +19,7 @@ from keymyna_lib.corpus import store
 from keymyna_lib.corpus.corpus import open_corpus
 from keymyna_lib.corpus.recordings import build, decode
 from keymyna_lib.corpus.recordings.build import COLUMNS, build_recordings
-from keymyna_lib.corpus.rendered.render import PEAK
+from keymyna_lib.corpus.sound.render import PEAK
 
 # id, file, key, task, split; seven recordings of one to four seconds
 ROWS = [
@@ -381,3 +381,41 @@ def test_pretraining_leaves_out_copies_of_what_is_scored(tracks, tmp_path, here)
     assert corpus.pretraining_tracks() == ["u/1", "u/train"]
     only_copies, _ = make(pd.concat([tracks.drop("u/1"), copies.drop("u/train")]), tmp_path)
     assert only_copies.pretraining_tracks() == only_copies.tracks("train")
+
+
+def test_pretraining_takes_recordings_of_enough_sound(tracks, tmp_path, here):
+    """Lengths around two windows of 6.272 s: by their header, by the silence in them, and labelled ones in any case."""
+    window = spectrogram.WINDOW * spectrogram.HOP  # samples
+    sound = tones.cadence(4, 14.0)
+    silent = np.concatenate([sound[:window], np.zeros(8 * window, np.float32), sound[window : 2 * window - 4000]])
+    gaps = np.concatenate([sound[:window], np.zeros(8 * window, np.float32), sound[window : 2 * window + 4000]])
+    audio = {"long": sound, "jingle": sound[: 2 * window - 4000], "silent": silent, "gaps": gaps}
+    for name, samples in audio.items():
+        soundfile.write(tmp_path / f"{name}.wav", samples, 16000)
+    unlabelled = pd.DataFrame(
+        [
+            {
+                **tracks.loc["u/1"].to_dict(),
+                "file": str(tmp_path / f"{name}.wav"),
+                "n_samples": len(samples),
+                "composition": name,
+                "content": name,
+            }
+            for name, samples in audio.items()
+        ],
+        index=pd.Index([f"u/{name}" for name in audio], name="track_id"),
+    )
+    both = pd.concat([tracks.loc[["a/1", "a/2", "a/3"]], unlabelled])
+    corpus, unused = make(both, tmp_path / "cache", seconds=0, min_windows=2)
+    assert corpus.tracks(split="pretrain") == ["u/gaps", "u/long"]
+    assert set(corpus.manifest.index) == {"a/1", "a/2", "a/3", "u/gaps", "u/long"}  # each of one window or less
+    assert unused["track_id"].tolist() == ["u/jingle", "u/silent"] and set(unused["state"]) == {"excluded"}
+    assert set(unused["problem"]) == {"less than 2 windows of sound (12.5 s)"}
+    assert "jingle.wav" not in here and "silent.wav" in here
+    for name in ("u/long", "u/gaps"):
+        np.testing.assert_array_equal(
+            corpus.spectrogram(name), store.track_spectrogram(build._samples(unlabelled.file[name], seconds=0))
+        )
+    for named in (["u/jingle"], ["u/silent"]):
+        with pytest.raises(KeyMynaError, match="less than 2 windows of sound.*lower min_windows"):
+            make(unlabelled.loc[named], tmp_path / "none", seconds=0, min_windows=2)

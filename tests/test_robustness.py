@@ -7,8 +7,9 @@ import scipy.signal
 
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.compute.processes import Processes
+from keymyna_lib.corpus.sound.effects import peaking_filter
 from keymyna_lib.experiments import audio_changes, robustness
-from keymyna_lib.experiments.audio_changes import AUGMENTATIONS, peaking_filter
+from keymyna_lib.experiments.audio_changes import AUGMENTATIONS
 from keymyna_lib.report import figures
 from keymyna_lib.spectrogram import SAMPLE_RATE, compress, mel_power
 
@@ -56,6 +57,8 @@ def peak(audio):
 
 class Music:
     """Stands in for a corpus."""
+
+    front_end = "mel"
 
     def audio(self, track_id):
         return music(int(track_id))

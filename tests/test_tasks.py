@@ -105,6 +105,14 @@ def test_a_track_that_cannot_be_decoded_becomes_corrupt(planned):
     assert examined["gtzan"].loc[track, "state"] == "found"
 
 
+def test_short_recordings_are_counted_and_named(planned):
+    examined = planned[1]
+    short = pd.DataFrame({"track_id": ["unlabelled:radio/a.mp3"], "state": ["excluded"], "problem": ["too short"]})
+    why = tasks.reasons(tasks.with_problems(examined, short))
+    row = why[why["name"] == "unlabelled:radio"].iloc[0]
+    assert row[["state", "tracks", "why"]].to_list() == ["excluded", 1, "too short"] and "a.mp3" in row["for instance"]
+
+
 def test_nothing_wanted_gives_no_tracks():
     tracks, left_out = tasks.assemble({}, {}, ["giantsteps"], ["gtzan"], [])
     assert tracks.empty and list(left_out) == ["giantsteps"]

@@ -13,10 +13,10 @@ from keymyna_lib.base import paths
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.chroma import mean_chroma
 from keymyna_lib.corpus import store
-from keymyna_lib.corpus.rendered.arrange import FAMILIES
 from keymyna_lib.corpus.rendered.build import plan_corpus, playable_score
-from keymyna_lib.corpus.rendered.render import render
 from keymyna_lib.corpus.rendered.window_truth import CHROMA_COLUMNS, window_properties
+from keymyna_lib.corpus.sound.programmes import FAMILIES
+from keymyna_lib.corpus.sound.render import render
 from keymyna_lib.spectrogram import HOP, SAMPLE_RATE, WINDOW, compress, mel_power, n_frames
 
 CONFIG = small_corpus(n_chorales=2, n_tunes=4, seconds=14.0, detune_cents=20.0, snr_db=(20.0, 40.0))

@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 
 from keymyna_lib.accelerated.draws import Draws, key_for
+from keymyna_lib.corpus import store
 from keymyna_lib.corpus.corpus import Corpus
+from keymyna_lib.front_ends import N_BANDS
 from keymyna_lib.model import Encoder, kept_tokens
 from keymyna_lib.objectives import Contrastive, Objective
-from keymyna_lib.spectrogram import N_MELS
 
 if TYPE_CHECKING:
     from keymyna_lib.pretrain import PretrainConfig
@@ -60,7 +61,8 @@ class ResidentFrames:
     def __init__(self, corpus: Corpus, track_ids: Sequence[str], device: torch.device):
         table = _table(corpus, track_ids)
         spans = spans_of(corpus, track_ids)
-        self.frames = torch.empty(int(spans.length.sum()), N_MELS, dtype=torch.float16, device=device)
+        n_bands = N_BANDS[corpus.front_end]
+        self.frames = torch.empty(int(spans.length.sum()), n_bands, dtype=torch.float16, device=device)
         for (shard, begin, n), place in zip(table, spans.first.tolist()):
             track = torch.from_numpy(np.array(corpus.frames[shard][begin : begin + n]))
             self.frames[place : place + n] = track.to(device)
@@ -69,7 +71,7 @@ class ResidentFrames:
 
 def frames_size(corpus: Corpus, track_ids: Sequence[str]) -> int:
     """Bytes that the spectrograms of some tracks take."""
-    return 2 * N_MELS * int(_table(corpus, track_ids)[:, 2].sum())
+    return store.frame_bytes(corpus.front_end) * int(_table(corpus, track_ids)[:, 2].sum())
 
 
 def spans_of(corpus: Corpus, track_ids: Sequence[str]) -> Spans:
@@ -89,7 +91,7 @@ def frames_of_tokens(keep: Tensor, width: int) -> Tensor:
 
 
 def patches_of_frames(frames: Tensor, width: int) -> Tensor:
-    """Frames of kept tokens (row, kept x width, mel) as patches (row, kept, mel x width)."""
+    """Frames of kept tokens (row, kept x width, band) as patches (row, kept, band x width)."""
     return frames.unflatten(1, (-1, width)).mT.flatten(2)
 
 
@@ -97,7 +99,7 @@ def patches_of_frames(frames: Tensor, width: int) -> Tensor:
 class Crops:
     """Crops that have been drawn but not yet fetched; the leading axis runs over views, then tracks of the batch.
 
-    frames : (frame, mel) float16, what they are cut from.
+    frames : (frame, band) float16, what they are cut from.
     begin : (view x batch,) int64, frame at which the crop begins.
     there : (view x batch,) int64, frames of the crop that exist; those beyond are silence.
     n_frames : length of a crop.
@@ -112,11 +114,11 @@ class Crops:
         return len(self.begin)
 
     def grid(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Rows and columns of patches of a size (mel bands, frames)."""
-        return N_MELS // size[0], self.n_frames // size[1]
+        """Rows and columns of patches of a size (bands, frames)."""
+        return self.frames.shape[1] // size[0], self.n_frames // size[1]
 
     def whole(self) -> Tensor:
-        """(view x batch, mel, frame) float16: all frames of the crops."""
+        """(view x batch, band, frame) float16: all frames of the crops."""
         return self._frames(torch.arange(self.n_frames, device=self.begin.device)[None]).mT
 
     def patches(self, size: tuple[int, int], keep: Tensor) -> Tensor:
@@ -124,25 +126,26 @@ class Crops:
 
         Parameters
         ----------
-        size : mel bands and frames of a patch.
+        size : bands and frames of a patch.
         keep : (view x batch, kept) int64, tokens; those of one row of patches (time) come first.
 
         Returns
         -------
-        (view x batch, kept, mel x frame of a patch) float16, frames varying fastest.
+        (view x batch, kept, band x frame of a patch) float16, frames varying fastest.
         """
         height, width = size
         _, columns = self.grid(size)
-        if height == N_MELS:
+        n_bands = self.frames.shape[1]
+        if height == n_bands:
             return patches_of_frames(self._frames(frames_of_tokens(keep, width)), width)
         time = (keep % columns * width)[:, :, None] + torch.arange(width, device=keep.device)
         band = (keep // columns * height)[:, :, None] + torch.arange(height, device=keep.device)
-        place = self._places(time)[:, :, None, :] * N_MELS + band[:, :, :, None]
+        place = self._places(time)[:, :, None, :] * n_bands + band[:, :, :, None]
         found = self.frames.view(-1)[place]
         return (found * self._exists(time)[:, :, None, :]).flatten(2)
 
     def _frames(self, time: Tensor) -> Tensor:
-        """(view x batch, n, mel): frames of the crops by their place in them (view x batch or 1, n)."""
+        """(view x batch, n, band): frames of the crops by their place in them (view x batch or 1, n)."""
         return self.frames[self._places(time)] * self._exists(time)[..., None]
 
     def _places(self, time: Tensor) -> Tensor:
@@ -163,7 +166,7 @@ class DeviceSampler:
     Parameters
     ----------
     spans : where the tracks lie, on the device; its order is that of the tracks' numbers.
-    frames : (frame, mel) float16, the tracks end to end; None when only the draws are wanted.
+    frames : (frame, band) float16, the tracks end to end; None when only the draws are wanted.
     batch_size : tracks a step, at most as many as there are.
     views : crops of each track.
     crop_frames : frames of a crop; shorter tracks are followed by silence.
@@ -241,7 +244,7 @@ class DeviceSampler:
 
 @dataclass(frozen=True)
 class _KeptFrames(Crops):
-    """Crops of which only the frames of kept tokens have been fetched: (view x batch x kept x width, mel)."""
+    """Crops of which only the frames of kept tokens have been fetched: (view x batch x kept x width, band)."""
 
     def patches(self, size: tuple[int, int], keep: Tensor) -> Tensor:
         return patches_of_frames(self.frames.unflatten(0, (len(keep), -1)), size[1])
@@ -285,7 +288,7 @@ def sampler_for(
         device,
         patch_sizes=[branch[0].size for branch in encoder.branches],
         mask_ratio=objective.mask_ratio if masks_before_looking(objective) else 0.0,
-        n_frames=encoder.trim(torch.empty(1, N_MELS, config.crop_frames)).shape[2],
+        n_frames=encoder.trim(torch.empty(1, encoder.config.n_bands, config.crop_frames)).shape[2],
         **draws,
     )
 
@@ -305,7 +308,7 @@ class FedSampler(DeviceSampler):
     ----------
     corpus, track_ids : the store.
     device : where batches go.
-    patch_sizes : of the encoder (mel bands, frames).
+    patch_sizes : of the encoder (bands, frames).
     mask_ratio : share of the tokens that are not looked at.
     n_frames : frames of a crop that the encoder looks at, at most `crop_frames`.
     draws : the parameters of `DeviceSampler` from `batch_size` on.
@@ -330,9 +333,10 @@ class FedSampler(DeviceSampler):
         self._maps, self._table = corpus.frames, _table(corpus, track_ids)
         self._mask_ratio, self._n_frames, self._width = mask_ratio, n_frames, patch_sizes[0][1]
         # Of other patches than full-height ones, those that are kept cover most frames of a crop.
-        self._only_kept = mask_ratio > 0 and len(patch_sizes) == 1 and patch_sizes[0][0] == N_MELS
+        n_bands = N_BANDS[corpus.front_end]
+        self._only_kept = mask_ratio > 0 and len(patch_sizes) == 1 and patch_sizes[0][0] == n_bands
         n_looked_at = self._width * kept_tokens(n_frames // self._width, mask_ratio) if self._only_kept else n_frames
-        shape = (self.views * self.batch_size, n_looked_at, N_MELS)
+        shape = (self.views * self.batch_size, n_looked_at, n_bands)
         self._slots = [
             torch.empty(shape, dtype=torch.float16, pin_memory=device.type == "cuda") for _ in range(self.AHEAD + 1)
         ]

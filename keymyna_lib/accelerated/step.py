@@ -23,7 +23,6 @@ from keymyna_lib.accelerated.views import AUGMENTATIONS, band_centres
 from keymyna_lib.compute import ranks
 from keymyna_lib.model import Encoder, kept_tokens, packing_works
 from keymyna_lib.objectives import Batch, Contrastive, Objective, Supervised, in_slices
-from keymyna_lib.spectrogram import N_MELS
 
 if TYPE_CHECKING:
     from keymyna_lib.pretrain import PretrainConfig
@@ -48,7 +47,7 @@ def steps_on_device(device: torch.device, objective: Objective) -> bool:
 
 def worth_compiling(config: PretrainConfig, encoder: Encoder, objective: Objective) -> bool:
     """Whether a run is long enough for a compiled step to make up for the time that compiling takes."""
-    crop = encoder.trim(torch.empty(1, N_MELS, config.crop_frames))
+    crop = encoder.trim(torch.empty(1, encoder.config.n_bands, config.crop_frames))
     grids = [branch[0].grid(crop) for branch in encoder.branches]
     masked = config.mask_ratio if isinstance(objective, Contrastive) else 0.0
     tokens = config.batch_size * objective.views * sum(kept_tokens(rows * cols, masked) for rows, cols in grids)
@@ -90,7 +89,7 @@ class DeviceStep:
         self.clip_norm, self.precision = clip_norm, precision
         self.device = sampler.device
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        crop = encoder.trim(torch.empty(1, N_MELS, sampler.crop_frames))
+        crop = encoder.trim(torch.empty(1, encoder.config.n_bands, sampler.crop_frames))
         self._frames = crop.shape[2]
         for branch in encoder.branches:
             encoder.positions(branch[0].grid(crop), self.device)

@@ -13,16 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from keymyna_lib import views
+from keymyna_lib import front_ends, views
 from keymyna_lib.accelerated.draws import Draws
 from keymyna_lib.corpus.rendered.arrange import NOISE_COLOUR, REVERB_LEVEL, REVERB_TIME, SECTION_LEVEL
-from keymyna_lib.spectrogram import HOP, N_MELS, SAMPLE_RATE, band_edges
+from keymyna_lib.spectrogram import HOP, SAMPLE_RATE
 
 _PURPOSES = range(1000, 1007)  # of draws
 
 
 def augment(crops: Tensor, draws: Draws, *, pitch_shift: bool) -> Tensor:
-    """As `views.augment`: (batch, mel, frame) log(1 + power) to float32 views of the same shape."""
+    """As `views.augment`: (batch, band, frame) log(1 + power) to float32 views of the same shape."""
     power = crops.float().expm1()
     shift, knot, time, level, snr, colour, gain = (
         functools.partial(_uniform, draws, purpose, len(power)) for purpose in _PURPOSES
@@ -30,7 +30,7 @@ def augment(crops: Tensor, draws: Draws, *, pitch_shift: bool) -> Tensor:
     if pitch_shift:
         power = shift_bands(power, shift(-views.PITCH_SEMITONES, views.PITCH_SEMITONES))
     knots = knot(-views.FILTER_DB, views.FILTER_DB, 1, views.FILTER_KNOTS)
-    response = torch.nn.functional.interpolate(knots, N_MELS, mode="linear", align_corners=True).mT
+    response = torch.nn.functional.interpolate(knots, power.shape[1], mode="linear", align_corners=True).mT
     power = power * 10 ** (response / 10)
     power = power + reverb_tail(power, time(*REVERB_TIME), level(*REVERB_LEVEL))
     uniforms = draws.uniform(_PURPOSES[-1] + 1, 4, *power.shape)
@@ -44,9 +44,12 @@ def _uniform(draws: Draws, purpose: int, batch: int, low: float, high: float, *s
 
 def shift_bands(power: Tensor, semitones: Tensor) -> Tensor:
     """As `views.shift_bands`."""
-    centres = band_centres(power.device)
+    front_end = front_ends.front_end_of(power)
+    centres = band_centres(power.device, front_end)
+    if front_end == "log-frequency":
+        semitones = (semitones * front_ends.BANDS_PER_OCTAVE / 12).round() / (front_ends.BANDS_PER_OCTAVE / 12)
     sources = centres * 2 ** (-semitones[:, None] / 12)
-    low = (torch.searchsorted(centres, sources, right=True) - 1).clamp(0, N_MELS - 2)
+    low = (torch.searchsorted(centres, sources, right=True) - 1).clamp(0, len(centres) - 2)
     share = (sources - centres[low]) / (centres[low + 1] - centres[low])
     inside = ((sources >= centres[0]) & (sources <= centres[-1]))[..., None]
     rows = torch.arange(len(power), device=power.device)[:, None]
@@ -65,22 +68,23 @@ def reverb_tail(power: Tensor, times: Tensor, levels_db: Tensor) -> Tensor:
 
 
 def coloured_noise(power: Tensor, snr_db: Tensor, colour: Tensor, uniforms: Tensor) -> Tensor:
-    """As `views.coloured_noise`, with its four uniform numbers a cell at hand: (4, batch, mel, frame)."""
-    slope = (band_centres(power.device) / 1000) ** -colour[:, None]
+    """As `views.coloured_noise`, with its four uniform numbers a cell at hand: (4, batch, band, frame)."""
+    front_end = front_ends.front_end_of(power)
+    slope = (band_centres(power.device, front_end) / 1000) ** (float(front_end == "log-frequency") - colour[:, None])
     slope = slope / slope.mean(dim=1, keepdim=True)
     level = power.mean(dim=(1, 2)) * 10 ** (-snr_db / 10)
     fluctuation = -uniforms.clamp(min=1e-12).log().mean(dim=0)
     return level[:, None, None] * slope[..., None] * fluctuation
 
 
-def band_centres(device: torch.device) -> Tensor:
-    """(mel,) float32 centres of the mel bands on a device, Hz; a constant to the compiler."""
-    return _band_centres_on(device)
+def band_centres(device: torch.device, front_end: str = "mel") -> Tensor:
+    """(band,) float32 centres of a front end's bands on a device, Hz; a constant to the compiler."""
+    return _band_centres_on(device, front_end)
 
 
 @functools.cache
-def _band_centres_on(device: torch.device) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(band_edges()[1:-1])).to(device, torch.float32)
+def _band_centres_on(device: torch.device, front_end: str) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(front_ends.band_centres(front_end))).to(device, torch.float32)
 
 
 # As `views.AUGMENTATIONS`, from draws of the device instead of a generator.

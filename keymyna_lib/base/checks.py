@@ -63,7 +63,7 @@ WIDEST, LARGEST = 1 << 16, 1 << 20  # units of a layer, rows of a head's batch: 
 # Of numbers, by name: fields of configurations and parameters of notebooks.
 RANGES: dict[str, Rule] = {
     # the synthetic corpus
-    **dict.fromkeys(("n_chorales", "n_tunes", "corpus_seed", "seed"), at_least(0)),
+    **dict.fromkeys(("n_chorales", "n_tunes", "n_songs", "corpus_seed", "seed"), at_least(0)),
     "detune_cents": within(0, 50),  # beyond, another key is nearer than the one on the label
     "drum_probability": SHARE,
     "snr_db": Rule(
@@ -73,6 +73,7 @@ RANGES: dict[str, Rule] = {
     ),
     # recordings
     "mtg_confidence": within(0, 2),
+    "min_windows": at_least(0),
     # pre-training
     "mask_ratio": SHARE_BELOW_ONE,
     "mask_ratios": each(SHARE_BELOW_ONE),
@@ -88,6 +89,7 @@ RANGES: dict[str, Rule] = {
     "gamma": Rule(lambda value: 0 < value <= 1, "a weight in (0, 1]"),
     **dict.fromkeys(("micro_batch", "warmup_steps", "weight_decay"), at_least(0)),
     "projection_dim": within(0, WIDEST),
+    "transpositions": within(2, 12),
     "projection_dims": each(within(0, WIDEST)),
     **dict.fromkeys(("lrs", "tuning_lrs"), each(POSITIVE)),
     "weight_decays": each(at_least(0)),

@@ -88,3 +88,27 @@ def discard(path: Path | str) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep other processes out of the folder of the lock file.
+
+    Raises
+    ------
+    KeyMynaError
+        When another process is writing there, or the folder cannot be written to.
+    """
+    import filelock
+
+    with contextlib.ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(filelock.FileLock(path, timeout=0))
+        except filelock.Timeout:
+            raise KeyMynaError(f"another process is writing to {path.parent}. Wait for it, or stop it.") from None
+        except OSError as error:
+            raise KeyMynaError(
+                f"cannot write to {path.parent}: {error.strerror}. Correct its permissions, or choose another folder."
+            ) from error
+        yield

@@ -23,13 +23,14 @@ from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.files import atomic_path
 
 # What a file holds, by the entry of its metadata that only such a file has.
-ENCODER, HEAD, FEATURES, CHECKPOINT = (
+ENCODER, HEAD, MODEL, FEATURES, CHECKPOINT = (
     "an encoder of this library",
     "a head of this library",
+    "a key model of this library",
     "a feature set of this library",
     "a checkpoint of unfinished pre-training",
 )
-_KINDS = {"encoder_config": ENCODER, "head": HEAD, "track_ids": FEATURES, "fingerprint": CHECKPOINT}
+_KINDS = {"encoder_config": ENCODER, "head": HEAD, "key_model": MODEL, "track_ids": FEATURES, "fingerprint": CHECKPOINT}
 # Types of tensors that are read; others (complex, quantised, 8-bit floating-point) have no place in these files.
 _READ = ("float16", "bfloat16", "float32", "float64", "bool", "uint8", "int8", "int16", "int32", "int64")
 _CHECKSUM = "keymyna_checksum"
@@ -135,6 +136,15 @@ def reading(path: Path | str, what: str, remedy: str) -> Iterator[tuple[dict[str
 def kind_of(metadata: Mapping[str, str]) -> str:
     """What a file with this metadata holds, if this library wrote it; else empty."""
     return next((kind for entry, kind in _KINDS.items() if entry in metadata), "")
+
+
+def kind_of_file(path: Path | str) -> str:
+    """`kind_of` a file; empty too for what is no safetensors file, or cannot be read."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return kind_of(file.metadata() or {})
+    except Exception:  # whoever reads it says why
+        return ""
 
 
 def damage(path: Path) -> str:

@@ -28,6 +28,7 @@ from keymyna_lib.bench.step import OURS, config, corpus_in, our_bare_step
 from keymyna_lib.corpus.corpus import open_corpus
 from keymyna_lib.features import track_embeddings
 from keymyna_lib.heads import HeadSpec
+from keymyna_lib.key_model import KeyModel
 from keymyna_lib.model import EncoderConfig, build_encoder
 from keymyna_lib.predict import KeyFinder
 from keymyna_lib.pretrain import CropSampler
@@ -109,7 +110,7 @@ def heads_by_number(size: Size, folder: Path, seconds: float) -> list[Measuremen
 
 def song_by_length(size: Size, folder: Path, seconds: float) -> list[Measurement]:
     """A song's key by its length in seconds."""
-    finder = KeyFinder(*files_of(folder, size.presets[-1]))
+    finder = KeyFinder(KeyModel.of_files(*files_of(folder, size.presets[-1])))
     songs = {length: material.write_audio(folder / f"song-{length:g}", length, 1)[0] for length in size.growth_seconds}
     return grow(
         "song by seconds", {length: functools.partial(finder.key, song) for length, song in songs.items()}, seconds

@@ -18,6 +18,7 @@ from keymyna_lib.bench.measure import Action, Case, Measurement, alternate, summ
 from keymyna_lib.bench.sizes import Size
 from keymyna_lib.compute.threads import one_thread
 from keymyna_lib.heads import HeadSpec, TrainedHead
+from keymyna_lib.key_model import KeyModel
 from keymyna_lib.keys import N_KEYS
 from keymyna_lib.model import EncoderConfig, build_encoder, save_encoder
 from keymyna_lib.predict import KeyFinder
@@ -54,7 +55,7 @@ def warm(folder: Path, size: Size, preset: str, seconds: float) -> list[Measurem
     import essentia.standard
 
     (path,) = material.write_audio(folder / "song", size.song_seconds, 1)
-    finder, extractor = KeyFinder(*files_of(folder, preset)), essentia.standard.KeyExtractor()
+    finder, extractor = KeyFinder(KeyModel.of_files(*files_of(folder, preset))), essentia.standard.KeyExtractor()
 
     def alone() -> None:
         with one_thread():
@@ -86,7 +87,7 @@ def cold(folder: Path, size: Size, preset: str, seconds: float) -> list[Measurem
     encoder, head = files_of(folder, preset)
     times = alternate(
         {
-            OURS: process("-m", "keymyna_lib", "predict", "--encoder", encoder, "--head", head, path),
+            OURS: process("-m", "keymyna_lib", "predict", "--model", encoder, "--head", head, path),
             ESSENTIA: process("-c", _ESSENTIA, path),
             "importing torch": process("-c", "import torch"),
         },

@@ -13,7 +13,7 @@ versions, so that another version of any of these makes another corpus; nothing 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ COLUMNS = (
     "n_frames",
     "sha256",
     "spectrogram_sha256",
+    "scope",
     "arrangement",
 )
 SPLITS = (*splits.SPLITS, "extra", "pretrain")  # "extra" is scored as well; "pretrain" has no labels
@@ -60,10 +61,12 @@ class Corpus:
     config : what it was built from; for a synthetic corpus the fields of `CorpusConfig`.
     path : its folder.
     hash : sha256 of the manifest, which contains those of every track's samples and spectrogram; a view has its own.
-    manifest : one row per track, indexed by track_id; columns `COLUMNS` and task, or those of recordings (see
-        `recordings.build.build_recordings`). key is after transposition, key_written before it; duration in s;
-        arrangement is JSON (see `arrange.arrange`).
-    frames : by shard, memory map of its spectrograms end to end, (frame, mel) float16.
+    manifest : one row per track, indexed by track_id; columns `COLUMNS`, task and, with songs, style and
+        harmony; or those of recordings (see `recordings.build.build_recordings`). key is after transposition,
+        key_written before it; duration in s;
+        scope ("section" or "piece") says how far instruments and sound reach; arrangement is JSON (see
+        `arrange.arrange`).
+    frames : by shard, memory map of its spectrograms end to end, (frame, band) float16.
     offsets : shard, first_frame, n_frames, first_sample, n_samples by track_id.
     samples : by shard, memory map of its audio end to end, (sample,) int16.
     task : name of the task of a view (see `of_task`), otherwise empty.
@@ -75,15 +78,20 @@ class Corpus:
     path: Path
     hash: str
     manifest: pd.DataFrame
-    frames: store.Shards
+    frames: store.Shards | _JoinedShards
     offsets: pd.DataFrame
-    samples: store.Shards
+    samples: store.Shards | _JoinedShards
     task: str = ""
     scored: frozenset[str] = frozenset()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Only the path travels to another process, which opens the corpus there."""
         return _opened, (self.path, self.task)
+
+    @property
+    def front_end(self) -> str:
+        """What the spectrograms are, one of `front_ends.FRONT_ENDS`."""
+        return self.config.get("front_end", "mel")
 
     def tracks(self, split: str | None = None, source: str | None = None) -> list[str]:
         """Track ids in the order of the manifest, optionally of one split (see `SPLITS`) or one source only."""
@@ -145,7 +153,7 @@ class Corpus:
         return store.to_float(self.samples[place.shard][place.first_sample : place.first_sample + place.n_samples])
 
     def spectrogram(self, track_id: str) -> np.ndarray:
-        """(frame, mel) float16 log(1 + power), a view of the memory map."""
+        """(frame, band) float16 log(1 + power), a view of the memory map."""
         return store.frames_of(self.frames, self._place(track_id))
 
     def close(self) -> None:
@@ -158,6 +166,63 @@ class Corpus:
             return self.offsets.loc[track_id]
         except KeyError:
             raise KeyMynaError(f"no track {track_id!r} in {self.path}.") from None
+
+
+class _JoinedShards:
+    """The shards of several corpora, numbered on."""
+
+    def __init__(self, parts: Sequence[tuple[store.Shards, int]]):
+        self._parts = parts  # with the number of shards of each
+
+    def __getitem__(self, shard: int) -> np.ndarray:
+        for shards, count in self._parts:
+            if shard < count:
+                return shards[shard]
+            shard -= count
+        raise IndexError(shard)
+
+    def close(self) -> None:
+        """As `store.Shards.close`."""
+        for shards, _ in self._parts:
+            shards.close()
+
+
+@dataclass(frozen=True, eq=False)
+class _Joined(Corpus):
+    parts: tuple[Corpus, ...] = ()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return join, (self.parts,)
+
+
+def join(parts: Sequence[Corpus]) -> Corpus:
+    """Several corpora as one, of the columns that all have, for instance to pre-train on all of them.
+
+    Raises
+    ------
+    KeyMynaError
+        When their front ends differ, or a track is in two of them.
+    """
+    front_ends = {part.front_end for part in parts}
+    if len(front_ends) != 1:
+        raise KeyMynaError(f"corpora of front ends {', '.join(sorted(front_ends))} cannot be joined: build all alike.")
+    manifest = pd.concat([part.manifest for part in parts], join="inner")
+    if not manifest.index.is_unique:
+        twice = manifest.index[manifest.index.duplicated()][0]
+        raise KeyMynaError(f"track {twice!r} is in two of the corpora to be joined.")
+    counts = [int(part.offsets["shard"].max()) + 1 for part in parts]
+    before = np.cumsum([0, *counts[:-1]])
+    return _Joined(
+        {"front_end": front_ends.pop()},
+        parts[0].path,
+        hashing.sha256_json([part.hash for part in parts]),
+        manifest,
+        _JoinedShards([(part.frames, count) for part, count in zip(parts, counts)]),
+        pd.concat([part.offsets.assign(shard=part.offsets["shard"] + first) for part, first in zip(parts, before)]),
+        _JoinedShards([(part.samples, count) for part, count in zip(parts, counts)]),
+        scored=frozenset().union(*(part.scored for part in parts)),
+        parts=tuple(parts),
+    )
 
 
 def _opened(path: Path, task: str) -> Corpus:
@@ -187,7 +252,8 @@ def open_corpus(path: Path | str) -> Corpus:
         pd.read_csv(path / name, index_col="track_id", keep_default_na=False, dtype=dict.fromkeys(_TEXTS, str))
         for name in (_MANIFEST, _PLACES)
     )
-    for shard, sizes in store.sizes(places):
+    front_end = index["config"].get("front_end", "mel")
+    for shard, sizes in store.sizes(places, front_end):
         for name, size in sizes.items():
             file = store.shard_folder(path, shard) / name
             if not file.exists() or file.stat().st_size != size:
@@ -200,7 +266,7 @@ def open_corpus(path: Path | str) -> Corpus:
         path,
         index["hash"],
         manifest,
-        store.Shards(path, store.FRAMES),
+        store.Shards(path, store.FRAMES, front_end),
         places.loc[manifest.index],
         store.Shards(path, store.AUDIO),
         scored=frozenset(manifest.loc[scored, "recording"] if "recording" in manifest else ()),

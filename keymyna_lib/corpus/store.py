@@ -3,7 +3,7 @@
 Tracks lie in shards of SHARD tracks, in folders shard-00000, shard-00001, ..., each with
 
     audio.i16          int16 samples at 16 kHz, its tracks end to end
-    spectrograms.f16   float16 (frame, mel), `spectrogram.compress` of the mel power of these samples
+    spectrograms.f16   float16 (frame, band), `spectrogram.compress` of these samples' power in a front end's bands
     hashes.csv         track_id, sha256 of its samples and of its spectrogram; one row appended per finished track
     problems.jsonl     track_id and why it cannot be made, likewise; such a track leaves its place in both files empty
 
@@ -28,7 +28,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from keymyna_lib import spectrogram
+from keymyna_lib import front_ends, spectrogram
 from keymyna_lib.base import files, hashing
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.progress import bar
@@ -37,8 +37,6 @@ from keymyna_lib.compute.processes import HERE, Processes
 
 AUDIO, FRAMES, HASHES, PROBLEMS = "audio.i16", "spectrograms.f16", "hashes.csv", "problems.jsonl"
 SHARD = 256  # tracks, 0.3 GB at 30 s each; few, because a shard is one task of a cluster
-_FRAME_BYTES = 2 * spectrogram.N_MELS
-_LAYOUTS = {AUDIO: (torch.int16, (-1,)), FRAMES: (torch.float16, (-1, spectrogram.N_MELS))}
 
 
 class BadTrack(Exception):
@@ -57,16 +55,17 @@ class _Job(NamedTuple):
 class Shards:
     """The files of one name in all shards, memory-mapped when first read.
 
-    `shards[i]` is that of shard i, read-only: (sample,) int16 for AUDIO, (frame, mel) float16 for FRAMES.
+    `shards[i]` is that of shard i, read-only: (sample,) int16 for AUDIO, (frame, band) float16 for FRAMES.
     """
 
-    def __init__(self, folder: Path, name: str):
+    def __init__(self, folder: Path, name: str, front_end: str = "mel"):
         self._folder, self._name = folder, name
+        self._layout = {AUDIO: (torch.int16, (-1,)), FRAMES: (torch.float16, (-1, front_ends.N_BANDS[front_end]))}[name]
         self._maps: dict[int, np.ndarray] = {}
 
     def __getitem__(self, shard: int) -> np.ndarray:
         if shard not in self._maps:
-            path, (dtype, shape) = shard_folder(self._folder, shard) / self._name, _LAYOUTS[self._name]
+            path, (dtype, shape) = shard_folder(self._folder, shard) / self._name, self._layout
             # Not numpy's map, which keeps its file open; a process may have only about 1,000 open files. Shared,
             # because a private writable map would count as this process's own memory (RLIMIT_DATA).
             size = path.stat().st_size // dtype.itemsize
@@ -90,14 +89,14 @@ def to_float(samples: np.ndarray) -> np.ndarray:
     return samples.astype(np.float32) / np.float32(32768)
 
 
-def track_spectrogram(samples: np.ndarray) -> np.ndarray:
-    """Stored spectrogram of int16 samples: (frame, mel) float16."""
-    power = spectrogram.mel_power(to_float(samples))[0]
+def track_spectrogram(samples: np.ndarray, front_end: str = "mel") -> np.ndarray:
+    """Stored spectrogram of int16 samples: (frame, band) float16."""
+    power = front_ends.power(to_float(samples), front_end)
     return np.ascontiguousarray(spectrogram.compress(power).numpy().T)
 
 
 def frames_of(frames: Shards, place: Any) -> np.ndarray:
-    """(frame, mel) float16 of the track in a place (a row of `offsets`), a view of the memory map."""
+    """(frame, band) float16 of the track in a place (a row of `offsets`), a view of the memory map."""
     return frames[place.shard][place.first_frame : place.first_frame + place.n_frames]
 
 
@@ -109,10 +108,15 @@ def offsets(manifest: pd.DataFrame) -> pd.DataFrame:
     return table.assign(shard=shard, first_frame=first["n_frames"], first_sample=first["n_samples"])
 
 
-def sizes(places: pd.DataFrame) -> Iterator[tuple[int, dict[str, int]]]:
+def frame_bytes(front_end: str) -> int:
+    """Bytes of one frame."""
+    return 2 * front_ends.N_BANDS[front_end]
+
+
+def sizes(places: pd.DataFrame, front_end: str = "mel") -> Iterator[tuple[int, dict[str, int]]]:
     """Each shard's number, and the sizes of its large files by name, in bytes."""
     for shard, sums in places.groupby("shard")[["n_samples", "n_frames"]].sum().iterrows():
-        yield shard, {AUDIO: 2 * int(sums["n_samples"]), FRAMES: _FRAME_BYTES * int(sums["n_frames"])}
+        yield shard, {AUDIO: 2 * int(sums["n_samples"]), FRAMES: frame_bytes(front_end) * int(sums["n_frames"])}
 
 
 def fill(
@@ -125,6 +129,7 @@ def fill(
     doing: str,
     progress: bool,
     client: Executor = HERE,
+    front_end: str = "mel",
 ) -> tuple[dict[str, list[str]], dict[str, str]]:
     """Make the tracks that are missing or damaged. A track that raised BadTrack is not tried again.
 
@@ -137,6 +142,7 @@ def fill(
     finished : the file that marks the corpus as whole; removed before anything is changed.
     doing : what `make` does, for the progress bar and messages ("rendering").
     client : where to work; the workers of a cluster see `folder` under the same path.
+    front_end : of the spectrograms, one of `front_ends.FRONT_ENDS`.
 
     Returns
     -------
@@ -149,13 +155,13 @@ def fill(
         When the disk is too full, the folder cannot be written to, or a worker is killed; or as `make` does.
     """
     try:
-        _reserve(folder, places, finished)
+        _reserve(folder, places, finished, front_end)
         if client.here:  # a corpus of few shards still keeps all cores busy, as tracks are the tasks
-            filled = [_fill(folder, places, make, arguments, finished, doing, client, progress)]
+            filled = [_fill(folder, places, make, arguments, finished, doing, client, progress, front_end)]
         else:  # a shard is a task, so that each file has one writer, as network file systems require
             shards = [part for _, part in places.groupby("shard")]
             filled = client.map(
-                functools.partial(_fill_shard, folder, make, finished, doing),
+                functools.partial(_fill_shard, folder, make, finished, doing, front_end),
                 [(part, {track: arguments(track) for track in part.index}) for part in shards],
                 desc=doing,
                 unit="track",
@@ -183,11 +189,12 @@ def _fill_shard(
     make: Callable[..., np.ndarray],
     finished: Path,
     doing: str,
+    front_end: str,
     places: pd.DataFrame,
     arguments: dict[str, tuple],
 ) -> tuple[dict[str, list[str]], dict[str, str], int]:
     """In a worker of a cluster: `_fill` without further processes."""
-    return _fill(folder, places, make, arguments.__getitem__, finished, doing, Processes(1), progress=False)
+    return _fill(folder, places, make, arguments.__getitem__, finished, doing, Processes(1), False, front_end)
 
 
 def _fill(
@@ -199,6 +206,7 @@ def _fill(
     doing: str,
     client: Processes,
     progress: bool,
+    front_end: str,
 ) -> tuple[dict[str, list[str]], dict[str, str], int]:
     """`fill` for some shards, track by track; returns the number of damaged tracks as well."""
     hashes, problems = {}, {}
@@ -208,7 +216,7 @@ def _fill(
         for journal in (shard / HASHES, shard / PROBLEMS):
             if _lines(journal)[-1:] not in ([], [""]):
                 _append(journal, "")  # ends a line that a kill has cut short
-    intact = _intact(folder, places, hashes, client, progress)
+    intact = _intact(folder, places, hashes, client, progress, front_end)
     todo = places[[t not in intact and t not in problems for t in places.index]]
     damaged = sum(t in hashes for t in todo.index)
     if len(todo):
@@ -217,7 +225,7 @@ def _fill(
             _Job(p.Index, arguments(p.Index), p.shard, p.first_sample, p.n_samples, p.first_frame)
             for p in todo.itertuples()
         ]
-        work = functools.partial(_make_track, folder, make)
+        work = functools.partial(_make_track, folder, make, front_end)
         tasks = [(job,) for job in jobs]
         for i, (*pair, problem) in client.map(work, tasks, desc=doing, unit="track", ordered=True, show=progress):
             track_id, shard = jobs[i].track_id, shard_folder(folder, jobs[i].shard)
@@ -230,18 +238,19 @@ def _fill(
     return hashes, problems, damaged
 
 
-def _reserve(folder: Path, places: pd.DataFrame, finished: Path) -> None:
+def _reserve(folder: Path, places: pd.DataFrame, finished: Path, front_end: str) -> None:
     """Give the large files their final size if the disk has room for them."""
     if not folder.is_dir():
         files.discard(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for shard, names in sizes(places):
+    wanted_sizes = list(sizes(places, front_end))
+    for shard, names in wanted_sizes:
         if not (place := shard_folder(folder, shard)).is_dir():
             files.discard(place)
         for path in (place / name for name in (*names, HASHES, PROBLEMS)):
             if path.exists() and not (path.is_file() and os.access(path, os.R_OK | os.W_OK)):
                 files.discard(path)
-    wanted = {shard_folder(folder, shard) / name: size for shard, pair in sizes(places) for name, size in pair.items()}
+    wanted = {shard_folder(folder, shard) / name: size for shard, pair in wanted_sizes for name, size in pair.items()}
     present = {path: path.stat() for path in wanted if path.exists()}
     needed = sum(wanted.values()) - sum(512 * stat.st_blocks for stat in present.values())
     free = shutil.disk_usage(folder).free
@@ -285,17 +294,17 @@ def _append(path: Path, line: str) -> None:
 
 
 def _intact(
-    folder: Path, places: pd.DataFrame, hashes: dict[str, list[str]], client: Processes, progress: bool
+    folder: Path, places: pd.DataFrame, hashes: dict[str, list[str]], client: Processes, progress: bool, front_end: str
 ) -> set[str]:
     """Tracks whose samples and spectrogram match their sha256."""
+
+    size = frame_bytes(front_end)
 
     def check(place: Any) -> bool:
         shard = shard_folder(folder, place.shard)
         parts = (
             np.fromfile(shard / AUDIO, np.uint8, 2 * place.n_samples, offset=2 * place.first_sample),
-            np.fromfile(
-                shard / FRAMES, np.uint8, _FRAME_BYTES * place.n_frames, offset=_FRAME_BYTES * place.first_frame
-            ),
+            np.fromfile(shard / FRAMES, np.uint8, size * place.n_frames, offset=size * place.first_frame),
         )
         return hashes[place.Index] == [hashing.sha256_bytes(part) for part in parts]
 
@@ -313,7 +322,7 @@ def _intact(
         return {t for t, good in zip(known.index, checked) if good}
 
 
-def _make_track(folder: Path, make: Callable[..., np.ndarray], job: _Job) -> tuple[str, str, str]:
+def _make_track(folder: Path, make: Callable[..., np.ndarray], front_end: str, job: _Job) -> tuple[str, str, str]:
     """Make one track in its place in both files; returns the two sha256, and the problem or an empty string."""
     try:
         samples = make(*job.arguments)
@@ -321,10 +330,10 @@ def _make_track(folder: Path, make: Callable[..., np.ndarray], job: _Job) -> tup
             raise BadTrack(f"it has {len(samples)} samples instead of the {job.n_samples} announced")
     except BadTrack as problem:
         return "", "", str(problem)
-    frames = track_spectrogram(samples)
+    frames = track_spectrogram(samples, front_end)
     for name, start, array in (
         (AUDIO, 2 * job.first_sample, samples),
-        (FRAMES, _FRAME_BYTES * job.first_frame, frames),
+        (FRAMES, frame_bytes(front_end) * job.first_frame, frames),
     ):
         with open(shard_folder(folder, job.shard) / name, "r+b") as file:
             file.seek(start)

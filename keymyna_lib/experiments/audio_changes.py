@@ -7,19 +7,16 @@ each is plainly audible, and leaves the key recognisable.
 from __future__ import annotations
 
 import functools
-import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import scipy.signal
-import soundfile
 
 from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.corpus.sound import effects
 from keymyna_lib.spectrogram import SAMPLE_RATE
-
-_MP3_DELAY = 576 + 529  # samples: LAME's encoder delay and that of any Layer III decoder
 
 
 @dataclass(frozen=True)
@@ -83,26 +80,11 @@ def butterworth(audio: np.ndarray, rng: np.random.Generator, *, kind: str, cutof
     return scipy.signal.sosfilt(scipy.signal.butter(4, cutoff, kind, fs=SAMPLE_RATE, output="sos"), audio)
 
 
-def peaking_filter(frequency: float, gain: float, q: float) -> np.ndarray:
-    """One peaking band as a (1, 6) second-order section (R. Bristow-Johnson's Audio EQ Cookbook, W3C 2021).
-
-    Parameters
-    ----------
-    frequency, gain : centre in Hz, and the gain there in dB.
-    q : the centre over the bandwidth between the points of half the gain.
-    """
-    amplitude, angle = 10 ** (gain / 40), 2 * np.pi * frequency / SAMPLE_RATE
-    alpha, centre = np.sin(angle) / (2 * q), -2 * np.cos(angle)
-    section = np.array(
-        [[1 + alpha * amplitude, centre, 1 - alpha * amplitude, 1 + alpha / amplitude, centre, 1 - alpha / amplitude]]
-    )
-    return section / section[0, 3]
-
-
 def equalise(audio: np.ndarray, rng: np.random.Generator, *, bands: int, gain: float) -> np.ndarray:
     """Random peaking bands, level kept: centres log-uniform, 80 Hz to 6 kHz; +-`gain` dB; Q 0.7 to 2."""
     sections = [
-        peaking_filter(80 * 75 ** rng.uniform(), rng.uniform(-gain, gain), rng.uniform(0.7, 2.0)) for _ in range(bands)
+        effects.peaking_filter(80 * 75 ** rng.uniform(), rng.uniform(-gain, gain), rng.uniform(0.7, 2.0))
+        for _ in range(bands)
     ]
     changed = scipy.signal.sosfilt(np.concatenate(sections), audio)
     return changed * (_rms(audio) / max(_rms(changed), 1e-12))
@@ -141,26 +123,8 @@ def shift_pitch(audio: np.ndarray, rng: np.random.Generator, *, semitones: int) 
 
 
 def code_mp3(audio: np.ndarray, rng: np.random.Generator, *, level: float) -> np.ndarray:
-    """Encode as MP3 at a constant rate and decode, in memory (libsndfile with LAME), aligned to the input.
-
-    `level` is libsndfile's compression level in [0, 1): at 16 kHz, 0.95 gives 16 kbit/s, 0.8 gives 40. LAME
-    writes its delay into a first frame that at 32 kbit/s and less is too small for it; the decoded audio is
-    then late by that delay, and longer.
-    """
-    buffer = io.BytesIO()
-    soundfile.write(
-        buffer,
-        audio,
-        SAMPLE_RATE,
-        format="MP3",
-        subtype="MPEG_LAYER_III",
-        compression_level=level,
-        bitrate_mode="CONSTANT",
-    )
-    buffer.seek(0)
-    decoded = soundfile.read(buffer)[0]
-    late = _MP3_DELAY if len(decoded) > len(audio) else 0
-    return decoded[late : late + len(audio)]
+    """`effects.code_mp3`."""
+    return effects.code_mp3(audio, level=level)
 
 
 def _registry() -> dict[str, Augmentation]:

@@ -18,7 +18,8 @@ from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.compute.executor import Executor
 from keymyna_lib.compute.processes import HERE
 from keymyna_lib.experiments.audio_changes import AUGMENTATIONS, Augmentation
-from keymyna_lib.spectrogram import compress, mel_power
+from keymyna_lib.front_ends import power
+from keymyna_lib.spectrogram import compress
 
 CLEAN = "clean"  # the name of the unchanged audio among those of the augmentations
 
@@ -29,7 +30,10 @@ def _augment(augmentations: Mapping[str, Augmentation], seed: int, corpus: Any, 
         name: augmentation(audio, seeds.numpy_stream(seed, track_id, name))
         for name, augmentation in augmentations.items()
     }
-    return {name: np.ascontiguousarray(compress(mel_power(version))[0].numpy().T) for name, version in versions.items()}
+    return {
+        name: np.ascontiguousarray(compress(power(version, corpus.front_end)).numpy().T)
+        for name, version in versions.items()
+    }
 
 
 def augment_tracks(
@@ -54,7 +58,7 @@ def augment_tracks(
 
     Returns
     -------
-    Name -> one compressed spectrogram per track in the order given, each (frame, mel) float16; `CLEAN` is the
+    Name -> one compressed spectrogram per track in the order given, each (frame, band) float16; `CLEAN` is the
     first name. About 0.24 MB for 30 s. A change of tempo changes the number of frames.
     """
     work, tasks = functools.partial(_augment, dict(augmentations), seed, corpus), [(track,) for track in track_ids]

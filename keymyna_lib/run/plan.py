@@ -166,7 +166,7 @@ def rules_of(notebook: str) -> dict[str, Rule]:
 @functools.cache
 def _names() -> dict[str, Rule]:
     """The rules of parameters that hold names."""
-    from keymyna_lib.corpus.rendered.arrange import SCOPES
+    from keymyna_lib.corpus.rendered.arrange import MIXED, SCOPES
     from keymyna_lib.experiments import encoder_study
     from keymyna_lib.losses import LOSSES
     from keymyna_lib.model import PATCHES, PRESETS, SCALES
@@ -177,7 +177,7 @@ def _names() -> dict[str, Rule]:
     text = Rule(lambda value: isinstance(value, str) and bool(value.strip()), "a name")
     return {
         "profile": one_of(paths.PROFILES),
-        "scope": one_of(SCOPES),
+        "scope": one_of((*SCOPES, MIXED)),
         "preset": one_of(PRESETS),
         "patch": one_of(PATCHES),
         "scale": one_of(SCALES),

@@ -52,10 +52,19 @@ _GIVEN = (
 _KINDS = {"n_samples": np.int64, "key": np.int64, "drawn": bool}  # the others are text
 _LIBRARIES = ("soundfile", "soxr", "numpy", "torch", "librosa")
 _SILENCE = 1e-6  # peak below which there is nothing to scale
+# Least log(1 + power) of a frame's loudest band that counts as sound: 50 dB or so below loud music (our choice).
+_HEARD = 0.02
 
 
 def build_recordings(
-    tracks: pd.DataFrame, *, seconds: float, cache: Path | None = None, progress: bool = True, client: Executor = HERE
+    tracks: pd.DataFrame,
+    *,
+    seconds: float,
+    min_windows: float = 0,
+    cache: Path | None = None,
+    progress: bool = True,
+    client: Executor = HERE,
+    front_end: str = "mel",
 ) -> tuple[corpora.Corpus, pd.DataFrame]:
     """Decode recordings into a corpus, or its missing and damaged parts; a finished one is verified and opened.
 
@@ -70,25 +79,40 @@ def build_recordings(
         composition, key (0..23, or -1 without a label), label (as written), artist, title, content (a string that
         changes with the file's content).
     seconds : of each recording, from its beginning; 0 for all of it.
+    min_windows : least length of a recording that is pre-trained on alone (split "pretrain"), in windows of
+        `spectrogram.WINDOW` frames, silent frames not counted. Shorter ones are sound effects and jingles.
     cache : folder to build in; `paths.CACHE` by default.
     progress : show bars.
     client : where to decode, see `cluster.connect`; a cluster's workers see the recordings under the same paths. The
         result depends neither on it nor on the order of `tracks`.
+    front_end : of the spectrograms, one of `front_ends.FRONT_ENDS`.
 
     Returns
     -------
     corpus : its manifest has the columns `COLUMNS`, its rows are sorted by track_id; key_name is empty without a label,
         recording is the same for copies.
-    unused : columns track_id, state ("corrupt": it cannot be decoded; "excluded": a copy of what is scored), problem.
+    unused : columns track_id, state ("corrupt": it cannot be decoded; "excluded": too short, or a copy of what is
+        scored), problem.
 
     Raises
     ------
     KeyMynaError
-        When the table is not as above, a file is not there, nothing can be decoded, the disk is too full, or a process
-        is killed; or as `copies.settle`.
+        When the table is not as above, a file is not there, nothing can be decoded or is long enough, the disk is too
+        full, or a process is killed; or as `copies.settle`.
     """
     plan = _plan(tracks, seconds)
-    recipe = {"seconds": float(seconds), "peak": spectrogram.PEAK}
+    recipe = {
+        "seconds": float(seconds),
+        "peak": spectrogram.PEAK,
+        "min_windows": float(min_windows),
+        "front_end": front_end,
+    }
+    least = min_windows * spectrogram.WINDOW  # frames
+    why = f"less than {min_windows:g} windows of sound ({least * spectrogram.HOP / spectrogram.SAMPLE_RATE:.1f} s)"
+    short = set(plan.index[(plan["split"] == "pretrain") & (plan["n_frames"] < least)])  # they need no decoding
+    plan = plan.drop(index=list(short))
+    if plan.empty:
+        raise KeyMynaError(f"all of the {len(short)} recordings have {why}; lower min_windows, or bring longer ones.")
     folder = Path(cache or paths.CACHE) / "corpus" / _key(plan, recipe)
     places = store.offsets(plan)
     hashes, problems = store.fill(
@@ -100,13 +124,20 @@ def build_recordings(
         doing="decoding",
         progress=progress,
         client=client,
+        front_end=front_end,
     )
     manifest = plan.drop(index=[track_id for track_id in plan.index if track_id in problems])
     if manifest.empty:
         track_id, problem = next(iter(problems.items()))
         raise KeyMynaError(f"none of the {len(plan)} recordings can be decoded; {track_id}: {problem}")
     manifest["sha256"], manifest["spectrogram_sha256"] = zip(*(hashes[t] for t in manifest.index))
-    frames = store.Shards(folder, store.FRAMES)
+    frames = store.Shards(folder, store.FRAMES, front_end)
+    if least:
+        unlabelled = manifest.index[manifest["split"] == "pretrain"]
+        quiet = {t for t in unlabelled if sounding(store.frames_of(frames, places.loc[t])) < least}
+        manifest, short = manifest.drop(index=list(quiet)), short | quiet
+        if manifest.empty:
+            raise KeyMynaError(f"all of the {len(short)} recordings have {why}; lower min_windows.")
     manifest["recording"] = copies.recordings(
         manifest["sha256"], lambda track_id: store.frames_of(frames, places.loc[track_id]), progress=progress
     )
@@ -117,7 +148,13 @@ def build_recordings(
     corpora.finish(folder, recipe, _versions(plan), settled.drop(index=left_out)[list(COLUMNS)], places)
     unused = [(track_id, "corrupt", problem) for track_id, problem in problems.items()]
     unused += [(track_id, "excluded", copies.LEFT_OUT) for track_id in left_out]
+    unused += [(track_id, "excluded", why) for track_id in short]
     return corpora.open_corpus(folder), pd.DataFrame(sorted(unused), columns=["track_id", "state", "problem"])
+
+
+def sounding(frames: np.ndarray) -> int:
+    """Frames of a stored spectrogram (frame, mel) that are not silent: their loudest band reaches `_HEARD`."""
+    return int(np.count_nonzero(frames.max(axis=1) >= _HEARD))
 
 
 def _plan(tracks: pd.DataFrame, seconds: float) -> pd.DataFrame:
@@ -151,7 +188,7 @@ def _plan(tracks: pd.DataFrame, seconds: float) -> pd.DataFrame:
     return plan
 
 
-def _key(plan: pd.DataFrame, recipe: dict[str, float]) -> str:
+def _key(plan: pd.DataFrame, recipe: dict[str, float | str]) -> str:
     code = hashing.code_hash_of(__name__)
     return hashing.sha256_json([plan.drop(columns="file").to_csv(), recipe, code, _versions(plan)])[:16]
 

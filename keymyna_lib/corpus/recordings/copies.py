@@ -20,7 +20,7 @@ import pandas as pd
 
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.progress import bar
-from keymyna_lib.spectrogram import HOP, N_MELS, SAMPLE_RATE
+from keymyna_lib.spectrogram import HOP, SAMPLE_RATE
 
 SECONDS, MIN_SECONDS = 120.0, 3.0  # of sound that are compared at most; at least
 # Least share of equal signs. Of the synthetic corpus, no two pieces reach 0.65; an mp3 of the lowest quality keeps 0.8.
@@ -34,11 +34,11 @@ _NEIGHBOURS = 8  # recordings with the same signs that each is compared with
 
 
 def fingerprint(frames: np.ndarray) -> np.ndarray:
-    """(step, 2) uint32 of a stored spectrogram (frame, mel): every 64 ms, the signs by bit, and which of them count.
+    """(step, 2) uint32 of a stored spectrogram (frame, band): every 64 ms, the signs by bit, and which of them count.
 
     It begins with the first sound, and is empty where there is none.
     """
-    edges = np.linspace(0, N_MELS, _BITS + 2).astype(int)
+    edges = np.linspace(0, frames.shape[1], _BITS + 2).astype(int)
     first = np.argmax(np.append(frames.max(axis=1) > _STILL, True))
     heard = frames[first : first + round(SECONDS * SAMPLE_RATE / HOP)].astype(np.float64)
     if len(heard) < 2 * _SPAN:

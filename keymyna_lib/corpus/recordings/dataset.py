@@ -77,6 +77,10 @@ class Dataset(ABC):
         """What else can be downloaded once `sources` are there: files that only the annotations name."""
         return ()
 
+    def packages(self) -> Sequence[str]:
+        """Debian packages that it is made of, for `packages.fetch_packages`."""
+        return ()
+
 
 def labelled(label: str) -> dict[str, Any]:
     """Columns of an index that follow from a label: label, and either key or excluded.

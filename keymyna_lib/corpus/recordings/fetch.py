@@ -13,7 +13,7 @@ import re
 import shutil
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -22,7 +22,6 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 from urllib.request import url2pathname
 
-import filelock
 import pandas as pd
 from tqdm import tqdm
 
@@ -152,7 +151,7 @@ def fetch(
         if job.source.extract
         and (job.urls or (not job.problem and not is_unpacked(job.target, folder / job.source.extract)))
     ]
-    with _locked(folder / ".fetch.lock") if todo or unpacking else contextlib.nullcontext():
+    with files.locked(folder / ".fetch.lock") if todo or unpacking else contextlib.nullcontext():
         if todo:
             try:
                 _download(todo, min(workers, len(todo)), show)
@@ -280,22 +279,6 @@ def _mismatch(path: Path, source: Source) -> str:
     except OSError as error:
         return _reason(error)
     return ""
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Keep other processes out of the folder of the lock file."""
-    with contextlib.ExitStack() as stack:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(filelock.FileLock(path, timeout=0))
-        except filelock.Timeout:
-            raise KeyMynaError(f"another process is writing to {path.parent}. Wait for it, or stop it.") from None
-        except OSError as error:
-            raise KeyMynaError(
-                f"cannot write to {path.parent}: {error.strerror}. Correct its permissions, or choose another folder."
-            ) from error
-        yield
 
 
 # Downloads

@@ -14,11 +14,17 @@ import pandas as pd
 
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.text import identity
+from keymyna_lib.compute.executor import Executor
+from keymyna_lib.compute.processes import HERE
 from keymyna_lib.corpus.corpus import Corpus
+from keymyna_lib.corpus.packages import fetch_packages, licences_below
 from keymyna_lib.corpus.recordings.billboard import Billboard
+from keymyna_lib.corpus.recordings.build import build_recordings
 from keymyna_lib.corpus.recordings.dataset import STATES, Dataset, examine
+from keymyna_lib.corpus.recordings.decode import may_be_sound
 from keymyna_lib.corpus.recordings.fetch import fetch
 from keymyna_lib.corpus.recordings.folder import AudioFolder, UnlabelledFolder
+from keymyna_lib.corpus.recordings.game_music import GameMusic
 from keymyna_lib.corpus.recordings.giantsteps import GiantStepsKey, GiantStepsMTG
 from keymyna_lib.corpus.recordings.gtzan import GTZAN
 from keymyna_lib.corpus.recordings.mirdata_sets import FMAKeys, GuitarSet, MirdataGiantSteps
@@ -46,13 +52,15 @@ TASKS = {
     "guitarset": Task("GuitarSet", ("guitarset",)),
 }
 _SETS = {kind.name: kind for kind in (GiantStepsKey, Billboard, GTZAN, FMAKeys, GuitarSet, MirdataGiantSteps)}
-NAMES = (GiantStepsMTG.name, *_SETS)
+NAMES = (GiantStepsMTG.name, *_SETS, GameMusic.name)
 _FOLDERS = {"folder": AudioFolder, "unlabelled": UnlabelledFolder}
 SPLITS = ("train", "valid", "test")
 
 
 def dataset(name: str, *, min_confidence: int = 2, single_key: bool = True) -> Dataset:
     """A data set by its name; "folder:NAME" and "unlabelled:NAME" stand for folders of the user.
+
+    "game_music" is short for "unlabelled:game_music", which can be fetched.
 
     Parameters
     ----------
@@ -64,6 +72,8 @@ def dataset(name: str, *, min_confidence: int = 2, single_key: bool = True) -> D
         When there is none of this name.
     """
     kind, _, folder = name.partition(":")
+    if name in (GameMusic.name, GameMusic.name.removeprefix("unlabelled:")):
+        return GameMusic()
     if kind in _FOLDERS and folder:
         return _FOLDERS[kind](folder)
     if name == GiantStepsMTG.name:
@@ -93,7 +103,8 @@ def download(
 ) -> pd.DataFrame:
     """Download what the publishers of some data sets offer to anyone: rows of `fetch.fetch`, with the data set's name.
 
-    The annotations of all data sets come first, then the audio that they name. A mirror has one folder per data set.
+    The annotations of all data sets come first, then the audio that they name. A mirror has one folder per data set;
+    for packages, the machine's own sources of them say where they come from.
     """
     done = []
     for ask in (lambda one: one.sources(), lambda one: one.audio_sources(root)):
@@ -103,7 +114,55 @@ def download(
                 done.append(
                     fetch(sources, one.folder(root), offline=offline, mirror=address, show=show).assign(name=one.name)
                 )
+    for one in sets:
+        if packages := one.packages():
+            done.append(
+                fetch_packages(packages, one.folder(root), may_be_sound, offline=offline, show=show).assign(
+                    name=one.name
+                )
+            )
     return pd.concat(done, ignore_index=True) if done else pd.DataFrame(columns=["path", "state", "problem", "name"])
+
+
+def licences(sets: Sequence[Dataset], root: Path | str) -> pd.DataFrame:
+    """Licences of the packages that some data sets are made of, see `packages.licences_below`."""
+    tables = [licences_below(one.folder(root)) for one in sets if one.packages()]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
+def unlabelled_corpus(
+    sets: Sequence[Dataset],
+    root: Path | str,
+    *,
+    seconds: float = 0,
+    min_windows: float = 2,
+    show: bool = True,
+    client: Executor = HERE,
+) -> tuple[Corpus, pd.DataFrame]:
+    """A corpus for pre-training alone, of data sets without labels.
+
+    Parameters
+    ----------
+    seconds, min_windows, client : see `build.build_recordings`.
+
+    Returns
+    -------
+    corpus : all of its tracks have the split "pretrain".
+    unused : rows of `reasons`: how many recordings of each data set are not in it, and why.
+
+    Raises
+    ------
+    KeyMynaError
+        When a data set is not there, or as `build.build_recordings`.
+    """
+    examined, absent = examine_all(sets, root, show=show)
+    if absent:
+        name, reason = next(iter(absent.items()))
+        raise KeyMynaError(f"{name}: {reason}")
+    names = list(examined)
+    tracks, _ = assemble(examined, {one.name: one.folder(root) for one in sets}, [], [], names)
+    corpus, unused = build_recordings(tracks, seconds=seconds, min_windows=min_windows, progress=show, client=client)
+    return corpus, reasons(with_problems(examined, unused))
 
 
 def examine_all(

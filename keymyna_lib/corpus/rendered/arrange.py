@@ -3,7 +3,8 @@
 An arrangement imitates what makes recordings hard, and prevents anything except the notes from identifying a piece:
 with scope "section" a piece is cut into sections of 5 to 8 s, and each draws its own tempo (around the piece's),
 octave, tuning, instruments, balance, drums, level, room and noise. Whatever is constant within a piece is a shortcut
-for a contrastive task. With scope "piece" there is one section, the whole piece. All ranges are our choice.
+for a contrastive task. With scope "piece" there is one section, the whole piece, as in most recordings. All ranges are
+our choice.
 """
 
 from __future__ import annotations
@@ -15,33 +16,16 @@ import numpy as np
 
 from keymyna_lib.base.checks import RANGES, at_least, check, one_of
 from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.base.seeds import numpy_stream
+from keymyna_lib.corpus.sound.programmes import DRUM_KITS, FAMILIES, HATS, KICKS, SNARES
 
 if TYPE_CHECKING:
     from keymyna_lib.corpus.rendered.scores import Score
 
-# General MIDI programmes (from 0) by family, with their loudness in TimGM6mb.sf2 [dB: mean power of 0.5 s
-# notes, MIDI 48 to 84 in major thirds, velocity 90], which balances the parts. Of the 128, those are left out
-# that are silent or mistuned between MIDI 36 and 96, have mostly inharmonic partials, or swell too slowly for a
-# fast tune.
-FAMILIES: dict[str, dict[int, int]] = {
-    "keys": {0: -32, 2: -33, 4: -26, 5: -29, 6: -33, 7: -31},
-    "organ": {16: -25, 19: -29, 20: -25},
-    "mallet": {10: -26, 11: -20, 12: -28, 108: -21},
-    "plucked": {15: -33, 24: -23, 25: -27, 26: -20, 46: -16, 105: -22, 107: -22},
-    "bass": {32: -22, 33: -19, 35: -20},
-    "strings": {40: -21, 41: -21, 42: -21, 44: -22, 45: -26, 50: -38, 110: -22},
-    "voice": {53: -27, 85: -18, 91: -23},
-    "brass": {56: -21, 57: -25, 58: -21, 59: -27, 60: -16, 62: -25},
-    "reed": {64: -20, 66: -23, 68: -18, 69: -24, 70: -25, 71: -23, 111: -20},
-    "pipe": {73: -18, 74: -23, 75: -25, 79: -15},
-    "synth": {80: -29, 84: -27, 87: -18, 90: -26},
-}
-PROGRAMME_LOUDNESS: dict[int, int] = {p: dB for family in FAMILIES.values() for p, dB in family.items()}
 ENSEMBLE_PROBABILITY = 0.4  # all parts on one programme: a choir, an organ, a consort
-DRUM_KITS = (0, 8, 16, 24, 25, 40)  # presets of bank 128
-KICKS, SNARES, HATS = (35, 36), (37, 38, 40), (42, 44, 46, 51)  # General MIDI percussion keys
 
 SCOPES = ("section", "piece")
+MIXED = "mixed"  # of a corpus: either of these for each piece
 SECTION_SECONDS = (5.0, 8.0)
 TEMPO = {"chorale": (60.0, 100.0), "tune": (90.0, 160.0)}  # beats per minute
 TEMPO_FACTOR = (0.85, 1.18)  # a section's tempo over the piece's
@@ -59,7 +43,8 @@ class ArrangementConfig:
     """What an arrangement may draw.
 
     seconds : longest excerpt, from a piece's beginning [s].
-    scope : "section" draws instruments, drums, tuning, level, room, noise anew every 5 to 8 s, "piece" once.
+    scope : "section" draws instruments, drums, tuning, level, room, noise anew every 5 to 8 s, "piece" once; "mixed" is
+        for a corpus, see `scope_of`.
     drum_probability : share of sections with drums.
     detune_cents : tuning offsets are uniform between minus and plus this [cents].
     snr_db : signal-to-noise ratios are uniform between these two [dB].
@@ -82,10 +67,20 @@ class ArrangementConfig:
             self,
             {
                 "seconds": at_least(1),
-                "scope": one_of(SCOPES),
+                "scope": one_of((*SCOPES, MIXED)),
                 **{name: RANGES[name] for name in ("drum_probability", "detune_cents", "snr_db")},
             },
         )
+
+
+def scope_of(config: ArrangementConfig, piece_id: str, seed: int) -> str:
+    """Scope of a piece, "section" or "piece": that of the configuration, or with "mixed" one or the other by chance.
+
+    The draw depends on the piece's name and the seed alone, so that a piece keeps its scope in a larger corpus.
+    """
+    if config.scope != MIXED:
+        return config.scope
+    return SCOPES[numpy_stream(seed, "scope", piece_id).integers(len(SCOPES))]
 
 
 def arrange(score: Score, transposition: int, config: ArrangementConfig, rng: np.random.Generator) -> dict:
@@ -95,7 +90,7 @@ def arrange(score: Score, transposition: int, config: ArrangementConfig, rng: np
     ----------
     score : the piece; times in beats.
     transposition : semitones.
-    config : what may be drawn.
+    config : what may be drawn; its scope is the piece's.
     rng : seeded by piece, so that the order of work never matters.
 
     Returns
@@ -110,11 +105,13 @@ def arrange(score: Score, transposition: int, config: ArrangementConfig, rng: np
     Raises
     ------
     KeyMynaError
-        When there are more than 15 parts.
+        When there are more than 15 parts, or the scope is that of a corpus.
     """
     n_parts = int(score.notes[:, 3].max()) + 1
     if n_parts > 15:
         raise KeyMynaError(f"{score.piece_id} has {n_parts} parts; MIDI has channels for 15 and the drums.")
+    if config.scope not in SCOPES:
+        raise KeyMynaError(f"scope {config.scope!r} is a corpus's; a piece has one of {', '.join(SCOPES)}.")
     tempo = _uniform(rng, TEMPO[score.source])
     beat, end = float(score.notes[0, 0]), float((score.notes[:, 0] + score.notes[:, 1]).max())
     time, sections = 0.0, []

@@ -1,0 +1,370 @@
+"""The recipe of the default key model: a corpus, an encoder, heads on its embeddings, and what they score.
+
+Nothing in it has seen a labelled recording. The corpus is synthetic; recordings without labels may be listened to in
+pre-training. Every stage is kept in the cache under what it depends on, so that a recipe that is started again, or one
+that shares stages with another, goes on where it stopped. On the command line, `keymyna make-model`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from keymyna_lib import keys
+from keymyna_lib.base import paths
+from keymyna_lib.base.checks import RANGES, at_least, check
+from keymyna_lib.base.device import pick_device
+from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.base.files import discard
+from keymyna_lib.base.hashing import code_hash_of, sha256_json
+from keymyna_lib.base.seeds import torch_stream
+from keymyna_lib.compute.executor import Executor
+from keymyna_lib.compute.processes import HERE
+from keymyna_lib.corpus.corpus import Corpus, join
+from keymyna_lib.corpus.rendered.build import CorpusConfig, build_corpus
+from keymyna_lib.evaluate import bootstrap_interval, mirex_scores, track_predictions
+from keymyna_lib.experiments.head_study import rows_of, shift_range
+from keymyna_lib.features import (
+    Features,
+    add_shifted,
+    cut_windows,
+    embed,
+    extract,
+    shifted_views,
+    spread_windows,
+    window_frames,
+)
+from keymyna_lib.heads import HeadSpec, TrainedHead, select, train_heads, wide_mlp_grid
+from keymyna_lib.key_model import KeyModel
+from keymyna_lib.model import Encoder, EncoderConfig, build_encoder
+from keymyna_lib.pretrain import INITIAL_WEIGHTS, PretrainConfig, pretrain_once
+from keymyna_lib.spectrogram import WINDOW, window_starts
+
+EMBEDDING = "embedding"
+_TEMPERATURES = np.geomspace(0.25, 4, 65)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a key model is made.
+
+    Attributes
+    ----------
+    corpus : the labelled synthetic corpus; its front end is the encoder's.
+    pretraining : of the encoder; None for an untrained one of `encoder`.
+    encoder : of an untrained encoder.
+    max_shift : semitones up and down of the pitch-shifted views that heads are trained on.
+    shifted_windows : windows of each shifted view.
+    widths, dropouts : of the heads' hidden layer, a grid of which the best on validation is kept.
+    lr, weight_decay, batch_size : of the heads.
+    max_steps, eval_every, patience : of the heads, see `heads.train_heads`.
+    seeds : a head is trained for each, and the model's answer is the mean over them.
+
+    Raises
+    ------
+    KeyMynaError
+        When a value is out of range.
+    """
+
+    corpus: CorpusConfig
+    pretraining: PretrainConfig | None = None
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    max_shift: int = 6
+    shifted_windows: int = 2
+    widths: tuple[int, ...] = (2048,)
+    dropouts: tuple[float, ...] = (0.75, 0.9)
+    lr: float = 3e-4
+    weight_decay: float = 1e-4
+    batch_size: int = 64
+    max_steps: int = 6000
+    eval_every: int = 300
+    patience: int = 6
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+    def __post_init__(self) -> None:
+        names = ("max_shift", "shifted_windows", "widths", "dropouts", "seeds", "max_steps", "eval_every", "patience")
+        check(self, {name: RANGES[name] for name in names}, of="recipe")
+        check(self, {"batch_size": at_least(1), "lr": RANGES["head_lr"], "weight_decay": at_least(0)}, of="recipe")
+        if self.listener.front_end != self.corpus.front_end:
+            raise KeyMynaError(
+                f"recipe: the corpus's front_end is {self.corpus.front_end}, the encoder's "
+                f"{self.listener.front_end}; make them the same."
+            )
+
+    @property
+    def listener(self) -> EncoderConfig:
+        """The encoder's architecture and input."""
+        return self.pretraining.encoder if self.pretraining else self.encoder
+
+    @property
+    def heads(self) -> list[HeadSpec]:
+        """The grid."""
+        return wide_mlp_grid(
+            widths=self.widths,
+            dropouts=self.dropouts,
+            depths=(1,),
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+            batch_size=self.batch_size,
+        )
+
+
+def default_recipe(front_end: str = "mel") -> Recipe:
+    """That of the model in this repository: about an hour on two cores."""
+    encoder = EncoderConfig("vit-xxs", "vertical", "log1p", front_end)
+    return Recipe(
+        corpus=CorpusConfig(
+            seconds=30,
+            scope="mixed",
+            drum_probability=0.5,
+            detune_cents=30,
+            snr_db=(5, 40),
+            n_chorales=0,
+            n_tunes=1000,
+            n_songs=3000,
+            seed=0,
+            front_end=front_end,
+        ),
+        pretraining=PretrainConfig(encoder=encoder, augmentation="timbre", loss="infonce", steps=600, warmup_steps=60),
+    )
+
+
+def toy_recipe(front_end: str = "mel") -> Recipe:
+    """The same at a size that shows in a minute whether all of it runs."""
+    encoder = EncoderConfig("vit-toy", "vertical", "log1p", front_end)
+    whole = default_recipe(front_end)
+    return replace(
+        whole,
+        corpus=replace(whole.corpus, seconds=14, n_chorales=8, n_tunes=24, n_songs=24),
+        pretraining=replace(whole.pretraining, encoder=encoder, steps=4, warmup_steps=1, batch_size=8),
+        max_shift=1,
+        shifted_windows=1,
+        widths=(64,),
+        max_steps=100,
+        eval_every=50,
+    )
+
+
+RECIPES = {"default": default_recipe, "toy": toy_recipe}
+
+
+@dataclass(frozen=True)
+class Made:
+    """A key model, the corpus and the features it was made from, and the curve of its pre-training, if any."""
+
+    model: KeyModel
+    corpus: Corpus
+    features: Features
+    history: pd.DataFrame | None
+
+
+def make(
+    recipe: Recipe,
+    *,
+    recordings: Corpus | None = None,
+    device: str = "auto",
+    name: str = "",
+    client: Executor = HERE,
+    show: bool = True,
+) -> Made:
+    """Follow a recipe, taking what is there from the cache.
+
+    Parameters
+    ----------
+    recordings : more to listen to in pre-training: the tracks that `Corpus.pretraining_tracks` gives.
+    device : of pre-training, embedding and heads.
+    name : of the model.
+    client : where to render, see `cluster.connect`.
+    """
+    corpus = build_corpus(recipe.corpus, progress=show, client=client)
+    encoder, history = listener(recipe, corpus, recordings, device)
+    frames = window_frames(encoder.crop_frames or WINDOW)
+    encoder = encoder.to(pick_device(device))
+    base = {EMBEDDING: extract(corpus, EMBEDDING, encoder, frames=frames, show=show)}
+    shifts = shift_range(recipe.max_shift, 1)
+    wanted = dict.fromkeys(corpus.tracks(split="train"), shifts)
+    features = add_shifted(
+        corpus, {EMBEDDING: encoder}, base, wanted, windows=recipe.shifted_windows, frames=frames, show=show
+    )[EMBEDDING]
+    heads = trained_heads(recipe, features, corpus, shifts, device, show=show)
+    model = KeyModel(encoder.cpu(), heads, name=name)
+    model.temperature = temperature(model, *_answers(model, features, corpus, corpus.tracks(split="valid")))
+    return Made(model, corpus, features, history)
+
+
+def listener(
+    recipe: Recipe, corpus: Corpus, recordings: Corpus | None = None, device: str = "auto"
+) -> tuple[Encoder, pd.DataFrame | None]:
+    """The encoder of a recipe, pre-trained or not, and the curve of its pre-training."""
+    if recipe.pretraining is None:
+        return build_encoder(recipe.encoder, torch_stream(0, INITIAL_WEIGHTS)).eval(), None
+    everything, train = corpus, corpus.tracks(split="train")
+    if recordings is not None:
+        everything, train = join([corpus, recordings]), train + recordings.pretraining_tracks()
+    config = PretrainConfig(**{**_shallow(recipe.pretraining), "device": device})
+    return pretrain_once(config, everything, train, corpus.tracks(split="valid"), desc="pre-training")
+
+
+def _shallow(config: PretrainConfig) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in asdict(config)}
+
+
+def trained_heads(
+    recipe: Recipe, features: Features, corpus: Corpus, shifts: Sequence[int], device: str, *, show: bool = True
+) -> dict[str, TrainedHead]:
+    """For each seed the head of the grid that is best on the validation tracks, by name; kept in the cache."""
+    chosen = {}
+    rows: list[Any] = []
+    for seed in recipe.seeds:
+        plan = [asdict(recipe.corpus), asdict(recipe), seed, corpus.hash, code_hash_of(__name__)]
+        plan.append([list(features.x.shape), float(features.x.double().sum())])
+        file = paths.CACHE / "heads" / f"{sha256_json(plan)[:16]}.safetensors"
+        try:
+            head = TrainedHead.load(file)
+        except KeyMynaError:  # absent, or damaged
+            rows = rows or [
+                rows_of(features, corpus, corpus.tracks(split="train"), shifts),
+                rows_of(features, corpus, corpus.tracks(split="valid")),
+            ]
+            head = select(
+                train_heads(
+                    recipe.heads,
+                    *rows,
+                    max_steps=recipe.max_steps,
+                    eval_every=recipe.eval_every,
+                    patience=recipe.patience,
+                    seed=seed,
+                    device=str(pick_device(device)),
+                    progress=show,
+                )
+            )
+            discard(file)
+            head.save(file)
+        chosen[f"seed {seed}"] = head
+    return chosen
+
+
+def _answers(
+    model: KeyModel, features: Features, corpus: Corpus, tracks: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """(track, key) mean probabilities and (track,) keys of some tracks, from their unshifted rows."""
+    rows = features.select(tracks)
+    probabilities = track_predictions(model.probabilities(rows.x), rows.track.numpy())
+    return probabilities, corpus.manifest.loc[list(tracks), "key"].to_numpy()
+
+
+def temperature(model: KeyModel, probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """The temperature at which the answers (track, key) are most probable; see `KeyModel.temperature`."""
+
+    def surprise(value: float) -> float:
+        model.temperature = float(value)
+        found = model.calibrated(probabilities)[np.arange(len(labels)), labels]
+        return float(-np.log(np.maximum(found, 1e-12)).mean())
+
+    return float(min(_TEMPERATURES, key=surprise))
+
+
+def report(made: Made, *, unlabelled: Corpus | None = None, real: Path | None = None) -> pd.DataFrame:
+    """What a model scores on everything that can be scored.
+
+    Parameters
+    ----------
+    unlabelled : recordings; measured is whether their halves agree, and whether the answer moves with a transposition.
+    real : a folder with spectrograms.safetensors, (frame, mel) float16 as stored, and tracks.csv with the columns
+        track, key and set; passed over where the model's front end is another one than mel.
+
+    Returns
+    -------
+    Rows of set, measure, value, low, high (95 % interval, both in the unit of the value) and tracks.
+    """
+    model, corpus = made.model, made.corpus
+    rows = []
+    for split in ("valid", "test"):
+        tracks = corpus.tracks(split=split)
+        probabilities, labels = _answers(model, made.features, corpus, tracks)
+        source = corpus.manifest.loc[tracks, "source"].to_numpy()
+        for name in (*dict.fromkeys(source), "all"):
+            of = (source == name) | (name == "all")
+            rows += _scored(f"{split}: {name}", labels[of], probabilities[of].argmax(axis=1))
+    rows.append(_consistency("test: all", model, corpus, corpus.tracks(split="test")))
+    if unlabelled is not None:
+        heard = unlabelled.pretraining_tracks()
+        rows += _halves("unlabelled", model, unlabelled, heard)
+        rows.append(_consistency("unlabelled", model, unlabelled, heard))
+    if real is not None and corpus.front_end == "mel":
+        rows += _on_folder(model, real)
+    return pd.DataFrame(rows, columns=["set", "measure", "value", "low", "high", "tracks"])
+
+
+def _scored(name: str, labels: np.ndarray, answers: np.ndarray) -> list[tuple]:
+    by_track = {
+        "weighted_both": mirex_scores(labels, answers, fifths="both"),
+        "accuracy": (labels == answers).astype(float),
+    }
+    return [_share(name, measure, values) for measure, values in by_track.items()]
+
+
+def _share(name: str, measure: str, values: Sequence[float] | np.ndarray) -> tuple:
+    return (name, measure, float(np.mean(values)), *bootstrap_interval(np.array(values), seed=0), len(values))
+
+
+def _windows_of(model: KeyModel, stored: np.ndarray) -> torch.Tensor:
+    frames = window_frames(model.encoder.crop_frames or WINDOW)
+    picture = torch.from_numpy(np.array(stored)).T
+    return cut_windows(picture, window_starts(picture.shape[1], frames), frames)
+
+
+def _answer(model: KeyModel, windows: torch.Tensor) -> int:
+    """The key of windows (window, band, frame)."""
+    return int(model.probabilities(embed(model.encoder, windows)).mean(axis=0).argmax())
+
+
+def _consistency(name: str, model: KeyModel, corpus: Corpus, tracks: Sequence[str]) -> tuple:
+    """Share of tracks whose answer moves with a transposition, by -5 to 6 semitones in turn."""
+    same, frames = [], window_frames(model.encoder.crop_frames or WINDOW)
+    for number, track in enumerate(tracks):
+        semitones = ((number % 11) + 1) if number % 11 < 6 else number % 11 - 11
+        starts = window_starts(len(corpus.spectrogram(track)), frames)
+        starts = starts[spread_windows(len(starts), 3)]
+        here, there = (
+            _answer(model, shifted_views(corpus, track, starts, [shift], frames)) for shift in (0, semitones)
+        )
+        same.append(float(there == int(keys.transpose(here, semitones))))
+    return _share(name, "moves with a transposition", same)
+
+
+def _halves(name: str, model: KeyModel, corpus: Corpus, tracks: Sequence[str]) -> list[tuple]:
+    """Share of recordings of at least two windows whose first and second half get the same answer; none without any."""
+    same = []
+    for track in tracks:
+        windows = _windows_of(model, corpus.spectrogram(track))
+        if (half := len(windows) // 2) > 0:
+            same.append(float(_answer(model, windows[:half]) == _answer(model, windows[-half:])))
+    return [_share(name, "halves agree", same)] if same else []
+
+
+def _on_folder(model: KeyModel, folder: Path) -> list[tuple]:
+    from safetensors.numpy import load_file
+
+    table, stored = pd.read_csv(folder / "tracks.csv"), load_file(folder / "spectrograms.safetensors")
+    answers = np.array([_answer(model, _windows_of(model, stored[track])) for track in table["track"]])
+    labels = np.array([keys.parse_key(key) for key in table["key"]])
+    rows = []
+    for name in dict.fromkeys(table["set"]):
+        of = (table["set"] == name).to_numpy()
+        rows += _scored(name, labels[of], answers[of])
+    return rows
+
+
+def write_report(table: pd.DataFrame, path: Path) -> None:
+    """Write `report` as JSON."""
+    from keymyna_lib.base import files
+
+    files.write_text(path, json.dumps(json.loads(table.to_json(orient="records")), indent=1) + "\n")
