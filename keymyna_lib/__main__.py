@@ -45,6 +45,14 @@ def _one_message() -> Iterator[None]:
         return
     except KeyMynaError as error:
         status, message = 1, f"error: {error}"
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "keymyna_lib":
+            raise
+        status = 1
+        message = (
+            f"error: {error.name} is not installed. All that the notebooks need: pip install '.[notebooks]' in a "
+            "clone, or ./run_all.sh."
+        )
     except KeyboardInterrupt as interrupt:
         status, message = 130, f"\nstopped: {str(interrupt) or 'interrupted'}"
     except BrokenPipeError:  # the reader, `head` perhaps, has seen enough
@@ -265,7 +273,7 @@ def bench(subjects: tuple[str, ...], budget: float, size: str, out: Path) -> Non
 @click.option("--write-tags", is_flag=True, help="Write keys into the files' tags: F#m, or as --notation says.")
 @click.option("--dry-run", is_flag=True, help="With --write-tags: only show what would be written.")
 @click.option("--jobs", type=click.IntRange(1), metavar="N", help="Files at a time.  [default: one per core]")
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, or auto.")
+@click.option("--device", type=click.Choice(["cpu", "cuda", "auto"]), default="cpu", show_default=True)
 @click.pass_context
 def predict(
     ctx: click.Context,

@@ -233,5 +233,7 @@ class AsTable:
 
 def _tag(answer: Answer) -> str:
     """What the tags say and how it agrees, and what they say then."""
-    said = f"{answer.tag} ({answer.tag_relation or 'not comparable'})" if answer.tag else ""
-    return f"{said} -> {answer.new_tag}".strip() if answer.new_tag else said
+    if not answer.tag or answer.estimate.key is None:
+        return f"-> {answer.new_tag}" if answer.new_tag else answer.tag
+    said = f"{answer.tag} ({answer.tag_relation or 'not comparable'})"
+    return f"{said} -> {answer.new_tag}" if answer.new_tag else said

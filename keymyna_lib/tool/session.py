@@ -14,8 +14,8 @@ from keymyna_lib.base.terminal import echo, plain, quiet_libraries
 from keymyna_lib.compute.processes import cores
 from keymyna_lib.predict import KeyFinder
 from keymyna_lib.tool.answers import Answer, AsCsv, AsJson, AsTable, ask, summary
-from keymyna_lib.tool.files import sound_files
-from keymyna_lib.tool.models import open_model
+from keymyna_lib.tool.open_model import open_model
+from keymyna_lib.tool.sound_files import sound_files
 
 
 def predict_files(
@@ -33,7 +33,7 @@ def predict_files(
 
     Parameters
     ----------
-    given : paths. model : name, head and patches, see `models.open_model`.
+    given : paths. model : name, head and patches, see `open_model`.
     shown : "table", "json" or "csv", on standard output; all else goes to standard error.
     notation : the only one in the table; empty for all. tagging, dry_run : see `answers.ask`, the notation of new tags.
     jobs : files at a time; None for one per core.

@@ -66,12 +66,11 @@ def _opened(path: Path | str) -> Any:
     from mutagen.flac import FLAC
     from mutagen.mp3 import MP3
     from mutagen.mp4 import MP4
-    from mutagen.oggflac import OggFLAC
     from mutagen.oggopus import OggOpus
     from mutagen.oggvorbis import OggVorbis
     from mutagen.wave import WAVE
 
-    return File(path, [MP3, WAVE, AIFF, FLAC, OggVorbis, OggOpus, OggFLAC, MP4])
+    return File(path, [MP3, WAVE, AIFF, FLAC, OggVorbis, OggOpus, MP4])
 
 
 def _as_stored(kind: type, path: Path) -> Any:
