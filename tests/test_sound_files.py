@@ -3,6 +3,7 @@
 import os
 
 import pytest
+import tones
 
 from keymyna_lib.tool.sound_files import sound_files
 
@@ -27,7 +28,8 @@ def test_folders_are_searched_in_order_and_each_file_counts_once(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"\xff\xd8\xff")
     (tmp_path / "a" / "circle").symlink_to(tmp_path)
-    (tmp_path / "a" / "nameless").write_bytes(b"ID3\x04\0\0\0\0\0\0" + b"\xff\xfb\x90\x64" + bytes(500))
+    tones.write(tmp_path / "a" / "nameless.mp3", 0, seconds=1.0)
+    (tmp_path / "a" / "nameless.mp3").rename(tmp_path / "a" / "nameless")
     expected = ["a/1.WAV", "a/2.flac", "a/nameless", "a/deep/er/x.ogg"]
     assert found(tmp_path, "a") == (expected, [])
     assert found(tmp_path, ".")[0] == ["b.mp3", *expected]

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -86,7 +86,7 @@ _COLUMNS = (
 
 def ask(
     finder: KeyFinder, files: Sequence[Path], *, jobs: int, notation: str = "", dry_run: bool = False
-) -> Iterator[Answer]:
+) -> Generator[Answer, None, None]:
     """The answer of each file, in their order, as they come.
 
     Parameters

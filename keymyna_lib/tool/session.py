@@ -51,11 +51,11 @@ def predict_files(
         echo(plain(f"error: {error.filename} cannot be read ({error.strerror})."), err=True)
     if not files:
         echo(plain(f"error: there is no sound file in {', '.join(given)}."), err=True)
-    printer = {
-        "table": lambda: AsTable(echo, plain, notation=notation, dry_run=dry_run),
-        "json": lambda: AsJson(echo),
-        "csv": lambda: AsCsv(echo),
-    }[shown]()
+    printer: AsTable | AsJson | AsCsv
+    if shown == "table":
+        printer = AsTable(echo, plain, notation=notation, dry_run=dry_run)
+    else:
+        printer = {"json": AsJson, "csv": AsCsv}[shown](echo)
     answers: list[Answer] = []
     asking = ask(finder, files, jobs=jobs or cores(), notation=tagging, dry_run=dry_run)
     try:

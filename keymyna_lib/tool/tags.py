@@ -73,7 +73,7 @@ def _opened(path: Path | str) -> Any:
     return File(path, [MP3, WAVE, AIFF, FLAC, OggVorbis, OggOpus, MP4])
 
 
-def _as_stored(kind: type, path: Path) -> Any:
+def _as_stored(kind: Any, path: Path) -> Any:
     """A file of a known kind, the frames of its ID3 in their own version."""
     from mutagen.aiff import AIFF
     from mutagen.mp3 import MP3
