@@ -62,7 +62,7 @@ class Answer:
             first, second = heard.ranking[:2]
             found |= dict(
                 confidence=round(float(heard.probabilities[first]), 4),
-                tuning_cents=round(heard.tuning, 1),
+                tuning_cents=round(heard.tuning, 1) + 0.0,  # no -0.0
                 seconds=round(heard.seconds, 3),
                 silence_seconds=round(heard.silence, 3),
                 unclear=heard.unclear or None,
