@@ -9,7 +9,6 @@ import contextlib
 import errno
 import logging
 import os
-import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ import click
 from keymyna_lib import __version__
 from keymyna_lib.base import paths
 from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.base.terminal import Notes, echo, plain
 from keymyna_lib.bench.sizes import SIZES, SUBJECTS
 
 _CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS}
@@ -45,6 +45,14 @@ def _one_message() -> Iterator[None]:
         return
     except KeyMynaError as error:
         status, message = 1, f"error: {error}"
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "keymyna_lib":
+            raise
+        status = 1
+        message = (
+            f"error: {error.name} is not installed. All that the notebooks need: pip install '.[notebooks]' in a "
+            "clone, or ./run_all.sh."
+        )
     except KeyboardInterrupt as interrupt:
         status, message = 130, f"\nstopped: {str(interrupt) or 'interrupted'}"
     except BrokenPipeError:  # the reader, `head` perhaps, has seen enough
@@ -61,23 +69,6 @@ def _one_message() -> Iterator[None]:
     if os.environ.get("LOCAL_RANK", "0") == "0":  # under torchrun, once on each machine
         click.echo(message, err=True)
     raise click.exceptions.Exit(status)
-
-
-def _echo(line: str, *, err: bool = False) -> None:
-    """Print names of files in the bytes that they have on disk, whatever the terminal's encoding."""
-    click.echo(os.fsencode(line), err=err)
-
-
-def _plain(name: str) -> str:
-    """Without control characters, which would break lines and columns, or drive the terminal."""
-    return re.sub(r"[\x00-\x1f\x7f]", lambda found: found[0].encode("unicode_escape").decode(), name)
-
-
-class _Notes(logging.Handler):
-    """Prints what the library passes over with a warning, a line each."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        _echo(_plain(f"note: {record.getMessage()}"), err=True)
 
 
 class _RunContext(click.Context):
@@ -356,41 +347,61 @@ def _bench_gpu(size: str, **given: Any) -> int:
 
 
 @main.command(short_help="Print the key of sound files.")
-@click.option("--encoder", required=True, metavar="E", help="encoder.safetensors of a pre-training run.")
-@click.option("--head", required=True, metavar="H", help="head.safetensors of a run on that encoder's embeddings.")
-@click.option("--crop-frames", type=int, default=196, show_default=True, help="crop_frames of the pre-training run.")
-@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.argument("files", nargs=-1, required=True, metavar="FILE_OR_FOLDER...")
+@click.option("--model", default="", metavar="M", help="Model file, run, or encoder; by default the package's model.")
+@click.option("--head", default="", metavar="FILE", help="Head to go with an encoder, ours or official weights.")
+@click.option("--patch", metavar="P", help="Patches of official weights, if they fit several.")
+@click.option("--notation", type=click.Choice(["key", "camelot", "openkey"]), help="The only one shown, or written.")
+@click.option("--json", "as_json", is_flag=True, help="Print an array of objects, errors included.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print comma-separated values, errors included.")
+@click.option("--write-tags", is_flag=True, help="Write keys into the files' tags: F#m, or as --notation says.")
+@click.option("--dry-run", is_flag=True, help="With --write-tags: only show what would be written.")
+@click.option("--jobs", type=click.IntRange(1), metavar="N", help="Files at a time.  [default: one per core]")
+@click.option("--device", type=click.Choice(["cpu", "cuda", "auto"]), default="cpu", show_default=True)
 @click.pass_context
-def predict(ctx: click.Context, encoder: str, head: str, crop_frames: int, files: tuple[str, ...]) -> None:
-    """Print the key of each sound FILE (wav, flac, ogg, mp3; with the package av, m4a and more), its probability
-    and the tuning.
+def predict(
+    ctx: click.Context,
+    files: tuple[str, ...],
+    model: str,
+    head: str,
+    patch: str | None,
+    notation: str | None,
+    as_json: bool,
+    as_csv: bool,
+    write_tags: bool,
+    dry_run: bool,
+    jobs: int | None,
+    device: str,
+) -> None:
+    """Print the key of sound files (wav, flac, ogg, mp3; with the package av, m4a and more) and of all in folders.
 
-    The tuning is in cents from A at 440 Hz; recordings that are more than 15 cents off are put right first. Silence is
-    left out, and a file with nothing else has no clear key. A file that cannot be read is reported, the others are
-    still done, and the exit status is 1.
+    Shown are the key, its probability, the runner-up, the tuning in cents from A at 440 Hz, and the file's own tag. A
+    file that cannot be read is reported, the others are still done, and the exit status is 1.
 
     \b
-    Example:
-      keymyna predict --encoder encoder.safetensors --head head.safetensors song.mp3
+    Examples:
+      keymyna predict --model model.safetensors song.mp3
+      keymyna predict --model model.safetensors --write-tags --notation camelot ~/music
     """
-    from keymyna_lib.keys import KEY_NAMES
-    from keymyna_lib.predict import KeyFinder
+    if as_json and as_csv:
+        raise click.UsageError("--json and --csv exclude each other.")
+    if dry_run and not write_tags:
+        raise click.UsageError("--dry-run goes with --write-tags.")
+    from keymyna_lib.tool.session import predict_files
 
-    logging.basicConfig(handlers=[_Notes()])
-    finder, status = KeyFinder(encoder, head, crop_frames=crop_frames), 0
-    for file in files:
-        try:
-            heard = finder.estimate(file)
-        except KeyMynaError as error:
-            _echo(_plain(f"error: {error}"), err=True)
-            status = 1
-            continue
-        if heard.key is None:
-            found = "no clear key (silence)"
-        else:
-            found = f"{KEY_NAMES[heard.key]}\t{heard.probabilities[heard.key]:.3f}\t{round(heard.tuning):+d} cents"
-        _echo(f"{_plain(file)}\t{found}")
-    ctx.exit(status)
+    logging.basicConfig(handlers=[Notes()])
+    ctx.exit(
+        predict_files(
+            files,
+            model=(model, head, patch),
+            shown="json" if as_json else "csv" if as_csv else "table",
+            notation=notation or "",
+            tagging=(notation or "key") if write_tags else "",
+            dry_run=dry_run,
+            jobs=jobs,
+            device=device,
+        )
+    )
 
 
 @main.command("make-model", short_help="Make the key model anew.")
@@ -456,7 +467,7 @@ def score(ctx: click.Context, task: str, lists: tuple[str, ...], data_root: str)
     from keymyna_lib.experiments import scoring
 
     def say(note: str) -> None:
-        _echo(_plain(note), err=True)
+        echo(plain(note), err=True)
 
     labels, absent = tasks.labels(task, Path(data_root).expanduser())
     for name, why in absent.items():
@@ -467,14 +478,14 @@ def score(ctx: click.Context, task: str, lists: tuple[str, ...], data_root: str)
         try:
             table = scoring.score_list(Path(file), labels, test, say=say)
         except KeyMynaError as error:
-            _echo(_plain(f"error: {error}"), err=True)
+            echo(plain(f"error: {error}"), err=True)
             status = 1
             continue
         metrics = summary(table["reference"].to_numpy(), table["estimate"].to_numpy())
         low, high = bootstrap_interval(table["score"], groups=table["composition"], seed=0)
         values = (metrics["weighted_both"], low, high, metrics["weighted_ascending"], metrics["accuracy"])
         none = int((table["estimate"] == NO_KEY).sum())
-        _echo("\t".join([_plain(file), str(len(table)), *(f"{value:.4f}" for value in values), str(none)]))
+        echo("\t".join([plain(file), str(len(table)), *(f"{value:.4f}" for value in values), str(none)]))
     ctx.exit(status)
 
 
