@@ -16,14 +16,21 @@ import pandas as pd
 from keymyna_lib import keys
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.corpus.corpus import Corpus
-from keymyna_lib.corpus.rendered.build import playable_score
+from keymyna_lib.corpus.rendered.build import SONG, played_notes
 from keymyna_lib.corpus.rendered.scores import load_scores
-from keymyna_lib.corpus.sound.programmes import FAMILIES
+from keymyna_lib.corpus.sound.production import speed
+from keymyna_lib.corpus.sound.programmes import FAMILIES, SONG_FAMILIES
+from keymyna_lib.corpus.sound.render import DRUM_PART
 from keymyna_lib.spectrogram import HOP, SAMPLE_RATE, WINDOW, window_starts
 
 CHROMA_COLUMNS: tuple[str, ...] = tuple(f"chroma_{pitch_class}" for pitch_class in range(12))
 _MEANS = {"tuning": "cents", "snr": "snr", "tempo": "tempo"}  # column -> a section's entry
-_FAMILY_OF_PROGRAMME = {programme: name for name, family in FAMILIES.items() for programme in family}
+_FAMILY_OF_PROGRAMME = {
+    programme: name
+    for families in (SONG_FAMILIES, FAMILIES)
+    for name, family in families.items()
+    for programme in family
+}
 
 
 def window_properties(corpus: Corpus, track_ids: Sequence[str], frames: int = WINDOW) -> pd.DataFrame:
@@ -41,8 +48,9 @@ def window_properties(corpus: Corpus, track_ids: Sequence[str], frames: int = WI
         One row per window. track_id; track (its position in `track_ids`); split; source; composition; start [s]; key
         (0..23), tonic (0..11) and mode ("major" or "minor") of the track, as it sounds.
         tuning [cents], snr [dB], tempo [beats per minute]: means over the sections, weighted by their time in the
-        window.
-        family (of `programmes.FAMILIES`, the instrument of part 0: melody or soprano) and drums (bool) of the section
+        window; the tuning includes what the production's speed does.
+        family (of `programmes.FAMILIES`, or else of SONG_FAMILIES; the instrument of part 0: melody or soprano) and
+        drums (bool; of a song, whether any are struck in the window) of the section
         that fills most of the window, the first of equals; purity, its share of the window (0..1]; families, those of
         all parts in all sections that the window touches, in alphabetical order, joined by "+".
         register [MIDI number]: mean pitch of the notes weighted by their time in the window, with transposition and
@@ -63,10 +71,11 @@ def window_properties(corpus: Corpus, track_ids: Sequence[str], frames: int = WI
         raise KeyMynaError(
             f"track_ids: no track {missing[0]!r} in the corpus ({len(missing)} missing); pass some of corpus.tracks()."
         )
-    scores, manifest = load_scores(), corpus.manifest.loc[track_ids]
+    manifest = corpus.manifest.loc[track_ids]
+    scores = None if (manifest["source"] == SONG).all() else load_scores()
     parts = [
         _of_track(
-            playable_score(scores, row.piece_id).notes,
+            played_notes(row.piece_id, row.source, row.arrangement, corpus.config["seed"], scores),
             json.loads(row.arrangement),
             window_starts(row.n_frames, frames),
             frames,
@@ -90,14 +99,22 @@ def window_properties(corpus: Corpus, track_ids: Sequence[str], frames: int = WI
 
 def _of_track(notes: np.ndarray, arrangement: dict, starts: np.ndarray, frames: int) -> dict[str, np.ndarray]:
     """Columns that differ between the windows of a track, each (window,), from the windows' first frames."""
-    begin = starts * HOP / SAMPLE_RATE
-    end = np.minimum(begin + frames * HOP / SAMPLE_RATE, arrangement["duration"])
-    sections = arrangement["sections"]
-    return {
-        "start": begin,
+    start, cents = starts * HOP / SAMPLE_RATE, speed(arrangement.get("production"))
+    faster = 2 ** (cents / 1200)  # time is told as it was before the production's change of speed
+    begin = start * faster
+    end = np.minimum(begin + frames * HOP / SAMPLE_RATE * faster, arrangement["duration"])
+    sections, drums = arrangement["sections"], notes[:, 3] == DRUM_PART
+    found = {
+        "start": start,
         **_of_sections(sections, begin, end),
-        **_of_notes(notes, sections, arrangement["transposition"], begin, end),
+        **_of_notes(notes[~drums, :4], sections, arrangement["transposition"], begin, end),
     }
+    found["tuning"] = found["tuning"] + cents
+    found["tempo"] = found["tempo"] * faster
+    if notes.shape[1] > 4:
+        on, off, _ = np.concatenate([_played(notes[drums, :4], s, 0) for s in sections], axis=1)
+        found["drums"] = _overlap(begin, end, on, off).any(axis=1)
+    return found
 
 
 def _of_sections(sections: Sequence[dict], begin: np.ndarray, end: np.ndarray) -> dict[str, np.ndarray]:
