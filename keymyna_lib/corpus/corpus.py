@@ -61,8 +61,9 @@ class Corpus:
     config : what it was built from; for a synthetic corpus the fields of `CorpusConfig`.
     path : its folder.
     hash : sha256 of the manifest, which contains those of every track's samples and spectrogram; a view has its own.
-    manifest : one row per track, indexed by track_id; columns `COLUMNS` and task, or those of recordings (see
-        `recordings.build.build_recordings`). key is after transposition, key_written before it; duration in s;
+    manifest : one row per track, indexed by track_id; columns `COLUMNS`, task and, with songs, style and
+        harmony; or those of recordings (see `recordings.build.build_recordings`). key is after transposition,
+        key_written before it; duration in s;
         scope ("section" or "piece") says how far instruments and sound reach; arrangement is JSON (see
         `arrange.arrange`).
     frames : by shard, memory map of its spectrograms end to end, (frame, mel) float16.

@@ -1,4 +1,4 @@
-"""The synthetic corpus: scores audited, grouped into compositions, arranged, rendered.
+"""Synthetic corpora: scores audited, grouped into compositions, arranged, rendered; songs beside them, or alone.
 
-Start at `build`. Imports what `corpus` may import, and `corpus` itself; nothing of `recordings`.
+Start at `build`. Imports what `corpus` may import, `corpus` itself, `songs` and `sound`; nothing of `recordings`.
 """

@@ -129,8 +129,9 @@ def _build(
     cache: Path | None,
     client: Executor,
 ) -> Corpus:
-    soundfonts.fetch(config.soundfont, show=progress)
     folder = Path(cache or paths.CACHE) / "corpus" / corpus_key(config)
+    if not (folder / INDEX).exists():
+        soundfonts.fetch(config.soundfont, show=progress)
 
     def arguments(track_id: str) -> tuple[np.ndarray, str]:
         row = plan.loc[track_id]

@@ -123,7 +123,7 @@ R > 9: I V vi IV | 5: I vi IV V | 4: IV I V vi | 3: IV V vi I | 3: I IV vi V | 3
 R > 2: I vi ii V
 R > 2: I iii IV V | 2: I V IV V | 2: IV V I vi | 2: IV vi I V | 2: V vi IV I | 2: I V ii IV
 R > 1: ii IV I V | 1: I ii IV V
-R > 2: IV I V V | 2: I IV | 2: I V | 2: I IV V | 1: IV V vi V | 2: I iii vi IV | 1: I vi iii IV
+R > 2: IV I V V | 2: I IV | 2: I V | 2: I IV V | 2: I iii vi IV | 1: I vi iii IV
 R > 1: I V:3 vi IV
 """
 _MIXOLYDIAN = """
@@ -178,17 +178,17 @@ H1 > 2: Imaj7 #io7 ii7 #iio7 | 1: Imaj7 I7 IVmaj7 iv6 | 1: Imaj7*2 iiø7/ii V7/i
 H1 > 1: Imaj7 ii7/bIII*.5 V7/bIII*.5 ii7 V7 | 1: Imaj7*2 iv7 bVII7
 H2 > 5: ii7 V7 Imaj7*2 | 3: ii7 V7 Imaj7*.5 V7/ii*.5 ii7*.5 V7*.5 | 2: ii7*.5 V7*.5 I6 ii7*.5 V7*.5 I6
 H2 > 1: ii7 bII7 Imaj7*2
-H2 > 1: V7/V ii7*.5 V7*.5 I6*2 | 1: iv7 bVII7 Imaj7*2 | 1: IVmaj7 iv6 iii7*.5 V7/ii*.5 ii7*.5 V7*.5
+H2 > 1: V7/V ii7*.5 V7*.5 I6*2 | 1: iv7 bVII7 Imaj7*2 | 1: IVmaj7 iv6 Imaj7*.5 V7/ii*.5 ii7*.5 V7*.5
 H3 > 3: iii7 V7/ii ii7 V7 | 1: IVmaj7 #ivø7*.5 VII7*.5 iii7 V7/ii | 1: vi7 V7/V ii7 V7
 B > 3: V7/vi*2 V7/ii*2 V7/V*2 V7*2 | 2: ii7/IV V7/IV IVmaj7*2 ii7/V V7/V ii7 V7
 B > 1: IVmaj7 iv6 Imaj7 V7/ii V7/V*2 ii7 V7
-V1 > 2: Imaj7 vi7 ii7 V7 | 1: iii7 vi7 ii7 V7 | 1: Imaj7 bIIImaj7 bVImaj7 bII7
+V1 > 2: Imaj7 vi7 ii7 V7 | 1: iii7*.5 vi7*.5 ii7*.5 V7*.5 Imaj7*2 | 1: Imaj7 bIIImaj7 bVImaj7 bII7
 V1 > 1: Imaj7 IV7 iii7*.5 V7/ii*.5 ii7*.5 V7*.5
 """
 _JAZZ_MINOR = """
 S > 4: A A B A | 4: A A | 3: A | 2: A B
 A > 3: H1 H2 | 2: H2 H2 | 1: H1 H1 H2
-H1 > 3: i6*2 iiø7 V7b9 | 2: i7 iv7 i7 V7#9 | 2: i7 bVI7 iiø7 V7b9 | 1: i i+:1 i6 i7 | 2: i7 iv7 bVII7 bIIImaj7
+H1 > 3: i6*2 iiø7 V7b9 | 2: i7 iv7 i7 V7#9 | 2: i7 bVI7 iiø7 V7b9 | 1: i imaj7 i7 i6 | 2: i7 iv7 bVII7 bIIImaj7
 H1 > 1: iv7 bVII7 bIIImaj7 bVImaj7 | 1: i7*.5 bVII7*.5 bVI7*.5 V7*.5 i7 i7
 H2 > 5: iiø7 V7b9 i6*2 | 2: iiø7 V7#9 i7 V7 | 1: bVI7 V7 i6*2 | 1: iv7*.5 V7*.5 i6 iiø7*.5 V7*.5 i6
 H2 > 1: iiø7 bII7 i7*2
@@ -237,7 +237,7 @@ R > 4: i bII | 2: i bII bIII bII | 1: i bII bVII i | 1: i bVI bII i | 2: i i bII
 _ANDALUSIAN = """
 S > 5: i bVII bVI V | 2: i bVII bVI V7 | 1: i iv bVI V | 1: i V:3 bVII:1 IV:3 iv:3 V | 1: i bVII bVI bVII
 S > 1: i bVII:1 bVI V
-S > 1: i i+:1 bIII:5 IV:3 | 1: i v:3 iv:3 V
+S > 1: i imaj7 i7 i6 | 1: i v:3 iv:3 V
 """
 _LATIN_MINOR = """
 S > 4: R | 2: R R
@@ -289,8 +289,7 @@ S > 3: R | 3: R R2 | 1: R R
 R > 3: I vi ii V | 3: I IV | 2: I ii7 iii7 IV | 2: Imaj7 IVmaj7 | 2: I iii IV V11 | 2: I I7 IV iv
 R > 2: vi7 ii7 V11 Imaj7 | 2: Imaj7 ii7
 R > 2: IVmaj7 iii7 ii7 Imaj7 | 1: Imaj7 bVIImaj7 | 1: I V/vi vi IV | 2: ii7 V11 Imaj7 Imaj7
-R > 1: IVmaj7 V11 iii7 vi7
-R2 > 2: IV V iii vi | 2: ii7 iii7 IV V11 | 1: IV iv I:3 V7/ii | 1: IV I IV V
+R2 > 2: IV V iii vi | 1: IVmaj7 V11 iii7 vi7 | 2: ii7 iii7 IV V11 | 1: IV iv I:3 V7/ii | 1: IV I IV V
 """
 _SOUL_MINOR = """
 S > 3: R | 2: R R
