@@ -25,7 +25,7 @@ from keymyna_lib.corpus.rendered import arrange, compositions
 from keymyna_lib.corpus.rendered.scores import Score, ScoreSet, load_scores
 from keymyna_lib.corpus.songs import arrange as song_arrange
 from keymyna_lib.corpus.songs.compose import Song, compose
-from keymyna_lib.corpus.sound import render
+from keymyna_lib.corpus.sound import render, soundfonts
 
 SONG = "song"  # the source of songs
 SONG_COLUMNS = ("style", "harmony")  # of a manifest with songs, empty for other pieces; see `songs.compose.Song`
@@ -39,6 +39,7 @@ class CorpusConfig(arrange.ArrangementConfig):
     n_chorales, n_tunes : pieces of each source; 0 for all that pass the audit.
     n_songs : songs beside them, as of `SongConfig`.
     seed : of every draw.
+    soundfont : what plays it, see `soundfonts.find`; another one plays the same notes. It is fetched where it can be.
 
     Raises
     ------
@@ -50,6 +51,7 @@ class CorpusConfig(arrange.ArrangementConfig):
     n_tunes: int
     n_songs: int = 0
     seed: int
+    soundfont: str = soundfonts.DEFAULT
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -62,7 +64,7 @@ class SongConfig:
 
     n_songs : songs 0, 1, ... of the seed (see `songs.compose.compose`): a larger corpus holds those of a smaller one.
     seconds : longest excerpt, from anywhere in a song [s].
-    scope, detune_cents, snr_db : as of `CorpusConfig`. Whether and how drums play is the style's.
+    scope, detune_cents, snr_db, soundfont : as of `CorpusConfig`. Whether and how drums play is the style's.
     seed : of every draw.
 
     Raises
@@ -77,6 +79,7 @@ class SongConfig:
     detune_cents: float
     snr_db: tuple[float, float]
     seed: int
+    soundfont: str = soundfonts.DEFAULT
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "snr_db", tuple(self.snr_db))
@@ -99,7 +102,7 @@ def build_corpus(
     Raises
     ------
     KeyMynaError
-        When the disk is too full, or a rendering process is killed.
+        When the disk is too full, or a rendering process is killed; or there is no such SoundFont.
     """
     scores = load_scores()
     plan = plan_corpus(config, scores)
@@ -127,6 +130,8 @@ def _build(
     client: Executor,
 ) -> Corpus:
     folder = Path(cache or paths.CACHE) / "corpus" / corpus_key(config)
+    if not (folder / INDEX).exists():
+        soundfonts.fetch(config.soundfont, show=progress)
 
     def arguments(track_id: str) -> tuple[np.ndarray, str]:
         row = plan.loc[track_id]
@@ -143,9 +148,9 @@ def _build(
 
 
 def corpus_key(config: CorpusConfig | SongConfig) -> str:
-    """Folder name of a corpus: hash of configuration, code and library versions."""
+    """Folder name of a corpus: hash of configuration, SoundFont, code and library versions."""
     code = hashing.code_hash_of(__name__)
-    return hashing.sha256_json([asdict(config), code, _versions()])[:16]
+    return hashing.sha256_json([asdict(config), soundfonts.sha256_of(config.soundfont), code, _versions()])[:16]
 
 
 def playable_score(scores: ScoreSet, piece_id: str) -> Score:
@@ -227,13 +232,15 @@ def plan_corpus(config: CorpusConfig, scores: ScoreSet) -> pd.DataFrame:
 def _arranged(
     table: pd.DataFrame, draw: Callable[[str, int, str], dict], config: CorpusConfig | SongConfig
 ) -> pd.DataFrame:
-    """Add transpositions and what follows from them and from the arrangements that `draw` draws."""
+    """Add transpositions, scopes and what follows from them and from the arrangements that `draw` draws."""
     table["transposition"] = compositions.transpositions(table, seed=config.seed)
     table["key_written"] = table["key"]
     table["key"] = keys.transpose(table["key_written"], table["transposition"])
     table["key_name"] = [keys.KEY_NAMES[k] for k in table["key"]]
-    table["scope"] = [arrange.scope_of(config, piece_id, config.seed) for piece_id in table.index]
-    drawn = [draw(*piece) for piece in table[["transposition", "scope"]].itertuples()]
+    table["scope"] = [arrange.scope_of(config.scope, piece_id, config.seed) for piece_id in table.index]
+    drawn = [draw(*row) for row in table[["transposition", "scope"]].itertuples()]
+    if config.soundfont != soundfonts.DEFAULT:
+        drawn = [a | {"soundfont": config.soundfont} for a in drawn]
     table["tempo"] = [a["tempo"] for a in drawn]
     table["duration"] = [a["duration"] for a in drawn]
     table["n_samples"] = [render.n_samples(a) for a in drawn]
