@@ -24,7 +24,7 @@ from keymyna_lib.corpus.corpus import COLUMNS, INDEX, Corpus, finish, open_corpu
 from keymyna_lib.corpus.rendered import arrange, compositions
 from keymyna_lib.corpus.rendered.scores import Score, ScoreSet, load_scores
 from keymyna_lib.corpus.songs import arrange as song_arrange
-from keymyna_lib.corpus.songs.compose import Song, compose
+from keymyna_lib.corpus.songs.compose import compose
 from keymyna_lib.corpus.sound import render, soundfonts
 
 SONG = "song"  # the source of songs
@@ -135,7 +135,7 @@ def _build(
 
     def arguments(track_id: str) -> tuple[np.ndarray, str]:
         row = plan.loc[track_id]
-        return played_notes(row.piece_id, row.source, row.arrangement, config.seed, scores), row.arrangement
+        return played_notes(row.piece_id, row.source, row.arrangement, scores), row.arrangement
 
     places = store.offsets(plan)
     hashes, _ = store.fill(
@@ -159,24 +159,24 @@ def playable_score(scores: ScoreSet, piece_id: str) -> Score:
     return replace(score, notes=arrange.shorten_rests(score.notes))
 
 
-def played_notes(piece_id: str, source: str, arrangement: str, seed: int, scores: ScoreSet | None) -> np.ndarray:
+def played_notes(piece_id: str, source: str, arrangement: str, scores: ScoreSet | None) -> np.ndarray:
     """Notes of a piece as it is rendered: (note, 4) of a score, (note, 5) of the excerpt of a song.
 
     Parameters
     ----------
     arrangement : JSON, as in the manifest.
-    seed : of the corpus.
     scores : not read for songs.
     """
     if source == SONG:
-        return _song(piece_id, seed).notes(*song_arrange.excerpt(json.loads(arrangement)))
+        made = json.loads(arrangement)
+        return compose(*made["song"], tonic=0).notes(*song_arrange.excerpt(made))
     return playable_score(scores, piece_id).notes
 
 
 def plan_songs(config: SongConfig) -> pd.DataFrame:
     """The rows of songs in a manifest, except what only rendering can tell; every song is a composition of its own."""
-    names = [_song_id(i) for i in range(config.n_songs)]
-    songs = {name: _song(name, config.seed) for name in names}
+    songs = {f"song-{i:06d}": compose(config.seed, i, tonic=0) for i in range(config.n_songs)}
+    names = list(songs)
     table = pd.DataFrame(
         {
             "source": SONG,
@@ -204,15 +204,6 @@ def plan_songs(config: SongConfig) -> pd.DataFrame:
         )
 
     return _arranged(table, draw, config)
-
-
-def _song_id(index: int) -> str:
-    return f"song-{index:06d}"
-
-
-def _song(piece_id: str, seed: int) -> Song:
-    """A song in C, which its arrangement transposes."""
-    return compose(seed, int(piece_id.removeprefix("song-")), tonic=0)
 
 
 def plan_corpus(config: CorpusConfig, scores: ScoreSet) -> pd.DataFrame:
