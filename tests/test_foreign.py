@@ -15,7 +15,7 @@ from keymyna_lib.base.tensors import save_tensors
 from keymyna_lib.corpus.splits import budget_tracks
 from keymyna_lib.evaluate import NO_KEY
 from keymyna_lib.experiments import foreign
-from keymyna_lib.experiments.foreign import ALL, Recordings, foreign_scores, foreign_table, other_scores
+from keymyna_lib.experiments.foreign import ALL, Recordings, chosen_heads, foreign_scores, foreign_table, other_scores
 from keymyna_lib.experiments.head_study import HeadStudy
 from keymyna_lib.experiments.label_free import HeadSystem
 from keymyna_lib.features import CHROMA, MEAN_MEL, Features, cut_windows, embed, of_tracks
@@ -79,7 +79,7 @@ def elsewhere(recordings):
 @pytest.fixture(scope="module")
 def scored(corpus, sets, elsewhere, recordings):
     studies = [study(features=name, seed=seed) for name in sets for seed in (0, 1)]
-    return foreign_scores(studies, GRID, sets, corpus, elsewhere, recordings, show=False)
+    return foreign_scores(chosen_heads(studies, GRID, sets, corpus, show=False), elsewhere, recordings)
 
 
 def test_heads_of_one_corpus_answer_for_another(scored, recordings):
@@ -113,7 +113,7 @@ def test_the_head_is_chosen_on_validation_and_never_by_the_recordings(corpus, se
         None,
         recordings.others,
     )
-    again = foreign_scores([study(features="noisy")], GRID, sets, corpus, elsewhere, shuffled, show=False)
+    again = foreign_scores({study(features="noisy"): chosen}, elsewhere, shuffled)
     assert again["estimate"].tolist() == own["estimate"].tolist() and again["score"].mean() != own["score"].mean()
 
 
@@ -147,9 +147,9 @@ def test_everything_is_compared_with_a_system_that_has_no_head(scored, recording
         foreign_table(both, baseline="wrong", seed=0)
 
 
-def test_features_that_the_recordings_lack_are_refused(corpus, sets, elsewhere, recordings):
+def test_features_that_the_recordings_lack_are_refused(elsewhere, recordings):
     with pytest.raises(KeyMynaError, match="features 'chroma'.*clear, noisy.*mean_chroma"):
-        foreign_scores([study(features=CHROMA)], GRID, sets, corpus, elsewhere, recordings)
+        foreign_scores({study(features=CHROMA): None}, elsewhere, recordings)
 
 
 # Stored spectrograms

@@ -29,7 +29,7 @@ from keymyna_lib.evaluate import NO_KEY, bootstrap_interval, mirex_scores, paire
 from keymyna_lib.experiments.controls import PROFILES, System, predict_all, profile_key
 from keymyna_lib.experiments.head_study import HeadStudy, sweep
 from keymyna_lib.features import CHROMA, MEAN_MEL, Features, cut_windows, extract, of_tracks, track_embeddings
-from keymyna_lib.heads import HeadSpec, select
+from keymyna_lib.heads import HeadSpec, TrainedHead, select
 from keymyna_lib.keys import KEY_NAMES, KeyLabelError, parse_key
 from keymyna_lib.model import Encoder
 from keymyna_lib.spectrogram import N_MELS, WINDOW, window_starts
@@ -161,54 +161,56 @@ def features_elsewhere(
     return sets
 
 
-def foreign_scores(
+def chosen_heads(
     studies: Sequence[HeadStudy],
     grid: Sequence[HeadSpec],
     features: Mapping[str, Features],
     corpus: Corpus,
-    elsewhere: Mapping[str, Features],
-    recordings: Recordings,
-    *,
     device: str = "cpu",
+    *,
     client: Executor = HERE,
     show: bool = True,
+) -> dict[HeadStudy, TrainedHead]:
+    """The head of each study that is best on the corpus's validation tracks; parameters as in `head_study.sweep`."""
+    trained = sweep(studies, grid, features, corpus, device, client=client, show=show)
+    return {study: select(heads) for study, heads in zip(studies, trained)}
+
+
+def foreign_scores(
+    heads: Mapping[HeadStudy, TrainedHead], elsewhere: Mapping[str, Features], recordings: Recordings
 ) -> pd.DataFrame:
-    """Train heads on a corpus, choose them on its validation tracks, and score them on recordings elsewhere.
+    """Score heads on recordings of another corpus than the one that they were trained and chosen on.
 
     Parameters
     ----------
-    studies, grid, features, corpus, device, client : as in `head_study.sweep`.
-    elsewhere : of `features_elsewhere`, sets of the same names.
+    heads : of `chosen_heads`.
+    elsewhere : of `features_elsewhere`, sets of the names that the studies give.
 
     Returns
     -------
-    One row per study and track: features, head, budget, seed, valid_score (of the chosen head, 0..1), track_id, set,
-    group, reference, estimate, score (both fifths), score_ascending, and a column per key, by its name, with the mean
-    output of the track's windows.
+    One row per study and track: features, head, budget, seed, valid_score (of the head, 0..1), track_id, set, group,
+    reference, estimate, score (both fifths), score_ascending, and a column per key, by its name, with the mean output
+    of the track's windows.
 
     Raises
     ------
     KeyMynaError
         When a study asks for features that the recordings lack.
     """
-    for study in studies:
+    parts = []
+    for study, head in heads.items():
         if study.features not in elsewhere:
             raise KeyMynaError(
                 f"features {study.features!r}: the recordings have {', '.join(elsewhere)}; stored ones have chroma "
                 "only where tracks.csv has the column mean_chroma."
             )
-    parts = []
-    for study, heads in zip(studies, sweep(studies, grid, features, corpus, device, client=client, show=show)):
-        chosen, own = select(heads), elsewhere[study.features].select(list(recordings.tracks.index))
-        outputs = chosen.predict(own.x, own.track)
+        own = elsewhere[study.features].select(list(recordings.tracks.index))
+        outputs = head.predict(own.x, own.track)
+        about = {"features": study.features, "head": study.head, "budget": study.budget, "seed": study.seed}
         table = _scored(recordings, outputs.argmax(axis=1))
-        table = pd.concat([table, pd.DataFrame(outputs, columns=_KEYS)], axis=1)
-        for place, (name, value) in enumerate(
-            {"features": study.features, "head": study.head, "budget": study.budget, "seed": study.seed}.items()
-        ):
+        for place, (name, value) in enumerate((about | {"valid_score": head.valid_score}).items()):
             table.insert(place, name, value)
-        table.insert(4, "valid_score", chosen.valid_score)
-        parts.append(table)
+        parts.append(pd.concat([table, pd.DataFrame(outputs, columns=_KEYS)], axis=1))
     return pd.concat(parts, ignore_index=True)
 
 
