@@ -242,6 +242,21 @@ def test_scope_mixed_arranges_each_piece_as_in_the_pure_corpora():
     assert all(mixed.arrangement[p] == pure[mixed.scope[p]].arrangement[p] for p in mixed.index)
 
 
+def test_another_soundfont_plays_the_same_notes_and_is_another_corpus(built, tmp_path):
+    path = tmp_path / "mine.sf2"
+    path.write_bytes(b"RIFF")
+    other = dataclasses.replace(CONFIG, soundfont=str(path))
+    plan = plan_corpus(other, load_scores())
+    arrangements = [json.loads(a) for a in plan.arrangement]
+    assert {a.pop("soundfont") for a in arrangements} == {str(path)}
+    assert arrangements == [json.loads(a) for a in built.manifest.arrangement]
+    keys = [build.corpus_key(CONFIG), build.corpus_key(other)]
+    path.write_bytes(b"RIFX")
+    assert len({*keys, build.corpus_key(other)}) == 3
+    with pytest.raises(KeyMynaError, match="soundfont 'none'.*TimGM6mb"):
+        build_corpus(dataclasses.replace(CONFIG, soundfont="none"), progress=False, cache=tmp_path)
+
+
 def test_another_configuration_is_another_corpus(built, monkeypatch):
     assert build.corpus_key(CONFIG) == built.path.name
     assert build.corpus_key(dataclasses.replace(CONFIG, seed=1)) != built.path.name

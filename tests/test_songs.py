@@ -39,19 +39,14 @@ def weights(notes: np.ndarray) -> np.ndarray:
     return np.bincount(pitched[:, 2].astype(int) % 12, pitched[:, 1], 12)
 
 
-@pytest.mark.parametrize(
-    "numeral", ["I", "iv", "bVI", "V7", "ii7", "iiø7", "V7b9", "Imaj7", "#ivo7", "isus2", "IV/bVII"]
-)
-def test_chords_are_those_of_music21(numeral):
-    roman = pytest.importorskip("music21.roman")
-    # music21 reads numerals without quality in the key's own scale; ours are spelt from major in both modes.
-    spelt = {"Imaj7": "I7", "V7b9": "V7b9", "isus2": None}
-    name = spelt.get(numeral, numeral)
-    if name is None:
-        assert chord(numeral).tones == (0, 2, 7)
-        return
-    theirs = roman.RomanNumeral(name.replace("ø", "ø").replace("b9", "b9"), "C", caseMatters=True)
-    assert {p.pitchClass for p in theirs.pitches} == set(chord(numeral).tones)
+def test_chords_are_those_of_music21():
+    """Those that both spell alike: music21 reads some qualities in the key's own scale."""
+    from music21 import roman
+
+    names = "I iv v bII bIII bVI bVII V7 ii7 iv7 iiø7 viio7 #ivo7 V/V V7/ii V7/IV IV/bVII"
+    for name in names.split():
+        theirs = roman.RomanNumeral(name, "C", caseMatters=True)
+        assert {pitch.pitchClass for pitch in theirs.pitches} == set(chord(name).tones), name
 
 
 def test_bad_numerals():
@@ -90,13 +85,13 @@ def test_grammars_spell_chords_and_fill_cycles():
 
 
 def test_thirds_of_the_tonic_chord_tell_the_mode():
-    """Every triad on the tonic has the third of the mode; dominant sevenths and power chords as documented."""
+    """No triad on the tonic has the other third; a blue note above a dominant seventh and V of iv are no triads on it."""
     rng = np.random.default_rng(1)
     for kind in KINDS.values():
         wrong = 3 if kind.mode == "major" else 4
         for _ in range(40):
             for _, _, c in draw_progression(kind, grammar.pick(kind.colours, rng), rng):
-                if c.root == 0 and not c.numeral not in ("I7#9", "V7/iv"):
+                if c.root == 0 and c.numeral not in ("I7#9", "V7/iv"):
                     assert wrong not in c.tones, (kind, c)
 
 
@@ -160,7 +155,9 @@ def test_notes_are_playable(songs, played):
         assert ((velocity >= 1) & (velocity <= 127)).all() and part.max() < len(song.parts) <= 15
         pitched = part != DRUMS_PART
         assert pitch[pitched].min() >= 22 and pitch[pitched].max() <= 100
-        assert (np.isin(pitch[~pitched], range(35, 83))).all()
+        assert set(pitch[~pitched].astype(int)) <= {
+            key for rows in (*rhythm.DRUMS.values(), *rhythm._FILLS) for key in rows
+        } | {rhythm.CRASH}
         assert (onset < song.length).all() and song.seconds > 30
 
 

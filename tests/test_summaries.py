@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.evaluate import bootstrap_interval, mirex_scores, paired_difference
 from keymyna_lib.report import summaries, tables
 from keymyna_lib.report.runs import Run, describe_runs, load_predictions
@@ -157,3 +158,31 @@ def test_robustness_has_a_row_for_each_augmentation_and_a_column_for_each_measur
         text = f"{value:.2f}" if measure == "cosine" else f"{100 * value:.0f}"
         assert shown.loc[condition, f"{measure}, {features}"] == text
         assert table.cells[f"{condition} / {measure}, {features}"] == [run]
+
+
+def test_scores_by_kind_are_those_of_its_tracks(home):
+    runs = []
+    for features, share in (("pre-trained", 0.9), ("untrained", 0.3)):
+        for seed in (0, 1):
+            run = store("head", {"seed": seed}, estimates(share, seed=seed))
+            system = {"task": "rendered", "features": features, "head": "wide MLP", "budget": 0}
+            runs.append(system | {"run_id": run, "seed": seed})
+    runs = pd.DataFrame(runs)
+    names = [f"t{i:02d}" for i in range(24)]
+    manifest = pd.DataFrame(
+        {"source": ["chorale", "tune"] * 6 + ["song"] * 12, "scope": ["piece"] * 6 + ["section"] * 12 + ["piece"] * 6},
+        index=names,
+    )
+    kinds = summaries.kinds_of(manifest)
+    assert list(kinds.iloc[[0, 6, 12, 18]]) == ["scores, piece", "scores, section", "songs, section", "songs, piece"]
+    found = summaries.by_kind("smoke", runs, kinds[::-1])  # in any order
+    assert list(found["kind"][:5]) == ["scores, piece", "scores, section", "songs, piece", "songs, section", "all"]
+    assert list(found["n_tracks"][:5]) == [6, 6, 6, 6, 24] and len(found) == 10
+    for row in found.itertuples():
+        scores = np.stack([load_predictions("smoke", run).set_index("track_id")["score"] for run in row.run_ids])
+        ours = np.array([row.kind in (kind, "all") for kind in kinds])
+        assert row.weighted_both == pytest.approx(scores[:, ours].mean()) and row.low <= row.weighted_both <= row.high
+    shown = tables.kind_table(found, 100)
+    assert list(shown.columns[-5:]) == [*(f"{kind} (6)" for kind in sorted(set(kinds))), "all (24)"]
+    with pytest.raises(KeyMynaError, match="another corpus"):
+        summaries.by_kind("smoke", runs, kinds[:-1])

@@ -2,5 +2,5 @@
 
 `rendered` makes synthetic corpora out of scores and of `songs`, which compose popular music, on the instruments of
 `sound`; `recordings` makes corpora of recorded music. All fill the same store and are opened by `corpus.open_corpus`.
-Imports `base`, `compute`, `keys` and `spectrogram`.
+`packages` fetches Debian's. Imports `base`, `compute`, `keys` and `spectrogram`.
 """

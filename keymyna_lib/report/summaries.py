@@ -124,6 +124,58 @@ def systems(profile: str, runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def kinds_of(manifest: pd.DataFrame) -> pd.Series:
+    """Kind of each track of a synthetic corpus, by track_id: "scores" or "songs", and its scope: "songs, piece".
+
+    Parameters
+    ----------
+    manifest : with columns source and scope.
+    """
+    return manifest["source"].map(lambda source: "songs" if source == "song" else "scores") + ", " + manifest["scope"]
+
+
+def by_kind(profile: str, runs: pd.DataFrame, kinds: pd.Series) -> pd.DataFrame:
+    """Weighted score of each system and label budget on test tracks of each kind, with intervals.
+
+    Parameters
+    ----------
+    runs : rows of `runs.load_runs`, of runs with test predictions.
+    kinds : by track_id, such as `kinds_of` returns.
+
+    Returns
+    -------
+    Columns task, features, head, budget, kind (in alphabetical order, then "all"), n_tracks, weighted_both, low, high,
+    run_ids.
+
+    Raises
+    ------
+    KeyMynaError
+        When a track that was scored has no kind, or runs of one system were not scored on the same tracks.
+    """
+    rows = []
+    for system, group in runs.groupby([*TASK_SYSTEM, "budget"], dropna=False, sort=False):
+        ids = list(group.sort_values("seed")["run_id"])
+        scores, compositions = test_scores(profile, ids)
+        of_track = kinds.reindex(load_predictions(profile, ids[0])["track_id"]).to_numpy()
+        if pd.isna(of_track).any():
+            raise KeyMynaError(f"run {ids[0]} was scored on tracks of another corpus; run its notebook again.")
+        for kind in (*sorted(set(of_track)), "all"):
+            ours = np.ones(len(of_track), bool) if kind == "all" else of_track == kind
+            low, high = bootstrap_interval(scores[:, ours], groups=compositions[ours], seed=_BOOTSTRAP_SEED)
+            rows.append(
+                {
+                    **dict(zip([*TASK_SYSTEM, "budget"], system)),
+                    "kind": kind,
+                    "n_tracks": int(ours.sum()),
+                    "weighted_both": scores[:, ours].mean(),
+                    "low": low,
+                    "high": high,
+                    "run_ids": ids,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
 def differences(profile: str, table: pd.DataFrame, against: str, compared: str) -> pd.DataFrame:
     """Features `compared` minus features `against`, for each head and budget, paired over tracks and seeds.
 

@@ -74,6 +74,17 @@ def detail_table(table: pd.DataFrame, n_train: int) -> TracedTable:
     return shown
 
 
+def kind_table(table: pd.DataFrame, n_train: int) -> TracedTable:
+    """Systems and label budgets by kind of test track (see `summaries.by_kind`), with intervals."""
+    shown = TracedTable([*SYSTEM, "labels"])
+    for (features, head, budget), group in table.groupby([*SYSTEM, "budget"], dropna=False, sort=False):
+        row = shown.row(features, head, budget_label(budget, n_train))
+        for cell in group.to_dict("records"):
+            column = f"{cell['kind']} ({cell['n_tracks']})"
+            row.cell(column, with_interval(cell["weighted_both"], cell["low"], cell["high"]), cell["run_ids"])
+    return shown
+
+
 def difference_table(table: pd.DataFrame, n_train: int, column: str) -> TracedTable:
     """Paired differences (see `summaries.differences`) with intervals, in `column`, and what they say."""
     shown = TracedTable(["head", "labels"])

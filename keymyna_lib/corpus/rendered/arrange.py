@@ -73,13 +73,13 @@ class ArrangementConfig:
         )
 
 
-def scope_of(config: ArrangementConfig, piece_id: str, seed: int) -> str:
-    """Scope of a piece, "section" or "piece": that of the configuration, or with "mixed" one or the other by chance.
+def scope_of(scope: str, piece_id: str, seed: int) -> str:
+    """Scope of a piece, "section" or "piece": that of its corpus, or with "mixed" one or the other by chance.
 
     The draw depends on the piece's name and the seed alone, so that a piece keeps its scope in a larger corpus.
     """
-    if config.scope != MIXED:
-        return config.scope
+    if scope != MIXED:
+        return scope
     return SCOPES[numpy_stream(seed, "scope", piece_id).integers(len(SCOPES))]
 
 

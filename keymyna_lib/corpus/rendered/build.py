@@ -24,8 +24,8 @@ from keymyna_lib.corpus.corpus import COLUMNS, INDEX, Corpus, finish, open_corpu
 from keymyna_lib.corpus.rendered import arrange, compositions
 from keymyna_lib.corpus.rendered.scores import Score, ScoreSet, load_scores
 from keymyna_lib.corpus.songs import arrange as song_arrange
-from keymyna_lib.corpus.songs.compose import Song, compose
-from keymyna_lib.corpus.sound import render
+from keymyna_lib.corpus.songs.compose import compose
+from keymyna_lib.corpus.sound import render, soundfonts
 from keymyna_lib.front_ends import FRONT_ENDS
 
 SONG = "song"  # the source of songs
@@ -40,6 +40,7 @@ class CorpusConfig(arrange.ArrangementConfig):
     n_chorales, n_tunes : pieces of each source; 0 for all that pass the audit.
     n_songs : songs beside them, as of `SongConfig`.
     seed : of every draw.
+    soundfont : what plays it, see `soundfonts.find`; another one plays the same notes. It is fetched where it can be.
     front_end : of the spectrograms, one of `front_ends.FRONT_ENDS`.
 
     Raises
@@ -52,6 +53,7 @@ class CorpusConfig(arrange.ArrangementConfig):
     n_tunes: int
     n_songs: int = 0
     seed: int
+    soundfont: str = soundfonts.DEFAULT
     front_end: str = "mel"
 
     def __post_init__(self) -> None:
@@ -66,7 +68,7 @@ class SongConfig:
 
     n_songs : songs 0, 1, ... of the seed (see `songs.compose.compose`): a larger corpus holds those of a smaller one.
     seconds : longest excerpt, from anywhere in a song [s].
-    scope, detune_cents, snr_db : as of `CorpusConfig`. Whether and how drums play is the style's.
+    scope, detune_cents, snr_db, soundfont : as of `CorpusConfig`. Whether and how drums play is the style's.
     seed : of every draw.
     front_end : as of `CorpusConfig`.
 
@@ -82,6 +84,7 @@ class SongConfig:
     detune_cents: float
     snr_db: tuple[float, float]
     seed: int
+    soundfont: str = soundfonts.DEFAULT
     front_end: str = "mel"
 
     def __post_init__(self) -> None:
@@ -106,7 +109,7 @@ def build_corpus(
     Raises
     ------
     KeyMynaError
-        When the disk is too full, or a rendering process is killed.
+        When the disk is too full, or a rendering process is killed; or there is no such SoundFont.
     """
     scores = load_scores()
     plan = plan_corpus(config, scores)
@@ -134,10 +137,12 @@ def _build(
     client: Executor,
 ) -> Corpus:
     folder = Path(cache or paths.CACHE) / "corpus" / corpus_key(config)
+    if not (folder / INDEX).exists():
+        soundfonts.fetch(config.soundfont, show=progress)
 
     def arguments(track_id: str) -> tuple[np.ndarray, str]:
         row = plan.loc[track_id]
-        return played_notes(row.piece_id, row.source, row.arrangement, config.seed, scores), row.arrangement
+        return played_notes(row.piece_id, row.source, row.arrangement, scores), row.arrangement
 
     places = store.offsets(plan)
     hashes, _ = store.fill(
@@ -158,9 +163,9 @@ def _build(
 
 
 def corpus_key(config: CorpusConfig | SongConfig) -> str:
-    """Folder name of a corpus: hash of configuration, code and library versions."""
+    """Folder name of a corpus: hash of configuration, SoundFont, code and library versions."""
     code = hashing.code_hash_of(__name__)
-    return hashing.sha256_json([asdict(config), code, _versions()])[:16]
+    return hashing.sha256_json([asdict(config), soundfonts.sha256_of(config.soundfont), code, _versions()])[:16]
 
 
 def playable_score(scores: ScoreSet, piece_id: str) -> Score:
@@ -169,24 +174,24 @@ def playable_score(scores: ScoreSet, piece_id: str) -> Score:
     return replace(score, notes=arrange.shorten_rests(score.notes))
 
 
-def played_notes(piece_id: str, source: str, arrangement: str, seed: int, scores: ScoreSet | None) -> np.ndarray:
+def played_notes(piece_id: str, source: str, arrangement: str, scores: ScoreSet | None) -> np.ndarray:
     """Notes of a piece as it is rendered: (note, 4) of a score, (note, 5) of the excerpt of a song.
 
     Parameters
     ----------
     arrangement : JSON, as in the manifest.
-    seed : of the corpus.
     scores : not read for songs.
     """
     if source == SONG:
-        return _song(piece_id, seed).notes(*song_arrange.excerpt(json.loads(arrangement)))
+        made = json.loads(arrangement)
+        return compose(*made["song"], tonic=0).notes(*song_arrange.excerpt(made))
     return playable_score(scores, piece_id).notes
 
 
 def plan_songs(config: SongConfig) -> pd.DataFrame:
     """The rows of songs in a manifest, except what only rendering can tell; every song is a composition of its own."""
-    names = [_song_id(i) for i in range(config.n_songs)]
-    songs = {name: _song(name, config.seed) for name in names}
+    songs = {f"song-{i:06d}": compose(config.seed, i, tonic=0) for i in range(config.n_songs)}
+    names = list(songs)
     table = pd.DataFrame(
         {
             "source": SONG,
@@ -216,15 +221,6 @@ def plan_songs(config: SongConfig) -> pd.DataFrame:
     return _arranged(table, draw, config)
 
 
-def _song_id(index: int) -> str:
-    return f"song-{index:06d}"
-
-
-def _song(piece_id: str, seed: int) -> Song:
-    """A song in C, which its arrangement transposes."""
-    return compose(seed, int(piece_id.removeprefix("song-")), tonic=0)
-
-
 def plan_corpus(config: CorpusConfig, scores: ScoreSet) -> pd.DataFrame:
     """The manifest except what only rendering can tell (the sha256 of the results)."""
     table = scores.table.assign(composition=compositions.composition_ids(scores))
@@ -242,13 +238,15 @@ def plan_corpus(config: CorpusConfig, scores: ScoreSet) -> pd.DataFrame:
 def _arranged(
     table: pd.DataFrame, draw: Callable[[str, int, str], dict], config: CorpusConfig | SongConfig
 ) -> pd.DataFrame:
-    """Add transpositions and what follows from them and from the arrangements that `draw` draws."""
+    """Add transpositions, scopes and what follows from them and from the arrangements that `draw` draws."""
     table["transposition"] = compositions.transpositions(table, seed=config.seed)
     table["key_written"] = table["key"]
     table["key"] = keys.transpose(table["key_written"], table["transposition"])
     table["key_name"] = [keys.KEY_NAMES[k] for k in table["key"]]
-    table["scope"] = [arrange.scope_of(config, piece_id, config.seed) for piece_id in table.index]
-    drawn = [draw(*piece) for piece in table[["transposition", "scope"]].itertuples()]
+    table["scope"] = [arrange.scope_of(config.scope, piece_id, config.seed) for piece_id in table.index]
+    drawn = [draw(*row) for row in table[["transposition", "scope"]].itertuples()]
+    if config.soundfont != soundfonts.DEFAULT:
+        drawn = [a | {"soundfont": config.soundfont} for a in drawn]
     table["tempo"] = [a["tempo"] for a in drawn]
     table["duration"] = [a["duration"] for a in drawn]
     table["n_samples"] = [render.n_samples(a) for a in drawn]

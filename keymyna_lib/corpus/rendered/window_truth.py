@@ -75,7 +75,7 @@ def window_properties(corpus: Corpus, track_ids: Sequence[str], frames: int = WI
     scores = None if (manifest["source"] == SONG).all() else load_scores()
     parts = [
         _of_track(
-            played_notes(row.piece_id, row.source, row.arrangement, corpus.config["seed"], scores),
+            played_notes(row.piece_id, row.source, row.arrangement, scores),
             json.loads(row.arrangement),
             window_starts(row.n_frames, frames),
             frames,

@@ -25,7 +25,7 @@ KITS = {
     "country": (0, 8),
     "disco": (0, 8, 24),
     "hip-hop": (25, 24, 0),
-    "jazz": (40, 32, 0),
+    "jazz": (40, 0),
     "rock": (0, 8, 16),
     "metal": (16, 0),
     "pop": (0, 8, 16, 24),
@@ -56,7 +56,7 @@ def arrange(
 
     Parameters
     ----------
-    song : times in beats.
+    song : with tonic C; times in beats.
     transposition : semitones.
     seconds : of the excerpt, or the whole song if that is shorter [s].
     scope : "piece" or "section".
@@ -68,7 +68,7 @@ def arrange(
     dict
         As of `rendered.arrange.arrange`; the sections have "drums" without "strokes" (the song's notes hold them),
         "parts" (a chain of effects each) and, with scope "section", a "production"; with scope "piece" the whole has
-        one.
+        one. "song" is the seed and number that it is composed from.
     """
     style = STYLES[song.style]
     duration = min(float(seconds), song.seconds)
@@ -106,7 +106,13 @@ def arrange(
             section["production"] = production.draw(style.production, rng, cents=0.0)
         sections.append(section)
         time, beat = round(time + length, 6), round(beat + length * tempo / 60, 6)
-    arrangement = {"transposition": int(transposition), "tempo": song.tempo, "duration": time, "sections": sections}
+    arrangement = {
+        "song": [song.seed, song.index],
+        "transposition": int(transposition),
+        "tempo": song.tempo,
+        "duration": time,
+        "sections": sections,
+    }
     if whole:
         room = max(0.0, detune_cents - abs(sections[0]["cents"]))  # tuning and speed together stay within detune_cents
         arrangement["production"] = production.draw(style.production, rng, cents=room)

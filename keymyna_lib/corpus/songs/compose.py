@@ -173,7 +173,7 @@ class Song:
         home = keys.pitch_class(keys.tonic(self.key) + 6) - 6
         lift = home + keys.pitch_class(lift - home)  # a modulation leads upwards
         arrays = [self._drums(section, rng)]
-        for part in section.parts:
+        for part in (part for part in section.parts if part != DRUMS_PART):
             made, length = self._part_notes(section.role, part)
             if len(made):
                 repeats = max(1, int(np.ceil(section.length / length - 1e-6)))

@@ -1,4 +1,4 @@
-"""General MIDI programmes and drums: which are sound in TimGM6mb.sf2, how loud they are there, and what they are for.
+"""General MIDI programmes and drums: which are sound in TimGM6mb.sf2, and how loud they are there.
 
 A programme is a number from 0. Loudness [dB] is the mean power of notes of 0.5 s, MIDI 48 to 84 in major thirds at
 velocity 90; it balances the parts. Of the 128, those are left out that are silent or mistuned between MIDI 36 and 96 or
@@ -52,52 +52,6 @@ SONG_FAMILIES: dict[str, dict[int, int]] = {
     "pluck": {46: -16, 90: -26, 96: -20, 99: -22, 100: -18},
     "pad": {88: -20, 89: -25, 92: -23, 93: -29, 95: -28, 103: -19},
 }
-ROLES: dict[str, tuple[str, ...]] = {
-    "bass": ("upright bass", "electric bass", "slap bass", "synth bass"),
-    "comp": (
-        "piano",
-        "electric piano",
-        "clavinet",
-        "organ",
-        "acoustic guitar",
-        "clean guitar",
-        "muted guitar",
-        "driven guitar",
-        "banjo",
-        "strings",
-        "brass",
-        "synth brass",
-        "synth lead",
-        "pluck",
-    ),
-    "riff": (
-        "driven guitar",
-        "clean guitar",
-        "muted guitar",
-        "clavinet",
-        "brass",
-        "synth brass",
-        "synth lead",
-        "organ",
-    ),
-    "pad": ("pad", "slow strings", "strings", "choir", "organ"),
-    "arp": ("pluck", "synth lead", "piano", "electric piano", "acoustic guitar", "mallet", "muted guitar"),
-    "lead": (
-        "synth lead",
-        "sax",
-        "reed",
-        "flute",
-        "fiddle",
-        "choir",
-        "brass",
-        "driven guitar",
-        "clean guitar",
-        "piano",
-        "electric piano",
-        "mallet",
-        "organ",
-    ),
-}  # families of SONG_FAMILIES by what a part does
 PROGRAMME_LOUDNESS: dict[int, int] = {
     p: dB for families in (FAMILIES, SONG_FAMILIES) for family in families.values() for p, dB in family.items()
 }

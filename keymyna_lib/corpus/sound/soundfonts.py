@@ -110,6 +110,12 @@ def fetch(soundfont: str, *, show: bool = True, say: Callable[[str], None] = pri
     return find(soundfont)
 
 
+def sha256_of(soundfont: str) -> str:
+    """The sha256 of a SoundFont: of a name, that of the file which it stands for."""
+    known = SOUNDFONTS.get(soundfont)
+    return known.sha256 if known else hashing.sha256_file(find(soundfont))
+
+
 def instead(soundfont: str, programme: int) -> int:
     """The programme that plays a programme's part in a SoundFont: itself, unless that one lacks notes."""
     return SOUNDFONTS[soundfont].instead.get(programme, programme) if soundfont in SOUNDFONTS else programme
