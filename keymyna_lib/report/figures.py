@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib import rcsetup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -39,12 +41,12 @@ COLOURS = {
 _SPLIT_COLOURS = {"train": "#0072B2", "valid": "#56B4E9", "test": "#D55E00", "extra": "#E69F00"}
 # seaborn's theme "ticks" in the context "notebook", fonts at 0.9, written out: importing seaborn takes a second or two.
 _DARK = ".15"
-_THEME = {
+_THEME: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.edgecolor": _DARK,
     "axes.labelcolor": _DARK,
     "axes.linewidth": 1.25,
-    "axes.prop_cycle": mpl.cycler(
+    "axes.prop_cycle": rcsetup.cycler(
         color="#4C72B0 #DD8452 #55A868 #C44E52 #8172B3 #937860 #DA8BC3 #8C8C8C #CCB974 #64B5CD".split()
     ),
     "font.sans-serif": ["Arial", "DejaVu Sans", "Liberation Sans", "Bitstream Vera Sans", "sans-serif"],
