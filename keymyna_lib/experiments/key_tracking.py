@@ -1,0 +1,181 @@
+"""Key over time measured on music whose key changes: a key model, smoothed and not, a template, and one key for all.
+
+The score is the MIREX weighted score of every moment, averaged over time; boundaries count as found within 3 s, as in
+the structural segmentation of MIREX.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+import torch
+
+from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.chroma import mean_chroma
+from keymyna_lib.corpus.rendered.local_keys import LocalKey, Passage
+from keymyna_lib.corpus.store import to_float, track_spectrogram
+from keymyna_lib.evaluate import mirex_scores
+from keymyna_lib.experiments.controls import profile_key
+from keymyna_lib.features import cut_windows, embed, window_frames
+from keymyna_lib.key_model import KeyModel
+from keymyna_lib.key_over_time import Segment, dense_starts, segments_of, timeline, window_edges
+from keymyna_lib.spectrogram import HOP, SAMPLE_RATE, WINDOW, window_starts
+
+SMOOTHED, WINDOWS, TEMPLATE, WHOLE = "smoothed", "windows alone", "template", "one key"
+SYSTEMS = (SMOOTHED, WINDOWS, TEMPLATE, WHOLE)
+TOLERANCE = 3.0  # s
+PERSISTENCES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)  # nats
+
+Spans = Sequence[LocalKey] | Sequence[Segment]
+
+
+@dataclass(frozen=True, eq=False)
+class Heard:
+    """What is needed of a passage to judge its key over time, whatever the persistence.
+
+    name : of the passage. truth : its local keys.
+    probabilities : (window, key) calibrated, of windows that overlap. weights, edges [s] : as of `key_over_time`.
+    whole : key of the passage as a whole.
+    template : (window,) keys of the windows' chroma by a key profile.
+    """
+
+    name: str
+    truth: tuple[LocalKey, ...]
+    probabilities: np.ndarray
+    edges: np.ndarray
+    weights: np.ndarray
+    whole: int
+    template: np.ndarray
+
+
+def hear(model: KeyModel, passage: Passage, *, profile: str = "temperley") -> Heard:
+    """Render a passage and listen to it.
+
+    Parameters
+    ----------
+    profile : of the template, see `controls.PROFILES`.
+    """
+    samples, frames = passage.audio(), window_frames(model.encoder.crop_frames or WINDOW)
+    picture = torch.from_numpy(track_spectrogram(samples, model.encoder.config.front_end)).T
+    starts = dense_starts(picture.shape[1], frames)
+    found = model.probabilities(embed(model.encoder, cut_windows(picture, starts, frames)))
+    whole = found[np.isin(starts, window_starts(picture.shape[1], frames))].mean(axis=0)
+    edges, weights = window_edges(starts, frames, picture.shape[1])
+    audio = to_float(samples)
+    chroma = [mean_chroma(audio[HOP * start : HOP * (start + frames)]) for start in starts]
+    return Heard(
+        passage.name,
+        passage.local_keys,
+        model.calibrated(found),
+        edges * HOP / SAMPLE_RATE,
+        weights,
+        int(whole.argmax()),
+        profile_key(np.stack(chroma), profile),
+    )
+
+
+def answers(heard: Heard, persistence: float) -> dict[str, tuple[Segment, ...]]:
+    """The key over time of each of SYSTEMS."""
+    one_hot = np.eye(heard.probabilities.shape[1])
+    certain = (np.full(len(heard.template), heard.whole), heard.template)
+    whole, template = (segments_of(path, heard.edges, one_hot[path]) for path in certain)
+    return {
+        SMOOTHED: timeline(heard.probabilities, heard.edges, heard.weights, persistence).segments,
+        WINDOWS: timeline(heard.probabilities, heard.edges, heard.weights, 0.0).segments,
+        TEMPLATE: template,
+        WHOLE: whole,
+    }
+
+
+def score_over_time(reference: Spans, estimate: Spans) -> float:
+    """MIREX weighted score, both fifths, averaged over the time that the reference covers.
+
+    A moment that the estimate leaves out scores 0.
+
+    Parameters
+    ----------
+    reference, estimate : spans with start, end [s] and key, in order, none overlapping another.
+
+    Raises
+    ------
+    KeyMynaError
+        When the reference covers no time.
+    """
+    total = gained = 0.0
+    for span in reference:
+        total += span.end - span.start
+        shared = [(min(span.end, other.end) - max(span.start, other.start), other.key) for other in estimate]
+        shared = [(length, key) for length, key in shared if length > 0]
+        if shared:
+            lengths, keys = zip(*shared)
+            gained += float(mirex_scores([span.key] * len(keys), list(keys), fifths="both") @ np.array(lengths))
+    if total <= 0:
+        raise KeyMynaError("the reference covers no time: give at least one span that ends after it starts.")
+    return gained / total
+
+
+def boundaries(spans: Spans) -> np.ndarray:
+    """Moments at which the key changes [s]; beginning and end are none."""
+    return np.array([after.start for before, after in pairwise(spans) if before.key != after.key])
+
+
+def boundary_hits(reference: np.ndarray, estimate: np.ndarray, tolerance: float = TOLERANCE) -> int:
+    """Most pairs of a reference and an estimated boundary within `tolerance` [s] of each other, each used once.
+
+    Going through both in order finds the most: whatever could be matched later cannot use an earlier one better.
+    """
+    hits = i = j = 0
+    while i < len(reference) and j < len(estimate):
+        distance = estimate[j] - reference[i]
+        if abs(distance) <= tolerance:
+            hits, i, j = hits + 1, i + 1, j + 1
+        elif distance < 0:
+            j += 1
+        else:
+            i += 1
+    return hits
+
+
+def judge(heard: Iterable[Heard], persistence: float) -> pd.DataFrame:
+    """Rows of passage, system, score over time, and of boundaries how many there are (reference), estimated and hit."""
+    rows = []
+    for one in heard:
+        there = boundaries(one.truth)
+        for system, found in answers(one, persistence).items():
+            told = boundaries(found)
+            hits = boundary_hits(there, told)
+            rows.append((one.name, system, score_over_time(one.truth, found), len(there), len(told), hits))
+    return pd.DataFrame(rows, columns=["passage", "system", "score", "reference", "estimated", "hits"])
+
+
+def f_measure(rows: pd.DataFrame) -> float:
+    """Harmonic mean of precision and recall of all boundaries of some rows of `judge` together; 0 without any."""
+    counted = rows["reference"].sum() + rows["estimated"].sum()
+    return float(2 * rows["hits"].sum() / counted) if counted else 0.0
+
+
+def choose_persistence(heard: Sequence[Heard], choices: Sequence[float] = PERSISTENCES) -> float:
+    """The persistence of highest mean score over time; of equals the largest, which changes key least.
+
+    Parameters
+    ----------
+    heard : passages of a validation set.
+    """
+
+    def mean_score(persistence: float) -> float:
+        return float(
+            np.mean(
+                [
+                    score_over_time(
+                        one.truth, timeline(one.probabilities, one.edges, one.weights, persistence).segments
+                    )
+                    for one in heard
+                ]
+            )
+        )
+
+    return max(sorted(choices, reverse=True), key=lambda persistence: round(mean_score(persistence), 9))
