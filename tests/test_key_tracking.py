@@ -63,7 +63,7 @@ def passage(seed, change=(0, 2), at=20):
     p = rng.dirichlet(np.full(N_KEYS, 0.3), 40) + 0.25 * np.eye(N_KEYS)[key]
     p /= p.sum(axis=1, keepdims=True)
     truth = (LocalKey(0.0, edges[at] * 0.032, change[0]), LocalKey(edges[at] * 0.032, edges[-1] * 0.032, change[1]))
-    return Heard(f"passage {seed}", truth, p, edges * 0.032, weights, change[0], p.argmax(axis=1))
+    return Heard(f"passage {seed}", truth, p, edges * 0.032, weights, change[0], p)
 
 
 def test_the_persistence_is_the_best_on_what_is_given():
@@ -78,19 +78,23 @@ def test_the_persistence_is_the_best_on_what_is_given():
     best = key_tracking.choose_persistence(heard, choices)
     assert scores[choices.index(best)] == max(scores) and best in (0.3, 1.0)
     certain = [
-        Heard("x", (LocalKey(0.0, 2.0, 1),), np.eye(N_KEYS)[[1, 1]], np.arange(3.0), np.ones(2), 1, np.ones(2, int))
+        Heard("x", (LocalKey(0.0, 2.0, 1),), np.eye(N_KEYS)[[1, 1]], np.arange(3.0), np.ones(2), 1, np.zeros((2, 24)))
     ]
     assert key_tracking.choose_persistence(certain, choices) == 50.0
 
 
 def test_all_systems_are_judged_and_boundaries_counted_together():
     heard = [passage(seed) for seed in range(4)]
-    table = key_tracking.judge(heard, 1.0)
+    table = key_tracking.judge(heard, 1.0, 1.0)
     assert table.groupby("system").size().to_dict() == dict.fromkeys(key_tracking.SYSTEMS, 4)
     by_system = dict(tuple(table.groupby("system")))
     assert (by_system["one key"][["estimated", "hits"]] == 0).all(axis=None)
     assert key_tracking.f_measure(by_system["one key"]) == 0
     smoothed = by_system["smoothed"]
+    unchanged = key_tracking.judge(heard, 1.0, 0.0)  # the template's is its own
+    assert unchanged[unchanged["system"] == "smoothed"].equals(smoothed)
+    last = unchanged.set_index("system")["score"]
+    assert last["template, smoothed"].tolist() == last["template"].tolist()
     assert smoothed["score"].mean() > by_system["windows alone"]["score"].mean() + 0.05
     precision = smoothed["hits"].sum() / smoothed["estimated"].sum()
     recall = smoothed["hits"].sum() / smoothed["reference"].sum()
@@ -118,5 +122,5 @@ def test_the_template_follows_a_cadence_that_moves():
             return sounding
 
     heard = key_tracking.hear(models.model(), Cadences("cadences", np.empty((0, 4)), {}, truth))
-    table = key_tracking.judge([heard], 1.0).set_index("system")
+    table = key_tracking.judge([heard], 1.0, 1.0).set_index("system")
     assert table.loc["template", "score"] > 0.85 and table.loc["template", "hits"] == 1

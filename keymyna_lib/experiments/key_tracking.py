@@ -1,4 +1,4 @@
-"""Key over time measured on music whose key changes: a key model, smoothed and not, a template, and one key for all.
+"""Key over time measured on music whose key changes: a key model and a template, smoothed and not, and one key for all.
 
 The score is the MIREX weighted score of every moment, averaged over time; boundaries count as found within 3 s, as in
 the structural segmentation of MIREX.
@@ -19,14 +19,16 @@ from keymyna_lib.chroma import mean_chroma
 from keymyna_lib.corpus.rendered.local_keys import LocalKey, Passage
 from keymyna_lib.corpus.store import to_float, track_spectrogram
 from keymyna_lib.evaluate import mirex_scores
-from keymyna_lib.experiments.controls import profile_key
+from keymyna_lib.experiments.controls import profile_correlation
 from keymyna_lib.features import cut_windows, embed, window_frames
 from keymyna_lib.key_model import KeyModel
-from keymyna_lib.key_over_time import Segment, dense_starts, segments_of, timeline, window_edges
+from keymyna_lib.key_over_time import Segment, dense_starts, timeline, window_edges
 from keymyna_lib.spectrogram import HOP, SAMPLE_RATE, WINDOW, window_starts
 
-SMOOTHED, WINDOWS, TEMPLATE, WHOLE = "smoothed", "windows alone", "template", "one key"
-SYSTEMS = (SMOOTHED, WINDOWS, TEMPLATE, WHOLE)
+SMOOTHED, WINDOWS, WHOLE = "smoothed", "windows alone", "one key"
+TEMPLATE, SMOOTHED_TEMPLATE = "template", "template, smoothed"
+SYSTEMS = (SMOOTHED, WINDOWS, WHOLE, SMOOTHED_TEMPLATE, TEMPLATE)
+_SHARPNESS = 10.0  # by which correlations are multiplied to be log likelihoods; with it goes the persistence chosen
 TOLERANCE = 3.0  # s
 PERSISTENCES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)  # nats
 
@@ -40,7 +42,7 @@ class Heard:
     name : of the passage. truth : its local keys.
     probabilities : (window, key) calibrated, of windows that overlap. weights, edges [s] : as of `key_over_time`.
     whole : key of the passage as a whole.
-    template : (window,) keys of the windows' chroma by a key profile.
+    template : (window, key) correlations of the windows' chroma with a key profile.
     """
 
     name: str
@@ -74,20 +76,24 @@ def hear(model: KeyModel, passage: Passage, *, profile: str = "temperley") -> He
         edges * HOP / SAMPLE_RATE,
         weights,
         int(whole.argmax()),
-        profile_key(np.stack(chroma), profile),
+        profile_correlation(np.stack(chroma), profile),
     )
 
 
-def answers(heard: Heard, persistence: float) -> dict[str, tuple[Segment, ...]]:
+def smooth(heard: Heard, persistence: float, *, template: bool = False) -> tuple[Segment, ...]:
+    """The segments of the model's windows, or of the template's."""
+    likely = np.exp(_SHARPNESS * heard.template) if template else heard.probabilities
+    return timeline(likely, heard.edges, heard.weights, persistence).segments
+
+
+def answers(heard: Heard, persistence: float, template_persistence: float) -> dict[str, tuple[Segment, ...]]:
     """The key over time of each of SYSTEMS."""
-    one_hot = np.eye(heard.probabilities.shape[1])
-    certain = (np.full(len(heard.template), heard.whole), heard.template)
-    whole, template = (segments_of(path, heard.edges, one_hot[path]) for path in certain)
     return {
-        SMOOTHED: timeline(heard.probabilities, heard.edges, heard.weights, persistence).segments,
-        WINDOWS: timeline(heard.probabilities, heard.edges, heard.weights, 0.0).segments,
-        TEMPLATE: template,
-        WHOLE: whole,
+        SMOOTHED: smooth(heard, persistence),
+        WINDOWS: smooth(heard, 0.0),
+        WHOLE: (Segment(float(heard.edges[0]), float(heard.edges[-1]), heard.whole, 1.0),),
+        SMOOTHED_TEMPLATE: smooth(heard, template_persistence, template=True),
+        TEMPLATE: smooth(heard, 0.0, template=True),
     }
 
 
@@ -140,12 +146,12 @@ def boundary_hits(reference: np.ndarray, estimate: np.ndarray, tolerance: float 
     return hits
 
 
-def judge(heard: Iterable[Heard], persistence: float) -> pd.DataFrame:
+def judge(heard: Iterable[Heard], persistence: float, template_persistence: float) -> pd.DataFrame:
     """Rows of passage, system, score over time, and of boundaries how many there are (reference), estimated and hit."""
     rows = []
     for one in heard:
         there = boundaries(one.truth)
-        for system, found in answers(one, persistence).items():
+        for system, found in answers(one, persistence, template_persistence).items():
             told = boundaries(found)
             hits = boundary_hits(there, told)
             rows.append((one.name, system, score_over_time(one.truth, found), len(there), len(told), hits))
@@ -158,24 +164,19 @@ def f_measure(rows: pd.DataFrame) -> float:
     return float(2 * rows["hits"].sum() / counted) if counted else 0.0
 
 
-def choose_persistence(heard: Sequence[Heard], choices: Sequence[float] = PERSISTENCES) -> float:
+def choose_persistence(
+    heard: Sequence[Heard], choices: Sequence[float] = PERSISTENCES, *, template: bool = False
+) -> float:
     """The persistence of highest mean score over time; of equals the largest, which changes key least.
 
     Parameters
     ----------
     heard : passages of a validation set.
+    template : whether for the template, or for the model.
     """
 
     def mean_score(persistence: float) -> float:
-        return float(
-            np.mean(
-                [
-                    score_over_time(
-                        one.truth, timeline(one.probabilities, one.edges, one.weights, persistence).segments
-                    )
-                    for one in heard
-                ]
-            )
-        )
+        scores = [score_over_time(one.truth, smooth(one, persistence, template=template)) for one in heard]
+        return float(np.mean(scores))
 
     return max(sorted(choices, reverse=True), key=lambda persistence: round(mean_score(persistence), 9))

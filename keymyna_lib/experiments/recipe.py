@@ -179,6 +179,7 @@ class Made:
     corpus: Corpus
     features: Features
     history: pd.DataFrame | None
+    template_persistence: float  # of the template that the key over time is compared with
 
 
 def make(
@@ -213,21 +214,11 @@ def make(
     model = KeyModel(encoder.cpu(), heads, name=name)
     probabilities, labels = _answers(model, features, corpus, corpus.tracks(split="valid"))
     model.temperature = fit_temperature(probabilities, labels)
-    calibrate(model, recipe, model.calibrated(probabilities).max(axis=1), show=show)
-    return Made(model, recipe, corpus, features, history)
-
-
-def calibrate(model: KeyModel, recipe: Recipe, confidence: np.ndarray, *, show: bool = True) -> None:
-    """Choose `KeyModel.min_confidence` and `KeyModel.persistence`, on material made for it.
-
-    Parameters
-    ----------
-    model : with its temperature.
-    confidence : (track,) of its answers for validation tracks, all of them in a key.
-    """
     without = np.concatenate(list(confidence_without_key(model, recipe, "valid", show=show).values()))
-    model.min_confidence = least_confidence(confidence, without, lost=LOST)
-    model.persistence = choose_persistence(hear_passages(model, song_passages(recipe, "valid"), show=show))
+    model.min_confidence = least_confidence(model.calibrated(probabilities).max(axis=1), without, lost=LOST)
+    heard = hear_passages(model, song_passages(recipe, "valid"), show=show)
+    model.persistence = choose_persistence(heard)
+    return Made(model, recipe, corpus, features, history, choose_persistence(heard, template=True))
 
 
 def song_passages(recipe: Recipe, split: str) -> list[Passage]:
@@ -356,9 +347,9 @@ def report(
         rows += _on_folder(model, real)
     for kind, confidence in confidence_without_key(model, made.recipe, "test", show=show).items():
         rows.append(_share(f"without a key: {kind}", "answered", confidence >= model.min_confidence))
-    rows += _over_time("songs", model, song_passages(made.recipe, "test"), show=show)
+    rows += _over_time("songs", made, song_passages(made.recipe, "test"), show=show)
     chorales = chorale_passages(made.recipe.corpus.seed, **_sound(made.recipe), count=made.recipe.n_passages)
-    rows += _over_time("analysed chorales", model, list(chorales), show=show)
+    rows += _over_time("analysed chorales", made, list(chorales), show=show)
     return pd.DataFrame(rows, columns=["set", "measure", "value", "low", "high", "tracks"])
 
 
@@ -376,10 +367,11 @@ def _scored(name: str, model: KeyModel, labels: np.ndarray, probabilities: np.nd
     return rows
 
 
-def _over_time(name: str, model: KeyModel, passages: Sequence[Passage], *, show: bool) -> list[tuple]:
+def _over_time(name: str, made: Made, passages: Sequence[Passage], *, show: bool) -> list[tuple]:
     """Score over time and F-measure of the boundaries, of each system of `key_tracking`."""
-    rows = []
-    for system, of in judge(hear_passages(model, passages, show=show), model.persistence).groupby("system", sort=False):
+    rows, heard = [], hear_passages(made.model, passages, show=show)
+    table = judge(heard, made.model.persistence, made.template_persistence)
+    for system, of in table.groupby("system", sort=False):
         rows.append(_share(f"{name}: {system}", "weighted_both over time", of["score"].to_numpy()))
         rows.append((f"{name}: {system}", "boundaries within 3 s (F)", f_measure(of), None, None, len(of)))
     return rows
