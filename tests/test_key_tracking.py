@@ -103,6 +103,18 @@ def test_all_systems_are_judged_and_boundaries_counted_together():
     assert key_tracking.f_measure(smoothed.iloc[:0]) == 0
 
 
+def test_each_half_is_judged_with_what_is_best_on_the_other():
+    heard = [passage(seed, at=20 if seed % 2 else 39) for seed in range(6)]
+    found = key_tracking.judge_in_folds(heard).set_index(["passage", "system"]).sort_index()
+    for fold in (0, 1):
+        others = heard[1 - fold :: 2]
+        chosen = [key_tracking.choose_persistence(others, template=it) for it in (False, True)]
+        expected = key_tracking.judge(heard[fold::2], *chosen).set_index(["passage", "system"]).sort_index()
+        assert found.loc[[one.name for one in heard[fold::2]]].sort_index().equals(expected)
+    with pytest.raises(KeyMynaError, match="1 passages do not make 2 folds"):
+        key_tracking.judge_in_folds(heard[:1])
+
+
 def test_a_passage_is_heard_in_its_own_time():
     made = song_passage(3, 1, modulates=True, seconds=16.0, detune_cents=0.0, snr_db=(40.0, 40.0))
     heard = key_tracking.hear(models.model(), made)

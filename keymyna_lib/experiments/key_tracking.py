@@ -164,6 +164,26 @@ def f_measure(rows: pd.DataFrame) -> float:
     return float(2 * rows["hits"].sum() / counted) if counted else 0.0
 
 
+def judge_in_folds(heard: Sequence[Heard], folds: int = 2) -> pd.DataFrame:
+    """As `judge`, where each fold (every so many-th passage) is judged with what is best on the others.
+
+    For music unlike that of the validation songs, of which there is too little to set some aside.
+
+    Raises
+    ------
+    KeyMynaError
+        When there are fewer passages than folds.
+    """
+    if len(heard) < folds:
+        raise KeyMynaError(f"{len(heard)} passages do not make {folds} folds.")
+    tables = []
+    for fold in range(folds):
+        others = [one for i, one in enumerate(heard) if i % folds != fold]
+        chosen = choose_persistence(others), choose_persistence(others, template=True)
+        tables.append(judge(heard[fold::folds], *chosen))
+    return pd.concat(tables, ignore_index=True)
+
+
 def choose_persistence(
     heard: Sequence[Heard], choices: Sequence[float] = PERSISTENCES, *, template: bool = False
 ) -> float:

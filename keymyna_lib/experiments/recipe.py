@@ -36,7 +36,7 @@ from keymyna_lib.corpus.rendered.local_keys import Passage, chorale_passages, so
 from keymyna_lib.corpus.store import track_spectrogram
 from keymyna_lib.evaluate import bootstrap_interval, mirex_scores, track_predictions
 from keymyna_lib.experiments.head_study import rows_of, shift_range
-from keymyna_lib.experiments.key_tracking import Heard, choose_persistence, f_measure, hear, judge
+from keymyna_lib.experiments.key_tracking import Heard, choose_persistence, f_measure, hear, judge, judge_in_folds
 from keymyna_lib.features import (
     Features,
     add_shifted,
@@ -347,9 +347,12 @@ def report(
         rows += _on_folder(model, real)
     for kind, confidence in confidence_without_key(model, made.recipe, "test", show=show).items():
         rows.append(_share(f"without a key: {kind}", "answered", confidence >= model.min_confidence))
-    rows += _over_time("songs", made, song_passages(made.recipe, "test"), show=show)
-    chorales = chorale_passages(made.recipe.corpus.seed, **_sound(made.recipe), count=made.recipe.n_passages)
-    rows += _over_time("analysed chorales", made, list(chorales), show=show)
+    songs = hear_passages(model, song_passages(made.recipe, "test"), show=show)
+    rows += _over_time("songs", judge(songs, model.persistence, made.template_persistence))
+    found = chorale_passages(made.recipe.corpus.seed, **_sound(made.recipe), count=made.recipe.n_passages)
+    chorales = hear_passages(model, list(found), show=show)
+    rows += _over_time("analysed chorales", judge(chorales, model.persistence, made.template_persistence))
+    rows += _over_time("analysed chorales, persistence chosen on the other half", judge_in_folds(chorales))
     return pd.DataFrame(rows, columns=["set", "measure", "value", "low", "high", "tracks"])
 
 
@@ -367,11 +370,10 @@ def _scored(name: str, model: KeyModel, labels: np.ndarray, probabilities: np.nd
     return rows
 
 
-def _over_time(name: str, made: Made, passages: Sequence[Passage], *, show: bool) -> list[tuple]:
-    """Score over time and F-measure of the boundaries, of each system of `key_tracking`."""
-    rows, heard = [], hear_passages(made.model, passages, show=show)
-    table = judge(heard, made.model.persistence, made.template_persistence)
-    for system, of in table.groupby("system", sort=False):
+def _over_time(name: str, judged: pd.DataFrame) -> list[tuple]:
+    """Score over time and F-measure of the boundaries of each system, from the rows of `key_tracking.judge`."""
+    rows = []
+    for system, of in judged.groupby("system", sort=False):
         rows.append(_share(f"{name}: {system}", "weighted_both over time", of["score"].to_numpy()))
         rows.append((f"{name}: {system}", "boundaries within 3 s (F)", f_measure(of), None, None, len(of)))
     return rows
