@@ -126,7 +126,8 @@ def score_over_time(reference: Spans, estimate: Spans) -> float:
 
 def boundaries(spans: Spans) -> np.ndarray:
     """Moments at which the key changes [s]; beginning and end are none."""
-    return np.array([after.start for before, after in pairwise(spans) if before.key != after.key])
+    found = [(span.start, span.key) for span in spans]
+    return np.array([start for (_, before), (start, key) in pairwise(found) if before != key])
 
 
 def boundary_hits(reference: np.ndarray, estimate: np.ndarray, tolerance: float = TOLERANCE) -> int:
