@@ -9,7 +9,6 @@ import contextlib
 import errno
 import logging
 import os
-import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ import click
 from keymyna_lib import __version__
 from keymyna_lib.base import paths
 from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.base.terminal import Notes, echo, plain
 from keymyna_lib.bench.sizes import SIZES, SUBJECTS
 
 _CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS}
@@ -45,6 +45,14 @@ def _one_message() -> Iterator[None]:
         return
     except KeyMynaError as error:
         status, message = 1, f"error: {error}"
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "keymyna_lib":
+            raise
+        status = 1
+        message = (
+            f"error: {error.name} is not installed. All that the notebooks need: pip install '.[notebooks]' in a "
+            "clone, or ./run_all.sh."
+        )
     except KeyboardInterrupt as interrupt:
         status, message = 130, f"\nstopped: {str(interrupt) or 'interrupted'}"
     except BrokenPipeError:  # the reader, `head` perhaps, has seen enough
@@ -61,23 +69,6 @@ def _one_message() -> Iterator[None]:
     if os.environ.get("LOCAL_RANK", "0") == "0":  # under torchrun, once on each machine
         click.echo(message, err=True)
     raise click.exceptions.Exit(status)
-
-
-def _echo(line: str, *, err: bool = False) -> None:
-    """Print names of files in the bytes that they have on disk, whatever the terminal's encoding."""
-    click.echo(os.fsencode(line), err=err)
-
-
-def _plain(name: str) -> str:
-    """Without control characters, which would break lines and columns, or drive the terminal."""
-    return re.sub(r"[\x00-\x1f\x7f]", lambda found: found[0].encode("unicode_escape").decode(), name)
-
-
-class _Notes(logging.Handler):
-    """Prints what the library passes over with a warning, a line each."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        _echo(_plain(f"note: {record.getMessage()}"), err=True)
 
 
 class _RunContext(click.Context):
@@ -236,15 +227,72 @@ def pretrain(profile: str, overrides: tuple[tuple[str, str], ...]) -> None:
     torchrun.train(profile, list(overrides))
 
 
+@main.command(short_help="Pack a profile for a machine that has torch and little else.")
+@click.argument("out", type=click.Path(dir_okay=False, path_type=Path), metavar="OUT.tar.gz")
+@_profile
+@_overrides
+@click.option(
+    "--python",
+    default=f"{sys.version_info[0]}.{sys.version_info[1]}",
+    show_default=True,
+    metavar="VERSION",
+    help="Python of the other machine.",
+)
+@click.option(
+    "--there",
+    multiple=True,
+    metavar="NAME",
+    help="A package that it has besides torch, numpy, pandas, scikit-learn and matplotlib (repeatable).",
+)
+def bundle(
+    out: Path, profile: str, overrides: tuple[tuple[str, str], ...], python: str, there: tuple[str, ...]
+) -> None:
+    """Pack code, parsed scores and the packages that another machine (Linux, x86-64) lacks into OUT.tar.gz.
+
+    There, `python run.py` in the unpacked folder runs the notebooks, all of them or in the order given, goes on where
+    it stopped when it is started again, and packs the results; `keymyna unbundle` brings them back. It renders the
+    synthetic corpus itself and needs no network. Commit first: results name the commit.
+
+    \b
+    Example:
+      keymyna bundle gpu.tar.gz --profile gpu --python 3.12 --there numba --there llvmlite
+      (there)  tar xf gpu.tar.gz && python3 keymyna/run.py 50 60
+      keymyna unbundle results.tar.gz
+    """
+    from keymyna_lib.run import bundle as bundles
+    from keymyna_lib.run.project import Project
+
+    made = bundles.write(Project(), profile, out, overrides=overrides, python=python, there=there)
+    dirty = ", with uncommitted changes" if made["dirty"] else ""
+    click.echo(f"{out}: {out.stat().st_size / 1e6:.0f} MB, profile {profile}, commit {made['commit']}{dirty}")
+    click.echo(f"packages: {', '.join(made['packages'])}")
+
+
+@main.command(short_help="Bring back the results of a bundle.")
+@click.argument("results", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RESULTS...")
+def unbundle(results: tuple[Path, ...]) -> None:
+    """Bring the results of a bundle back: the archive that its run.py wrote, or its parts in order.
+
+    They are checked first, and refused if they were made by another version of the code. Afterwards the runner counts
+    their notebooks as up to date, tables and figures included.
+    """
+    from keymyna_lib.run import bundle as bundles
+    from keymyna_lib.run.project import Project
+
+    found = bundles.bring_back(Project(), results)
+    click.echo(f"profile {found['profile']}, from {found['origin']['device']}: {', '.join(found['notebooks'])}")
+
+
 @main.command(short_help="Measure how fast the library is here.")
 @click.argument("subjects", nargs=-1, type=click.Choice(SUBJECTS), metavar="[SUBJECT]...")
+@click.option("--gpu", is_flag=True, help="Instead: check and measure pre-training on the GPU, in under four minutes.")
 @click.option(
     "--budget",
     type=float,
     default=1800.0,
     show_default=True,
     metavar="SECONDS",
-    help="Time for all of it, about; each case takes at least three rounds.",
+    help="Time for all of it, about; each case takes at least three rounds. With --gpu: 230, and nothing begins later.",
 )
 @click.option("--size", type=click.Choice(list(SIZES)), default="full", show_default=True, help="tiny is for tests.")
 @click.option(
@@ -252,18 +300,27 @@ def pretrain(profile: str, overrides: tuple[tuple[str, str], ...]) -> None:
     type=click.Path(dir_okay=False, path_type=Path),
     default="bench.json",
     show_default=True,
-    help="Where the measurements go, as JSON.",
+    help="Where the measurements go, as JSON. With --gpu: results/gpu.json, which is committed.",
 )
-def bench(subjects: tuple[str, ...], budget: float, size: str, out: Path) -> None:
+@click.pass_context
+def bench(ctx: click.Context, subjects: tuple[str, ...], gpu: bool, budget: float, size: str, out: Path) -> None:
     """Measure how fast the library is on this machine, print a table and write JSON.
 
     SUBJECT is one of step, data, embedding, heads, song and growth; all of them by default.
+
+    With --gpu, whether the GPU computes what the CPU computes, and how fast pre-training, embedding and heads are there
+    beside their goals. The exit status is 1 when a comparison fails, not when a goal is missed.
 
     \b
     Examples:
       keymyna bench                          everything, in about half an hour
       keymyna bench heads data --budget 300 --out speed.json
+      keymyna bench --gpu                    on a machine with a GPU
     """
+    if gpu:
+        if subjects:
+            raise click.UsageError("--gpu measures what it measures: leave out the subjects.")
+        ctx.exit(_bench_gpu(size, **{name: ctx.params[name] for name in ("budget", "out") if _given(ctx, name)}))
     from keymyna_lib.bench import report
 
     found = report.measure_all(subjects or SUBJECTS, size=size, budget=budget)
@@ -271,42 +328,80 @@ def bench(subjects: tuple[str, ...], budget: float, size: str, out: Path) -> Non
     click.echo(report.text(found))
 
 
-@main.command(short_help="Print the key of sound files.")
-@click.option("--encoder", required=True, metavar="E", help="encoder.safetensors of a pre-training run.")
-@click.option("--head", required=True, metavar="H", help="head.safetensors of a run on that encoder's embeddings.")
-@click.option("--crop-frames", type=int, default=196, show_default=True, help="crop_frames of the pre-training run.")
-@click.argument("files", nargs=-1, required=True, metavar="FILE...")
-@click.pass_context
-def predict(ctx: click.Context, encoder: str, head: str, crop_frames: int, files: tuple[str, ...]) -> None:
-    """Print the key of each sound FILE (wav, flac, ogg, mp3; with the package av, m4a and more), its probability
-    and the tuning.
+def _given(ctx: click.Context, name: str) -> bool:
+    return ctx.get_parameter_source(name) != click.core.ParameterSource.DEFAULT
 
-    The tuning is in cents from A at 440 Hz; recordings that are more than 15 cents off are put right first. Silence is
-    left out, and a file with nothing else has no clear key. A file that cannot be read is reported, the others are
-    still done, and the exit status is 1.
+
+def _bench_gpu(size: str, **given: Any) -> int:
+    """Status of `bench --gpu`; `given` is what was given of budget and out."""
+    import torch
+
+    if not torch.cuda.is_available():
+        raise KeyMynaError("this machine shows no CUDA GPU; run keymyna bench --gpu where there is one.")
+    from keymyna_lib.bench import goals
+    from keymyna_lib.bench import gpu as on_gpu
+
+    found = on_gpu.run(torch.device("cuda"), size=size, **{"out": goals.stored_at(), **given}, say=click.echo)
+    click.echo(on_gpu.text(found))
+    return 0 if found.passed else 1
+
+
+@main.command(short_help="Print the key of sound files.")
+@click.argument("files", nargs=-1, required=True, metavar="FILE_OR_FOLDER...")
+@click.option("--model", default="", metavar="M", help="Model file, run, or encoder; by default the package's model.")
+@click.option("--head", default="", metavar="FILE", help="Head to go with an encoder, ours or official weights.")
+@click.option("--patch", metavar="P", help="Patches of official weights, if they fit several.")
+@click.option("--notation", type=click.Choice(["key", "camelot", "openkey"]), help="The only one shown, or written.")
+@click.option("--json", "as_json", is_flag=True, help="Print an array of objects, errors included.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print comma-separated values, errors included.")
+@click.option("--write-tags", is_flag=True, help="Write keys into the files' tags: F#m, or as --notation says.")
+@click.option("--dry-run", is_flag=True, help="With --write-tags: only show what would be written.")
+@click.option("--jobs", type=click.IntRange(1), metavar="N", help="Files at a time.  [default: one per core]")
+@click.option("--device", type=click.Choice(["cpu", "cuda", "auto"]), default="cpu", show_default=True)
+@click.pass_context
+def predict(
+    ctx: click.Context,
+    files: tuple[str, ...],
+    model: str,
+    head: str,
+    patch: str | None,
+    notation: str | None,
+    as_json: bool,
+    as_csv: bool,
+    write_tags: bool,
+    dry_run: bool,
+    jobs: int | None,
+    device: str,
+) -> None:
+    """Print the key of sound files (wav, flac, ogg, mp3; with the package av, m4a and more) and of all in folders.
+
+    Shown are the key, its probability, the runner-up, the tuning in cents from A at 440 Hz, and the file's own tag. A
+    file that cannot be read is reported, the others are still done, and the exit status is 1.
 
     \b
-    Example:
-      keymyna predict --encoder encoder.safetensors --head head.safetensors song.mp3
+    Examples:
+      keymyna predict --model model.safetensors song.mp3
+      keymyna predict --model model.safetensors --write-tags --notation camelot ~/music
     """
-    from keymyna_lib.keys import KEY_NAMES
-    from keymyna_lib.predict import KeyFinder
+    if as_json and as_csv:
+        raise click.UsageError("--json and --csv exclude each other.")
+    if dry_run and not write_tags:
+        raise click.UsageError("--dry-run goes with --write-tags.")
+    from keymyna_lib.tool.session import predict_files
 
-    logging.basicConfig(handlers=[_Notes()])
-    finder, status = KeyFinder(encoder, head, crop_frames=crop_frames), 0
-    for file in files:
-        try:
-            heard = finder.estimate(file)
-        except KeyMynaError as error:
-            _echo(_plain(f"error: {error}"), err=True)
-            status = 1
-            continue
-        if heard.key is None:
-            found = "no clear key (silence)"
-        else:
-            found = f"{KEY_NAMES[heard.key]}\t{heard.probabilities[heard.key]:.3f}\t{round(heard.tuning):+d} cents"
-        _echo(f"{_plain(file)}\t{found}")
-    ctx.exit(status)
+    logging.basicConfig(handlers=[Notes()])
+    ctx.exit(
+        predict_files(
+            files,
+            model=(model, head, patch),
+            shown="json" if as_json else "csv" if as_csv else "table",
+            notation=notation or "",
+            tagging=(notation or "key") if write_tags else "",
+            dry_run=dry_run,
+            jobs=jobs,
+            device=device,
+        )
+    )
 
 
 @main.command("make-model", short_help="Make the key model anew.")
@@ -377,7 +472,7 @@ def score(ctx: click.Context, task: str, lists: tuple[str, ...], data_root: str)
     from keymyna_lib.experiments import scoring
 
     def say(note: str) -> None:
-        _echo(_plain(note), err=True)
+        echo(plain(note), err=True)
 
     labels, absent = tasks.labels(task, Path(data_root).expanduser())
     for name, why in absent.items():
@@ -388,14 +483,14 @@ def score(ctx: click.Context, task: str, lists: tuple[str, ...], data_root: str)
         try:
             table = scoring.score_list(Path(file), labels, test, say=say)
         except KeyMynaError as error:
-            _echo(_plain(f"error: {error}"), err=True)
+            echo(plain(f"error: {error}"), err=True)
             status = 1
             continue
         metrics = summary(table["reference"].to_numpy(), table["estimate"].to_numpy())
         low, high = bootstrap_interval(table["score"], groups=table["composition"], seed=0)
         values = (metrics["weighted_both"], low, high, metrics["weighted_ascending"], metrics["accuracy"])
         none = int((table["estimate"] == NO_KEY).sum())
-        _echo("\t".join([_plain(file), str(len(table)), *(f"{value:.4f}" for value in values), str(none)]))
+        echo("\t".join([plain(file), str(len(table)), *(f"{value:.4f}" for value in values), str(none)]))
     ctx.exit(status)
 
 

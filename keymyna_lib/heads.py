@@ -11,6 +11,10 @@ weights and compare the same uniform draws with their own dropout probability. W
 the points of a grid differ by their hyperparameters and not by luck, and a head's result does not depend on
 its neighbours, except that a product of another size may add its terms in another order.
 
+On a GPU the training rows lie there, the host draws which of them come next for many steps at a time, and a step is
+recorded once and replayed without waiting for it. Rows, mixup and order of steps are those of a CPU; the draws of
+dropout are the device's own.
+
 Another kind of head is a subclass of `HeadSpec` with `logits` of its own (and `initial`, where its parameters are not
 an MLP's), and an entry in `HEADS`. Batches, Adam, early stopping and selection are common to all.
 """
@@ -18,12 +22,13 @@ an MLP's), and an entry in `HEADS`. Batches, Adam, early stopping and selection 
 from __future__ import annotations
 
 import json
+import logging
 import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from itertools import groupby, pairwise, product
+from itertools import groupby, islice, pairwise, product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,15 +40,19 @@ from keymyna_lib.base.checks import RANGES, Rule, check
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.progress import bar
 from keymyna_lib.base.tensors import HEAD, expect_floating, misfits, reading, save_tensors, shapes, some
+from keymyna_lib.compute.recorded import Recorded
 from keymyna_lib.compute.threads import one_thread
 from keymyna_lib.evaluate import mirex_scores, track_predictions
 from keymyna_lib.keys import N_KEYS
 
 # Heads of a stack, and bytes of their parameters, gradients and Adam's moments. On a CPU a stack stays in its cache
 # from step to step, and the cores train one each; a GPU wants few large ones.
-STACK_LIMITS = {"cpu": (32, 1 << 24), "cuda": (1024, 1 << 30)}
-ACTIVATIONS = 1 << 21  # hidden units held at once in a validation check
+STACK_LIMITS = {"cpu": (32, 1 << 24), "cuda": (1024, 1 << 31)}
+ACTIVATIONS = {"cpu": 1 << 21, "cuda": 1 << 26}  # hidden units held at once in a validation check
+DRAWN_AHEAD = 256  # steps whose rows are sent to a GPU together
 ADAM: dict[str, Any] = dict(amsgrad=False, beta1=0.9, beta2=0.999, eps=1e-8, maximize=False)
+
+_log = logging.getLogger(__name__)
 
 
 def _kept(x: torch.Tensor) -> torch.Tensor:
@@ -220,7 +229,7 @@ class TrainedHead:
     mean, std : (dim,), applied to the features (0 and 1 when the spec does not standardise).
     valid_curve : (step, weighted score, loss) of every check until the head stopped; the score is on tracks with
         "both" fifths, the loss the mean cross-entropy of windows in nats.
-    best_step, valid_score, valid_loss : of the best check.
+    best_step, valid_score, valid_loss : of the best check; 0, -1 and infinity if there was none with a finite loss.
     """
 
     spec: HeadSpec
@@ -326,22 +335,50 @@ def _runs(specs: Sequence[HeadSpec], key: Callable[[HeadSpec], Any]) -> Iterator
         yield value, slice(run[0], run[-1] + 1)
 
 
-def _batches(train: Rows, spec: HeadSpec, seed: int, dtype: torch.dtype) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Endless batches, cut from shuffled epochs: x (row, dim), and labels as distributions (row, 24)."""
+class _Drawn(NamedTuple):
+    """Of a batch: rows (row,) int64; with mixup, each one's share (row, 1) float64 and the other row's place (row,)."""
+
+    rows: np.ndarray
+    share: np.ndarray | None
+    other: np.ndarray | None
+
+
+def _drawn(n_rows: int, spec: HeadSpec, seed: int) -> Iterator[_Drawn]:
+    """Endless batches, cut from shuffled epochs."""
     shuffle = seeds.numpy_stream(seed, "batches", spec.batch_size)
     mix = seeds.numpy_stream(seed, "mixup", spec.batch_size, spec.mixup)
-    one_hot = torch.eye(N_KEYS, dtype=dtype)
-    waiting = np.empty(0, dtype=np.int64)
+    waiting, share, other = np.empty(0, dtype=np.int64), None, None
     while True:
         while len(waiting) < spec.batch_size:
-            waiting = np.concatenate([waiting, shuffle.permutation(len(train.x))])
-        rows, waiting = torch.from_numpy(waiting[: spec.batch_size]), waiting[spec.batch_size :]
-        x, target = train.x.index_select(0, rows).to(dtype), one_hot[train.y[rows]]
+            waiting = np.concatenate([waiting, shuffle.permutation(n_rows)])
+        rows, waiting = waiting[: spec.batch_size], waiting[spec.batch_size :]
         if spec.mixup:
-            share = torch.from_numpy(mix.beta(spec.mixup, spec.mixup, size=(len(rows), 1))).to(x.dtype)
-            other = torch.from_numpy(mix.permutation(len(rows)))
-            x, target = torch.lerp(x[other], x, share), torch.lerp(target[other], target, share)
-        yield x, target
+            share, other = mix.beta(spec.mixup, spec.mixup, size=(len(rows), 1)), mix.permutation(len(rows))
+        yield _Drawn(rows, share, other)
+
+
+def _batch(
+    x: torch.Tensor,
+    y: torch.Tensor,
+    one_hot: torch.Tensor,
+    rows: torch.Tensor,
+    share: torch.Tensor | None,
+    other: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A batch that was drawn: x (row, dim) of one_hot's type, and labels as distributions (row, 24)."""
+    x, target = x.index_select(0, rows).to(one_hot.dtype), one_hot[y[rows]]
+    if share is None:
+        return x, target
+    return torch.lerp(x[other], x, share), torch.lerp(target[other], target, share)
+
+
+def _batches(train: Rows, spec: HeadSpec, seed: int, dtype: torch.dtype) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Endless batches, see `_batch`."""
+    one_hot = torch.eye(N_KEYS, dtype=dtype)
+    for drawn in _drawn(len(train.x), spec, seed):
+        share, other = (None if draws is None else torch.from_numpy(draws) for draws in drawn[1:])
+        share = None if share is None else share.to(dtype)
+        yield _batch(train.x, train.y, one_hot, torch.from_numpy(drawn.rows), share, other)
 
 
 def _initial(seed: int, sizes: Sequence[int]) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -358,6 +395,74 @@ def _noise(seed: int, spec: HeadSpec, dim: int, device: str) -> Iterator[torch.T
     generator = seeds.torch_stream(seed, "dropout", *spec.hidden, device=device)
     while True:
         yield torch.rand(spec.batch_size, (spec.hidden or (dim,))[0], generator=generator, device=device)
+
+
+class _HostBatches:
+    """The batches of `_batches` and the draws of `_noise`, one of each at a time.
+
+    Attributes
+    ----------
+    noise : (row, unit), of the step that was prepared.
+    """
+
+    def __init__(self, train: Rows, spec: HeadSpec, seed: int, dtype: torch.dtype, device: str) -> None:
+        self._batches, self._noise = _batches(train, spec, seed, dtype), _noise(seed, spec, train.x.shape[1], device)
+
+    def prepare(self) -> None:
+        """Make ready for a step."""
+        self._batch, self.noise = next(self._batches), next(self._noise)
+
+    def batch(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The batch of the step, see `_batch`."""
+        return self._batch
+
+
+class _ResidentBatches:
+    """The batches of `_batches` and the draws of `_noise` for a step that is recorded: all on the device.
+
+    Parameters
+    ----------
+    x, y : of the training rows, on the device.
+    spec, seed : as in `_batches`.
+    one_hot : (24, 24), of the type that is computed in, on the device.
+
+    Attributes
+    ----------
+    noise : (row, unit), of the step that was prepared.
+    """
+
+    def __init__(self, x: torch.Tensor, y: torch.Tensor, spec: HeadSpec, seed: int, one_hot: torch.Tensor) -> None:
+        self._x, self._y, self._one_hot = x, y, one_hot
+        self._waiting = _drawn(len(x), spec, seed)
+        self._generator = seeds.torch_stream(seed, "dropout", *spec.hidden, device=x.device)
+        self.noise = torch.empty(spec.batch_size, (spec.hidden or (x.shape[1],))[0], device=x.device)
+        self._ahead: list[torch.Tensor] = []  # rows, shares and others, (step, ...) each
+        self._next = torch.zeros(1, dtype=torch.int64, device=x.device)
+        self._left = 0
+
+    def prepare(self) -> None:
+        """Make ready for a step, from the host."""
+        if not self._left:
+            steps = zip(*islice(self._waiting, DRAWN_AHEAD))
+            drawn = [torch.from_numpy(np.stack(draws)) for draws in steps if draws[0] is not None]
+            self._ahead = self._ahead or [
+                torch.empty_like(
+                    t, dtype=self._one_hot.dtype if t.is_floating_point() else t.dtype, device=self._x.device
+                )
+                for t in drawn
+            ]
+            for there, here in zip(self._ahead, drawn):
+                there.copy_(here)
+            self._next.zero_()
+            self._left = DRAWN_AHEAD
+        self._left -= 1
+        self.noise.uniform_(generator=self._generator)
+
+    def batch(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """The batch of the step, see `_batch`; nothing here depends on the host."""
+        rows, *mixed = (draws.index_select(0, self._next)[0] for draws in self._ahead)
+        self._next += 1
+        return _batch(self._x, self._y, self._one_hot, rows, *(mixed or (None, None)))
 
 
 class _Passes:
@@ -512,6 +617,7 @@ class _Stack:
 
     def __init__(self, heads: list[TrainedHead], dim: int, seed: int, device: str, dtype: torch.dtype) -> None:
         self.heads, self.steps, self.count = heads, 0, torch.zeros((), device=device)
+        self.stopped: set[int] = set()  # heads that are trained on, but no longer looked at
         self.mean = torch.stack([head.mean for head in heads]).to(device, dtype)
         self.std = torch.stack([head.std for head in heads]).to(device, dtype)
         tensors = {
@@ -539,9 +645,7 @@ class _Stack:
 
     def keep(self, indices: list[int]) -> None:
         """Drop all heads but these, so that stopped ones cost nothing."""
-        if len(indices) == len(self.heads):
-            return
-        self.heads = [self.heads[i] for i in indices]
+        self.heads, self.stopped = [self.heads[i] for i in indices], set()
         for name in ("parameters", "first", "second"):
             setattr(self, name, {key: tensor[indices] for key, tensor in getattr(self, name).items()})
         self.mean, self.std = self.mean[indices], self.std[indices]
@@ -555,26 +659,35 @@ class _Stack:
         for (lr, weight_decay), tensors in self.groups.items():
             # The kernel behind torch.optim.Adam(fused=True), without its bookkeeping, which would cost more.
             torch._fused_adam_(*tensors, lr=lr, weight_decay=weight_decay, **ADAM)
-        self.steps += 1
 
     def check(
         self, x: torch.Tensor, y: torch.Tensor, track: torch.Tensor, labels: torch.Tensor, credit: torch.Tensor
     ) -> None:
-        """Score every head on the validation rows; labels (track,), credit (reference, estimate)."""
+        """Score every head on the validation rows; labels (track,), credit (reference, estimate).
+
+        A head in `self.stopped` keeps what it has.
+        """
         total, loss = x.new_zeros(len(labels), len(self.heads), N_KEYS), x.new_zeros(len(self.heads))
         n_units = len(self.heads) * max([*self.heads[0].spec.hidden, N_KEYS])
-        for rows in torch.arange(len(x), device=x.device).split(max(1, ACTIVATIONS // n_units)):
+        for rows in torch.arange(len(x), device=x.device).split(max(1, ACTIVATIONS[x.device.type] // n_units)):
             log_probability = self.passes.logits(x[rows]).log_softmax(1)
             loss -= log_probability[:, y[rows], torch.arange(len(rows), device=x.device)].sum(1)
             total.index_add_(0, track[rows], log_probability.permute(2, 0, 1).exp())
         scores = credit[labels[:, None], total.argmax(-1)].mean(0).tolist()
         losses = (loss / len(x)).nan_to_num(nan=float("inf"), posinf=float("inf")).tolist()
         for i, (head, score, value) in enumerate(zip(self.heads, scores, losses)):
+            if i in self.stopped:
+                continue
             head.valid_curve.append((self.steps, score, value))
             # A head that has diverged names the first key for every track, which can score well.
             if math.isfinite(value) and (score, -value) > (head.valid_score, -head.valid_loss):
                 head.best_step, head.valid_score, head.valid_loss = self.steps, score, value
                 head.parameters = {name: tensor[i].clone() for name, tensor in self.parameters.items()}
+
+
+def _stays_on_device(device: str) -> bool:
+    """Whether training rows lie on the device, and steps are recorded there."""
+    return torch.device(device).type == "cuda"
 
 
 def _stacks(specs: Sequence[HeadSpec], dim: int, itemsize: int, device: str) -> Iterator[list[int]]:
@@ -625,13 +738,14 @@ def train_heads(
 
     Returns
     -------
-    list of TrainedHead, on the CPU, one for each spec, as of its best check.
+    list of TrainedHead, on the CPU, one for each spec, as of its best check. A head whose validation loss was never
+    finite is said (`logging`) and stays as it was before training: `select` takes no such head.
 
     Raises
     ------
     KeyMynaError
         No spec, features of another width in `valid`, windows of a track with different labels, a budget
-        below 1, or a head that has diverged before its first check.
+        below 1, or heads all of which have diverged before their first check.
     """
     for name, value in dict(max_steps=max_steps, eval_every=eval_every, patience=patience).items():
         if value < 1:
@@ -658,22 +772,38 @@ def train_heads(
     trained = [TrainedHead(spec, {}, *(t.to(dtype) for t in scalers[spec.standardize])) for spec in specs]
     stacks = list(_stacks(specs, dim, dtype.itemsize, device))
 
+    resident = _stays_on_device(device)
+    if resident:
+        x, y, one_hot = train.x.to(device), train.y.to(device), torch.eye(N_KEYS, dtype=dtype, device=device)
+
     def train_stack(members: list[int]) -> None:
         spec = specs[members[0]]
         stack = _Stack([trained[i] for i in members], dim, seed, device, dtype)
-        batches, noise = _batches(train, spec, seed, dtype), _noise(seed, spec, dim, device)
+        batches = (
+            _ResidentBatches(x, y, spec, seed, one_hot) if resident else _HostBatches(train, spec, seed, dtype, device)
+        )
+
+        def take_step() -> None:
+            stack.step(*batches.batch(), batches.noise)
+
+        step = Recorded(take_step, torch.device(device))
         while stack.heads and not stopped.is_set():
-            x, target = next(batches)
-            stack.step(x.to(device), target.to(device), next(noise))
+            batches.prepare()
+            step()
+            stack.steps += 1
             if stack.steps % eval_every == 0 or stack.steps == max_steps:
                 stack.check(*checked)
-                stack.keep(
-                    [
-                        i
-                        for i, head in enumerate(stack.heads)
-                        if stack.steps < max_steps and stack.steps - head.best_step < patience * eval_every
-                    ]
-                )
+                going = [
+                    i
+                    for i, head in enumerate(stack.heads)
+                    if stack.steps < max_steps and stack.steps - head.best_step < patience * eval_every
+                ]
+                # To record a step anew costs hundreds of steps, so that a few stopped heads may come along.
+                if resident and 2 * len(going) > len(stack.heads):
+                    stack.stopped = set(range(len(stack.heads))) - set(going)
+                elif len(going) < len(stack.heads):
+                    stack.keep(going)
+                    step = Recorded(take_step, torch.device(device))
                 shown.update((stack.steps - 1) % eval_every + 1)
         shown.update(max_steps - stack.steps)
 
@@ -690,11 +820,23 @@ def train_heads(
                 pass
         finally:
             stopped.set()
+    diverged = [head for head in trained if not head.parameters]
+    if diverged:
+        spec = diverged[0].spec
+        remedy = f"lower its learning rate (now {spec.lr:g}) or its weight decay (now {spec.weight_decay:g})."
+        if len(diverged) == len(trained):
+            raise KeyMynaError(f"a head's validation loss was never finite ({spec}): {remedy}")
+        _log.warning(
+            "%d of %d heads are out of the choice: their validation loss was never finite. For %s, %s",
+            len(diverged),
+            len(trained),
+            spec,
+            remedy,
+        )
+    for head in diverged:
+        head.parameters = {
+            name: torch.from_numpy(value).to(dtype) for name, value in head.spec.initial(dim, seed).items()
+        }
     for head in trained:
-        if not head.parameters:
-            raise KeyMynaError(
-                f"a head's validation loss was never finite ({head.spec}): lower its learning rate "
-                f"(now {head.spec.lr:g}) or its weight decay (now {head.spec.weight_decay:g})."
-            )
         head.parameters = {name: tensor.cpu() for name, tensor in head.parameters.items()}
     return trained

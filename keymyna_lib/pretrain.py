@@ -123,7 +123,10 @@ class PretrainConfig:
         }
         check(self, {name: one_of(known) for name, known in names.items()} | ranges_of(PretrainConfig))
         if self.warmup_steps > self.steps:
-            raise KeyMynaError(f"warmup_steps {self.warmup_steps}: expected no more than steps, which is {self.steps}.")
+            raise KeyMynaError(
+                f"warmup_steps {self.warmup_steps}: expected no more than steps, which is {self.steps}; "
+                f"a tenth of them, as in the paper, is -p warmup_steps {self.steps // 10}."
+            )
         width = max(frames for _, frames in self.encoder.patch_sizes)
         if self.crop_frames < width:
             raise KeyMynaError(

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 from keymyna_lib.base import paths
+from keymyna_lib.run import warmup
 
 COPIED = ("keymyna_lib", "notebooks", "requirements.lock", "pyproject.toml")
 
@@ -24,18 +25,20 @@ def run_in(clone, *arguments, profile="smoke"):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=900,
+        timeout=3600,  # a guard against what hangs; a busy machine may need half an hour
     )
     return done.returncode, done.stdout + done.stderr
 
 
 def copy_of_the_sources(folder):
-    """What a run needs, and the parsed scores, which take two minutes to parse."""
+    """What a run needs, the parsed scores, which take two minutes to parse, and the note that librosa is compiled."""
     for name in COPIED:
         source = paths.ROOT / name
         if source.is_dir():
             shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, folder / name)
-    shutil.copytree(paths.CACHE / "scores", folder / ".cache" / "scores")
+    warmup.compile_librosa()
+    for known in ("scores", "compiled"):
+        shutil.copytree(paths.CACHE / known, folder / ".cache" / known)
     return folder

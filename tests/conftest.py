@@ -1,5 +1,6 @@
 """Fixtures that several modules of tests share; the scores are parsed once, then cached as in a normal run."""
 
+import filelock
 import hypothesis
 import pytest
 
@@ -21,7 +22,10 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session")
 def scores():
-    return load_scores()
+    """Parsed by the worker that needs them first, while the others wait for what it writes."""
+    paths.CACHE.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(paths.CACHE / "scores.lock"):
+        return load_scores()
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,8 @@ from keymyna_lib.base import paths
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.files import read_json
 from keymyna_lib.base.seeds import torch_stream
-from keymyna_lib.bench import data, growth, material, measure, reference, report, step
+from keymyna_lib.bench import data, goals, growth, material, measure, reference, report, step
+from keymyna_lib.bench import heads as bench_heads
 from keymyna_lib.bench.sizes import SIZES
 from keymyna_lib.corpus.corpus import open_corpus
 from keymyna_lib.experiments.cost import product_flops
@@ -301,12 +302,14 @@ def tiny(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(paths, "CACHE", tmp_path_factory.mktemp("cache"))
         patch.setattr(torch.cuda, "is_available", lambda: False)
+        patch.setattr(goals, "stored_at", lambda: paths.CACHE / "gpu.json")
         patch.setattr("keymyna_lib.bench.song.process", lambda *arguments: lambda: None)
         for module in ("step", "growth"):
             patch.setattr(
                 f"keymyna_lib.bench.{module}.in_fresh_process", lambda function, *arguments: function(*arguments)
             )
         patch.setattr(step, "shares_of", lambda *arguments, one=step.shares_of: noted(one(*arguments)))
+        patch.setattr(bench_heads, "linear_probe_grid", functools.partial(heads.linear_probe_grid, dropouts=(0.5,)))
         out = tmp_path_factory.mktemp("out") / "bench.json"
         done = CliRunner().invoke(main, ["bench", "--size", "tiny", "--budget", "0.1", "--out", str(out)])
         assert done.exit_code == 0, done.output
@@ -369,9 +372,12 @@ def test_what_needs_a_gpu_says_that_it_was_not_run(tiny):
     rows = report.frame(tiny)
     without = rows[rows["n"] == 0]
     assert set(without["note"]) == {f"not run: {measure.NO_GPU}"} and without["median"].isna().all()
+    aims = without[without["subject"] == "gpu"]
+    assert aims["case"].tolist() == [goal.case for goal in goals.GOALS.values()]
+    without = without.drop(aims.index)
     assert set(without["subject"]) == {"step", "embedding", "heads"} and without["case"].str.contains("GPU").all()
     text = report.text(tiny)
-    assert text.count("not run: no GPU here") == len(without) and tiny["machine"]["cpu"] in text
+    assert text.count("not run: no GPU here") == len(without) + len(aims) and tiny["machine"]["cpu"] in text
 
 
 def test_rows_are_in_order_and_parts_are_parts(tiny):
@@ -411,8 +417,8 @@ def test_what_a_case_leaves_over_is_shared_out(monkeypatch, tmp_path):
             for weight in (1, 0, 3)
         ],
     )
-    report.measure_all(["song"], size="tiny", budget=100.0, show=False)
-    assert given == pytest.approx([25, 0, 100], abs=15)
+    report.measure_all(["song"], size="tiny", budget=1e6, show=False)
+    assert given == pytest.approx([25e4, 0, 1e6], abs=1000)
 
 
 @pytest.mark.parametrize(

@@ -299,13 +299,36 @@ def _joined():
 
 
 @pytest.mark.parametrize("name, data", _joined().items())
-def test_streams_behind_one_another_are_all_read(tmp_path, name, data):
+def test_streams_behind_one_another_are_all_read(tmp_path, caplog, name, data):
     path = tmp_path / "joined"
     path.write_bytes(data)
     audio = read_audio(path)
     heard(audio, (440, 3), (660, 2))
-    assert len(audio) == audio_length(path)
+    assert len(audio) == audio_length(path) and not caplog.records
     np.testing.assert_array_equal(read_audio(path, seconds=3.5)[:-8], audio[: 3 * SAMPLE_RATE + SAMPLE_RATE // 2 - 8])
+
+
+FORMATS = {
+    "wav": sound(440, 3, format="WAV"),
+    "FLAC": sound(440, 3, format="FLAC"),
+    "Ogg": sound(440, 3, format="OGG"),
+    "AIFF": sound(440, 3, format="AIFF"),
+    "an mp3": id3(bytes(3000)) + mp3(440, 3),
+}
+
+
+@pytest.mark.parametrize("first, second", list(itertools.permutations(FORMATS, 2)))
+def test_a_file_of_another_format_behind_one_is_named(tmp_path, caplog, first, second):
+    alone, joined = tmp_path / "alone", tmp_path / "joined"
+    alone.write_bytes(FORMATS[first])
+    joined.write_bytes(FORMATS[first] + FORMATS[second])
+    assert audio_length(joined) == audio_length(alone)
+    expected = read_audio(alone)
+    read_audio(joined, seconds=1)
+    assert not caplog.records
+    np.testing.assert_array_equal(read_audio(joined), expected)
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said == f"{joined} has another file behind its audio ({second}), which is not read. Split it."
 
 
 @pytest.mark.parametrize("share", [0.5, 0.25, 3])

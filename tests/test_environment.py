@@ -9,7 +9,9 @@ import sys
 import tomllib
 from importlib import metadata
 
+import models
 import pytest
+import tones
 import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -21,18 +23,17 @@ from keymyna_lib.run import environment
 
 SETTINGS = tomllib.loads((paths.ROOT / "pyproject.toml").read_text())
 PROJECT, UV = SETTINGS["project"], SETTINGS["tool"]["uv"]
+EXTRAS = PROJECT["optional-dependencies"]
+IN_LOCK = ("notebooks", "test", "formats")
 LOCKED = {canonicalize_name(name): version for name, version in environment.locked(paths.LOCK).items()}
 
 
 def test_torch_is_the_pinned_one():
     assert LOCKED["torch"] == LOCKED["torchaudio"] == "2.11.0"
-    assert "torch==2.11.0" in PROJECT["dependencies"] and "torchaudio==2.11.0" in PROJECT["dependencies"]
+    assert "torch==2.11.0" in PROJECT["dependencies"] and "torchaudio==2.11.0" in EXTRAS["notebooks"]
 
 
-EXTRAS = PROJECT["optional-dependencies"]
-
-
-@pytest.mark.parametrize("text", PROJECT["dependencies"] + EXTRAS["test"] + EXTRAS["formats"])
+@pytest.mark.parametrize("text", [*PROJECT["dependencies"], *(text for name in IN_LOCK for text in EXTRAS[name])])
 def test_everything_declared_is_locked(text):
     requirement = Requirement(text)
     version = LOCKED[canonicalize_name(requirement.name)]
@@ -57,6 +58,38 @@ def test_the_lock_is_closed_but_for_what_nothing_uses():
                 wanted.add(canonicalize_name(requirement.name))
     assert wanted - set(LOCKED) == {"pyaudio"}
     assert "PIP_NO_DEPS=1 conda env create" in (paths.ROOT / "environment.yml").read_text()
+
+
+def test_the_lock_says_how_it_was_made_of_what():
+    command = next(line for line in paths.LOCK.read_text().splitlines() if "uv pip compile" in line)
+    assert re.findall(r"--extra (\w+)", command) == list(IN_LOCK)
+
+
+def test_predict_imports_nothing_but_what_a_plain_installation_brings(tmp_path):
+    tones.write(tmp_path / "song.mp3", 0, seconds=2.0)
+    code = """
+import sys
+from keymyna_lib.__main__ import main
+for shown in ("--json", "--write-tags"):
+    main(["predict", "--model", "model.safetensors", "song.mp3", shown], standalone_mode=False)
+print(*{name.partition(".")[0] for name in sys.modules}, file=sys.stderr)"""
+    models.write(tmp_path / "model.safetensors")
+    python = [sys.executable, "-c", code]
+    done = subprocess.run(
+        python, cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(paths.ROOT)}
+    )
+    assert done.returncode == 0, done.stderr
+    of_module = metadata.packages_distributions()
+    imported = {
+        canonicalize_name(of_module[name][0]) for name in done.stderr.splitlines()[-1].split() if name in of_module
+    }
+    brought, new = set(), {canonicalize_name(Requirement(text).name) for text in PROJECT["dependencies"]}
+    while new:
+        brought |= new
+        found = [Requirement(text) for name in new for text in metadata.requires(name) or []]
+        new = {canonicalize_name(r.name) for r in found if r.marker is None or r.marker.evaluate({"extra": ""})}
+        new -= brought
+    assert {"torch", "soundfile", "mutagen", "rich"} <= imported <= brought | {"keymyna-lib", "setuptools"}
 
 
 def test_conda_installs_the_lock_and_the_same_python():

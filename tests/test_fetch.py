@@ -103,7 +103,7 @@ def seen(folder):
 
 def until(happened):
     """Wait for what a thread is to do, but not for ever."""
-    for _ in range(500):
+    for _ in range(6000):
         if happened():
             break
         time.sleep(0.02)
@@ -349,14 +349,16 @@ def test_connections_are_limited_in_all_and_to_a_host(site, get):
 
 
 def test_ctrl_c_leaves_nothing_half_written(site, get, tmp_path, ctrl_c):
+    long, piece = 200 * DATA, 30_000
+
     def route(handler, count):
-        handler.answer(200, DATA, cut=30_000)
+        handler.answer(200, long, cut=piece)
         if count == 1:
             until(lambda: any((tmp_path / "set").glob(".a.*.tmp")))
             ctrl_c()
-        for start in range(30_000, 100_000, 1_000):
-            time.sleep(0.05 * (count == 1))
-            handler.wfile.write(DATA[start : start + 1_000])
+        for start in range(piece, len(long), piece):
+            time.sleep(0.05 * (count == 1))  # half a minute for all, however busy the machine
+            handler.wfile.write(long[start : start + piece])
 
     site.routes = {"/a": route, "/b": plain(DATA)}
     sources = [Source((site.url("/a"),), "a"), Source((site.url("/b"),), "b")]
@@ -364,7 +366,7 @@ def test_ctrl_c_leaves_nothing_half_written(site, get, tmp_path, ctrl_c):
         get(*sources, workers=1)
     assert os.listdir(tmp_path / "set") == [".fetch.lock"] and not site.asked("/b")
     (tmp_path / "set/.a.killed.tmp").write_bytes(b"half")
-    assert list(get(*sources)["state"]) == ["fetched"] * 2 and (tmp_path / "set/a").read_bytes() == DATA
+    assert list(get(*sources)["state"]) == ["fetched"] * 2 and (tmp_path / "set/a").read_bytes() == long
     assert sorted(os.listdir(tmp_path / "set")) == [".fetch.lock", ".first_downloads.json", "a", "b"]
 
 

@@ -85,7 +85,7 @@ def test_ways_to_write_the_same_table(tmp_path, text):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("", "no column 'file'"),
+        ("", "is empty: expected a header with the columns 'file'"),
         ("key,artist\nC major,a\n", "no column 'file'"),
         ("file,artist\na.wav,b\n", "no column 'key'"),
         ("file:key\na.wav:C major\n", "no column 'file'.*'file:key', separated by commas"),

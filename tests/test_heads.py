@@ -11,6 +11,7 @@ from keymyna_lib import heads
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.tensors import save_tensors
 from keymyna_lib.evaluate import mirex_scores, track_predictions
+from keymyna_lib.experiments.head_study import grid_table
 from keymyna_lib.heads import HEADS, HeadSpec, Rows, TrainedHead, linear_probe_grid, select, train_heads, wide_mlp_grid
 from keymyna_lib.model import EncoderConfig, build_encoder, save_encoder
 
@@ -198,9 +199,93 @@ def test_a_head_that_diverges_is_never_a_best_check():
     """Its outputs are NaN, the first of which is the largest: C major for every track, without a word."""
     budget = BUDGET | {"dtype": torch.float32}
     with pytest.raises(KeyMynaError, match=r"never finite.*lower its learning rate \(now 1e\+99\)"):
-        train_heads([HeadSpec(lr=1e-2), HeadSpec(lr=1e99)], TRAIN, VALID, **budget)
+        train_heads([HeadSpec(lr=1e99), HeadSpec((8,), lr=1e99)], TRAIN, VALID, **budget)
     with pytest.raises(KeyMynaError, match=r"weight decay \(now 1e\+99\)"):
         train_heads([HeadSpec((8,), lr=1e-2, weight_decay=1e99)], TRAIN, VALID, **budget)
+
+
+@pytest.mark.parametrize("mixup", [0.0, 0.4])
+def test_batches_and_draws_for_a_recorded_step_are_the_usual_ones(monkeypatch, mixup):
+    monkeypatch.setattr(heads, "DRAWN_AHEAD", 3)
+    spec = HeadSpec((7,), 0.5, batch_size=50, mixup=mixup)
+    one_hot = torch.eye(24, dtype=torch.float64)
+    resident = heads._ResidentBatches(TRAIN.x, TRAIN.y, spec, 5, one_hot)
+    batches, noise = heads._batches(TRAIN, spec, 5, torch.float64), heads._noise(5, spec, DIM, "cpu")
+    for _ in range(11):  # over the end of an epoch, and of what was drawn ahead
+        resident.prepare()
+        assert all(torch.equal(a, b) for a, b in zip(resident.batch(), next(batches)))
+        assert torch.equal(resident.noise, next(noise))
+
+
+def test_the_way_of_a_gpu_gives_the_same_heads(monkeypatch):
+    """On the CPU, unrecorded: rows drawn ahead, and stopped heads that are trained on with the others."""
+    grid = [HeadSpec(hidden, p, lr, batch_size=16) for hidden in [(), (9,)] for p in (0.0, 0.5) for lr in (1e-3, 0.1)]
+    budget = BUDGET | dict(max_steps=90, patience=2)
+    expected = train_heads(grid, TRAIN, VALID, **budget)
+    lengths = {len(head.valid_curve) for head in expected}
+    assert len(lengths) > 2 and min(lengths) < 6  # heads of one stack stop at different checks
+    recorded, kept = heads.Recorded, heads._Stack.keep
+    made, kept_of = [], []
+    monkeypatch.setattr(heads, "_stays_on_device", lambda device: True)
+    monkeypatch.setattr(heads, "Recorded", lambda *arguments: made.append(1) or recorded(*arguments))
+    monkeypatch.setattr(
+        heads._Stack, "keep", lambda stack, going: kept_of.append((len(going), len(stack.heads))) or kept(stack, going)
+    )
+    found = train_heads(grid, TRAIN, VALID, **budget)
+    for one, other in zip(found, expected):
+        assert one.valid_curve == [pytest.approx(check) for check in other.valid_curve]
+        assert one.best_step == other.best_step
+        for name, value in other.parameters.items():
+            torch.testing.assert_close(one.parameters[name], value, rtol=1e-9, atol=1e-12)
+    assert all(2 * going <= heads_before for going, heads_before in kept_of) and len(made) == 2 + len(kept_of)
+
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+
+
+@needs_gpu
+@pytest.mark.parametrize("hidden", [(), (9,), (6, 6)])
+def test_a_gpu_trains_the_heads_of_a_cpu(monkeypatch, hidden):
+    """With dropout, its draws made on the host."""
+    noise = heads._noise
+
+    class HostDraws(heads._ResidentBatches):
+        def __init__(self, x, y, spec, seed, one_hot):
+            super().__init__(x, y, spec, seed, one_hot)
+            self.draws = noise(seed, spec, x.shape[1], "cpu")
+
+        def prepare(self):
+            super().prepare()
+            self.noise.copy_(next(self.draws))
+
+    monkeypatch.setattr(heads, "_ResidentBatches", HostDraws)
+    grid = [HeadSpec(hidden, p, lr, batch_size=16, mixup=0.4) for p in (0.0, 0.5) for lr in (1e-3, 1e-2)]
+    found, expected = (train_heads(grid, TRAIN, VALID, **BUDGET, device=device) for device in ("cuda", "cpu"))
+    for one, other in zip(found, expected):
+        assert one.valid_curve == [pytest.approx(check) for check in other.valid_curve]
+        for name, value in other.parameters.items():
+            torch.testing.assert_close(one.parameters[name], value, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("hidden", [(), (8,)])
+def test_heads_that_diverge_cost_the_others_nothing(hidden, tmp_path, caplog):
+    budget = BUDGET | {"dtype": torch.float32}
+    sound = [HeadSpec(hidden, lr=lr) for lr in (1e-6, 1e-2)]
+    lost = [HeadSpec(hidden, lr=1e99), HeadSpec(hidden, lr=1e-2, weight_decay=1e99)]
+    alone = train_heads(sound, TRAIN, VALID, **budget)
+    assert not caplog.records
+    trained = train_heads([lost[0], *sound, lost[1]], TRAIN, VALID, **budget)
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said.startswith("2 of 4 heads are out of the choice") and "learning rate (now 1e+99)" in said
+    assert select(trained).spec == select(alone).spec and [head.spec for head in trained[1:3]] == sound
+    for head, expected in zip(trained[1:3], alone):
+        np.testing.assert_allclose(head.valid_curve, expected.valid_curve, rtol=1e-5)
+    assert grid_table(trained)["valid_score"].isna().tolist() == [True, False, False, True]
+    for head in (trained[0], trained[3]):  # as it began, so that it can be kept like any other
+        head.save(tmp_path / "head.safetensors")
+        loaded = TrainedHead.load(tmp_path / "head.safetensors")
+        assert loaded.best_step == 0 and np.isfinite(loaded.window_probabilities(VALID.x)).all()
+        assert select([loaded, trained[1]]) is trained[1]
 
 
 def test_a_head_does_not_depend_on_its_neighbours_or_on_the_size_of_stacks(monkeypatch):
@@ -214,7 +299,7 @@ def test_a_head_does_not_depend_on_its_neighbours_or_on_the_size_of_stacks(monke
     together = train_heads(specs, TRAIN, VALID, **BUDGET)
     monkeypatch.setattr(heads, "STACK_LIMITS", {"cpu": (1, 1)})
     apart = train_heads(specs[::-1], TRAIN, VALID, **BUDGET)[::-1]
-    monkeypatch.setattr(heads, "ACTIVATIONS", 1)
+    monkeypatch.setattr(heads, "ACTIVATIONS", {"cpu": 1})
     alone = [train_heads([spec], TRAIN, VALID, **BUDGET)[0] for spec in specs[:3]]
     for head, *others in list(zip(together, apart, alone)) + list(zip(together, apart)):
         for other in others:

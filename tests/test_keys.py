@@ -378,6 +378,18 @@ def test_camelot():
         assert int(keys.camelot(keys.transpose(key, 7))[:-1]) == number % 12 + 1
 
 
+def test_open_key_is_the_other_wheel():
+    wheel = {"C major": "1d", "A minor": "1m", "G major": "2d", "F major": "12d", "D minor": "12m", "F# minor": "4m"}
+    assert {name: keys.open_key(keys.parse_key(name)) for name in wheel} == wheel
+
+
+@pytest.mark.parametrize("notation", keys.NOTATIONS)
+def test_a_key_written_in_a_tag_is_read_as_the_same(notation):
+    written = [keys.NOTATIONS[notation](key) for key in ALL]
+    assert [keys.parse_key(text) for text in written] == list(ALL)
+    assert all(len(text) <= 3 and text.isascii() for text in written)  # as TKEY of ID3 demands
+
+
 # Writers of the notations in use: each gives all that it may write for a key.
 ENGLISH = [("C", "B#", "Dbb"), ("C#", "Db", "Bx"), ("D", "Cx", "Ebb"), ("D#", "Eb"), ("E", "Fb"), ("F", "E#", "Gbb")]
 ENGLISH += [("F#", "Gb"), ("G", "Fx", "Abb"), ("G#", "Ab"), ("A", "Gx", "Bbb"), ("A#", "Bb"), ("B", "Cb", "Ax")]

@@ -203,3 +203,11 @@ def test_without_features_of_the_test_tracks_validation_is_scored(corpus):
 def test_label_efficiency_refuses(corpus, budgets, draws, message):
     with pytest.raises(KeyMynaError, match=message):
         label_efficiency.label_efficiency(features(corpus), corpus, budgets, draws)
+
+
+def test_processes_fit_the_same(corpus, monkeypatch):
+    asked = features(corpus), corpus, [24, 0], [0, 1]
+    here = label_efficiency.label_efficiency(*asked)
+    monkeypatch.setattr(label_efficiency, "cores", lambda: 3)
+    for one, other in zip(here, label_efficiency.label_efficiency(*asked)):
+        pd.testing.assert_frame_equal(one, other, check_exact=True)

@@ -1,26 +1,27 @@
 """The command line: what each sub-command is called with, its help, messages, statuses and start-up."""
 
+import csv
 import errno
+import io
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 
+import models
 import numpy as np
 import pytest
 import soundfile
 import tones
-import torch
 from click.testing import CliRunner
 
 from keymyna_lib import __main__ as cli
 from keymyna_lib.base import paths
 from keymyna_lib.base.errors import KeyMynaError
-from keymyna_lib.base.seeds import torch_stream
-from keymyna_lib.heads import HeadSpec, TrainedHead
-from keymyna_lib.keys import KEY_NAMES, N_KEYS
-from keymyna_lib.model import EncoderConfig, build_encoder, save_encoder
+from keymyna_lib.keys import KEY_NAMES, parse_key
+from keymyna_lib.model import save_encoder
 from keymyna_lib.report import publication
 from keymyna_lib.run import pipeline, torchrun, warmup
 from keymyna_lib.run.project import Project
@@ -163,8 +164,10 @@ def test_a_reader_that_has_seen_enough_is_no_error(arguments):
         ["pretrain", "--force"],
         ["bench", "steps"],
         ["bench", "--size", "huge"],
-        ["predict", "--encoder", "e", "song.wav"],
-        ["predict", "--encoder", "e", "--head", "h"],
+        ["predict", "--model", "m"],
+        ["predict", "--json", "--csv", "song.wav"],
+        ["predict", "--dry-run", "song.wav"],
+        ["predict", "--jobs", "0", "song.wav"],
         ["bogus"],
     ],
 )
@@ -199,62 +202,80 @@ def test_the_benchmark_measures_what_is_named(monkeypatch, tmp_path):
 @pytest.fixture(scope="module")
 def song(tmp_path_factory):
     folder = tmp_path_factory.mktemp("song")
-    config = EncoderConfig("vit-toy", "vertical", "log1p")
-    save_encoder(build_encoder(config, torch_stream(0, "weights")), folder / "encoder.safetensors")
-    weight = torch.randn(N_KEYS, 64, generator=torch_stream(1, "weights"))
-    head = TrainedHead(HeadSpec(), {"weight.0": weight, "bias.0": torch.zeros(N_KEYS)}, torch.zeros(64), torch.ones(64))
-    head.save(folder / "head.safetensors")
+    save_encoder(models.model().encoder, folder / "encoder.safetensors")
+    models.head().save(folder / "head.safetensors")
     tones.write(folder / "short.wav", 15, seconds=2.0)
     return folder
 
 
-def predict(song, *files):
-    return call("predict", "--encoder", song / "encoder.safetensors", "--head", song / "head.safetensors", *files)
+def predict(song, *arguments):
+    return call("predict", "--model", song / "encoder.safetensors", "--head", song / "head.safetensors", *arguments)
 
 
 def test_prediction_continues_after_a_bad_file(song):
     done = predict(song, song / "none.wav", song / "short.wav")
-    name, key, probability, tuning = done.stdout.strip().split("\t")
-    assert name.endswith("short.wav") and key in KEY_NAMES and 0 < float(probability) <= 1
+    _, row = done.stdout.splitlines()
+    name, key, camelot, open_key, confidence, _, tuning = re.split("  +", row)
+    assert name.endswith("short.wav") and key in KEY_NAMES and parse_key(camelot) == parse_key(open_key)
+    assert parse_key(key) == parse_key(camelot) and 0 < float(confidence) <= 1
     assert re.fullmatch(r"[+-]\d+ cents", tuning)
     assert done.exit_code == 1 and done.stderr.startswith("error: ") and "none.wav" in done.stderr
+    assert done.stderr.endswith("2 files: 1 with a key, 1 could not be read\n")
     assert predict(song, song / "short.wav").exit_code == 0
     encoder = song / "encoder.safetensors"
-    assert call("predict", "--encoder", encoder, "--head", encoder, song / "short.wav").exit_code == 1
+    assert call("predict", "--model", encoder, "--head", encoder, song / "short.wav").exit_code == 1
 
 
 def test_silence_has_no_clear_key(song):
     soundfile.write(song / "silence.wav", np.zeros(20_000), 16_000)
     done = predict(song, song / "silence.wav", song / "short.wav")
-    first, second = done.stdout.splitlines()
-    assert first.endswith("silence.wav\tno clear key (silence)") and "cents" in second and done.exit_code == 0
+    _, first, second = done.stdout.splitlines()
+    assert re.search(r"silence.wav +no clear key +silence$", first) and "cents" in second and done.exit_code == 0
 
 
 def test_names_are_printed_as_they_are_on_disk_and_spoil_no_line(song):
-    names = [b"caf\xe9.wav", b"\xff\xfe.wav", "é\u200b日.wav".encode(), b"a\tb\nc\x1b[2J.wav", b" .wav"]
+    names = [b"caf\xe9.wav", b"\xff\xfe.wav", "é\u200b日.wav".encode(), b"a\tb\nc\x1b[2J[red].wav", b" .wav"]
     for name in names:
         shutil.copyfile(song / "short.wav", os.fsencode(song) + b"/" + name)
-    command = [sys.executable, "-m", "keymyna_lib", "predict", "--encoder", "encoder.safetensors"]
+    command = [sys.executable, "-m", "keymyna_lib", "predict", "--model", "encoder.safetensors"]
     command += ["--head", "head.safetensors", b"\xe9none.wav", *names]
     ascii_only = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONPATH": str(paths.ROOT)}
     done = subprocess.run(command, capture_output=True, cwd=song, env=ascii_only)
-    lines = done.stdout.split(b"\n")[:-1]
-    assert [line.split(b"\t")[0] for line in lines] == [*names[:3], rb"a\tb\nc\x1b[2J.wav", names[4]]
-    assert all(len(line.split(b"\t")) == 4 for line in lines)
-    assert done.returncode == 1 and done.stderr.startswith(b"error: \xe9none.wav") and done.stderr.count(b"\n") == 1
+    _, *rows = done.stdout.split(b"\n")[:-1]
+    shown = [*names[:3], rb"a\tb\nc\x1b[2J[red].wav", names[4]]
+    assert len(rows) == 5 and all(row.startswith(name + b" ") for row, name in zip(rows, shown))
+    error, counts, end = done.stderr.split(b"\n")
+    assert (
+        done.returncode == 1 and error.startswith(b"error: \xe9none.wav") and counts.startswith(b"6 files") and not end
+    )
+    done = subprocess.run([*command, "--json", "--jobs", "1"], capture_output=True, cwd=song, env=ascii_only)
+    assert [os.fsencode(found["file"]) for found in json.loads(done.stdout)] == [b"\xe9none.wav", *names]
+    done = subprocess.run([*command, "--csv", "--jobs", "1"], capture_output=True, cwd=song, env=ascii_only)
+    table = list(csv.DictReader(io.StringIO(os.fsdecode(done.stdout), newline="")))
+    assert [os.fsencode(found["file"]) for found in table] == [b"\xe9none.wav", *names]
 
 
 def test_what_is_missing_from_a_file_is_noted_under_its_name_on_disk(song):
     cut = os.fsencode(song) + b"/\xe9\n.wav"
     with open(cut, "wb") as file:
         file.write((song / "short.wav").read_bytes()[:-8820])  # 0.2 s
-    command = [sys.executable, "-m", "keymyna_lib", "predict", "--encoder", song / "encoder.safetensors"]
+    command = [sys.executable, "-m", "keymyna_lib", "predict", "--model", song / "encoder.safetensors"]
     command += ["--head", song / "head.safetensors", cut]
     done = subprocess.run(command, capture_output=True, env=os.environ | {"PYTHONPATH": str(paths.ROOT)})
     said = (
         b"note: " + os.fsencode(song) + rb"/\xe9\n.wav".replace(rb"\xe9", b"\xe9") + b" lacks its last 0.2 s of 2.0 s;"
     )
     assert done.returncode == 0 and done.stderr.startswith(said) and done.stderr.count(b"\n") == 1
+
+
+def test_what_a_light_installation_lacks_is_told_in_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    monkeypatch.delitem(sys.modules, "keymyna_lib.corpus.recordings.tasks", raising=False)
+    done = call("score", "giantsteps", "list.csv", "--data-root", ".")
+    assert done.exit_code == 1 and done.stderr == (
+        "error: pandas is not installed. All that the notebooks need: pip install '.[notebooks]' in a clone, or "
+        "./run_all.sh.\n"
+    )
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["predict", "--help"], ["run", "--list"]])

@@ -76,6 +76,13 @@ def test_mirdata_itself_finds_the_layout_whole_but_for_what_was_spoilt(written, 
             assert table.loc[track_id, "md5"] == md5(path)
 
 
+@pytest.mark.parametrize("kind", SETS)
+def test_an_editors_byte_order_mark_in_the_index_makes_no_difference(written, copy, kind):
+    (path,) = kind().folder(copy).glob("*_index_*.json")
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    pd.testing.assert_frame_equal(kind().index(copy), kind().index(written[0]))
+
+
 def test_fma_keys_takes_artists_and_the_official_split_from_the_fma(written):
     table = FMAKeys().index(written[0])
     assert table.loc["7", ["label", "artist", "title", "genre", "composition"]].to_list() == [

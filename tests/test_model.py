@@ -202,11 +202,14 @@ def test_initialisation_has_pytorchs_spread():
     assert weight.std().item() == pytest.approx(192**-0.5 / 3**0.5, rel=0.02)
 
 
-def test_save_and_load(tmp_path):
+@pytest.mark.parametrize("crop_frames", [None, 98])
+def test_save_and_load(tmp_path, crop_frames):
     encoder = build_encoder(EncoderConfig("vit-toy", "hybrid", "log1p"), generator()).eval()
+    encoder.crop_frames = crop_frames
     save_encoder(encoder, tmp_path / "encoder.safetensors")
     again = load_encoder(tmp_path / "encoder.safetensors")
-    assert again.config == encoder.config and torch.equal(again(spectrograms()), encoder(spectrograms()))
+    assert again.config == encoder.config and again.crop_frames == crop_frames
+    assert torch.equal(again(spectrograms()), encoder(spectrograms()))
 
 
 def test_bad_input_is_one_clear_error(tmp_path):

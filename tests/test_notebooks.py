@@ -129,24 +129,36 @@ def test_pretraining_and_heads_saw_their_own_split_only(clone):
         assert set(manifest.loc[pd.read_csv(run / "predictions.csv")["track_id"], "split"]) == {"test"}
 
 
-def test_forced_repeats_are_new_attempts_with_the_same_tables(clone):
-    before = {path.name: path.read_bytes() for path in (clone / "results/smoke/tables").glob("*.csv")}
-    runs = set(os.listdir(clone / "results/smoke/runs"))
-    # One notebook of each kind: what trains, what compares, and what makes tables of it.
-    status, output = run_in(clone, "--force", *(word for number in ("10", "20", "50") for word in ("--only", number)))
-    assert status == 0, output[-3000:]
-    status, output = run_in(clone, "--only", "90")  # they came to the same end, so what depends on them is up to date
-    assert status == 0 and "20_linear_probe  skipped" in output and "30_wide_mlp  skipped" in output, output[-3000:]
-    status, output = run_in(clone, "--only", "90", "--force")
-    assert status == 0 and "90_tables  done" in output, output[-3000:]
-    assert before == {path.name: path.read_bytes() for path in (clone / "results/smoke/tables").glob("*.csv")}
-    new = set(os.listdir(clone / "results/smoke/runs")) - runs
-    assert runs < set(os.listdir(clone / "results/smoke/runs")) and new and all(name.endswith("-a2") for name in new)
+def listing(clone):
+    """Names of all runs, and the content of every table."""
+    return (
+        set(os.listdir(clone / "results/smoke/runs")),
+        {path.name: path.read_bytes() for path in (clone / "results/smoke/tables").glob("*.csv")},
+    )
 
 
-def test_the_benchmark_runs_when_it_is_named(clone):
-    status, output = run_in(clone, "--only", "70", "-p", "subjects", "heads,growth", "-p", "budget", "1")
+@pytest.fixture(scope="module")
+def again(clone):
+    """What was there before and what is there after the forced repeat of a notebook of each kind (what trains, what
+    compares, and what makes tables of it) and the benchmark, which runs only when it is named; what was said."""
+    before = listing(clone)
+    named = [word for number in ("10", "20", "50", "70", "90") for word in ("--only", number)]
+    status, output = run_in(clone, "--force", *named, "-p", "subjects", "embedding,growth", "-p", "budget", "1")
     assert status == 0, output[-3000:]
+    return before, listing(clone), output
+
+
+def test_forced_repeats_are_new_attempts_with_the_same_tables(again):
+    (runs, tables), (more_runs, more_tables), output = again
+    assert all(f"{name}  done" in output for name in ("10_pretrain", "20_linear_probe", "50_objectives", "90_tables"))
+    # They came to the same end, so what depends on them is up to date.
+    assert all(f"{name}  skipped" in output for name in ("15_controls", "30_wide_mlp", "40_robustness")), output
+    assert tables == {name: table for name, table in more_tables.items() if not name.startswith("speed")}
+    new = {name for name in more_runs - runs if not name.startswith("speed-")}
+    assert runs < more_runs and new and all(name.endswith("-a2") for name in new)
+
+
+def test_the_benchmark_runs_when_it_is_named(clone, again):
     table = pd.read_csv(clone / "results/smoke/tables/speed.csv")
-    assert set(table["subject"]) == {"heads"}
+    assert set(table["subject"]) == {"embedding"}
     assert set(pd.read_csv(clone / "figures/smoke/speed_growth.csv")["subject"]) == {"growth"}

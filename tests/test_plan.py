@@ -127,7 +127,16 @@ def test_a_value_out_of_range_is_named_with_its_notebooks(typed, expected):
     [
         ("smoke", (), {"budgets": "24,0"}, ["90: headline_budget: 48", "50: shown_budgets: 48"]),
         ("mini", ("30",), {"budgets": "24,0"}, ["30: budgets [24, 0], shift_steps [1, 1, 3]: give one"]),
-        ("mini", ("10",), {"steps": 10}, ["10: warmup_steps 15: expected no more than steps, which is 10."]),
+        (
+            "mini",
+            ("10",),
+            {"steps": 10},
+            [
+                "10: warmup_steps 15: expected no more than steps, which is 10; a tenth of them, as in the paper, is "
+                "-p warmup_steps 1."
+            ],
+        ),
+        ("mini", ("10",), {"steps": 10, "warmup_steps": 1}, []),
         (
             "mini",
             (),

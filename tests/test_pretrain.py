@@ -96,6 +96,7 @@ def test_a_batch_embedded_in_parts_is_the_whole_batch(corpus, monkeypatch, chang
 def test_a_foreign_or_damaged_checkpoint_is_not_believed(corpus, tmp_path, capsys):
     path = tmp_path / "c.safetensors"
     first, _ = pretrain(config(), corpus, TRAIN, VALID, path, show=False)
+    assert first.crop_frames == config().crop_frames  # and its file says so
     run = Pretraining(config(seed=1), corpus, TRAIN, VALID)
     assert not run.restore(path) and run.step == 0
     path.write_bytes(path.read_bytes()[:-100])

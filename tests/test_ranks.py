@@ -65,7 +65,7 @@ def on_two():
         store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         for _, pipe in workers:
             pipe.send((store.port, function, arguments))
-        assert all(pipe.poll(200) for _, pipe in workers), "the workers wait for each other"
+        assert all(pipe.poll(1200) for _, pipe in workers), "the workers wait for each other"
         return [pipe.recv() for _, pipe in workers]
 
     yield call

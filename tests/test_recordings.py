@@ -1,6 +1,7 @@
 """A corpus of recordings: what is in it is what decoding gives, and nothing that goes wrong with one file stops it."""
 
 import functools
+import importlib.metadata
 from pathlib import Path
 
 import numpy as np
@@ -153,6 +154,25 @@ def test_audio_and_spectrograms_are_those_of_the_files(built, tracks):
 def test_neither_processes_nor_order_matter(built, tracks, tmp_path):
     other, _ = make(tracks.iloc[::-1], tmp_path, client=Processes(1))
     assert other.hash == built.hash and other.path.name == built.path.name and contents(other) == contents(built)
+
+
+def test_the_version_of_ffmpeg_counts_where_it_decodes_and_nowhere_else(tracks, monkeypatch):
+    installed = importlib.metadata.version
+
+    def key(table, av):
+        def version(name):
+            if name == "av" and av is None:
+                raise importlib.metadata.PackageNotFoundError(name)
+            return av if name == "av" else installed(name)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(importlib.metadata, "version", version)
+            return build._key(build._plan(table, SECONDS), {})
+
+    with_m4a = tracks.assign(file=[*tracks["file"][:-1], "/music/a.M4A"])
+    plain = key(tracks, None)
+    assert plain == key(tracks, "14.0.0") == key(tracks, "15.0.0") == key(with_m4a, None)
+    assert len({plain, key(with_m4a, "14.0.0"), key(with_m4a, "15.0.0")}) == 3
 
 
 def test_a_second_call_decodes_nothing(built, tracks, cache, here, capsys):

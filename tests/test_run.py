@@ -16,7 +16,7 @@ from keymyna_lib.base import files, paths
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.model import EncoderConfig
 from keymyna_lib.pretrain import PretrainConfig
-from keymyna_lib.run import execute, parameters, pipeline
+from keymyna_lib.run import execute, live, parameters, pipeline
 from keymyna_lib.run.project import Project
 
 FIRST = """profile = "mini"  # smoke, mini or paper
@@ -526,9 +526,9 @@ def test_progress_bars_collapse_to_their_last_state(raw, shown):
 
 def test_bars_are_passed_on_in_a_terminal_and_thinned_in_a_log(monkeypatch):
     clock = iter([0.0, 1.0, 31.0, 31.0, 32.0])
-    monkeypatch.setattr(execute.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(live.time, "monotonic", lambda: next(clock))
     log = io.StringIO()
-    bars = execute.LiveBars(log)
+    bars = live.LiveBars(log)
     for text in ("\rwork 1%", "\rwork 2%", "\rwork 3%"):
         bars.write(text)
     bars.close()
@@ -539,9 +539,9 @@ def test_bars_are_passed_on_in_a_terminal_and_thinned_in_a_log(monkeypatch):
             return True
 
     terminal = Terminal()
-    monkeypatch.setattr(execute.time, "monotonic", lambda: 0.0)
+    monkeypatch.setattr(live.time, "monotonic", lambda: 0.0)
     monkeypatch.setenv("COLUMNS", "11")
-    bars = execute.LiveBars(terminal)
+    bars = live.LiveBars(terminal)
     bars.write("\rwork 1%\rwork 2% 123456789")
     bars.close()
     assert terminal.getvalue() == "\rwork 1%\rwork 2% 12\r\x1b[K"

@@ -177,6 +177,22 @@ def test_an_answer_without_a_single_key_scores_nothing_and_is_counted(outside, c
     assert "and score 0: 3 of 48." in capsys.readouterr().out
 
 
+def test_zeros_among_names_are_no_key_and_nothing_else_is_refused(outside, capsys):
+    """Keys by number, of which 0 is C major, would pass for answers without a key."""
+    mixed = outside(lambda table: table.assign(key=table["key"].where(table.index >= 3, "0")))["MadKey"]
+    assert mixed["score"].to_list() == [0.0] * 3 + [1.0] * 45 and "(no key) and score 0: 3" in capsys.readouterr().out
+    for answers in (0, 0.0):
+        with pytest.raises(KeyMynaError, match=r"MadKey.csv, column 'key': every answer is 0\. Write each key's name"):
+            outside(lambda table, answers=answers: table.assign(key=answers))
+    with pytest.raises(KeyMynaError, match="MadKey.csv, line 3, column 'key': '1'"):
+        outside(lambda table: table.assign(key=range(len(table))))
+
+
+def test_a_list_without_rows_says_so(outside):
+    with pytest.raises(KeyMynaError, match="MadKey.csv has a header and no rows; write one row for each track"):
+        outside(lambda table: table[:0])
+
+
 def test_repeated_rows_are_counted_if_they_agree(outside, capsys):
     more = outside(lambda t: pd.concat([t, t.iloc[:4], pd.DataFrame({"track": ["train0", "?"], "key": ["H", "H"]})]))
     assert len(more["MadKey"]) == 48
@@ -244,7 +260,7 @@ def test_a_list_is_scored_from_the_command_line_without_audio(annotations, tmp_p
     answers = [KEY_NAMES[(key + 6) % 12] if i % 2 else KEY_NAMES[key] for i, key in enumerate(test["key"])]
     right = sum(i % 2 == 0 for i in range(len(test)))
     pd.DataFrame({"track": test.index.str.split("/").str[-1], "key": answers}).to_csv(tmp_path / "a.csv", index=False)
-    (tmp_path / "b.csv").write_text("track,key\n")
+    (tmp_path / "b.csv").write_text("track,key\nanother,C\n")
     call = ["score", name, str(tmp_path / "b.csv"), str(tmp_path / "a.csv"), "--data-root", str(annotations)]
     done = CliRunner().invoke(cli.main, call)
     row = dict(zip(*(line.split("\t") for line in done.stdout.splitlines())))

@@ -94,8 +94,8 @@ def test_quotes_inside_a_cell_are_letters(tmp_path):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("", "no column 'track' .columns none"),
-        (" \n\n", "no column 'track' .columns none"),
+        ("", "is empty: expected a header with the columns 'track'"),
+        (" \n\n", "is empty: expected a header with the columns 'track'"),
         ("id,key\na,C\n", "no column 'track' .columns 'id', 'key', separated by commas.*Write a table"),
         ("track\tkey\tspilt\n", "unknown column 'spilt' .columns 'track', 'key', 'spilt', separated by tabs.*Write"),
         ("track;key; TRACK\n", "column 'track' is there twice .*semicolons"),

@@ -11,9 +11,10 @@ NOTEBOOKS = ROOT / "notebooks"
 LOCK = ROOT / "requirements.lock"
 # Audio, spectrograms, checkpoints and embeddings: large, made anew from the code, never committed.
 CACHE = Path(os.environ.get("KEYMYNA_CACHE") or ROOT / ".cache").expanduser().resolve()
+BUNDLE = ROOT / "bundle.json"  # there only in a copy that `keymyna bundle` made, see run/bundle.py
 SET_BY_HAND = "KEYMYNA_SET_BY_HAND"  # environment variable of the runner for its notebooks, see report/provenance.py
 
-PROFILES = ("smoke", "mini", "mini-full", "paper")
+PROFILES = ("smoke", "mini", "mini-full", "gpu", "paper")
 
 
 def results_dir(profile: str) -> Path:

@@ -87,8 +87,8 @@ def read_table(
     Raises
     ------
     KeyMynaError
-        When there is no such file, when it is no text, lacks a column, has one twice or one that is not `optional`,
-        when a row has too many or too few cells, or a quote is not closed.
+        When there is no such file, when it is empty or no text, lacks a column, has one twice or one that is not
+        `optional`, when a row has too many or too few cells, or a quote is not closed.
     """
     text = read_text(path, advice=advice)
     start = 0
@@ -98,6 +98,9 @@ def read_table(
         separator = _separator(text, needed)
     rows = _rows(str(path), text, separator, start)
     _, header = next(rows, (1, []))
+    if not header:
+        expected = f"expected a header with the columns {', '.join(map(repr, needed))}, and rows"
+        raise KeyMynaError(f"{path} is empty: {expected}. {advice}".rstrip())
     columns = _columns(str(path), header, separator, needed, optional, advice)
     found = []
     for line, cells in rows:
@@ -203,7 +206,7 @@ def _columns(
         header.pop()
     known = {identity(name): name for name in (*needed, *(optional or ()))}
     columns = [known.get(identity(name), visible(name)) for name in header]
-    stated = f"columns {', '.join(map(repr, columns)) or 'none'}, separated by {_SEPARATORS[separator]}"
+    stated = f"columns {', '.join(map(repr, columns))}, separated by {_SEPARATORS[separator]}"
     if lacking := [name for name in needed if name not in columns]:
         raise KeyMynaError(f"{path}: no column {lacking[0]!r} ({stated}). {advice}".rstrip())
     if optional is not None and (unknown := [name for name in columns if name not in known.values()]):

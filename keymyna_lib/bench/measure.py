@@ -38,7 +38,7 @@ class Measurement:
 
     Attributes
     ----------
-    subject : step, data, embedding, heads, song, growth.
+    subject : step, data, embedding, heads, song, growth, gpu.
     case : what was measured, for instance "vit-s, batch 128, mask 0.9".
     system : "ours", "reference implementation", or the name of another one.
     quantity, unit : what the numbers are.
@@ -225,13 +225,17 @@ def peak_memory() -> int:
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 
 
-def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
+def in_fresh_process(function: Callable[..., Any], *arguments: Any, limit: float | None = None) -> Any:
     """Call a function of a module in a new process, with as many threads as this one; what it returns.
+
+    Parameters
+    ----------
+    limit : s that it may take; None for any.
 
     Raises
     ------
     KeyMynaError
-        When it fails there, or the process is killed; includes the error's text.
+        When it fails there, takes too long, or the process is killed; includes the error's text.
     """
     context = multiprocessing.get_context("spawn")  # a fork would start with this process's memory
     here, there = context.Pipe(duplex=False)
@@ -239,7 +243,11 @@ def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
     process.start()
     there.close()
     try:
-        kind, value = here.recv()
+        if here.poll(limit):
+            kind, value = here.recv()
+        else:
+            process.kill()
+            kind, value = "error", f"not done after {limit:g} s"
     except EOFError:
         kind, value = "error", "the process was killed"
     process.join()

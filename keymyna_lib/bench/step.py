@@ -16,7 +16,7 @@ from torch import Tensor
 
 from keymyna_lib.accelerated.sampler import Crops, DeviceSampler
 from keymyna_lib.base.seeds import torch_stream
-from keymyna_lib.bench import material, reference
+from keymyna_lib.bench import goals, material, reference
 from keymyna_lib.bench.measure import (
     NO_GPU,
     Action,
@@ -126,13 +126,19 @@ def our_run(path: Path, settings: PretrainConfig, store_bytes: int | None = None
     return run
 
 
-def our_bare_step(path: Path, settings: PretrainConfig) -> Action:
-    """The library's whole step, on a batch in memory."""
+def bare_run(path: Path, settings: PretrainConfig) -> Pretraining:
+    """The library's run on a batch in memory."""
     run = our_run(path, settings, store_bytes=sys.maxsize)
     if run.device_step is None:
         run.train_sampler = Resident(run)
     else:
         run.device_step.sampler = ResidentCrops(run.device_step.sampler)
+    return run
+
+
+def our_bare_step(path: Path, settings: PretrainConfig) -> Action:
+    """The library's whole step, on a batch in memory."""
+    run = bare_run(path, settings)
     return synchronised(run.take_step, run.device)
 
 
@@ -380,7 +386,7 @@ def profile(folder: Path, size: Size, settings: PretrainConfig, seconds: float) 
 
 
 def cases(size: Size, folder: Path) -> list[Case]:
-    """All cases of the step."""
+    """All cases of the step; and what was measured on a GPU earlier, or that nothing was."""
 
     def case(function, *arguments: object, weight: float = 1.0) -> Case:
         settings = next((a for a in arguments if isinstance(a, PretrainConfig)), None)
@@ -395,6 +401,7 @@ def cases(size: Size, folder: Path) -> list[Case]:
     made += [case(masking, preset, size.masking_batch, size.masks) for preset in size.presets]
     made += [case(end_to_end, settings) for settings in whole]
     made += [case(profile, settings, weight=0.3) for settings in whole]
+    made.append(Case(goals.SUBJECT, "goals", lambda seconds: goals.stored(), 0.0))
     on_gpu = [config(*step, device="cuda", precision="bf16") for step in size.gpu_steps]
     if torch.cuda.is_available():
         made += [case(function, settings) for settings in on_gpu for function in (compare, peak)]

@@ -14,7 +14,6 @@ from typing import Protocol
 
 import numpy as np
 import torch
-import torchaudio
 from torch import Tensor
 
 from keymyna_lib.base.device import pick_device
@@ -244,6 +243,8 @@ def _windows(audio: np.ndarray, frames: int, rate: int) -> Tensor:
 
     The recording is resampled as a whole, then cut; silence is appended where it ends before its last window.
     """
+    import torchaudio  # here: nothing else needs it
+
     resampled = torchaudio.functional.resample(torch.as_tensor(audio), SAMPLE_RATE, rate)
     starts = [round(HOP * start * rate / SAMPLE_RATE) for start in window_starts(n_frames(len(audio)), frames)]
     length = round(HOP * frames * rate / SAMPLE_RATE)

@@ -214,7 +214,7 @@ def record_study(
 
 
 def grid_table(heads: Sequence[TrainedHead]) -> pd.DataFrame:
-    """One row per head: hyperparameters, best validation score and its step."""
+    """One row per head: hyperparameters, best validation score and its step; no score for a head that diverged."""
     return pd.DataFrame(
         [
             {
@@ -226,7 +226,7 @@ def grid_table(heads: Sequence[TrainedHead]) -> pd.DataFrame:
                 "batch_size": h.spec.batch_size,
                 "standardize": h.spec.standardize,
                 "mixup": h.spec.mixup,
-                "valid_score": h.valid_score,
+                "valid_score": h.valid_score if h.best_step else np.nan,
                 "best_step": h.best_step,
             }
             for h in heads

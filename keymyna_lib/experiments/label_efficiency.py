@@ -10,7 +10,7 @@ fifths).
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ import pandas as pd
 
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.progress import bar
+from keymyna_lib.compute.processes import HERE, cores
 from keymyna_lib.compute.threads import one_thread
 from keymyna_lib.corpus.corpus import Corpus
 from keymyna_lib.corpus.splits import budget_tracks
@@ -127,6 +128,18 @@ def logistic_curve(
     return estimates, chosen, best
 
 
+def _fit_all(tasks: Mapping[bytes, tuple[np.ndarray, ...]]) -> dict[bytes, tuple[np.ndarray, float, float]]:
+    """`logistic_curve` of each task. A fit keeps one core busy; two cores are too few for processes to be worth it."""
+    names = sorted(tasks, key=len, reverse=True)  # the longest fit first
+    ordered = [tasks[name] for name in names]
+    fits: Iterable[tuple[int, tuple[np.ndarray, float, float]]]
+    if cores() > 2 and len(tasks) > 2:
+        fits = HERE.map(logistic_curve, ordered, desc="label efficiency", unit="fit")
+    else:
+        fits = ((i, logistic_curve(*task)) for i, task in enumerate(bar(ordered, desc="label efficiency", unit="fit")))
+    return {names[i]: fit for i, fit in fits}
+
+
 def label_efficiency(
     features: Features, corpus: Corpus, budgets: Sequence[int], draws: Sequence[int], *, scored: str = "test"
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -159,14 +172,19 @@ def label_efficiency(
     train, valid, test = (corpus.tracks(split=split) for split in ("train", "valid", scored))
     x_valid, x_test = (track_means(features, tracks) for tracks in (valid, test))
     y_train, y_valid = (corpus.manifest.loc[tracks, "key"].to_numpy() for tracks in (train, valid))
-    predictions, choices, fitted = [], [], {}
-    for budget, draw in bar(list(product(budgets, draws)), desc="label efficiency", unit="fit"):
+    sets: dict[tuple[int, int], bytes] = {}  # all labels are the same tracks in every draw: fitted once
+    tasks: dict[bytes, tuple[np.ndarray, ...]] = {}
+    for budget, draw in product(budgets, draws):
         # In the corpus's order, so that draws of the same tracks agree to the last bit.
         labelled = np.flatnonzero(np.isin(train, budget_tracks(corpus, budget, draw)))
-        if (tracks := labelled.tobytes()) not in fitted:  # all labels are the same tracks in every draw
+        sets[budget, draw] = labelled.tobytes()
+        if sets[budget, draw] not in tasks:
             x_train = track_means(features, [train[i] for i in labelled])
-            fitted[tracks] = logistic_curve(x_train, y_train[labelled], x_valid, y_valid, x_test)
-        estimates, C, score = fitted[tracks]
+            tasks[sets[budget, draw]] = (x_train, y_train[labelled], x_valid, y_valid, x_test)
+    fitted = _fit_all(tasks)
+    predictions, choices = [], []
+    for budget, draw in product(budgets, draws):
+        estimates, C, score = fitted[sets[budget, draw]]
         table = prediction_table(corpus, test, estimates)
         table.insert(0, "budget", budget)
         table.insert(1, "draw", draw)

@@ -153,14 +153,20 @@ def score_list(
     Raises
     ------
     KeyMynaError
-        When the file is no such table, lacks a test track, has a track twice with different keys, an id that may mean
-        several tracks, or an answer that cannot be read.
+        When the file is no such table, has no rows or only zeros, lacks a test track, has a track twice with different
+        keys, an id that may mean several tracks, or an answer that cannot be read.
     """
     names, scored = _Names(tracks), {*test, *extra}
     estimates: dict[str, int] = {}
     lines: dict[str, int] = {}
     others, repeated, answers = [], 0, Counter()
     rows = read_table(path, ("track", "key"))
+    if not rows:
+        raise KeyMynaError(f"{path} has a header and no rows; write one row for each track, N where it has no key.")
+    if {row["key"] for _, row in rows} <= {"0", "0.0"}:  # which is C major where keys are numbered
+        raise KeyMynaError(
+            f"{path}, column 'key': every answer is 0. Write each key's name, and N where there is none."
+        )
     for line, row in rows:
         where, meant = f"{path}, line {line}", names.meant(row["track"])
         if not scored.intersection(meant):

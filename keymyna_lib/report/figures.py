@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 import torch
+from matplotlib import rcsetup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -38,13 +39,44 @@ COLOURS = {
     "supervised": "#333333",
 }
 _SPLIT_COLOURS = {"train": "#0072B2", "valid": "#56B4E9", "test": "#D55E00", "extra": "#E69F00"}
+# seaborn's theme "ticks" in the context "notebook", fonts at 0.9, written out: importing seaborn takes a second or two.
+_DARK = ".15"
+_THEME: dict[Any, Any] = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": _DARK,
+    "axes.labelcolor": _DARK,
+    "axes.linewidth": 1.25,
+    "axes.prop_cycle": rcsetup.cycler(
+        color="#4C72B0 #DD8452 #55A868 #C44E52 #8172B3 #937860 #DA8BC3 #8C8C8C #CCB974 #64B5CD".split()
+    ),
+    "font.sans-serif": ["Arial", "DejaVu Sans", "Liberation Sans", "Bitstream Vera Sans", "sans-serif"],
+    "grid.color": ".8",
+    "grid.linewidth": 1.0,
+    "lines.solid_capstyle": "round",
+    "patch.edgecolor": "w",
+    "patch.force_edgecolor": True,
+    "text.color": _DARK,
+    **dict.fromkeys(("axes.labelsize", "axes.titlesize", "font.size", "legend.title_fontsize"), 10.8),
+    **dict.fromkeys(("legend.fontsize", "xtick.labelsize", "ytick.labelsize"), 9.9),
+    **{
+        f"{axis}tick.{name}": value
+        for axis in "xy"
+        for name, value in {
+            "color": _DARK,
+            "major.size": 6.0,
+            "major.width": 1.25,
+            "minor.size": 4.0,
+            "minor.width": 1.0,
+        }.items()
+    },
+}
 
 
 def use_style() -> None:
     """Set the style of every figure."""
-    sns.set_theme(context="notebook", style="ticks", font_scale=0.9)
     mpl.rcParams.update(
         {
+            **_THEME,
             "figure.dpi": 100,
             "savefig.dpi": 160,
             "savefig.bbox": "tight",
@@ -155,6 +187,8 @@ def pretraining_curves(history: pd.DataFrame, measure: str, chance: float | None
 
 def grid_heatmap(axis: Axes, scores: pd.DataFrame) -> None:
     """Validation score over width and dropout; `scores` has the columns width, dropout, valid_score."""
+    import seaborn as sns  # here, because it takes a second or two
+
     table = scores.pivot(index="width", columns="dropout", values="valid_score").sort_index(ascending=False)
     sns.heatmap(table, annot=True, fmt=".3f", cmap="viridis", cbar=False, ax=axis, annot_kws={"size": 8})
     row, column = np.unravel_index(np.nanargmax(table.to_numpy()), table.shape)
@@ -270,6 +304,8 @@ def cost_curve(axis: Axes, cost: pd.DataFrame, main: str, untrained: str) -> Non
 
 def layer_heatmap(axis: Axes, values: pd.DataFrame, *, colorbar: bool) -> None:
     """What can be read off each layer: properties down, layers across; `values` has block, property, value."""
+    import seaborn as sns
+
     table = values.pivot_table(index="property", columns="block", values="value", sort=False)
     sns.heatmap(
         table,
@@ -399,6 +435,8 @@ def step_shares(rows: pd.DataFrame) -> Figure:
     ----------
     rows : those whose quantity is "share: PART", columns as `bench.measure.Measurement`.
     """
+    import seaborn as sns
+
     parts = rows["quantity"].str.removeprefix("share: ")
     table = rows.assign(part=parts).pivot(index=["case", "system"], columns="part", values="median")[parts.unique()]
     figure, axis = plt.subplots(figsize=(9, 1.2 + 0.45 * len(table)))

@@ -62,6 +62,9 @@ def _commit() -> dict[str, Any]:
             ["git", "-C", paths.ROOT, *arguments], capture_output=True, text=True, check=True
         ).stdout.strip()
 
+    if paths.BUNDLE.exists():  # a copy without git, or within somebody else's clone
+        bundle = read_json(paths.BUNDLE)
+        return {"commit": bundle["commit"], "dirty": bundle["dirty"] or code_hash() != bundle["code_hash"]}
     try:
         # Results do not make the code dirty.
         changed = git("status", "--porcelain", "--", ":!results", ":!figures")

@@ -56,7 +56,7 @@ class Run:
     Parameters
     ----------
     experiment : what kind of run, for instance "linear_probe".
-    profile : smoke, mini, mini-full or paper: the scale, and where it is kept.
+    profile : smoke, mini, mini-full, gpu or paper: the scale, and where it is kept.
     notebook : the notebook that makes it, without suffix.
     config : a dataclass or dictionary of plain values, everything that the numbers depend on.
     seed : the run's seed.

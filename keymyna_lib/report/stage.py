@@ -32,7 +32,7 @@ class Stage:
     Parameters
     ----------
     notebook : its name, without suffix, for instance "20_linear_probe".
-    profile : smoke, mini, mini-full or paper: the scale, and where everything is kept.
+    profile : smoke, mini, mini-full, gpu or paper: the scale, and where everything is kept.
 
     Attributes
     ----------

@@ -30,6 +30,7 @@ MOST_HASHED = 1 << 25  # bytes of a file that is read whenever the runner looks 
 WHERE = "scheduler"  # the parameter that says where to work, and not what: no result depends on it
 
 Values = dict[str, dict[str, parameters.Value]]  # notebook -> name -> value
+Execute = Callable[[Project, str, str, dict[str, Any]], None]  # as `execute.execute`
 
 
 @dataclass(frozen=True)
@@ -209,7 +210,7 @@ def outdated(project: Project, notebook: Notebook, values: dict[str, parameters.
 Mark = list[int | str]  # size [bytes], then sha256, or time of change [ns] above MOST_HASHED
 
 
-def _mark(path: Path) -> Mark | None:
+def mark_of(path: Path) -> Mark | None:
     """What is noted of a file, to see later whether it has changed; None if there is no such file, or no access."""
     try:
         stat = path.stat()
@@ -220,7 +221,7 @@ def _mark(path: Path) -> Mark | None:
 
 def _marks(project: Project, name: str) -> list[Mark]:
     """The marks of an output, named relative to the clone or to the cache."""
-    return [mark for base in (project.root, project.cache) if (mark := _mark(base / name))]
+    return [mark for base in (project.root, project.cache) if (mark := mark_of(base / name))]
 
 
 def _altered(project: Project, produced: dict[str, Mark]) -> list[str]:
@@ -268,7 +269,7 @@ def published(project: Project, profile: str, notebook: str, since: int | None) 
         if produced[name] is None:
             raise KeyMynaError(f"{project.show(index)} names {name}, which is not there with that size.")
     executed = project.executed(profile, notebook)
-    return produced | {project.show(executed): _mark(executed)}
+    return produced | {project.show(executed): mark_of(executed)}
 
 
 def modified(path: Path) -> int | None:
@@ -310,6 +311,7 @@ def run(
     force: bool = False,
     overrides: list[tuple[str, str]] | None = None,
     say: Callable[[str], None] = lambda line: print(line, flush=True),
+    execute: Execute | None = None,
 ) -> None:
     """Run the notebooks that are asked for and not up to date, and what they need; stop at the first failure.
 
@@ -319,6 +321,7 @@ def run(
     force : run those asked for even if nothing has changed.
     overrides : (name, value as typed).
     say : where each line of progress goes.
+    execute : what executes a notebook; papermill, see `execute.execute`, by default.
 
     Raises
     ------
@@ -340,7 +343,7 @@ def run(
                 for each in _builds_on(notebooks, {name})
             }
             os.environ[paths.SET_BY_HAND] = json.dumps({each: lines for each, lines in changed.items() if lines})
-            _run_one(project, notebooks[name], values[name], force and name in asked, head, began, say, check)
+            _run_one(project, notebooks[name], values[name], force and name in asked, head, began, say, check, execute)
         say(
             f"All done in {duration(time.monotonic() - began)}. Executed notebooks, tables and runs: "
             f"results/{profile}/; figures: figures/{profile}/"
@@ -425,6 +428,7 @@ def _run_one(
     began: float,
     say: Callable[[str], None],
     check: _Check,
+    execute: Execute | None,
 ) -> None:
     """Run or skip one notebook, saying which and why; parameters are checked before it runs."""
     profile, name = values["profile"], notebook.name
@@ -434,8 +438,6 @@ def _run_one(
         return
     check.before(notebook)
     started = time.monotonic()
-    from keymyna_lib.run import execute  # papermill takes 2 s to import, and a skipped notebook does not need it
-
     expected = f", about {notebook.minutes[profile]:g} min" if profile in notebook.minutes else ""
     say(f"{head}  {notebook.title} ({reason}{expected}) ...")
     note, before = fingerprint(project, notebook, values), modified(project.index(profile, name))
@@ -448,7 +450,11 @@ def _run_one(
     given = {
         key: value for key, value in values.items() if key == "profile" or value != notebook.parameters[key].default
     }
-    execute.execute(project, profile, name, given)
+    if execute is None:
+        from keymyna_lib.run import execute as by_papermill  # which takes 2 s to import: not for a skipped notebook
+
+        execute = by_papermill.execute
+    execute(project, profile, name, given)
     seconds = time.monotonic() - started
     files.write_json(
         project.state(profile, name),

@@ -10,6 +10,7 @@ code that decodes and the libraries' versions.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.metadata
 from pathlib import Path
@@ -144,7 +145,7 @@ def build_recordings(
     settled, left_out = copies.settle(manifest)
     for line in copies.describe(manifest, settled, left_out):
         print(line)
-    corpora.finish(folder, recipe, _versions(), settled.drop(index=left_out)[list(COLUMNS)], places)
+    corpora.finish(folder, recipe, _versions(plan), settled.drop(index=left_out)[list(COLUMNS)], places)
     unused = [(track_id, "corrupt", problem) for track_id, problem in problems.items()]
     unused += [(track_id, "excluded", copies.LEFT_OUT) for track_id in left_out]
     unused += [(track_id, "excluded", why) for track_id in short]
@@ -189,14 +190,19 @@ def _plan(tracks: pd.DataFrame, seconds: float) -> pd.DataFrame:
 
 def _key(plan: pd.DataFrame, recipe: dict[str, float | str]) -> str:
     code = hashing.code_hash_of(__name__)
-    return hashing.sha256_json([plan.drop(columns="file").to_csv(), recipe, code, _versions()])[:16]
+    return hashing.sha256_json([plan.drop(columns="file").to_csv(), recipe, code, _versions(plan)])[:16]
 
 
-def _versions() -> dict[str, str]:
-    return {
+def _versions(plan: pd.DataFrame) -> dict[str, str]:
+    """Of what makes the corpus; of `av`, with FFmpeg in it, where the recordings' names say that it decodes them."""
+    versions = {
         "libsndfile": soundfile.__libsndfile_version__,
         **{name: importlib.metadata.version(name) for name in _LIBRARIES},
     }
+    if plan["file"].map(decode.named_for_ffmpeg).any():
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # then none of them can be decoded
+            versions["av"] = importlib.metadata.version("av")
+    return versions
 
 
 def _samples(file: str, *, seconds: float) -> np.ndarray:

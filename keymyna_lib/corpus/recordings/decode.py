@@ -35,6 +35,9 @@ SOUND_ENDINGS = frozenset(
     ".mka .mkv .mov .mp1 .mp2 .mp3 .mp4 .mpc .mpeg .mpg .mpga .oga .ogg .ogv .opus .ra .rf64 .rm .snd .spx .tak .tta "
     ".w64 .wav .wave .webm .wma .wmv .wv".split()
 )
+_OWN_ENDINGS = frozenset(  # of what libsndfile reads
+    ".aif .aifc .aiff .au .caf .flac .mp1 .mp2 .mp3 .mpga .oga .ogg .opus .rf64 .snd .w64 .wav .wave".split()
+)
 _MISSING = 0.1  # s that may be missing without a word
 # What may be missing at the end: a second or a hundredth of the length, but not a sixth of it (our choice).
 _TAIL, _TAIL_SHARE, _TAIL_MOST = 1.0, 1 / 100, 1 / 6
@@ -70,6 +73,15 @@ def may_be_sound(path: Path | str) -> bool:
     return ffmpeg.kind_of(head) is not None or parts.is_mpeg(head)
 
 
+def named_for_ffmpeg(path: Path | str) -> bool:
+    """Whether a file's name ends like those that FFmpeg decodes; the file need not be there.
+
+    >>> named_for_ffmpeg("Song.M4A"), named_for_ffmpeg("song.wav")
+    (True, False)
+    """
+    return Path(path).suffix.lower() in SOUND_ENDINGS - _OWN_ENDINGS
+
+
 def audio_length(path: Path | str) -> int:
     """Samples of a file at 16 kHz, according to its header.
 
@@ -91,9 +103,9 @@ def audio_length(path: Path | str) -> int:
 def read_audio(path: Path | str, *, seconds: float = 0.0) -> np.ndarray:
     """Decode a file.
 
-    Streams behind one another in a file follow one another in the result. If the end of one is missing, by no more than
-    a second or a hundredth of its length (but a sixth of a short one), that is said once (`logging`), and silence
-    stands for it.
+    Streams behind one another in a file follow one another in the result; a file of another format behind them is not
+    read, and that is said (`logging`). If the end of one is missing, by no more than a second or a hundredth of its
+    length (but a sixth of a short one), that is said once, and silence stands for it.
 
     Parameters
     ----------
@@ -140,6 +152,10 @@ def audio_blocks(path: Path | str, *, seconds: float = 0.0) -> Iterator[np.ndarr
                 yield block
             if left <= 0:
                 break
+            if stream.behind:
+                _log.warning(
+                    "%s has another file behind its audio (%s), which is not read. Split it.", path, stream.behind
+                )
 
 
 @dataclass
@@ -150,7 +166,7 @@ class _Stream:
     frames : samples of each channel that it has, however many can be decoded; None if only decoding can tell.
     promised : samples of each channel that it should have; None if nothing says so.
     blocks : a generator of (frame, channel) float32 from the beginning, as many frames as given if they are there.
-    cut, holes : as in `parts.Part`.
+    cut, holes, behind : as in `parts.Part`.
     broken : its decoder stopped at an error.
     """
 
@@ -160,6 +176,7 @@ class _Stream:
     blocks: Callable[[int], Iterator[np.ndarray]]
     cut: bool = False
     holes: bool = False
+    behind: str = ""
     broken: bool = False
 
 
@@ -284,7 +301,7 @@ def _streams(path: Path | str, file: io.BufferedReader) -> Generator[_Stream, No
                         f"{path} states no length, or an impossible one: {frames} samples at {rate} Hz in "
                         f"{Path(path).stat().st_size} bytes. Get the file again, or write it anew with an audio tool."
                     )
-                stream = _Stream(rate, frames, frames, lambda most: iter(()), part.cut, part.holes)
+                stream = _Stream(rate, frames, frames, lambda most: iter(()), part.cut, part.holes, part.behind)
                 stream.blocks = functools.partial(_sound_blocks, stream, sound)
                 yield stream
         except soundfile.LibsndfileError as error:

@@ -67,10 +67,10 @@ class _Mirdata(Dataset):
         if not path.is_file():
             raise KeyMynaError(f"{path} does not exist. {self.how}")
         loader = module.Dataset(data_home=str(folder), version=self.version)
-        loader.index_path = str(path)
         listing, facts, rows, track_id = Listing(folder), self._facts(folder), [], "-"
         try:
-            for track_id, paths in files.read_json(path)["tracks"].items():
+            loader._index = files.read_json(path)  # mirdata's own reader stumbles over a byte order mark
+            for track_id, paths in loader._index["tracks"].items():
                 audio, md5 = paths[self.audio]
                 rows.append(
                     {

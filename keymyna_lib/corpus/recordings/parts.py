@@ -3,7 +3,8 @@
 A file may hold several streams behind one another (mp3s or flacs joined by `cat`, links of an ogg chain), of which a
 decoder sees the first; and a header may give a length that is unknown, too large for its field, or another file's.
 Here, frames, pages and chunks are counted instead, and each stream is handed on as a file of its own, with a header
-that is right. Files are read in small pieces: memory does not grow with them.
+that is right. A file of another format behind one is not read, but named. Files are read in small pieces: memory does
+not grow with them.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ import io
 import re
 import struct
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 
 from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.corpus.recordings import ffmpeg
 
 Span = bytes | tuple[int, int]  # of a file: new bytes, or where its own begin and end
 _PIECE = 1 << 20  # bytes read at a time
@@ -47,12 +49,14 @@ class Part:
     frames : samples of each channel that it should have, if its header or its decoder tells another number.
     cut : the file ends amid it, and nothing says how much is missing.
     holes : its decoder passes over damage in silence, so that what is missing need not be its tail.
+    behind : what begins where it ends and is not read, in words.
     """
 
     spans: tuple[Span, ...] | None = None
     frames: int | None = None
     cut: bool = False
     holes: bool = False
+    behind: str = ""
 
 
 class Spliced(io.RawIOBase):
@@ -153,6 +157,17 @@ def is_mpeg(head: bytes) -> bool:
     return size > 0 and (size == len(head) or _frame_size(head[size : size + 4]) > 0)
 
 
+def _kind_at(data: _Bytes, place: int) -> str:
+    """What begins at a place, in words, if it is the beginning of a sound file."""
+    start = place
+    while data.at(place, 3) == b"ID3" and (size := _tag(data, place)):
+        place += size
+    head = data.at(place, 4096)
+    if kind := ffmpeg.kind_of(head):
+        return kind.words
+    return "an mp3" if is_mpeg(head) and (place > start or _opens(data, place)) else ""
+
+
 # Chunks ---------------------------------------------------------------------------------------------------------------
 
 
@@ -194,10 +209,11 @@ def _one_wav(data: _Bytes, start: int) -> tuple[tuple[Part, Part] | None, int]:
         size += there - size >> 32 << 32  # a length that lost its upper bits
     end, block = body + min(size, there), _block(data, kept)
     frames = size // block if long is not None and size > there else None
-    spliced = Part(_as_rf64(data, kept, body, end, size, size // block), frames)
-    strange = size > stated if long is None else size != long
-    plain = spliced if strange or data.at(start, 4) == b"BW64" else Part(None, frames)
     follows = _behind(data, end)
+    behind = _kind_at(data, end + end % 2) if follows is None else ""
+    spliced = Part(_as_rf64(data, kept, body, end, size, size // block), frames, behind=behind)
+    strange = size > stated if long is None else size != long
+    plain = spliced if strange or data.at(start, 4) == b"BW64" else Part(None, frames, behind=behind)
     return (spliced, plain), data.size if follows is None else follows
 
 
@@ -268,7 +284,8 @@ def _aiff(data: _Bytes) -> list[Part]:
         elif name == b"SSND" and place + 8 + size > data.size and size < _ENDLESS:
             return [Part(None, frames or None)]
         place += 8 + size + size % 2
-    return [Part()]
+    (size,) = struct.unpack(">I", data.at(4, 4))
+    return [Part(behind=_kind_at(data, 8 + size + size % 2))]
 
 
 # Ogg and flac ---------------------------------------------------------------------------------------------------------
@@ -276,11 +293,12 @@ def _aiff(data: _Bytes) -> list[Part]:
 
 def _ogg(data: _Bytes) -> list[Part]:
     """The links of a chain. The end of the last is known even where its last page is not whole."""
-    starts, place, opening, ended, cut, end = [], 0, False, True, False, 0
+    starts, place, opening, ended, cut, end, behind = [], 0, False, True, False, 0, ""
     while place < data.size:
         head = data.at(place, 27)
         if head[:4] != b"OggS" or len(head) < 27:
             cut = cut or not ended  # rubbish amid a stream, or in place of its end
+            behind = behind or (_kind_at(data, place) if ended else "")
             place = data.find(re.compile(rb"OggS"), place + 1)
             continue
         flags, (granule,) = head[5], struct.unpack("<q", head[6:14])
@@ -294,7 +312,7 @@ def _ogg(data: _Bytes) -> list[Part]:
     bounds = list(zip(starts, [*starts[1:], data.size]))
     frames = _ogg_frames(data, starts[-1], end) if end > 0 and starts else None
     parts = [Part((bound,) if len(starts) > 1 else None, holes=True) for bound in bounds] or [Part()]
-    return [*parts[:-1], Part(parts[-1].spans, frames, cut=cut, holes=frames is None)]
+    return [*parts[:-1], Part(parts[-1].spans, frames, cut=cut, holes=frames is None, behind=behind)]
 
 
 def _ogg_frames(data: _Bytes, start: int, granule: int) -> int | None:
@@ -306,14 +324,22 @@ def _ogg_frames(data: _Bytes, start: int, granule: int) -> int | None:
     return granule - struct.unpack("<H", body[10:12])[0] if body[:8] == b"OpusHead" else None
 
 
+_OTHERS = tuple(
+    re.compile(head, re.DOTALL) for head in (rb"RIFF....WAVE", rb"OggS\0\x02", rb"ID3[\x02-\x04]\0", rb"FORM....AIF")
+)
+
+
 def _flac(data: _Bytes) -> list[Part]:
-    """Flacs behind one another; each begins with a block of 34 bytes about its stream."""
+    """Flacs behind one another; each begins with a block of 34 bytes about its stream. Only decoding finds its end."""
     head, starts = re.compile(rb"fLaC[\0\x80]\0\0\x22"), [0]
     while (found := data.find(head, starts[-1] + 8)) < data.size:
         starts.append(found)
+    other = min(data.find(pattern, starts[-1] + 8) for pattern in _OTHERS)
+    behind = _kind_at(data, other) if other < data.size else ""
     if len(starts) == 1:
-        return [Part()]
-    return [Part((bound,)) for bound in zip(starts, [*starts[1:], data.size])]
+        return [Part(behind=behind)]
+    bounds = list(zip(starts, [*starts[1:], data.size]))
+    return [*(Part((bound,)) for bound in bounds[:-1]), Part((bounds[-1],), behind=behind)]
 
 
 # MPEG audio -----------------------------------------------------------------------------------------------------------
@@ -351,6 +377,9 @@ def mpeg_parts(file: io.BufferedReader, path: Path | str) -> list[Part]:
     while data.at(front, 3) == b"ID3" and (size := _tag(data, front)):
         front += size
     streams = _streams(data)
+    end = streams[-1].spans[-1][1] if streams else data.size
+    while size := _tag(data, end):
+        end += size
     for stream in streams:
         _, layer, rate, samples, _ = _sort(stream.header)
         stated, size, frame = stream.info or (None, None, (front, front))
@@ -372,7 +401,7 @@ def mpeg_parts(file: io.BufferedReader, path: Path | str) -> list[Part]:
             parts.append(Part((_info(data, stream, stated or stream.count), *stream.spans)))
         else:
             parts.append(Part(None if whole else (frame, *stream.spans)))
-    return parts or [Part()]
+    return [*parts[:-1], replace(parts[-1], behind=_kind_at(data, end))] if parts else [Part()]
 
 
 def _streams(data: _Bytes) -> list[_Stream]:

@@ -136,6 +136,7 @@ def unlabelled_corpus(
     *,
     seconds: float = 0,
     min_windows: float = 2,
+    front_end: str = "mel",
     show: bool = True,
     client: Executor = HERE,
 ) -> tuple[Corpus, pd.DataFrame]:
@@ -143,7 +144,7 @@ def unlabelled_corpus(
 
     Parameters
     ----------
-    seconds, min_windows, client : see `build.build_recordings`.
+    seconds, min_windows, front_end, client : see `build.build_recordings`.
 
     Returns
     -------
@@ -161,7 +162,9 @@ def unlabelled_corpus(
         raise KeyMynaError(f"{name}: {reason}")
     names = list(examined)
     tracks, _ = assemble(examined, {one.name: one.folder(root) for one in sets}, [], [], names)
-    corpus, unused = build_recordings(tracks, seconds=seconds, min_windows=min_windows, progress=show, client=client)
+    corpus, unused = build_recordings(
+        tracks, seconds=seconds, min_windows=min_windows, front_end=front_end, progress=show, client=client
+    )
     return corpus, reasons(with_problems(examined, unused))
 
 

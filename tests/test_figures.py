@@ -1,0 +1,26 @@
+"""The style of all figures is seaborn's theme, without seaborn."""
+
+import matplotlib as mpl
+import seaborn as sns
+from matplotlib.colors import to_rgba
+
+from keymyna_lib.report import figures
+
+OWN = {  # what is set on top of the theme
+    *("figure.dpi", "savefig.dpi", "savefig.bbox", "pdf.fonttype", "figure.constrained_layout.use"),
+    *("axes.spines.top", "axes.spines.right", "axes.titleweight", "axes.titlelocation", "legend.frameon"),
+    "image.cmap",  # every figure names its own
+}
+
+
+def test_the_style_is_seaborns_theme():
+    found = []
+    for style in (lambda: sns.set_theme(context="notebook", style="ticks", font_scale=0.9), figures.use_style):
+        with mpl.rc_context():
+            mpl.rcdefaults()
+            style()
+            parameters = {name: value for name, value in mpl.rcParams.items() if name not in OWN}
+            cycle = parameters.pop("axes.prop_cycle").by_key()["color"]
+            found.append((parameters, [to_rgba(colour) for colour in cycle]))
+    assert found[0] == found[1] and len(found[0][1]) == 10
+    assert found[0][0]["axes.linewidth"] != mpl.rcParamsDefault["axes.linewidth"]
