@@ -133,7 +133,15 @@ def default_recipe(front_end: str = "mel") -> Recipe:
             seed=0,
             front_end=front_end,
         ),
-        pretraining=PretrainConfig(encoder=encoder, augmentation="timbre", loss="infonce", steps=600, warmup_steps=60),
+        pretraining=PretrainConfig(
+            encoder=encoder,
+            objective="transposed",
+            augmentation="timbre",
+            loss="infonce",
+            steps=1500,
+            batch_size=64,
+            warmup_steps=150,
+        ),
     )
 
 
