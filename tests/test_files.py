@@ -114,8 +114,8 @@ def test_the_hash_of_code_covers_what_a_module_imports_however_indirectly(tmp_pa
 
 
 def test_code_is_written_alike_by_every_python(tmp_path):
-    """ast.dump is not: since 3.12 it gives functions and classes a list of type parameters, from 3.13 on without what is
-    empty. So the text is spelled out here, and holds whichever version runs this."""
+    """ast.dump is not: since 3.12 functions and classes have a list of type parameters, and since 3.13 what is empty is
+    left out. So the text is spelled out here, and holds whichever version runs this."""
     source = tmp_path / "a.py"
     source.write_text('def f(x, *, y=None):\n    "Words."\n    return f"{x!r}: {-1.5}"\n')
     returned = (
