@@ -85,7 +85,7 @@ def test_grammars_spell_chords_and_fill_cycles():
 
 
 def test_thirds_of_the_tonic_chord_tell_the_mode():
-    """No triad on the tonic has the other third; a blue note above a dominant seventh and V of iv are no triads on it."""
+    """No triad on the tonic has the other third; a blue note above a seventh and V of iv are no such triads."""
     rng = np.random.default_rng(1)
     for kind in KINDS.values():
         wrong = 3 if kind.mode == "major" else 4

@@ -9,10 +9,10 @@ What counts as the key of a riff, a vamp, a loop or a blues follows the annotato
 tonic that melody and bass come to rest on, and its mode is that of the third above it.
 
 - A blues on dominant sevenths is major, whatever blue notes the melody sings; one on minor triads or sevenths is minor.
-- Mixolydian rock (I bVII IV) is major, dorian and phrygian are minor: de Clercq and Temperley ("A corpus analysis of
+- Mixolydian rock (I bVII IV) is major, dorian and phrygian are minor. De Clercq and Temperley ("A corpus analysis of
   rock harmony", Popular Music 30, 2011; Temperley and de Clercq, "Statistical analysis of harmony and melody in rock
-  music", Journal of New Music Research 42, 2013) label tonics and count both major and minor thirds above them; data
-  sets with two modes fold the modes onto these by the third, as the labels of GiantSteps do (Knees et al., ISMIR 2015).
+  music", Journal of New Music Research 42, 2013) label a tonic and leave the mode open, since rock mixes the modes;
+  labels that know two modes have only the third to go by.
 - Power chords have no third: the scale of the melody and of the riff decides.
 - A vamp of one or two chords is in the key of the chord that it starts from and returns to.
 - A loop of the chords of one signature (i bVI bIII bVII, or vi IV I V) is minor where the melody rests on the minor

@@ -24,7 +24,7 @@ from keymyna_lib.corpus.songs.rhythm import DRUMS, METRES, Metre
 from keymyna_lib.corpus.songs.styles import ENERGY, FORMS, STYLES, Style
 
 DRUMS_PART = -1
-LEAD, BASS = 0, 1  # parts that every song has, whether or not they play in a section
+LEAD, BASS, SOLO = 0, 1, 2  # parts that every song has, whether or not they play; layers follow
 _BASS_LOW = 33
 _SIX_EIGHT = 0.55  # a style's tempo counts quarters; a beat of 6/8 is slower
 _SLOWEST = 36.0  # beats per minute
@@ -37,7 +37,7 @@ _LIFTS = {1: 2, 2: 3, 3: 0.5}  # semitones of a late modulation
 class Part(NamedTuple):
     """Who plays.
 
-    role : "lead", "bass", "solo", or what a layer plays, a pattern of `chords.PATTERNS` or "thirds".
+    role : "lead" or "solo"; of the bass one of `lines.BASSES`; of a layer one of `chords.PATTERNS`, or "thirds".
     sound : of `styles.SOUNDS`; sounds : all that the style has for such a part, with weights.
     low : lowest pitch of its register with tonic C.
     energy : sections with less energy mostly go without it.
@@ -344,7 +344,7 @@ def _drawn_parts(style: Style, rng: np.random.Generator) -> tuple[Part, ...]:
     for layer in [layer for layer, chance in zip(style.layers, chances) if chance < layer.chance]:
         role, sound = pick(layer.patterns, rng), pick(layer.sounds, rng)
         parts.append(Part(role, sound, layer.sounds, 50 + int(rng.random() * 9), layer.energy))
-    if all(part.role in _OCCASIONAL for part in parts[3:]):
+    if all(part.role in _OCCASIONAL for part in parts[SOLO + 1 :]):
         layer = style.layers[0]
         parts.append(Part(pick(layer.patterns, rng), pick(layer.sounds, rng), layer.sounds, 52, layer.energy))
     return tuple(parts)
@@ -428,15 +428,15 @@ def _sections(
         if length < cycle.length or not _squares(cycle, metre):
             length = cycle.length * max(1, round(length / cycle.length))
         energy = ENERGY.get(role, 0.6) + 0.15 * rng.standard_normal()
-        playing = [j for j, part in enumerate(parts) if j > BASS and part.role != "solo" and part.energy <= energy]
+        playing = [j for j, part in enumerate(parts) if j > SOLO and part.energy <= energy]
         if all(parts[j].role in _OCCASIONAL for j in playing):
-            playing.append(next(j for j in range(3, len(parts)) if parts[j].role not in _OCCASIONAL))
+            playing.append(next(j for j in range(SOLO + 1, len(parts)) if parts[j].role not in _OCCASIONAL))
         has_bass = rng.random() < {"intro": 0.6, "break": 0.35}.get(role, 0.97)
         has_drums = rng.random() < {"intro": 0.5, "break": 0.2, "bridge": 0.75, "build": 0.7, "end": 0.3}.get(
             role, 0.97
         )
         sung = sings[role] if role in _TUNEFUL else hums[role] and role not in ("solo", "end")
-        playing += [LEAD] * sung + [BASS] * has_bass + [DRUMS_PART] * has_drums + [2] * (role == "solo")
+        playing += [LEAD] * sung + [BASS] * has_bass + [DRUMS_PART] * has_drums + [SOLO] * (role == "solo")
         if not sung:
             playing = [j for j in playing if j < 0 or parts[j].role != "thirds"]
         local = int(keys.transpose(key, lift)) if lift and refrains and i >= refrains[-1] else key
