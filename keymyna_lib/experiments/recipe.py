@@ -8,7 +8,7 @@ that shares stages with another, goes on where it stopped. On the command line, 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from keymyna_lib.base.seeds import torch_stream
 from keymyna_lib.compute.executor import Executor
 from keymyna_lib.compute.processes import HERE
 from keymyna_lib.corpus.corpus import Corpus, join
-from keymyna_lib.corpus.rendered.build import CorpusConfig, build_corpus
+from keymyna_lib.corpus.rendered.build import CorpusConfig, SongConfig, build_corpus, build_songs
 from keymyna_lib.evaluate import bootstrap_interval, mirex_scores, track_predictions
 from keymyna_lib.experiments.head_study import rows_of, shift_range
 from keymyna_lib.features import (
@@ -41,6 +41,7 @@ from keymyna_lib.features import (
     spread_windows,
     window_frames,
 )
+from keymyna_lib.front_ends import same_front_end
 from keymyna_lib.heads import HeadSpec, TrainedHead, select, train_heads, wide_mlp_grid
 from keymyna_lib.key_model import KeyModel
 from keymyna_lib.model import Encoder, EncoderConfig, build_encoder
@@ -271,11 +272,25 @@ def temperature(model: KeyModel, probabilities: np.ndarray, labels: np.ndarray) 
     return float(min(_TEMPERATURES, key=surprise))
 
 
-def report(made: Made, *, unlabelled: Corpus | None = None, real: Path | None = None) -> pd.DataFrame:
+def held_out(recipe: Recipe, soundfont: str, *, n_songs: int = 200, show: bool = True) -> Corpus:
+    """Songs that a recipe's corpus does not hold, played by another SoundFont: the test of other timbres."""
+    corpus = recipe.corpus
+    shared = {name: getattr(corpus, name) for name in ("seconds", "scope", "detune_cents", "snr_db", "front_end")}
+    return build_songs(SongConfig(**shared, n_songs=n_songs, seed=corpus.seed + 1, soundfont=soundfont), progress=show)
+
+
+def report(
+    made: Made,
+    *,
+    others: Mapping[str, Corpus] | None = None,
+    unlabelled: Corpus | None = None,
+    real: Path | None = None,
+) -> pd.DataFrame:
     """What a model scores on everything that can be scored.
 
     Parameters
     ----------
+    others : labelled corpora by name, all of whose tracks are scored, see `held_out`.
     unlabelled : recordings; measured is whether their halves agree, and whether the answer moves with a transposition.
     real : a folder with spectrograms.safetensors, (frame, mel) float16 as stored, and tracks.csv with the columns
         track, key and set; passed over where the model's front end is another one than mel.
@@ -294,6 +309,10 @@ def report(made: Made, *, unlabelled: Corpus | None = None, real: Path | None = 
             of = (source == name) | (name == "all")
             rows += _scored(f"{split}: {name}", labels[of], probabilities[of].argmax(axis=1))
     rows.append(_consistency("test: all", model, corpus, corpus.tracks(split="test")))
+    for name, other in (others or {}).items():
+        same_front_end(model.encoder.config.front_end, other.front_end)
+        answers = np.array([_answer(model, _windows_of(model, other.spectrogram(track))) for track in other.tracks()])
+        rows += _scored(name, other.manifest["key"].to_numpy(), answers)
     if unlabelled is not None:
         heard = unlabelled.pretraining_tracks()
         rows += _halves("unlabelled", model, unlabelled, heard)
