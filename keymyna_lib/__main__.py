@@ -425,8 +425,11 @@ def predict(
     metavar="DIR",
     help="Score on the labelled mel spectrograms in this folder too.",
 )
+@click.option("--held-out", metavar="S", help="Score on songs played by this SoundFont too, FluidR3 for instance.")
 @click.option("--device", default="auto", show_default=True, metavar="D", help="auto, cpu or cuda.")
-def make_model(out: Path, name: str, front_end: str, data_root: Path | None, real: Path | None, device: str) -> None:
+def make_model(
+    out: Path, name: str, front_end: str, data_root: Path | None, real: Path | None, held_out: str | None, device: str
+) -> None:
     """Make a key model and write it to FILE: build the corpus, pre-train the encoder, train the heads, score it.
 
     What it scores is printed, and written beside FILE as JSON. All that was done before, in this or another run, is
@@ -444,9 +447,11 @@ def make_model(out: Path, name: str, front_end: str, data_root: Path | None, rea
     if data_root is not None:
         sets = [tasks.dataset(one) for one in unlabelled_folders(data_root)]
         recordings, _ = tasks.unlabelled_corpus(sets, data_root, front_end=front_end)
-    made = recipe.make(recipe.RECIPES[name](front_end), recordings=recordings, device=device, name=name)
+    wanted = recipe.RECIPES[name](front_end)
+    made = recipe.make(wanted, recordings=recordings, device=device, name=name)
     made.model.save(out, stored="float16")
-    table = recipe.report(made, unlabelled=recordings, real=real)
+    others = {f"songs on {held_out}": recipe.held_out(wanted, held_out)} if held_out else {}
+    table = recipe.report(made, others=others, unlabelled=recordings, real=real)
     recipe.write_report(table, out.with_suffix(".json"))
     click.echo(table.round(3).to_string(index=False))
 

@@ -73,7 +73,10 @@ def test_the_report_scores_answers(made, tmp_path):
     pd.DataFrame({"track": tracks, "key": [KEY_NAMES[k] for k in labels], "set": "mine"}).to_csv(
         tmp_path / "tracks.csv"
     )
-    table = report(made, unlabelled=made.corpus, real=tmp_path, show=False).set_index(["set", "measure"])["value"]
+    other = recipes.held_out(toy(), "TimGM6mb", n_songs=2, show=False)
+    table = report(made, others={"other": other}, unlabelled=made.corpus, real=tmp_path, show=False)
+    assert table.set_index(["set", "measure"])["tracks"]["other", "accuracy"] == 2
+    table = table.set_index(["set", "measure"])["value"]
     chosen = made.features.select(tracks)
     answers = np.array(
         [made.model.probabilities(chosen.x[chosen.track == i]).mean(axis=0).argmax() for i in range(len(tracks))]

@@ -269,6 +269,16 @@ def test_another_soundfont_is_measured(monkeypatch):
     assert np.corrcoef(*samples)[0, 1] > 0.999
 
 
+def test_measuring_a_soundfont_leaves_no_trace():
+    """The second part's programme is measured while the first waits to be played."""
+    path = str(soundfonts.find(soundfonts.DEFAULT))
+    notes, arrangement = plain([(0, 3, 60, 0), (0, 3, 67, 1)], programmes=[79, 50], levels=[0.0, -6.0])
+    render.loudness.cache_clear()
+    fresh = render.render(notes, arrangement | {"soundfont": path})
+    np.testing.assert_array_equal(render.render(notes, arrangement | {"soundfont": path}), fresh)
+    assert np.corrcoef(fresh, render.render(notes, arrangement))[0, 1] > 0.999
+
+
 def test_silence_stays_silent():
     samples = render.render(*plain([(50, 1, 69, 0)]))
     assert not samples.any()

@@ -15,6 +15,7 @@ DECLARED = {
     "preset": "10 50 60",
     "patch": "10 50 60",
     "scale": "10 50 60",
+    "front_end": "",  # the notebooks' corpora are in mel bands, as the paper's
     "objective": "10",  # notebook 50 compares objectives, notebook 60 is about the contrastive one
     "mask_ratio": "00 10 50 60",  # Figure 1 in 00 shows it
     "augmentation": "10 60",  # part of the objectives of notebook 50
@@ -24,6 +25,7 @@ DECLARED = {
     "temperature": "10 50 60",
     "gamma": "10 50 60",
     "projection_dim": "10 50 60",
+    "transpositions": "",  # of an objective that no notebook compares
     "steps": "10 50 60",
     "batch_size": "10 50 60",
     "micro_batch": "10 50 60",

@@ -191,9 +191,9 @@ def _fetch(packages: dict[str, str], python: str, folder: Path) -> None:
 
 def _add_sounds(folder: Path) -> None:
     """The SoundFont, and the versions of the packages that only its keys in the cache ask for."""
-    from keymyna_lib.corpus.rendered.render import soundfont_path
+    from keymyna_lib.corpus.sound import soundfonts
 
-    bank = soundfont_path()
+    bank = soundfonts.find(soundfonts.DEFAULT)
     (folder / bank.parent.name).mkdir()
     (folder / bank.parent.name / "__init__.py").touch()
     shutil.copy(bank, folder / bank.parent.name / bank.name)

@@ -202,9 +202,10 @@ def _play_parts(events: list[Event], section: dict, length: int, soundfont: str)
 def _play(events: list[Event], section: dict, length: int, soundfont: str) -> np.ndarray:
     """(sample,) float32: the events on the section's programmes, balance, tuning and drum kit."""
     synth, bank = _synth(soundfont)
-    for channel, programme, level in zip(_CHANNELS, section["programmes"], section["levels"]):
-        programme = soundfonts.instead(soundfont, programme)
-        gain = level + _LOUDNESS - loudness(soundfont, programme)  # dB; the synth's is (volume / 127)^3
+    programmes = [soundfonts.instead(soundfont, programme) for programme in section["programmes"]]
+    measured = [loudness(soundfont, programme) for programme in programmes]  # first, for it uses a channel
+    for channel, programme, level, own in zip(_CHANNELS, programmes, section["levels"], measured):
+        gain = level + _LOUDNESS - own  # dB; the synth's is (volume / 127)^3
         synth.program_select(channel, bank, 0, programme)
         synth.control_change(channel, 7, min(round(127 * 10 ** (gain / 60)), 127))
         synth.set_tuning(channel, section["cents"] / 100)
