@@ -354,6 +354,7 @@ def _bench_gpu(size: str, **given: Any) -> int:
 @click.option("--notation", type=click.Choice(["key", "camelot", "openkey"]), help="The only one shown, or written.")
 @click.option("--json", "as_json", is_flag=True, help="Print an array of objects, errors included.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print comma-separated values, errors included.")
+@click.option("--segments", is_flag=True, help="Show the key over time too, under each file; not with --csv.")
 @click.option("--write-tags", is_flag=True, help="Write keys into the files' tags: F#m, or as --notation says.")
 @click.option("--dry-run", is_flag=True, help="With --write-tags: only show what would be written.")
 @click.option("--jobs", type=click.IntRange(1), metavar="N", help="Files at a time.  [default: one per core]")
@@ -368,6 +369,7 @@ def predict(
     notation: str | None,
     as_json: bool,
     as_csv: bool,
+    segments: bool,
     write_tags: bool,
     dry_run: bool,
     jobs: int | None,
@@ -385,6 +387,8 @@ def predict(
     """
     if as_json and as_csv:
         raise click.UsageError("--json and --csv exclude each other.")
+    if segments and as_csv:
+        raise click.UsageError("--segments has no place in --csv: take --json.")
     if dry_run and not write_tags:
         raise click.UsageError("--dry-run goes with --write-tags.")
     from keymyna_lib.tool.session import predict_files
@@ -400,6 +404,7 @@ def predict(
             dry_run=dry_run,
             jobs=jobs,
             device=device,
+            segments=segments,
         )
     )
 

@@ -17,10 +17,12 @@ import torch
 from torch import Tensor
 
 from keymyna_lib.base import paths
-from keymyna_lib.base.checks import Rule, check, within
+from keymyna_lib.base.checks import Rule, at_least, check, within
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.tensors import MODEL, reading, save_tensors, some
+from keymyna_lib.calibration import tempered
 from keymyna_lib.heads import TrainedHead
+from keymyna_lib.key_over_time import PERSISTENCE
 from keymyna_lib.keys import KEY_NAMES
 from keymyna_lib.model import Encoder, encoder_record, load_encoder, recorded_encoder
 
@@ -29,6 +31,7 @@ LARGEST = 10_000_000  # bytes of a file; what a package may bring along
 # How weights are stored. Half precision rounds them by 2^-11 of their size at most: with encoder, probe and wide MLP of
 # `mini`, no key of its 284 test tracks changed, and no probability by more than 0.0005.
 STORED = {"float32": torch.float32, "float16": torch.float16}
+_NUMBERS = ("temperature", "min_confidence", "persistence")
 _TEXTS = ("name", "licence", "data_card", "commit")
 _REMEDY = "Give a file that KeyModel.save wrote, or get it again."
 
@@ -44,6 +47,7 @@ class KeyModel:
     temperature : by which the logarithm of a recording's mean probabilities is divided (Guo et al., 2017), chosen on
         validation; 1 changes nothing, more is more doubt. No key changes with it.
     min_confidence : least probability, after that, of the likeliest key; below, there is no clear key. 0 to 1.
+    persistence : of keys over time, see `key_over_time.log_transitions`; chosen on validation.
     name : of the model. licence : of the weights ("MIT"). data_card : where it says what they were trained on.
     commit : of the code that trained them.
 
@@ -57,6 +61,7 @@ class KeyModel:
     heads: dict[str, TrainedHead]
     temperature: float = 1.0
     min_confidence: float = 0.0
+    persistence: float = PERSISTENCE
     name: str = ""
     licence: str = ""
     data_card: str = ""
@@ -68,6 +73,7 @@ class KeyModel:
             {
                 "temperature": within(0.01, 100),
                 "min_confidence": within(0, 1),
+                "persistence": at_least(0),
                 "heads": Rule(lambda value: len(value) > 0, "one head or more"),
             },
             of="key model",
@@ -100,9 +106,7 @@ class KeyModel:
         """Probabilities (..., key) at the model's temperature, of the same order."""
         if self.temperature == 1:
             return probabilities
-        logs = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny)) / self.temperature
-        powers = np.exp(logs - logs.max(axis=-1, keepdims=True))
-        return powers / powers.sum(axis=-1, keepdims=True)
+        return tempered(probabilities, self.temperature)
 
     def save(self, path: Path | str, *, stored: str = "float32", most: int = LARGEST) -> None:
         """Write the model file, atomically and with a checksum.
@@ -134,8 +138,7 @@ class KeyModel:
             )
         header = {
             **{name: getattr(self, name) for name in _TEXTS},
-            "temperature": float(self.temperature),
-            "min_confidence": float(self.min_confidence),
+            **{name: float(getattr(self, name)) for name in _NUMBERS},
             "keys": KEY_NAMES,
             "stored": stored,
             "encoder": encoder_record(self.encoder),
@@ -176,7 +179,6 @@ class KeyModel:
             return cls(
                 encoder,
                 heads,
-                header["temperature"],
-                header["min_confidence"],
-                **{name: header[name] for name in _TEXTS},
+                **{name: header[name] for name in ("temperature", "min_confidence", *_TEXTS)},
+                persistence=header.get("persistence", PERSISTENCE),  # left open by models without keys over time
             )

@@ -24,6 +24,7 @@ from keymyna_lib.evaluate import track_predictions
 from keymyna_lib.features import cut_windows, embed, window_frames
 from keymyna_lib.front_ends import power_pieces
 from keymyna_lib.key_model import KeyModel
+from keymyna_lib.key_over_time import Timeline, dense_starts, timeline, window_edges
 from keymyna_lib.keys import N_KEYS
 from keymyna_lib.spectrogram import HOP, N_FFT, PEAK, SAMPLE_RATE, WINDOW, compress, window_starts
 
@@ -55,6 +56,7 @@ class Estimate:
     silence : seconds of it that were left out.
     unclear : why there is no key: SILENCE throughout, or DOUBT, its probability being less than the model's
         `min_confidence`; empty where there is one.
+    timeline : the key over time [s of the recording], where it was asked for and there is a key; else None.
     """
 
     key: int | None
@@ -63,6 +65,7 @@ class Estimate:
     seconds: float
     silence: float
     unclear: str = ""
+    timeline: Timeline | None = None
 
     @property
     def ranking(self) -> list[int]:
@@ -88,12 +91,17 @@ class KeyFinder:
         """Of a model file; raises as `KeyModel.load` does."""
         return cls(KeyModel.load(path), device=device)
 
-    def estimate(self, path: Path | str) -> Estimate:
+    def estimate(self, path: Path | str, *, over_time: bool = False) -> Estimate:
         """The key of a file, and what else was heard.
 
         Silence of a second or more is left out: moments that are 45 dB softer than the loudest, or below -70 dB of full
         scale. What is left and shorter than a window is repeated. More than 15 cents off concert pitch, it is heard
         as if tuned; the key is then the nearest one. All others are embedded as the tracks of every corpus are.
+
+        Parameters
+        ----------
+        path : of a sound file.
+        over_time : find the key over time too, from windows that overlap: three to four times the work.
 
         Raises
         ------
@@ -122,14 +130,35 @@ class KeyFinder:
         mended = -tuning / 100 if abs(tuning) > _IN_TUNE else 0.0
         pieces = power_pieces((block * scale for block in audio), self.encoder.config.front_end, mended)
         with torch.inference_mode():
-            windows = _windows(map(compress, pieces), self.frames)
-            x = torch.cat([embed(self.encoder, torch.stack(batch)) for batch in _batches(windows)])
-            mean = track_predictions(self.model.probabilities(x), np.zeros(len(x), np.int64))[0]
+            windows = _windows(map(compress, pieces), self.frames, dense=over_time)
+            starts, x = [], []
+            for batch in _batches(windows):
+                starts += [start for start, _ in batch]
+                x.append(embed(self.encoder, torch.stack([window for _, window in batch])))
+            found = self.model.probabilities(torch.cat(x))
+        end_to_end = np.isin(starts, window_starts(starts[-1] + self.frames, self.frames))
+        mean = track_predictions(found[end_to_end], np.zeros(end_to_end.sum(), np.int64))[0]
         probabilities = self.model.calibrated(mean)
         silence = max(seconds - left * HOP / SAMPLE_RATE, 0.0)
         if probabilities.max() < self.model.min_confidence:
             return Estimate(None, probabilities, tuning, seconds, silence, DOUBT)
-        return Estimate(int(probabilities.argmax()), probabilities, tuning, seconds, silence)
+        heard_over_time = self._timeline(found, np.array(starts), sounding, seconds) if over_time else None
+        return Estimate(int(probabilities.argmax()), probabilities, tuning, seconds, silence, timeline=heard_over_time)
+
+    def _timeline(self, found: np.ndarray, starts: np.ndarray, sounding: np.ndarray, seconds: float) -> Timeline:
+        """The key over time, told in the recording's own time; silence between two windows belongs to the first.
+
+        Parameters
+        ----------
+        found : (window, key) uncalibrated. starts : (window,) frames of what sounds.
+        sounding : (hop,) bool.
+        seconds : length of the recording.
+        """
+        heard = np.flatnonzero(sounding)
+        edges, weights = window_edges(starts, self.frames, min(starts[-1] + self.frames, len(heard)))
+        begin = np.append(heard, heard[-1] + 1)  # hop of the recording at which each hop that sounds begins
+        times = begin[np.minimum(np.round(edges).astype(int), len(heard))] * HOP / SAMPLE_RATE
+        return timeline(self.model.calibrated(found), np.minimum(times, seconds), weights, self.model.persistence)
 
     def probabilities(self, path: Path | str) -> np.ndarray:
         """`Estimate.probabilities` of a file, (key,), in the order of `keys.KEY_NAMES`; raises as `estimate` does."""
@@ -225,22 +254,26 @@ def _sounding_part(blocks: Iterable[np.ndarray], sounding: np.ndarray) -> Iterat
         yield waiting
 
 
-def _windows(pieces: Iterable[torch.Tensor], frames: int) -> Iterator[torch.Tensor]:
-    """Windows (band, frame) of a stored spectrogram that comes in pieces (band, frame), where `window_starts` has them.
+def _windows(pieces: Iterable[torch.Tensor], frames: int, *, dense: bool = False) -> Iterator[tuple[int, torch.Tensor]]:
+    """Windows (band, frame) of a stored spectrogram that comes in pieces (band, frame), and the frame each begins at.
 
-    What is shorter than a window is repeated: silence in its place would be most of what the encoder sees.
+    They are where `window_starts` has them or, `dense`, where `dense_starts` has. What is shorter than a window is
+    repeated: silence in its place would be most of what the encoder sees.
     """
-    held = next(iter_pieces := iter(pieces))
+    starts_of = dense_starts if dense else window_starts
+    held, gone = next(iter_pieces := iter(pieces)), 0
     for piece in iter_pieces:
         while held.shape[1] >= 2 * frames:
-            yield held[:, :frames]
-            held = held[:, frames:]
+            for start in starts_of(2 * frames, frames)[:-1]:  # the next one's first is the last
+                yield gone + start, held[:, start : start + frames]
+            held, gone = held[:, frames:], gone + frames
         held = torch.cat([held, piece], dim=1)
     if held.shape[1] < frames:
         held = held.repeat(1, -(-frames // held.shape[1]))[:, :frames]
-    yield from cut_windows(held, window_starts(held.shape[1], frames), frames)
+    starts = starts_of(held.shape[1], frames)
+    yield from zip((starts + gone).tolist(), cut_windows(held, starts, frames))
 
 
-def _batches(windows: Iterator[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
+def _batches(windows: Iterator[tuple[int, torch.Tensor]]) -> Iterator[list[tuple[int, torch.Tensor]]]:
     while batch := list(islice(windows, _BATCH)):
         yield batch

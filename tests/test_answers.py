@@ -3,12 +3,14 @@
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.key_over_time import Segment, Timeline
 from keymyna_lib.keys import N_KEYS, parse_key
 from keymyna_lib.predict import DOUBT, SILENCE, Estimate
 from keymyna_lib.tool import answers
@@ -78,6 +80,28 @@ def test_the_table():
     assert "  4m  " in lines[1] and " 4d 0.10 " in lines[1] and "F# minor" not in lines[1]
 
 
+def test_segments_stand_under_their_file_and_in_json():
+    segments = (Segment(0.0, 61.26, 18, 0.912), Segment(61.26, 200.0, 9, 0.5))
+    found = replace(SURE.estimate, timeline=Timeline(np.zeros(3), np.zeros((2, N_KEYS)), segments))
+    lines = []
+    printer = AsTable(lines.append, str, notation="key")
+    printer.add(replace(SURE, estimate=found))
+    printer.add(DOUBTFUL)
+    printer.end()
+    assert lines[0].split("\n")[2:4] == [
+        "  0:00 to 1:01  F# minor            0.91",
+        "  1:01 to 3:20  A major             0.50",
+    ]
+    record = replace(SURE, estimate=found).record(segments=True)
+    assert {name: value for name, value in record.items() if name != "segments"} == SURE.record()
+    assert record["segments"][1] == {
+        "start": 61.26, "end": 200.0, "key": "A major", "camelot": "11B", "open_key": "4d", "confidence": 0.5
+    }  # fmt: skip
+    assert UNREAD.record(segments=True)["segments"] == SURE.record(segments=True)["segments"] == []
+    AsJson(lines.append, segments=True).add(replace(SURE, estimate=found))
+    assert json.loads(lines[-1])["segments"] == record["segments"]
+
+
 def test_the_summary_counts():
     assert summary(ALL) == "7 files: 4 with a key, 2 with no clear key, 1 could not be read, 1 could not be tagged"
     assert summary([SURE]) == "1 file: 1 with a key" and summary([]) == "0 files: no answer"
@@ -86,7 +110,7 @@ def test_the_summary_counts():
 class Finder:
     """Says of every file what it is named after."""
 
-    def estimate(self, path):
+    def estimate(self, path, *, over_time):
         if path.stem == "bad":
             raise KeyMynaError("bad is damaged.")
         return heard(unclear=DOUBT, p=0.2) if path.stem == "noise" else heard(path.stem)

@@ -12,11 +12,11 @@ import soxr
 import tones
 import torch
 
-from keymyna_lib import predict
+from keymyna_lib import key_over_time, predict
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.corpus.recordings import build
 from keymyna_lib.corpus.store import track_spectrogram
-from keymyna_lib.features import embed, track_embeddings
+from keymyna_lib.features import cut_windows, embed, track_embeddings
 from keymyna_lib.keys import N_KEYS
 from keymyna_lib.spectrogram import HOP, PEAK, SAMPLE_RATE, compress, mel_power
 
@@ -38,9 +38,9 @@ def finder(files):
 def estimate(finder, tmp_path):
     """The estimate of some samples at 16 kHz."""
 
-    def of(samples, subtype="FLOAT"):
+    def of(samples, subtype="FLOAT", **options):
         soundfile.write(tmp_path / "song.wav", samples, SAMPLE_RATE, subtype=subtype)
-        return finder.estimate(tmp_path / "song.wav")
+        return finder.estimate(tmp_path / "song.wav", **options)
 
     return of
 
@@ -200,6 +200,46 @@ def test_up_to_15_cents_nothing_is_changed(estimate, finder):
     samples = detuned(rich(), 12)[: 400 * HOP]
     x, _ = track_embeddings(finder.encoder, [_stored(samples)])
     np.testing.assert_allclose(estimate(samples).probabilities, finder.model.probabilities(x).mean(axis=0), rtol=1e-5)
+
+
+# Over time
+
+
+@pytest.mark.parametrize("crop_frames, hops", [(196, 100), (196, 640), (98, 450), (90, 403)])
+def test_keys_over_time_are_those_of_overlapping_windows(tmp_path, crop_frames, hops):
+    model = models.model(temperature=2.0, persistence=0.5)
+    model.encoder.crop_frames = crop_frames
+    finder, samples = predict.KeyFinder(model), song(hops=hops)
+    soundfile.write(tmp_path / "song.wav", samples, SAMPLE_RATE, subtype="FLOAT")
+    plain, heard = (finder.estimate(tmp_path / "song.wav", over_time=it) for it in (False, True))
+    np.testing.assert_allclose(heard.probabilities, plain.probabilities, atol=1e-6)
+    assert plain.timeline is None
+    picture = torch.from_numpy(_stored(samples)).T
+    if hops < crop_frames:
+        picture = picture.repeat(1, 2)[:, :crop_frames]
+    starts = key_over_time.dense_starts(picture.shape[1], crop_frames)
+    found = model.calibrated(model.probabilities(embed(model.encoder, cut_windows(picture, starts, crop_frames))))
+    edges, weights = key_over_time.window_edges(starts, crop_frames, hops)
+    expected = key_over_time.timeline(found, edges * HOP / SAMPLE_RATE, weights, 0.5)
+    np.testing.assert_allclose(heard.timeline.probabilities, expected.probabilities, atol=1e-4)
+    np.testing.assert_allclose(heard.timeline.edges, np.minimum(expected.edges, len(samples) / SAMPLE_RATE), atol=0.033)
+
+
+def test_segments_are_told_in_the_time_of_the_recording(estimate):
+    samples = np.insert(song(hops=600), 300 * HOP, np.zeros(200 * HOP))
+    samples = np.concatenate([np.zeros(100 * HOP, np.float32), samples])
+    heard = estimate(samples, over_time=True)
+    begin, end = heard.timeline.segments[0].start, heard.timeline.segments[-1].end
+    assert (begin, end) == (pytest.approx(100 * HOP / SAMPLE_RATE, abs=0.04), pytest.approx(heard.seconds, abs=0.04))
+    edges = heard.timeline.edges
+    assert not ((edges > 401 * HOP / SAMPLE_RATE) & (edges < 599 * HOP / SAMPLE_RATE)).any()  # none in the silence
+    assert (np.diff(edges) > 0).all()
+
+
+def test_where_no_key_is_clear_there_are_no_segments(finder, files, monkeypatch):
+    monkeypatch.setattr(finder.model, "min_confidence", 1.0)
+    heard = finder.estimate(files / "long.flac", over_time=True)
+    assert heard.unclear == predict.DOUBT and heard.timeline is None
 
 
 # Length

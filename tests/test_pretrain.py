@@ -261,7 +261,10 @@ def test_schedule():
         ({"mask_ratio": 1.0}, "mask_ratio"),
         ({"batch_size": 0}, "batch_size 0"),
         ({"precision": "fp8"}, "fp8"),
-        ({"objective": "rotation"}, "objective 'rotation': expected one of contrastive, transposed, reconstruction, supervised"),
+        (
+            {"objective": "rotation"},
+            "objective 'rotation': expected one of contrastive, transposed, reconstruction, supervised",
+        ),
         ({"augmentation": "loud"}, "augmentation 'loud'"),
         ({"crop_distance": -1}, "crop_distance -1"),
         ({"lr": 0.0}, "lr 0.0"),

@@ -5,16 +5,18 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from safetensors.numpy import save_file
 
 from keymyna_lib.base import paths
 from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.calibration import negative_log_likelihood, reliability, tempered
 from keymyna_lib.compute.processes import Processes
 from keymyna_lib.corpus.corpus import join
 from keymyna_lib.corpus.rendered.build import CorpusConfig, build_corpus
+from keymyna_lib.corpus.rendered.no_key import KINDS
 from keymyna_lib.evaluate import mirex_scores
 from keymyna_lib.experiments import recipe as recipes
+from keymyna_lib.experiments.key_tracking import PERSISTENCES, SYSTEMS
 from keymyna_lib.experiments.recipe import Recipe, make, report
 from keymyna_lib.key_model import KeyModel
 from keymyna_lib.keys import KEY_NAMES
@@ -38,6 +40,8 @@ def toy(front_end="mel", **changes):
         max_steps=20,
         eval_every=10,
         seeds=(0, 1),
+        n_passages=2,
+        n_no_key=1,
     )
     return Recipe(**values | changes)
 
@@ -70,8 +74,8 @@ def test_the_report_scores_answers(made, tmp_path):
         tmp_path / "tracks.csv"
     )
     other = recipes.held_out(toy(), "TimGM6mb", n_songs=2, show=False)
-    table = report(made, others={"other": other}, unlabelled=made.corpus, real=tmp_path)
-    assert table[table["set"] == "other"]["tracks"].tolist() == [2, 2]
+    table = report(made, others={"other": other}, unlabelled=made.corpus, real=tmp_path, show=False)
+    assert (table[table["set"] == "other"]["tracks"] == 2).all()
     table = table.set_index(["set", "measure"])["value"]
     chosen = made.features.select(tracks)
     answers = np.array(
@@ -81,18 +85,40 @@ def test_the_report_scores_answers(made, tmp_path):
     assert table["test: all", "accuracy"] == pytest.approx((answers == truth).mean())
     assert table["test: all", "weighted_both"] == pytest.approx(mirex_scores(truth, answers, fifths="both").mean())
     assert table["mine", "weighted_both"] == pytest.approx(mirex_scores(labels, answers, fifths="both").mean())
+    confidence = made.model.calibrated(
+        np.array([made.model.probabilities(chosen.x[chosen.track == i]).mean(axis=0) for i in range(len(tracks))])
+    ).max(axis=1)
+    assert table["test: all", "answered"] == pytest.approx((confidence >= made.model.min_confidence).mean())
+    assert table["test: all", "calibration error"] == pytest.approx(reliability(confidence, answers == truth).error)
+    assert {f"without a key: {kind}" for kind in KINDS} <= {
+        name for name, measure in table.index if measure == "answered"
+    }
+    for system in SYSTEMS:
+        for name in ("songs", "analysed chorales"):
+            assert 0 <= table[f"{name}: {system}", "weighted_both over time"] <= 1
+            assert 0 <= table[f"{name}: {system}", "boundaries within 3 s (F)"] <= 1
     assert {"moves with a transposition", "halves agree"} <= {
         measure for name, measure in table.index if name == "unlabelled"
     }
 
 
-def test_a_temperature_is_that_of_least_surprise(made):
-    model = KeyModel(made.model.encoder, made.model.heads)
-    rng = np.random.default_rng(0)
-    sharp = torch.from_numpy(rng.normal(size=(4000, 24))).softmax(1).numpy()
-    labels = np.array([rng.choice(24, p=p) for p in sharp])
-    too_sure = sharp**2 / (sharp**2).sum(axis=1, keepdims=True)
-    assert recipes.temperature(model, too_sure, labels) == pytest.approx(2, rel=0.15)
+def test_what_calibrates_the_model_is_chosen_on_validation(made):
+    chosen = made.features.select(made.corpus.tracks(split="valid"))
+    p = made.model.probabilities(chosen.x)
+    mean = np.array([p[chosen.track == i].mean(axis=0) for i in range(int(chosen.track.max()) + 1)])
+    labels = made.corpus.manifest.loc[made.corpus.tracks(split="valid"), "key"].to_numpy()
+    grid = np.geomspace(0.1, 10, 801)
+    losses = [negative_log_likelihood(tempered(mean, t), labels) for t in grid]
+    assert made.model.temperature == pytest.approx(grid[int(np.argmin(losses))], rel=0.01)
+    confidence = made.model.calibrated(mean).max(axis=1)
+    assert (confidence < made.model.min_confidence).mean() <= recipes.LOST
+    assert made.model.persistence in PERSISTENCES
+
+
+def test_validation_and_test_have_no_passage_in_common(made):
+    valid, test = (recipes.song_passages(made.recipe, split) for split in ("valid", "test"))
+    assert [len(one.local_keys) for one in valid + test] == [2, 1, 2, 1]
+    assert not {one.name for one in valid} & {one.name for one in test}
 
 
 def test_front_ends_of_corpus_and_encoder_agree():

@@ -66,6 +66,17 @@ def test_a_mixed_folder_runs_through(library, jobs):
     assert len(errors) == 5 and all(sum(name in error for error in errors) == 1 for name in bad)
 
 
+def test_segments_are_shown_on_request(library):
+    done = predict(library, library / "music" / "a.wav", library / "music" / "silent.wav", "--segments", "--json")
+    sounding, silent = json.loads(done.stdout)
+    (segment,) = sounding["segments"]
+    assert segment["key"] == sounding["key"] and silent["segments"] == [] and done.exit_code == 0
+    assert (segment["start"], segment["end"]) == (0, pytest.approx(2.0))
+    assert "0:00 to 0:02" in predict(library, library / "music" / "a.wav", "--segments").stdout
+    assert "segments" not in json.loads(predict(library, library / "music" / "a.wav", "--json").stdout)[0]
+    assert predict(library, library / "music" / "a.wav", "--segments", "--csv").exit_code == 2
+
+
 def test_tags_are_written_only_on_request(library):
     before = {path: path.read_bytes() for path in library.rglob("*") if path.is_file()}
     predict(library, library / "music")

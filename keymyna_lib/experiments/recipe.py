@@ -24,13 +24,19 @@ from keymyna_lib.base.device import pick_device
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.files import discard
 from keymyna_lib.base.hashing import code_hash_of, sha256_json
+from keymyna_lib.base.progress import bar
 from keymyna_lib.base.seeds import torch_stream
+from keymyna_lib.calibration import fit_temperature, least_confidence, reliability
 from keymyna_lib.compute.executor import Executor
 from keymyna_lib.compute.processes import HERE
 from keymyna_lib.corpus.corpus import Corpus, join
+from keymyna_lib.corpus.rendered import no_key
 from keymyna_lib.corpus.rendered.build import CorpusConfig, SongConfig, build_corpus, build_songs
+from keymyna_lib.corpus.rendered.local_keys import Passage, chorale_passages, song_passage
+from keymyna_lib.corpus.store import track_spectrogram
 from keymyna_lib.evaluate import bootstrap_interval, mirex_scores, track_predictions
 from keymyna_lib.experiments.head_study import rows_of, shift_range
+from keymyna_lib.experiments.key_tracking import Heard, choose_persistence, f_measure, hear, judge, judge_in_folds
 from keymyna_lib.features import (
     Features,
     add_shifted,
@@ -49,7 +55,9 @@ from keymyna_lib.pretrain import INITIAL_WEIGHTS, PretrainConfig, pretrain_once
 from keymyna_lib.spectrogram import WINDOW, window_starts
 
 EMBEDDING = "embedding"
-_TEMPERATURES = np.geomspace(0.25, 4, 65)
+LOST = 0.05  # share of tonal validation tracks that may get no answer for the sake of what has no key
+# Added to the corpus's seed, for songs and sounds beside it.
+_APART = {"valid": 1001, "test": 1002}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +75,8 @@ class Recipe:
     lr, weight_decay, batch_size : of the heads.
     max_steps, eval_every, patience : of the heads, see `heads.train_heads`.
     seeds : a head is trained for each, and the model's answer is the mean over them.
+    n_passages : songs for the key over time, every other of which modulates; so many for choices and for the test.
+    n_no_key : recordings of each kind without a key; so many for choices and for the test.
 
     Raises
     ------
@@ -88,11 +98,14 @@ class Recipe:
     eval_every: int = 300
     patience: int = 6
     seeds: tuple[int, ...] = (0, 1, 2)
+    n_passages: int = 40
+    n_no_key: int = 30
 
     def __post_init__(self) -> None:
         names = ("max_shift", "shifted_windows", "widths", "dropouts", "seeds", "max_steps", "eval_every", "patience")
         check(self, {name: RANGES[name] for name in names}, of="recipe")
         check(self, {"batch_size": at_least(1), "lr": RANGES["head_lr"], "weight_decay": at_least(0)}, of="recipe")
+        check(self, {"n_passages": at_least(2), "n_no_key": at_least(1)}, of="recipe")
         if self.listener.front_end != self.corpus.front_end:
             raise KeyMynaError(
                 f"recipe: the corpus's front_end is {self.corpus.front_end}, the encoder's "
@@ -138,12 +151,7 @@ def default_recipe(front_end: str = "mel") -> Recipe:
             front_end=front_end,
         ),
         pretraining=PretrainConfig(
-            encoder=encoder,
-            augmentation="timbre",
-            loss="infonce",
-            steps=1000,
-            batch_size=256,
-            warmup_steps=100,
+            encoder=encoder, augmentation="timbre", loss="infonce", steps=1000, batch_size=256, warmup_steps=100
         ),
     )
 
@@ -161,6 +169,8 @@ def toy_recipe(front_end: str = "mel") -> Recipe:
         widths=(64,),
         max_steps=100,
         eval_every=50,
+        n_passages=4,
+        n_no_key=3,
     )
 
 
@@ -169,12 +179,14 @@ RECIPES = {"default": default_recipe, "toy": toy_recipe}
 
 @dataclass(frozen=True)
 class Made:
-    """A key model, the corpus and the features it was made from, and the curve of its pre-training, if any."""
+    """A key model, its recipe, corpus and features, and the curve of its pre-training, if any."""
 
     model: KeyModel
+    recipe: Recipe
     corpus: Corpus
     features: Features
     history: pd.DataFrame | None
+    template_persistence: float  # of the template that the key over time is compared with
 
 
 def make(
@@ -207,8 +219,45 @@ def make(
     )[EMBEDDING]
     heads = trained_heads(recipe, features, corpus, shifts, device, show=show)
     model = KeyModel(encoder.cpu(), heads, name=name)
-    model.temperature = temperature(model, *_answers(model, features, corpus, corpus.tracks(split="valid")))
-    return Made(model, corpus, features, history)
+    probabilities, labels = _answers(model, features, corpus, corpus.tracks(split="valid"))
+    model.temperature = fit_temperature(probabilities, labels)
+    without = np.concatenate(list(confidence_without_key(model, recipe, "valid", show=show).values()))
+    model.min_confidence = least_confidence(model.calibrated(probabilities).max(axis=1), without, lost=LOST)
+    heard = hear_passages(model, song_passages(recipe, "valid"), show=show)
+    model.persistence = choose_persistence(heard)
+    return Made(model, recipe, corpus, features, history, choose_persistence(heard, template=True))
+
+
+def song_passages(recipe: Recipe, split: str) -> list[Passage]:
+    """Excerpts of synthetic songs of which every other one modulates; those of "valid" and "test" have no song in
+    common, with each other or with the recipe's corpus."""
+    sound, seed = _sound(recipe), recipe.corpus.seed + _APART[split]
+    return [
+        song_passage(seed, i, modulates=i % 2 == 0, seconds=2 * recipe.corpus.seconds, **sound)
+        for i in range(recipe.n_passages)
+    ]
+
+
+def _sound(recipe: Recipe) -> dict[str, Any]:
+    return {name: getattr(recipe.corpus, name) for name in ("detune_cents", "snr_db")}
+
+
+def hear_passages(model: KeyModel, passages: Sequence[Passage], *, show: bool = True) -> list[Heard]:
+    """Passages as the model and a template hear them."""
+    return [hear(model, one) for one in bar(passages, desc="keys over time", unit="passage", show=show)]
+
+
+def confidence_without_key(model: KeyModel, recipe: Recipe, split: str, *, show: bool = True) -> dict[str, np.ndarray]:
+    """Confidence of the answers to sound without a key, (recording,) for each of `no_key.KINDS`."""
+    made = no_key.NoKeyConfig(
+        count=recipe.n_no_key, seconds=recipe.corpus.seconds, seed=recipe.corpus.seed + _APART[split], **_sound(recipe)
+    )
+    found: dict[str, list[float]] = {kind: [] for kind in no_key.KINDS}
+    total = len(found) * made.count
+    for kind, samples in bar(no_key.recordings(made), desc="sound without a key", total=total, show=show):
+        windows = _windows_of(model, track_spectrogram(samples, recipe.corpus.front_end))
+        found[kind].append(float(model.calibrated(_mean_answer(model, windows)).max()))
+    return {kind: np.array(values) for kind, values in found.items()}
 
 
 def listener(
@@ -272,17 +321,6 @@ def _answers(
     return probabilities, corpus.manifest.loc[list(tracks), "key"].to_numpy()
 
 
-def temperature(model: KeyModel, probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature at which the answers (track, key) are most probable; see `KeyModel.temperature`."""
-
-    def surprise(value: float) -> float:
-        model.temperature = float(value)
-        found = model.calibrated(probabilities)[np.arange(len(labels)), labels]
-        return float(-np.log(np.maximum(found, 1e-12)).mean())
-
-    return float(min(_TEMPERATURES, key=surprise))
-
-
 def held_out(recipe: Recipe, soundfont: str, *, n_songs: int = 200, show: bool = True) -> Corpus:
     """Songs that a recipe's corpus does not hold, played by another SoundFont: the test of other timbres."""
     corpus = recipe.corpus
@@ -296,6 +334,7 @@ def report(
     others: Mapping[str, Corpus] | None = None,
     unlabelled: Corpus | None = None,
     real: Path | None = None,
+    show: bool = True,
 ) -> pd.DataFrame:
     """What a model scores on everything that can be scored.
 
@@ -318,31 +357,54 @@ def report(
         source = corpus.manifest.loc[tracks, "source"].to_numpy()
         for name in (*dict.fromkeys(source), "all"):
             of = (source == name) | (name == "all")
-            rows += _scored(f"{split}: {name}", labels[of], probabilities[of].argmax(axis=1))
+            rows += _scored(f"{split}: {name}", model, labels[of], probabilities[of])
     rows.append(_consistency("test: all", model, corpus, corpus.tracks(split="test")))
     for name, other in (others or {}).items():
         same_front_end(model.encoder.config.front_end, other.front_end)
-        answers = np.array([_answer(model, _windows_of(model, other.spectrogram(track))) for track in other.tracks()])
-        rows += _scored(name, other.manifest["key"].to_numpy(), answers)
+        answers = [_mean_answer(model, _windows_of(model, other.spectrogram(track))) for track in other.tracks()]
+        rows += _scored(name, model, other.manifest["key"].to_numpy(), np.array(answers))
     if unlabelled is not None:
         heard = unlabelled.pretraining_tracks()
         rows += _halves("unlabelled", model, unlabelled, heard)
         rows.append(_consistency("unlabelled", model, unlabelled, heard))
     if real is not None and corpus.front_end == "mel":
         rows += _on_folder(model, real)
+    for kind, confidence in confidence_without_key(model, made.recipe, "test", show=show).items():
+        rows.append(_share(f"without a key: {kind}", "answered", confidence >= model.min_confidence))
+    songs = hear_passages(model, song_passages(made.recipe, "test"), show=show)
+    rows += _over_time("songs", judge(songs, model.persistence, made.template_persistence))
+    found = chorale_passages(made.recipe.corpus.seed, **_sound(made.recipe), count=made.recipe.n_passages)
+    chorales = hear_passages(model, list(found), show=show)
+    rows += _over_time("analysed chorales", judge(chorales, model.persistence, made.template_persistence))
+    rows += _over_time("analysed chorales, persistence chosen on the other half", judge_in_folds(chorales))
     return pd.DataFrame(rows, columns=["set", "measure", "value", "low", "high", "tracks"])
 
 
-def _scored(name: str, labels: np.ndarray, answers: np.ndarray) -> list[tuple]:
-    by_track = {
-        "weighted_both": mirex_scores(labels, answers, fifths="both"),
-        "accuracy": (labels == answers).astype(float),
-    }
-    return [_share(name, measure, values) for measure, values in by_track.items()]
+def _scored(name: str, model: KeyModel, labels: np.ndarray, probabilities: np.ndarray) -> list[tuple]:
+    """Scores of all answers; how well they are calibrated; and what is left when doubtful ones are withheld."""
+    answers, confidence = probabilities.argmax(axis=1), model.calibrated(probabilities).max(axis=1)
+    weighted, right = mirex_scores(labels, answers, fifths="both"), labels == answers
+    given = confidence >= model.min_confidence
+    rows = [_share(name, "weighted_both", weighted), _share(name, "accuracy", right), _share(name, "answered", given)]
+    if given.any():
+        rows.append(_share(name, "weighted_both, answered", weighted[given]))
+    for measure, sure in {"": confidence, ", temperature 1": probabilities.max(axis=1)}.items():
+        error = reliability(sure, right).error
+        rows.append((name, f"calibration error{measure}", error, None, None, len(labels)))
+    return rows
+
+
+def _over_time(name: str, judged: pd.DataFrame) -> list[tuple]:
+    """Score over time and F-measure of the boundaries of each system, from the rows of `key_tracking.judge`."""
+    rows = []
+    for system, of in judged.groupby("system", sort=False):
+        rows.append(_share(f"{name}: {system}", "weighted_both over time", of["score"].to_numpy()))
+        rows.append((f"{name}: {system}", "boundaries within 3 s (F)", f_measure(of), None, None, len(of)))
+    return rows
 
 
 def _share(name: str, measure: str, values: Sequence[float] | np.ndarray) -> tuple:
-    return (name, measure, float(np.mean(values)), *bootstrap_interval(np.array(values), seed=0), len(values))
+    return (name, measure, float(np.mean(values)), *bootstrap_interval(np.array(values, float), seed=0), len(values))
 
 
 def _windows_of(model: KeyModel, stored: np.ndarray) -> torch.Tensor:
@@ -351,9 +413,14 @@ def _windows_of(model: KeyModel, stored: np.ndarray) -> torch.Tensor:
     return cut_windows(picture, window_starts(picture.shape[1], frames), frames)
 
 
+def _mean_answer(model: KeyModel, windows: torch.Tensor) -> np.ndarray:
+    """(key,) probabilities of windows (window, band, frame), not yet calibrated."""
+    return model.probabilities(embed(model.encoder, windows)).mean(axis=0)
+
+
 def _answer(model: KeyModel, windows: torch.Tensor) -> int:
     """The key of windows (window, band, frame)."""
-    return int(model.probabilities(embed(model.encoder, windows)).mean(axis=0).argmax())
+    return int(_mean_answer(model, windows).argmax())
 
 
 def _consistency(name: str, model: KeyModel, corpus: Corpus, tracks: Sequence[str]) -> tuple:
@@ -384,12 +451,12 @@ def _on_folder(model: KeyModel, folder: Path) -> list[tuple]:
     from safetensors.numpy import load_file
 
     table, stored = pd.read_csv(folder / "tracks.csv"), load_file(folder / "spectrograms.safetensors")
-    answers = np.array([_answer(model, _windows_of(model, stored[track])) for track in table["track"]])
+    answers = np.array([_mean_answer(model, _windows_of(model, stored[track])) for track in table["track"]])
     labels = np.array([keys.parse_key(key) for key in table["key"]])
     rows = []
     for name in dict.fromkeys(table["set"]):
         of = (table["set"] == name).to_numpy()
-        rows += _scored(name, labels[of], answers[of])
+        rows += _scored(name, model, labels[of], answers[of])
     return rows
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.key_over_time import Segment
 from keymyna_lib.keys import KEY_NAMES, NOTATIONS, RELATIONS, camelot, open_key, parse_key, relation
 from keymyna_lib.predict import SILENCE, Estimate, KeyFinder
 from keymyna_lib.tool.tags import read_key, write_key
@@ -55,8 +56,19 @@ class Answer:
         except KeyMynaError:  # no key, or one of no kind that we know
             return ""
 
-    def record(self) -> dict[str, Any]:
-        """The answer in plain values, None for what there is not; the columns of the CSV."""
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """The keys over time; none where they were not asked for, or there is no clear key."""
+        heard = self.estimate and self.estimate.timeline
+        return heard.segments if heard else ()
+
+    def record(self, *, segments: bool = False) -> dict[str, Any]:
+        """The answer in plain values, None for what there is not; the columns of the CSV.
+
+        Parameters
+        ----------
+        segments : add the list of segments, as no column can hold it.
+        """
         found: dict[str, Any] = {"file": os.fspath(self.file)} | dict.fromkeys(_COLUMNS[1:])
         if (heard := self.estimate) is not None:
             first, second = heard.ranking[:2]
@@ -73,9 +85,19 @@ class Answer:
                     runner_up=KEY_NAMES[second], runner_up_confidence=round(float(heard.probabilities[second]), 4)
                 )
         agrees = self.tag_relation == "same" if self.tag_relation else None
-        return found | dict(
-            tag=self.tag or None, tag_agrees=agrees, new_tag=self.new_tag or None, error=self.error or None
-        )
+        found |= dict(tag=self.tag or None, tag_agrees=agrees, new_tag=self.new_tag or None, error=self.error or None)
+        return found | ({"segments": [_segment_record(one) for one in self.segments]} if segments else {})
+
+
+def _segment_record(segment: Segment) -> dict[str, Any]:
+    return dict(
+        start=round(segment.start, 2),
+        end=round(segment.end, 2),
+        key=KEY_NAMES[segment.key],
+        camelot=camelot(segment.key),
+        open_key=open_key(segment.key),
+        confidence=round(segment.confidence, 4),
+    )
 
 
 _COLUMNS = (
@@ -85,7 +107,13 @@ _COLUMNS = (
 
 
 def ask(
-    finder: KeyFinder, files: Sequence[Path], *, jobs: int, notation: str = "", dry_run: bool = False
+    finder: KeyFinder,
+    files: Sequence[Path],
+    *,
+    jobs: int,
+    notation: str = "",
+    dry_run: bool = False,
+    over_time: bool = False,
 ) -> Generator[Answer, None, None]:
     """The answer of each file, in their order, as they come.
 
@@ -94,8 +122,9 @@ def ask(
     jobs : files at a time; with several, each has one thread.
     notation : one of keys.NOTATIONS in which to write keys into the files' tags; empty to write none.
     dry_run : write nothing, and say what would be written.
+    over_time : find the keys over time too.
     """
-    one = partial(_ask_one, finder, notation=notation, dry_run=dry_run)
+    one = partial(_ask_one, finder, notation=notation, dry_run=dry_run, over_time=over_time)
     if min(jobs, len(files)) < 2:
         yield from map(one, files)
         return
@@ -108,9 +137,9 @@ def ask(
         torch.set_num_threads(threads)
 
 
-def _ask_one(finder: KeyFinder, file: Path, *, notation: str, dry_run: bool) -> Answer:
+def _ask_one(finder: KeyFinder, file: Path, *, notation: str, dry_run: bool, over_time: bool) -> Answer:
     try:
-        heard = finder.estimate(file)
+        heard = finder.estimate(file, over_time=over_time)
     except KeyMynaError as error:
         return Answer(file, error=str(error))
     tag, new, problem = read_key(file), "", ""
@@ -141,15 +170,15 @@ def summary(answers: Sequence[Answer]) -> str:
 
 
 class AsJson:
-    """An array with an object a line, which is whole however early it ends."""
+    """An array with an object a line, which is whole however early it ends; `segments` adds the keys over time."""
 
-    def __init__(self, echo: Callable[[str], None]):
-        self._echo, self._before = echo, "  "
+    def __init__(self, echo: Callable[[str], None], *, segments: bool = False):
+        self._echo, self._before, self._segments = echo, "  ", segments
         echo("[")
 
     def add(self, answer: Answer) -> None:
         """Show an answer."""
-        self._echo(self._before + json.dumps(answer.record()))
+        self._echo(self._before + json.dumps(answer.record(segments=self._segments)))
         self._before = ", "
 
     def end(self) -> None:
@@ -180,6 +209,8 @@ def _csv_line(values: Sequence[Any]) -> str:
 
 class AsTable:
     """A table for people, shown at the end, of all files that could be read; as wide as it needs to be.
+
+    Segments, where they were asked for, stand under their file.
 
     Parameters
     ----------
@@ -217,6 +248,9 @@ class AsTable:
         for answer in self._answers:
             cells = [os.fspath(answer.file), *self._heard(answer.estimate), *([_tag(answer)] if tags else [])]
             table.add_row(*(Text(self._plain(cell)) for cell in cells))
+            for one in answer.segments:
+                keys = [_SHOWN[name](one.key) for name in self._notations]
+                table.add_row(f"  {_clock(one.start)} to {_clock(one.end)}", *keys, f"{one.confidence:.2f}")
         text = io.StringIO()
         Console(file=text, width=_WIDE).print(table)
         self._echo("\n".join(line.rstrip() for line in text.getvalue().split("\n")[:-1]))
@@ -229,6 +263,16 @@ class AsTable:
             return ["no clear key", *[""] * (len(self._notations) - 1), numbers[0], heard.unclear, numbers[1]]
         keys = [_SHOWN[name](first) for name in self._notations]
         return [*keys, confidence, f"{_SHOWN[self._notations[0]](second)} {heard.probabilities[second]:.2f}", tuning]
+
+
+def _clock(seconds: float) -> str:
+    """Minutes and seconds.
+
+    >>> _clock(0.2), _clock(59.96), _clock(3725)
+    ('0:00', '1:00', '62:05')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}"
 
 
 def _tag(answer: Answer) -> str:

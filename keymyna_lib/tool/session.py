@@ -28,6 +28,7 @@ def predict_files(
     dry_run: bool,
     jobs: int | None,
     device: str,
+    segments: bool = False,
 ) -> int:
     """Print the answers of files and folders, and the exit status: 1 if any file or folder could not be dealt with.
 
@@ -37,6 +38,7 @@ def predict_files(
     shown : "table", "json" or "csv", on standard output; all else goes to standard error.
     notation : the only one in the table; empty for all. tagging, dry_run : see `answers.ask`, the notation of new tags.
     jobs : files at a time; None for one per core.
+    segments : show the keys over time too, in a table or JSON.
 
     Raises
     ------
@@ -54,10 +56,12 @@ def predict_files(
     printer: AsTable | AsJson | AsCsv
     if shown == "table":
         printer = AsTable(echo, plain, notation=notation, dry_run=dry_run)
+    elif shown == "json":
+        printer = AsJson(echo, segments=segments)
     else:
-        printer = {"json": AsJson, "csv": AsCsv}[shown](echo)
+        printer = AsCsv(echo)
     answers: list[Answer] = []
-    asking = ask(finder, files, jobs=jobs or cores(), notation=tagging, dry_run=dry_run)
+    asking = ask(finder, files, jobs=jobs or cores(), notation=tagging, dry_run=dry_run, over_time=segments)
     try:
         with quiet_libraries(), _bar(len(files)) as progress, contextlib.closing(asking):
             for answer in asking:

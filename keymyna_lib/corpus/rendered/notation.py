@@ -61,6 +61,35 @@ def read_musicxml(data: bytes) -> tuple[np.ndarray, int | None, int] | None:
     return _as_array(notes, beat), key, beats_per_bar
 
 
+def measure_onsets(data: bytes) -> dict[int, tuple[float, float]]:
+    """(onset, length) [beats] of each numbered measure of a MusicXML file, by its first part.
+
+    What is numbered like "7a" is the rest of measure 7, after a repeat sign or the end of a line, and belongs to it.
+    """
+    part = ET.fromstring(data).find("part")
+    time = part.find("measure/attributes/time")
+    beat, _ = _metre(int(time.findtext("beats")), int(time.findtext("beat-type")))
+    found: dict[int, tuple[float, float]] = {}
+    onset, divisions, last = Fraction(0), 1, 0
+    for measure in part.findall("measure"):
+        position = end = onset
+        for element in measure:
+            if element.tag == "attributes":
+                divisions = int(element.findtext("divisions") or divisions)
+            step = Fraction(element.findtext("duration") or 0) / divisions
+            if element.tag == "backup":
+                position -= step
+            elif element.tag in ("note", "forward") and element.find("chord") is None:
+                position += step
+            end = max(end, position)
+        number = measure.get("number")
+        last = int(number) if number.isdigit() else last
+        first, length = found.get(last, (float(onset) / beat, 0.0))
+        found[last] = first, length + float(end - onset) / beat
+        onset = end
+    return found
+
+
 def _part_notes(part: ET.Element, number: int) -> Iterator[tuple[float, float, int, int]]:
     """(onset, duration, pitch, part number) of one MusicXML part, in quarters."""
     notes: list[list] = []

@@ -167,6 +167,16 @@ def _parse_corpus() -> ScoreSet:
     )
 
 
+def chorale_file(path: Path) -> bytes:
+    """The MusicXML of a file, compressed (.mxl) or not."""
+    data = path.read_bytes()
+    if path.suffix != ".mxl":
+        return data
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        container = ET.fromstring(archive.read("META-INF/container.xml"))
+        return archive.read(next(e for e in container.iter() if e.get("full-path")).get("full-path"))
+
+
 def _chorale_jobs(corpus: Path) -> list[dict]:
     """One job per MusicXML file of Bach's; the Humdrum files only repeat three of them."""
     from music21.corpus.chorales import ChoraleListRKBWV  # slow to import, and needed only here
@@ -176,11 +186,7 @@ def _chorale_jobs(corpus: Path) -> list[dict]:
     analysed = {chorales[int(p.stem[-3:])]["bwv"] for p in (corpus / "bach/choraleAnalyses").glob("*.rntxt")}
     jobs = []
     for path in sorted((corpus / "bach").glob("*.[mx][xm]l")):  # .mxl and .xml
-        data = path.read_bytes()
-        if path.suffix == ".mxl":
-            with zipfile.ZipFile(io.BytesIO(data)) as archive:
-                container = ET.fromstring(archive.read("META-INF/container.xml"))
-                data = archive.read(next(e for e in container.iter() if e.get("full-path")).get("full-path"))
+        data = chorale_file(path)
         number = path.stem.removeprefix("bwv")
         title = titles.get(number) or titles.get(number.split("-")[0]) or f"BWV {number}"
         jobs.append(
