@@ -361,9 +361,8 @@ def report(
     rows.append(_consistency("test: all", model, corpus, corpus.tracks(split="test")))
     for name, other in (others or {}).items():
         same_front_end(model.encoder.config.front_end, other.front_end)
-        windows = (_windows_of(model, other.spectrogram(track)) for track in other.tracks())
-        answers = np.array([_mean_answer(model, of) for of in windows])
-        rows += _scored(name, model, other.manifest["key"].to_numpy(), answers)
+        answers = [_mean_answer(model, _windows_of(model, other.spectrogram(track))) for track in other.tracks()]
+        rows += _scored(name, model, other.manifest["key"].to_numpy(), np.array(answers))
     if unlabelled is not None:
         heard = unlabelled.pretraining_tracks()
         rows += _halves("unlabelled", model, unlabelled, heard)
