@@ -275,6 +275,10 @@ def unbundle(results: tuple[Path, ...]) -> None:
 
     They are checked first, and refused if they were made by another version of the code. Afterwards the runner counts
     their notebooks as up to date, tables and figures included.
+
+    \b
+    Example:
+      keymyna unbundle results.tar.gz
     """
     from keymyna_lib.run import bundle as bundles
     from keymyna_lib.run.project import Project
