@@ -142,7 +142,9 @@ def test_a_part_that_fails_costs_only_itself(home, monkeypatch):
 def test_no_part_begins_after_the_time_is_up(monkeypatch):
     only(monkeypatch, one=(lambda bench: iter([GOALS["rate"].row([1.0])]), ("rate",)))
     found = gpu.run(CPU, size="tiny", budget=0.0, say=lambda line: None)
-    assert [row.note for row in found.rows] == ["not run: 0 s were over"] and not found.passed
+    assert [row.note for row in found.rows] == ["not run: 0 s were over"]
+    assert found.passed and not found.failures and found.not_begun == ["one"]
+    assert "0 parts failed, 1 not begun for lack of time: one." in gpu.text(found)
 
 
 @pytest.mark.parametrize(
@@ -214,6 +216,7 @@ def test_without_a_gpu_one_line_says_so(home, monkeypatch):
 def test_the_command_prints_the_table_and_its_status_is_that_of_the_checks(home, monkeypatch, value, status):
     only(monkeypatch, one=(lambda bench: iter([gpu.Check("sum", value, 0.5), GOALS["rate"].row([9.0])]), ("rate",)))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "A GPU")
     real = gpu.run
     monkeypatch.setattr(gpu, "run", lambda device, **options: real(CPU, **options))
     out = home / "other.json"
@@ -222,5 +225,6 @@ def test_the_command_prints_the_table_and_its_status_is_that_of_the_checks(home,
     assert "9 1/s" in done.stdout and "100,000 1/s" in done.stdout and "not run" in done.stdout
     assert f"{1 - status} of 1 checks passed" in done.stdout and read_json(out)["checks"][0]["found"] == value
     assert np.isfinite(read_json(out)["seconds"]) and not (home / "gpu.json").exists()
-    CliRunner().invoke(main, ["bench", "--gpu", "--size", "tiny"])
+    unfinished = CliRunner().invoke(main, ["bench", "--gpu", "--size", "tiny", "--budget", "0"])
+    assert unfinished.exit_code == 3 and "not run: 0 s were over" in unfinished.stdout
     assert (home / "gpu.json").exists()

@@ -54,8 +54,10 @@ class Processes(Executor):
                 yield i, result
             return
         context = multiprocessing.get_context("forkserver")  # plain forking is unsafe with torch's threads
-        # Imported once, not once per process. Only the first pool of a process has a say in it.
-        context.set_forkserver_preload([*sorted(_modules_of(function)), "torch", "librosa.filters"])
+        # Imported once, not once per process. Only the first pool of a process has a say in it, so this names what any
+        # pool needs: probes import scikit-learn late, which on every worker took two seconds of each pool.
+        preloaded = [*sorted(_modules_of(function)), "torch", "librosa.filters", "sklearn.linear_model"]
+        context.set_forkserver_preload(preloaded)
         pool = ProcessPoolExecutor(self.count(len(tasks)), context, _start_worker)
         try:
             sent = pickle.dumps(function)

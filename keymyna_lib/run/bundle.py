@@ -208,8 +208,7 @@ def _parsed_scores() -> Path:
     from keymyna_lib.corpus.rendered import scores
 
     scores.load_scores()
-    versions = {name: importlib.metadata.version(name) for name in ("music21", "symusic")}  # as `load_scores`
-    return paths.CACHE / "scores" / hashing.sha256_json([hashing.code_hash_of(scores.__name__), versions])[:16]
+    return scores.cache_folder()
 
 
 def bring_back(project: Project, archives: Sequence[Path]) -> dict[str, Any]:

@@ -125,14 +125,18 @@ def audit(notes: np.ndarray, key: int) -> tuple[str, int | None]:
     return "", None
 
 
-def load_scores() -> ScoreSet:
-    """All audited scores: parsed on all cores the first time, later read from the cache.
-
-    The cache is keyed by this code and the versions of the corpus and its parser; a damaged one is rebuilt.
-    """
+def cache_folder() -> Path:
+    """Where the parsed scores lie: a folder named by this code and the versions of the corpus and its parser."""
     versions = {name: importlib.metadata.version(name) for name in ("music21", "symusic")}
-    code = hashing.code_hash_of(__name__)
-    folder = paths.CACHE / "scores" / hashing.sha256_json([code, versions])[:16]
+    return paths.CACHE / "scores" / hashing.sha256_json([hashing.code_hash_of(__name__), versions])[:16]
+
+
+def load_scores() -> ScoreSet:
+    """All audited scores: parsed on all cores the first time, later read from `cache_folder`.
+
+    A damaged cache is rebuilt.
+    """
+    folder = cache_folder()
     if folder.exists():
         try:
             return _read_cache(folder)
