@@ -209,6 +209,7 @@ def stand_in():
     return SimpleNamespace(
         frames=[frames],
         hash="stand-in",
+        front_end="mel",
         tracks=tracks_of,
         pretraining_tracks=lambda labelled: tracks_of(),
         manifest=pd.DataFrame({"key": np.arange(11) % 3}, index=names),
