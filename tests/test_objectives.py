@@ -93,7 +93,7 @@ def test_a_hybrid_has_the_mean_of_two_losses_on_one_state_and_one_head():
             )
             losses.append(state(first, second, given.tracks))
             tops.append(top1(first, second, given.tracks))
-        assert value.item() == pytest.approx(sum(losses).item() / 2, rel=1e-5)
+        assert value.item() == pytest.approx(sum(losses).item() / 2, rel=1e-4)  # float32, and small differences
         assert objective.measure(outputs, given) == pytest.approx(sum(tops).item() / 2)
         torch.testing.assert_close(objective._loss.log_u, state.log_u, rtol=1e-4, atol=1e-5)
     assert objective.head[0].in_features == encoder.dim == encoder.embedding_dim // 2
