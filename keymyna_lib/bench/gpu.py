@@ -755,7 +755,7 @@ def text(found: Found) -> str:
         table(found.rows).to_string(index=False, justify="left"),
         "",
         f"{good} of {len(found.checks)} checks passed, {len(found.failures)} parts failed, "
-        f"{len(found.not_begun)} not begun for lack of time{': ' if found.not_begun else ''}{', '.join(found.not_begun)}.",
+        f"{len(found.not_begun)} not begun for lack of time{': ' * bool(found.not_begun)}{', '.join(found.not_begun)}.",
         f"{where}; {about['date']}; {code}; {time.perf_counter() - found.began:.0f} s.",
     ]
     return "\n".join(lines)
