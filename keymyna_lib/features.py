@@ -97,14 +97,6 @@ def of_tracks(rows: Sequence[Tensor], track_ids: Sequence[str]) -> Features:
     return Features(torch.cat(list(rows)), track, torch.zeros_like(track), tuple(track_ids))
 
 
-def window_frames(crop_frames: int) -> int:
-    """Length of the windows that an encoder embeds, frames: that of its training crops, and WINDOW at most.
-
-    It has been trained on no positions beyond its crops; longer crops leave the tracks' windows as they are.
-    """
-    return min(crop_frames, WINDOW)
-
-
 def cut_windows(spectrogram: Tensor, starts: Sequence[int], frames: int = WINDOW) -> Tensor:
     """(band, frame) to (window, band, frame), windows of `frames` frames; silence follows a shorter recording."""
     if (short := frames - spectrogram.shape[1]) > 0:

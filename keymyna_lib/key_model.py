@@ -25,6 +25,7 @@ from keymyna_lib.heads import TrainedHead
 from keymyna_lib.key_over_time import PERSISTENCE
 from keymyna_lib.keys import KEY_NAMES
 from keymyna_lib.model import Encoder, encoder_record, load_encoder, recorded_encoder
+from keymyna_lib.spectrogram import WINDOW, window_frames
 
 DEFAULT = paths.LIBRARY / "models" / "default.safetensors"
 LARGEST = 10_000_000  # bytes of a file; what a package may bring along
@@ -96,6 +97,11 @@ class KeyModel:
         """
         head = Path(head)
         return cls(load_encoder(Path(encoder)), {f"{head.parent.name}/{head.name}": TrainedHead.load(head)})
+
+    @property
+    def frames(self) -> int:
+        """Length of the windows that the heads were trained on, frames."""
+        return window_frames(self.encoder.crop_frames or WINDOW)
 
     def probabilities(self, embeddings: Tensor) -> np.ndarray:
         """Softmax outputs (window, 24) of embeddings (window, embedding), the mean over heads, not yet calibrated."""

@@ -165,6 +165,7 @@ class Contrastive(Objective):
         """See `Objective.from_config`."""
         return cls(
             encoder,
+            **cls.more(config),
             mask_ratio=config.mask_ratio,
             augmentation=config.augmentation,
             loss=LOSSES[config.loss].from_config(config, n_tracks),
@@ -172,6 +173,11 @@ class Contrastive(Objective):
             micro_batch=config.micro_batch,
             generator=generator,
         )
+
+    @classmethod
+    def more(cls, config: PretrainConfig) -> dict[str, Any]:
+        """What a subclass takes beside these parameters."""
+        return {}
 
     def forward(self, encoder: Encoder, batch: Batch, generator: torch.Generator) -> Tensor:
         """(kind of patch, view, batch, projection)."""
@@ -219,20 +225,9 @@ class Transposed(Contrastive):
             raise KeyMynaError(f"objective 'transposed' with loss {config.loss!r}: it has loss 'infonce' alone.")
 
     @classmethod
-    def from_config(
-        cls, config: PretrainConfig, encoder: Encoder, n_tracks: int, generator: torch.Generator
-    ) -> Transposed:
-        """See `Objective.from_config`."""
-        return cls(
-            encoder,
-            transpositions=config.transpositions,
-            mask_ratio=config.mask_ratio,
-            augmentation=config.augmentation,
-            loss=LOSSES[config.loss].from_config(config, n_tracks),
-            projection_dim=config.projection_dim,
-            micro_batch=config.micro_batch,
-            generator=generator,
-        )
+    def more(cls, config: PretrainConfig) -> dict[str, Any]:
+        """See `Contrastive.more`."""
+        return {"transpositions": config.transpositions}
 
     def forward(self, encoder: Encoder, batch: Batch, generator: torch.Generator) -> Tensor:
         """(kind of patch, view, batch x transposition, projection)."""

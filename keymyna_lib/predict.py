@@ -21,12 +21,12 @@ import torch
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.corpus.recordings.decode import audio_blocks
 from keymyna_lib.evaluate import track_predictions
-from keymyna_lib.features import cut_windows, embed, window_frames
+from keymyna_lib.features import cut_windows, embed
 from keymyna_lib.front_ends import power_pieces
 from keymyna_lib.key_model import KeyModel
 from keymyna_lib.key_over_time import Timeline, dense_starts, timeline, window_edges
 from keymyna_lib.keys import N_KEYS
-from keymyna_lib.spectrogram import HOP, N_FFT, PEAK, SAMPLE_RATE, WINDOW, compress, window_starts
+from keymyna_lib.spectrogram import HOP, N_FFT, PEAK, SAMPLE_RATE, compress, window_starts
 
 SILENCE, DOUBT = "silence", "doubt"  # why no key is clear
 _QUIET = 45.0  # dB below the loudest moment: what is softer is silence, and to an encoder next to nothing
@@ -84,7 +84,7 @@ class KeyFinder:
 
     def __init__(self, model: KeyModel, *, device: torch.device | str = "cpu"):
         self.model, self.encoder = model, model.encoder.to(device)
-        self.frames = window_frames(self.encoder.crop_frames or WINDOW)
+        self.frames = model.frames
 
     @classmethod
     def load(cls, path: Path | str, *, device: torch.device | str = "cpu") -> KeyFinder:

@@ -171,6 +171,14 @@ def n_frames(n_samples: int) -> int:
     return 1 + n_samples // HOP
 
 
+def window_frames(crop_frames: int) -> int:
+    """Length of the windows that an encoder embeds, frames: that of its training crops, and WINDOW at most.
+
+    It has been trained on no positions beyond its crops; longer crops leave the tracks' windows as they are.
+    """
+    return min(crop_frames, WINDOW)
+
+
 def window_starts(frames: int, window: int = WINDOW) -> np.ndarray:
     """First frames of the windows that cover a recording: end to end, the last one aligned to the end.
 

@@ -21,11 +21,10 @@ from keymyna_lib.features import (
     extract,
     extract_blocks,
     track_embeddings,
-    window_frames,
 )
 from keymyna_lib.front_ends import power
 from keymyna_lib.model import Encoder, EncoderConfig, build_encoder
-from keymyna_lib.spectrogram import SAMPLE_RATE, WINDOW, compress, mel_power, n_frames, window_starts
+from keymyna_lib.spectrogram import SAMPLE_RATE, WINDOW, compress, mel_power, n_frames, window_frames, window_starts
 
 SECONDS = {"a": 14.0, "b": 3.0, "c": 8.0}
 

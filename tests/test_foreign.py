@@ -17,9 +17,10 @@ from keymyna_lib.evaluate import NO_KEY
 from keymyna_lib.experiments import foreign
 from keymyna_lib.experiments.foreign import ALL, Recordings, chosen_heads, foreign_scores, foreign_table, other_scores
 from keymyna_lib.experiments.head_study import HeadStudy
-from keymyna_lib.experiments.label_free import HeadSystem
+from keymyna_lib.experiments.label_free import ModelSystem
 from keymyna_lib.features import CHROMA, MEAN_MEL, Features, cut_windows, embed, of_tracks
 from keymyna_lib.heads import HeadSpec, Rows, select, train_heads
+from keymyna_lib.key_model import KeyModel
 from keymyna_lib.keys import KEY_NAMES
 from keymyna_lib.model import EncoderConfig, build_encoder
 from keymyna_lib.spectrogram import compress, mel_power
@@ -251,7 +252,7 @@ def test_an_encoder_and_a_head_are_a_system(encoder):
     x = embed(encoder, windows)
     rows = Rows(torch.cat([x, -x]), torch.tensor([4, 4, 9, 9]), torch.tensor([0, 0, 1, 1]))
     (head,) = train_heads([HeadSpec(lr=0.1)], rows, rows, max_steps=50, eval_every=10, patience=9, seed=0, device="cpu")
-    assert HeadSystem("ours", encoder, head)(audio) == {"ours": 4}
+    assert ModelSystem("ours", KeyModel(encoder, {"head": head}))(audio) == {"ours": 4}
 
 
 # Recordings on this machine, of nobody's repository

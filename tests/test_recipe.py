@@ -13,6 +13,7 @@ from keymyna_lib.calibration import negative_log_likelihood, reliability, temper
 from keymyna_lib.compute.processes import Processes
 from keymyna_lib.corpus.corpus import join
 from keymyna_lib.corpus.rendered.build import CorpusConfig, build_corpus
+from keymyna_lib.corpus.rendered.local_keys import chorale_passages
 from keymyna_lib.corpus.rendered.no_key import KINDS
 from keymyna_lib.evaluate import mirex_scores
 from keymyna_lib.experiments import recipe as recipes
@@ -54,7 +55,7 @@ def made(tmp_path_factory):
 
 
 def test_a_model_is_made_and_made_again_from_the_cache(made, monkeypatch, tmp_path):
-    monkeypatch.setattr(recipes, "train_heads", lambda *_, **__: pytest.fail("they are in the cache"))
+    monkeypatch.setattr(recipes.head_study, "train", lambda *_, **__: pytest.fail("they are in the cache"))
     again = make(toy(), device="cpu", name="toy", show=False)
     assert list(again.model.heads) == ["seed 0", "seed 1"] and again.model.temperature == made.model.temperature
     again.model.save(tmp_path / "model.safetensors")
@@ -71,7 +72,7 @@ def test_the_report_scores_answers(made, tmp_path):
     save_file(stored, tmp_path / "spectrograms.safetensors")
     labels = rng.integers(0, 24, len(tracks))
     pd.DataFrame({"track": tracks, "key": [KEY_NAMES[k] for k in labels], "set": "mine"}).to_csv(
-        tmp_path / "tracks.csv"
+        tmp_path / "tracks.csv", index=False
     )
     other = recipes.held_out(toy(), "TimGM6mb", n_songs=2, show=False)
     table = report(made, others={"other": other}, unlabelled=made.corpus, real=tmp_path, show=False)
@@ -119,6 +120,13 @@ def test_validation_and_test_have_no_passage_in_common(made):
     valid, test = (recipes.song_passages(made.recipe, split) for split in ("valid", "test"))
     assert [len(one.local_keys) for one in valid + test] == [2, 1, 2, 1]
     assert not {one.name for one in valid} & {one.name for one in test}
+
+
+def test_chorales_that_were_trained_on_are_left_out():
+    sound = {"detune_cents": 0, "snr_db": (20, 20)}
+    names = [one.name for one in chorale_passages(0, **sound)]
+    left = chorale_passages(0, **sound, without=names[:2], count=3)
+    assert [one.name for one in left] == names[2:5]
 
 
 def test_front_ends_of_corpus_and_encoder_agree():

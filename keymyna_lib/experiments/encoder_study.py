@@ -21,11 +21,12 @@ from keymyna_lib.corpus.splits import budget_tracks
 from keymyna_lib.evaluate import summary
 from keymyna_lib.experiments.cost import counted_flops
 from keymyna_lib.experiments.label_efficiency import label_efficiency
-from keymyna_lib.features import extract, window_frames
+from keymyna_lib.features import extract
 from keymyna_lib.model import Encoder, build_encoder, load_encoder, save_encoder
 from keymyna_lib.pretrain import INITIAL_WEIGHTS, PretrainConfig, pretrain_once, training_tracks
 from keymyna_lib.report.runs import Run, artifact, config_of, run_file
 from keymyna_lib.report.stage import Stage
+from keymyna_lib.spectrogram import window_frames
 
 MASKED, UNTRAINED = "masked contrastive", "untrained"
 # What each objective changes in a configuration. Masked contrastive keeps the mask ratio; reconstruction hides the

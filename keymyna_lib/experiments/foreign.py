@@ -25,9 +25,10 @@ from keymyna_lib.base.tensors import reading
 from keymyna_lib.compute.executor import Executor
 from keymyna_lib.compute.processes import HERE
 from keymyna_lib.corpus.corpus import Corpus
-from keymyna_lib.evaluate import NO_KEY, bootstrap_interval, mirex_scores, paired_difference
+from keymyna_lib.evaluate import NO_KEY, bootstrap_interval, paired_difference
 from keymyna_lib.experiments.controls import PROFILES, System, predict_all, profile_key
 from keymyna_lib.experiments.head_study import HeadStudy, sweep
+from keymyna_lib.experiments.scoring import judged
 from keymyna_lib.features import CHROMA, MEAN_MEL, Features, cut_windows, extract, of_tracks, track_embeddings
 from keymyna_lib.heads import HeadSpec, TrainedHead, select
 from keymyna_lib.keys import KEY_NAMES, KeyLabelError, parse_key
@@ -225,16 +226,12 @@ def other_scores(recordings: Recordings) -> pd.DataFrame:
 
 def _scored(recordings: Recordings, estimates: np.ndarray) -> pd.DataFrame:
     tracks = recordings.tracks
-    reference = tracks["key"].to_numpy()
     return pd.DataFrame(
         {
             "track_id": tracks.index,
             "set": tracks["set"].to_numpy(),
             "group": tracks["group"].to_numpy(),
-            "reference": reference,
-            "estimate": estimates,
-            "score": mirex_scores(reference, estimates, fifths="both"),
-            "score_ascending": mirex_scores(reference, estimates, fifths="ascending"),
+            **judged(tracks["key"].to_numpy(), estimates),
         }
     )
 

@@ -20,10 +20,10 @@ from keymyna_lib.corpus.rendered.local_keys import LocalKey, Passage
 from keymyna_lib.corpus.store import to_float, track_spectrogram
 from keymyna_lib.evaluate import mirex_scores
 from keymyna_lib.experiments.controls import profile_correlation
-from keymyna_lib.features import cut_windows, embed, window_frames
+from keymyna_lib.features import cut_windows, embed
 from keymyna_lib.key_model import KeyModel
 from keymyna_lib.key_over_time import Segment, dense_starts, timeline, window_edges
-from keymyna_lib.spectrogram import HOP, SAMPLE_RATE, WINDOW, window_starts
+from keymyna_lib.spectrogram import HOP, SAMPLE_RATE, window_starts
 
 SMOOTHED, WINDOWS, WHOLE = "smoothed", "windows alone", "one key"
 TEMPLATE, SMOOTHED_TEMPLATE = "template", "template, smoothed"
@@ -61,7 +61,7 @@ def hear(model: KeyModel, passage: Passage, *, profile: str = "temperley") -> He
     ----------
     profile : of the template, see `controls.PROFILES`.
     """
-    samples, frames = passage.audio(), window_frames(model.encoder.crop_frames or WINDOW)
+    samples, frames = passage.audio(), model.frames
     picture = torch.from_numpy(track_spectrogram(samples, model.encoder.config.front_end)).T
     starts = dense_starts(picture.shape[1], frames)
     found = model.probabilities(embed(model.encoder, cut_windows(picture, starts, frames)))

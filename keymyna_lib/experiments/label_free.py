@@ -30,10 +30,10 @@ from keymyna_lib.compute.processes import HERE
 from keymyna_lib.evaluate import NO_KEY, bootstrap_interval, mirex_scores
 from keymyna_lib.experiments.controls import System
 from keymyna_lib.features import cut_windows, embed
-from keymyna_lib.heads import TrainedHead
+from keymyna_lib.front_ends import power
+from keymyna_lib.key_model import KeyModel
 from keymyna_lib.keys import N_KEYS, transpose
-from keymyna_lib.model import Encoder
-from keymyna_lib.spectrogram import N_FFT, SAMPLE_RATE, WINDOW, compress, mel_power, window_starts
+from keymyna_lib.spectrogram import N_FFT, SAMPLE_RATE, compress, window_starts
 
 WHOLE, FIRST, SECOND = "whole", "first half", "second half"
 SHIFTS = (-5, -3, -1, 2, 4, 6)  # semitones: every distance on the circle of fifths, 1 to 6, once
@@ -41,25 +41,18 @@ MEASURES = ("halves", "transposition")
 
 
 @dataclass(frozen=True)
-class HeadSystem:
-    """An encoder and a head on its embeddings, as a system of `controls.predict_all` and `listen`.
-
-    Attributes
-    ----------
-    name : of the system.
-    frames : length of a window, as the head was trained on.
-    """
+class ModelSystem:
+    """A key model as a system of `controls.predict_all` and `listen`: always with an answer, however doubtful."""
 
     name: str
-    encoder: Encoder
-    head: TrainedHead
-    frames: int = WINDOW
+    model: KeyModel
 
     def __call__(self, audio: np.ndarray) -> dict[str, int]:
         """The key of (sample,) audio: argmax of the mean output over windows."""
-        stored = compress(mel_power(audio)[0])
-        windows = cut_windows(stored, window_starts(stored.shape[1], self.frames), self.frames)
-        outputs = self.head.window_probabilities(embed(self.encoder, windows))
+        model = self.model
+        stored = compress(power(audio, model.encoder.config.front_end))
+        windows = cut_windows(stored, window_starts(stored.shape[1], model.frames), model.frames)
+        outputs = model.probabilities(embed(model.encoder, windows))
         return {self.name: int(outputs.mean(axis=0, dtype=np.float64).argmax())}
 
 
@@ -84,7 +77,7 @@ def listen(
     Parameters
     ----------
     corpus : as `corpus.open_corpus` returns it.
-    systems : functions of a module, partials of them, or `HeadSystem`: (sample,) float32 -> {name: key, or NO_KEY}.
+    systems : functions of a module, partials of them, or `ModelSystem`: (sample,) float32 -> {name: key, or NO_KEY}.
     shifts : semitones, other than 0.
     client : where to work, see `cluster.connect`.
 

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
-from keymyna_lib import keys
 from keymyna_lib.base import paths
 from keymyna_lib.base.checks import RANGES, at_least, check
 from keymyna_lib.base.device import pick_device
@@ -25,7 +23,7 @@ from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.files import discard
 from keymyna_lib.base.hashing import code_hash_of, sha256_json
 from keymyna_lib.base.progress import bar
-from keymyna_lib.base.seeds import torch_stream
+from keymyna_lib.base.seeds import numpy_stream, torch_stream
 from keymyna_lib.calibration import fit_temperature, least_confidence, reliability
 from keymyna_lib.compute.executor import Executor
 from keymyna_lib.compute.processes import HERE
@@ -35,27 +33,22 @@ from keymyna_lib.corpus.rendered.build import CorpusConfig, SongConfig, build_co
 from keymyna_lib.corpus.rendered.local_keys import Passage, chorale_passages, song_passage
 from keymyna_lib.corpus.store import track_spectrogram
 from keymyna_lib.evaluate import bootstrap_interval, mirex_scores, track_predictions
-from keymyna_lib.experiments.head_study import rows_of, shift_range
+from keymyna_lib.experiments import head_study, label_free
+from keymyna_lib.experiments.foreign import stored_recordings
+from keymyna_lib.experiments.head_study import HeadStudy, configuration, shift_range
 from keymyna_lib.experiments.key_tracking import Heard, choose_persistence, f_measure, hear, judge, judge_in_folds
-from keymyna_lib.features import (
-    Features,
-    add_shifted,
-    cut_windows,
-    embed,
-    extract,
-    shifted_views,
-    spread_windows,
-    window_frames,
-)
+from keymyna_lib.features import Features, add_shifted, content_hash, extract, track_embeddings
 from keymyna_lib.front_ends import same_front_end
-from keymyna_lib.heads import HeadSpec, TrainedHead, select, train_heads, wide_mlp_grid
+from keymyna_lib.heads import HeadSpec, TrainedHead, select, wide_mlp_grid
 from keymyna_lib.key_model import KeyModel
 from keymyna_lib.model import Encoder, EncoderConfig, build_encoder
 from keymyna_lib.pretrain import INITIAL_WEIGHTS, PretrainConfig, pretrain_once
-from keymyna_lib.spectrogram import WINDOW, window_starts
+from keymyna_lib.spectrogram import WINDOW, window_frames
 
 EMBEDDING = "embedding"
 LOST = 0.05  # share of tonal validation tracks that may get no answer for the sake of what has no key
+AGREEING = 100  # recordings at most on which a model is compared with itself
+_AGREEMENT = {"halves": "halves agree", "transposition": "moves with a transposition"}
 # Added to the corpus's seed, for songs and sounds beside it.
 _APART = {"valid": 1001, "test": 1002}
 
@@ -255,8 +248,8 @@ def confidence_without_key(model: KeyModel, recipe: Recipe, split: str, *, show:
     found: dict[str, list[float]] = {kind: [] for kind in no_key.KINDS}
     total = len(found) * made.count
     for kind, samples in bar(no_key.recordings(made), desc="sound without a key", total=total, show=show):
-        windows = _windows_of(model, track_spectrogram(samples, recipe.corpus.front_end))
-        found[kind].append(float(model.calibrated(_mean_answer(model, windows)).max()))
+        heard = _mean_answers(model, [track_spectrogram(samples, recipe.corpus.front_end)])
+        found[kind].append(float(model.calibrated(heard).max()))
     return {kind: np.array(values) for kind, values in found.items()}
 
 
@@ -269,47 +262,40 @@ def listener(
     everything, train = corpus, corpus.tracks(split="train")
     if recordings is not None:
         everything, train = join([corpus, recordings]), train + recordings.pretraining_tracks()
-    config = PretrainConfig(**{**_shallow(recipe.pretraining), "device": device})
+    config = replace(recipe.pretraining, device=device)
     return pretrain_once(config, everything, train, corpus.tracks(split="valid"), desc="pre-training")
-
-
-def _shallow(config: PretrainConfig) -> dict[str, Any]:
-    return {name: getattr(config, name) for name in asdict(config)}
 
 
 def trained_heads(
     recipe: Recipe, features: Features, corpus: Corpus, shifts: Sequence[int], device: str, *, show: bool = True
 ) -> dict[str, TrainedHead]:
     """For each seed the head of the grid that is best on the validation tracks, by name; kept in the cache."""
-    chosen = {}
-    rows: list[Any] = []
+    content = content_hash({"x": features.x, "track": features.track, "shift": features.shift})
+    chosen: dict[int, TrainedHead] = {}
+    todo: dict[HeadStudy, Path] = {}
     for seed in recipe.seeds:
-        plan = [asdict(recipe.corpus), asdict(recipe), seed, corpus.hash, code_hash_of(__name__)]
-        plan.append([list(features.x.shape), float(features.x.double().sum())])
-        file = paths.CACHE / "heads" / f"{sha256_json(plan)[:16]}.safetensors"
+        study = HeadStudy(
+            EMBEDDING,
+            "wide MLP",
+            budget=0,
+            shifts=tuple(shifts),
+            max_steps=recipe.max_steps,
+            eval_every=recipe.eval_every,
+            patience=recipe.patience,
+            seed=seed,
+        )
+        identity = [configuration(study, recipe.heads), content, corpus.hash, code_hash_of(head_study.__name__)]
+        file = paths.CACHE / "heads" / f"{sha256_json(identity)[:16]}.safetensors"
         try:
-            head = TrainedHead.load(file)
+            chosen[seed] = TrainedHead.load(file)
         except KeyMynaError:  # absent, or damaged
-            rows = rows or [
-                rows_of(features, corpus, corpus.tracks(split="train"), shifts),
-                rows_of(features, corpus, corpus.tracks(split="valid")),
-            ]
-            head = select(
-                train_heads(
-                    recipe.heads,
-                    *rows,
-                    max_steps=recipe.max_steps,
-                    eval_every=recipe.eval_every,
-                    patience=recipe.patience,
-                    seed=seed,
-                    device=str(pick_device(device)),
-                    progress=show,
-                )
-            )
-            discard(file)
-            head.save(file)
-        chosen[f"seed {seed}"] = head
-    return chosen
+            todo[study] = file
+    trained = head_study.sweep(list(todo), recipe.heads, {EMBEDDING: features}, corpus, device, show=show)
+    for (study, file), heads in zip(todo.items(), trained):
+        discard(file)
+        chosen[study.seed] = select(heads)
+        chosen[study.seed].save(file)
+    return {f"seed {seed}": chosen[seed] for seed in recipe.seeds}
 
 
 def _answers(
@@ -342,8 +328,7 @@ def report(
     ----------
     others : labelled corpora by name, all of whose tracks are scored, see `held_out`.
     unlabelled : recordings; measured is whether their halves agree, and whether the answer moves with a transposition.
-    real : a folder with spectrograms.safetensors, (frame, mel) float16 as stored, and tracks.csv with the columns
-        track, key and set; passed over where the model's front end is another one than mel.
+    real : a folder as `foreign.stored_recordings` reads it; passed over where the model's front end is not mel.
 
     Returns
     -------
@@ -358,22 +343,26 @@ def report(
         for name in (*dict.fromkeys(source), "all"):
             of = (source == name) | (name == "all")
             rows += _scored(f"{split}: {name}", model, labels[of], probabilities[of])
-    rows.append(_consistency("test: all", model, corpus, corpus.tracks(split="test")))
+    rows += _agreement("test: all", model, corpus, corpus.tracks(split="test"), show=show)
     for name, other in (others or {}).items():
         same_front_end(model.encoder.config.front_end, other.front_end)
-        answers = [_mean_answer(model, _windows_of(model, other.spectrogram(track))) for track in other.tracks()]
-        rows += _scored(name, model, other.manifest["key"].to_numpy(), np.array(answers))
+        heard = [other.spectrogram(track) for track in other.tracks()]
+        rows += _scored(name, model, other.manifest["key"].to_numpy(), _mean_answers(model, heard))
     if unlabelled is not None:
-        heard = unlabelled.pretraining_tracks()
-        rows += _halves("unlabelled", model, unlabelled, heard)
-        rows.append(_consistency("unlabelled", model, unlabelled, heard))
+        rows += _agreement("unlabelled", model, unlabelled, unlabelled.pretraining_tracks(), show=show)
     if real is not None and corpus.front_end == "mel":
-        rows += _on_folder(model, real)
+        recordings = stored_recordings(real)
+        for name, tracks in recordings.tracks.groupby("set", sort=False):
+            heard = [recordings.spectrogram(track) for track in tracks.index]
+            rows += _scored(name, model, tracks["key"].to_numpy(), _mean_answers(model, heard))
     for kind, confidence in confidence_without_key(model, made.recipe, "test", show=show).items():
         rows.append(_share(f"without a key: {kind}", "answered", confidence >= model.min_confidence))
     songs = hear_passages(model, song_passages(made.recipe, "test"), show=show)
     rows += _over_time("songs", judge(songs, model.persistence, made.template_persistence))
-    found = chorale_passages(made.recipe.corpus.seed, **_sound(made.recipe), count=made.recipe.n_passages)
+    known = {*corpus.tracks(split="train"), *corpus.tracks(split="valid")}  # a score's track is named after its piece
+    found = chorale_passages(
+        made.recipe.corpus.seed, **_sound(made.recipe), without=known, count=made.recipe.n_passages
+    )
     chorales = hear_passages(model, list(found), show=show)
     rows += _over_time("analysed chorales", judge(chorales, model.persistence, made.template_persistence))
     rows += _over_time("analysed chorales, persistence chosen on the other half", judge_in_folds(chorales))
@@ -407,57 +396,18 @@ def _share(name: str, measure: str, values: Sequence[float] | np.ndarray) -> tup
     return (name, measure, float(np.mean(values)), *bootstrap_interval(np.array(values, float), seed=0), len(values))
 
 
-def _windows_of(model: KeyModel, stored: np.ndarray) -> torch.Tensor:
-    frames = window_frames(model.encoder.crop_frames or WINDOW)
-    picture = torch.from_numpy(np.array(stored)).T
-    return cut_windows(picture, window_starts(picture.shape[1], frames), frames)
+def _mean_answers(model: KeyModel, spectrograms: Sequence[np.ndarray]) -> np.ndarray:
+    """(track, key) mean probabilities of stored spectrograms (frame, band), not yet calibrated."""
+    x, track = track_embeddings(model.encoder, spectrograms, model.frames)
+    return track_predictions(model.probabilities(x), track.numpy())
 
 
-def _mean_answer(model: KeyModel, windows: torch.Tensor) -> np.ndarray:
-    """(key,) probabilities of windows (window, band, frame), not yet calibrated."""
-    return model.probabilities(embed(model.encoder, windows)).mean(axis=0)
-
-
-def _answer(model: KeyModel, windows: torch.Tensor) -> int:
-    """The key of windows (window, band, frame)."""
-    return int(_mean_answer(model, windows).argmax())
-
-
-def _consistency(name: str, model: KeyModel, corpus: Corpus, tracks: Sequence[str]) -> tuple:
-    """Share of tracks whose answer moves with a transposition, by -5 to 6 semitones in turn."""
-    same, frames = [], window_frames(model.encoder.crop_frames or WINDOW)
-    for number, track in enumerate(tracks):
-        semitones = ((number % 11) + 1) if number % 11 < 6 else number % 11 - 11
-        starts = window_starts(len(corpus.spectrogram(track)), frames)
-        starts = starts[spread_windows(len(starts), 3)]
-        here, there = (
-            _answer(model, shifted_views(corpus, track, starts, [shift], frames)) for shift in (0, semitones)
-        )
-        same.append(float(there == int(keys.transpose(here, semitones))))
-    return _share(name, "moves with a transposition", same)
-
-
-def _halves(name: str, model: KeyModel, corpus: Corpus, tracks: Sequence[str]) -> list[tuple]:
-    """Share of recordings of at least two windows whose first and second half get the same answer; none without any."""
-    same = []
-    for track in tracks:
-        windows = _windows_of(model, corpus.spectrogram(track))
-        if (half := len(windows) // 2) > 0:
-            same.append(float(_answer(model, windows[:half]) == _answer(model, windows[-half:])))
-    return [_share(name, "halves agree", same)] if same else []
-
-
-def _on_folder(model: KeyModel, folder: Path) -> list[tuple]:
-    from safetensors.numpy import load_file
-
-    table, stored = pd.read_csv(folder / "tracks.csv"), load_file(folder / "spectrograms.safetensors")
-    answers = np.array([_mean_answer(model, _windows_of(model, stored[track])) for track in table["track"]])
-    labels = np.array([keys.parse_key(key) for key in table["key"]])
-    rows = []
-    for name in dict.fromkeys(table["set"]):
-        of = (table["set"] == name).to_numpy()
-        rows += _scored(name, model, labels[of], answers[of])
-    return rows
+def _agreement(name: str, model: KeyModel, corpus: Corpus, tracks: Sequence[str], *, show: bool) -> list[tuple]:
+    """How often the model agrees with itself on some of the recordings, see `label_free`."""
+    some = numpy_stream(0, "agreement").permutation(sorted(tracks))[:AGREEING].tolist()
+    answers = label_free.listen(corpus, some, [label_free.ModelSystem(name, model)], progress=show)
+    rows = label_free.agreement(answers, seed=0).itertuples()
+    return [(name, _AGREEMENT[row.measure], row.same, row.same_low, row.same_high, row.tracks) for row in rows]
 
 
 def write_report(table: pd.DataFrame, path: Path) -> None:

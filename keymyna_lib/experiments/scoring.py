@@ -40,12 +40,19 @@ def _scores(manifest: pd.DataFrame, tracks: Sequence[str], estimates: Sequence[i
             "track_id": list(tracks),
             "source": manifest["source"].to_numpy(),
             "composition": manifest["composition"].to_numpy(),
-            "reference": reference,
-            "estimate": estimates,
-            "score": mirex_scores(reference, estimates, fifths="both"),
-            "score_ascending": mirex_scores(reference, estimates, fifths="ascending"),
+            **judged(reference, estimates),
         }
     )
+
+
+def judged(reference: np.ndarray, estimates: np.ndarray) -> dict[str, np.ndarray]:
+    """Columns reference and estimate, (track,) keys each, and their score under both fifth conventions."""
+    return {
+        "reference": reference,
+        "estimate": estimates,
+        "score": mirex_scores(reference, estimates, fifths="both"),
+        "score_ascending": mirex_scores(reference, estimates, fifths="ascending"),
+    }
 
 
 def scored_tracks(corpus: Corpus) -> list[str]:

@@ -15,11 +15,11 @@ from keymyna_lib.compute.processes import HERE
 from keymyna_lib.corpus.corpus import Corpus, open_corpus
 from keymyna_lib.corpus.recordings.tasks import TASKS
 from keymyna_lib.encoders.huggingface import extract_audio, frozen_encoder
-from keymyna_lib.features import CHROMA, MEAN_MEL, Features, add_shifted, extract, window_frames
+from keymyna_lib.features import CHROMA, MEAN_MEL, Features, add_shifted, extract
 from keymyna_lib.model import Encoder, load_encoder
 from keymyna_lib.pretrain import PretrainConfig, pretrain, training_tracks
 from keymyna_lib.report.runs import Run, artifact, config_of, published
-from keymyna_lib.spectrogram import WINDOW
+from keymyna_lib.spectrogram import WINDOW, window_frames
 
 TRAINED, UNTRAINED = "pre-trained", "untrained"
 RENDERED, RECORDED = "00_data", "05_recordings"  # the notebooks that build a corpus

@@ -471,8 +471,7 @@ def _pitch(values: Mapping[str, Values], corpus: Corpus) -> Iterator[str]:
     from keymyna_lib.corpus.rendered.window_truth import window_properties
     from keymyna_lib.experiments import pitch_probes
     from keymyna_lib.experiments.transfer import transfer
-    from keymyna_lib.features import window_frames
-    from keymyna_lib.spectrogram import WINDOW
+    from keymyna_lib.spectrogram import WINDOW, window_frames
 
     asked, seed = values[PITCH], values[PITCH]["seed"]
     frames = window_frames(values.get(OBJECTIVES, {}).get("crop_frames", WINDOW))

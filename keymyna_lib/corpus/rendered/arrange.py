@@ -17,6 +17,7 @@ import numpy as np
 from keymyna_lib.base.checks import RANGES, at_least, check, one_of
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.seeds import numpy_stream
+from keymyna_lib.corpus.sound.draws import TEMPO_FACTOR, section_length, uniform
 from keymyna_lib.corpus.sound.programmes import DRUM_KITS, FAMILIES, HATS, KICKS, SNARES
 
 if TYPE_CHECKING:
@@ -26,9 +27,7 @@ ENSEMBLE_PROBABILITY = 0.4  # all parts on one programme: a choir, an organ, a c
 
 SCOPES = ("section", "piece")
 MIXED = "mixed"  # of a corpus: either of these for each piece
-SECTION_SECONDS = (5.0, 8.0)
 TEMPO = {"chorale": (60.0, 100.0), "tune": (90.0, 160.0)}  # beats per minute
-TEMPO_FACTOR = (0.85, 1.18)  # a section's tempo over the piece's
 PITCH_RANGE = (36, 96)  # MIDI; octave shifts stay inside
 PART_LEVEL = (-9.0, 0.0)  # dB, balance between the parts
 DRUM_LEVEL = (-15.0, -3.0)  # dB, power relative to the pitched instruments
@@ -112,13 +111,13 @@ def arrange(score: Score, transposition: int, config: ArrangementConfig, rng: np
         raise KeyMynaError(f"{score.piece_id} has {n_parts} parts; MIDI has channels for 15 and the drums.")
     if config.scope not in SCOPES:
         raise KeyMynaError(f"scope {config.scope!r} is a corpus's; a piece has one of {', '.join(SCOPES)}.")
-    tempo = _uniform(rng, TEMPO[score.source])
+    tempo = uniform(rng, TEMPO[score.source])
     beat, end = float(score.notes[0, 0]), float((score.notes[:, 0] + score.notes[:, 1]).max())
     time, sections = 0.0, []
     while end - beat > 1e-3 and config.seconds - time > 1e-3:
-        section_tempo = round(tempo * _uniform(rng, TEMPO_FACTOR), 3)
+        section_tempo = round(tempo * uniform(rng, TEMPO_FACTOR), 3)
         remaining = min(config.seconds - time, (end - beat) * 60 / section_tempo)
-        length = _section_length(remaining, rng) if config.scope == "section" else remaining
+        length = section_length(remaining, rng) if config.scope == "section" else remaining
         stop = beat + length * section_tempo / 60
         sections.append(
             {
@@ -127,15 +126,15 @@ def arrange(score: Score, transposition: int, config: ArrangementConfig, rng: np
                 "beat": beat,
                 "tempo": section_tempo,
                 "programmes": _programmes(n_parts, sections[-1]["programmes"] if sections else (), rng),
-                "levels": [_uniform(rng, PART_LEVEL) for _ in range(n_parts)],
+                "levels": [uniform(rng, PART_LEVEL) for _ in range(n_parts)],
                 "octave": _octave(score.notes, beat, stop, transposition, rng),
-                "cents": _uniform(rng, (-config.detune_cents, config.detune_cents)),
+                "cents": uniform(rng, (-config.detune_cents, config.detune_cents)),
                 "drums": _drums(score, rng) if rng.random() < config.drum_probability else None,
-                "level": _uniform(rng, SECTION_LEVEL),
-                "reverb_time": _uniform(rng, REVERB_TIME),
-                "reverb_level": _uniform(rng, REVERB_LEVEL),
-                "snr": _uniform(rng, config.snr_db),
-                "colour": _uniform(rng, NOISE_COLOUR),
+                "level": uniform(rng, SECTION_LEVEL),
+                "reverb_time": uniform(rng, REVERB_TIME),
+                "reverb_level": uniform(rng, REVERB_LEVEL),
+                "snr": uniform(rng, config.snr_db),
+                "colour": uniform(rng, NOISE_COLOUR),
                 "seed": int(rng.integers(2**32)),
             }
         )
@@ -155,20 +154,6 @@ def shorten_rests(notes: np.ndarray, longest: float = 2.0) -> np.ndarray:
     notes = notes.copy()
     notes[:, 0] -= np.cumsum(np.maximum(notes[:, 0] - silent_from - longest, 0))
     return notes
-
-
-def _uniform(rng: np.random.Generator, bounds: tuple[float, float]) -> float:
-    """A uniform draw, short in JSON."""
-    return round(float(rng.uniform(*bounds)), 3)
-
-
-def _section_length(remaining: float, rng: np.random.Generator) -> float:
-    """5 to 8 s; near the end all of the rest, or half of it, so that no short remnant is left."""
-    low, high = SECTION_SECONDS
-    length = _uniform(rng, SECTION_SECONDS)
-    if remaining - length < low:
-        length = remaining if remaining <= high else remaining / 2
-    return round(length, 6)
 
 
 def _programmes(n_parts: int, previous: tuple | list, rng: np.random.Generator) -> list[int]:
@@ -207,7 +192,7 @@ def _drums(score: Score, rng: np.random.Generator) -> dict:
     return {
         "kit": int(rng.choice(DRUM_KITS)),
         "bar": score.beats_per_bar,
-        "level": _uniform(rng, DRUM_LEVEL),
+        "level": uniform(rng, DRUM_LEVEL),
         "strokes": [
             [int(rng.choice(keys)), steps[hits].tolist()]
             for keys, hits in ((KICKS, kick), (SNARES, snare), (HATS, hat))

@@ -10,8 +10,9 @@ calls a tonic in root position, the bass has to be the tonic.
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -90,13 +91,24 @@ def song_passage(
 
 
 def chorale_passages(
-    seed: int, *, detune_cents: float, snr_db: tuple[float, float], count: int | None = None
+    seed: int,
+    *,
+    detune_cents: float,
+    snr_db: tuple[float, float],
+    without: Container[str] = (),
+    count: int | None = None,
 ) -> Iterator[Passage]:
-    """The chorales with fitting analyses, whole, each on instruments that it keeps; `count` of them at most."""
+    """The chorales with fitting analyses, whole, each on instruments that it keeps; `count` of them at most.
+
+    Parameters
+    ----------
+    without : pieces to leave out, such as those that a model was trained on.
+    """
     config = arrange.ArrangementConfig(
         seconds=3600, scope="piece", drum_probability=0.0, detune_cents=detune_cents, snr_db=snr_db
     )
-    for name, notes, changes in analysed_chorales()[:count]:
+    wanted = (one for one in analysed_chorales() if one[0] not in without)
+    for name, notes, changes in itertools.islice(wanted, count):
         score = Score(name, "chorale", "bach", "", changes[0][1], 4, True, notes)
         rng = numpy_stream(seed, "chorale with local keys", name)
         yield _passage(name, notes, arrange.arrange(score, int(rng.integers(12)) - 6, config, rng), changes)

@@ -13,9 +13,8 @@ from keymyna_lib.corpus.songs.compose import Part, Song
 from keymyna_lib.corpus.songs.grammar import pick
 from keymyna_lib.corpus.songs.styles import SOUNDS, STYLES
 from keymyna_lib.corpus.sound import production
+from keymyna_lib.corpus.sound.draws import TEMPO_FACTOR, section_length, uniform
 
-SECTION_SECONDS = (5.0, 8.0)
-TEMPO_FACTOR = (0.85, 1.18)  # of a section with scope "section"
 # dB by role; other parts at the last.
 LEVELS = {"lead": (-4.0, 3.0), "solo": (-3.0, 3.0), "bass": (-5.0, 3.0), "thirds": (-12.0, -4.0), "long": (-13.0, -4.0)}
 OTHER_LEVEL = (-10.0, -1.0)
@@ -76,30 +75,30 @@ def arrange(
     whole = scope == "piece"
     time, sections = 0.0, []
     while duration - time > 1e-3 and song.length - beat > 1e-3:
-        tempo = song.tempo if whole else round(song.tempo * _uniform(rng, TEMPO_FACTOR), 3)
+        tempo = song.tempo if whole else round(song.tempo * uniform(rng, TEMPO_FACTOR), 3)
         remaining = min(duration - time, (song.length - beat) * 60 / tempo)
-        length = remaining if whole else _section_length(remaining, rng)
+        length = remaining if whole else section_length(remaining, rng)
         programmes = [_programme(part, rng, drawn_anew=not whole) for part in song.parts]
-        cents = _uniform(rng, (-detune_cents, detune_cents))
+        cents = uniform(rng, (-detune_cents, detune_cents))
         section = {
             "start": time,
             "length": length,
             "beat": beat,
             "tempo": tempo,
             "programmes": programmes,
-            "levels": [_uniform(rng, _level(part, i)) for i, part in enumerate(song.parts)],
+            "levels": [uniform(rng, _level(part, i)) for i, part in enumerate(song.parts)],
             "octave": 0,
             "cents": cents,
             "drums": {
                 "kit": int(rng.choice(KITS[style.genre])),
-                "level": _uniform(rng, DRUM_LEVELS.get(style.genre, OTHER_DRUM_LEVEL)),
+                "level": uniform(rng, DRUM_LEVELS.get(style.genre, OTHER_DRUM_LEVEL)),
             },
             "parts": [production.draw_part(programme, style.production, rng) for programme in programmes],
-            "level": 0.0 if whole else _uniform(rng, LEVEL),
-            "reverb_time": _uniform(rng, REVERB_TIME),
-            "reverb_level": _uniform(rng, REVERB_LEVEL),
-            "snr": _uniform(rng, snr_db),
-            "colour": _uniform(rng, NOISE_COLOUR),
+            "level": 0.0 if whole else uniform(rng, LEVEL),
+            "reverb_time": uniform(rng, REVERB_TIME),
+            "reverb_level": uniform(rng, REVERB_LEVEL),
+            "snr": uniform(rng, snr_db),
+            "colour": uniform(rng, NOISE_COLOUR),
             "seed": int(rng.integers(2**32)),
         }
         if not whole:
@@ -123,20 +122,6 @@ def excerpt(arrangement: dict) -> tuple[float, float]:
     """First and last beat of an arrangement."""
     last = arrangement["sections"][-1]
     return arrangement["sections"][0]["beat"], last["beat"] + last["length"] * last["tempo"] / 60
-
-
-def _uniform(rng: np.random.Generator, bounds: tuple[float, float]) -> float:
-    """A uniform draw, short in JSON."""
-    return round(float(rng.uniform(*bounds)), 3)
-
-
-def _section_length(remaining: float, rng: np.random.Generator) -> float:
-    """5 to 8 s; near the end all of the rest, or half of it, so that no short remnant is left."""
-    low, high = SECTION_SECONDS
-    length = _uniform(rng, SECTION_SECONDS)
-    if remaining - length < low:
-        length = remaining if remaining <= high else remaining / 2
-    return round(length, 6)
 
 
 def _programme(part: Part, rng: np.random.Generator, *, drawn_anew: bool) -> int:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.corpus.sound.draws import uniform
 from keymyna_lib.corpus.sound.effects import EFFECTS, length_at_speed
 from keymyna_lib.corpus.sound.programmes import GUITARS, SUSTAINED
 
@@ -114,29 +115,29 @@ def draw(style: str, rng: np.random.Generator, *, cents: float = QUARTER_TONE) -
         chain.append(
             {
                 "effect": "compress",
-                "threshold": _uniform(rng, (-12, 3)),
-                "ratio": _uniform(rng, of.squeeze),
-                "attack": _uniform(rng, (0.002, 0.04)),
-                "release": _uniform(rng, (0.05, 0.4)),
+                "threshold": uniform(rng, (-12, 3)),
+                "ratio": uniform(rng, of.squeeze),
+                "attack": uniform(rng, (0.002, 0.04)),
+                "release": uniform(rng, (0.05, 0.4)),
             }
         )
     if rng.random() < 0.3:
-        chain.append({"effect": "saturate", "drive": _uniform(rng, (-12, 0)), "bias": _uniform(rng, (0, 0.3))})
+        chain.append({"effect": "saturate", "drive": uniform(rng, (-12, 0)), "bias": uniform(rng, (0, 0.3))})
     if rng.random() < of.sweep:
         chain.append(_sweep(rng))
-    chain.append({"effect": "limit", "gain": _uniform(rng, of.loudness)})
+    chain.append({"effect": "limit", "gain": uniform(rng, of.loudness)})
     if rng.random() < 0.08:
-        chain.append({"effect": "clip", "gain": _uniform(rng, (1, 6))})
+        chain.append({"effect": "clip", "gain": uniform(rng, (1, 6))})
     lofi = rng.random() < of.lofi
     if lofi:  # a telephone, a small radio, a shellac record
-        chain.append({"effect": "band_limit", "low": _uniform(rng, (80, 350)), "high": _uniform(rng, (2800, 5500))})
+        chain.append({"effect": "band_limit", "low": uniform(rng, (80, 350)), "high": uniform(rng, (2800, 5500))})
     chain += _carrier(of, lofi, cents, rng)
     if rng.random() < 0.35:
         format, levels = [("mp3", (0.6, 0.97)), ("ogg", (0.5, 1.0))][rng.integers(2)]
-        chain.append({"effect": "code", "format": format, "level": _uniform(rng, levels)})
+        chain.append({"effect": "code", "format": format, "level": uniform(rng, levels)})
     sidechain = None
     if rng.random() < of.sidechain:
-        sidechain = {"depth": _uniform(rng, (3, 18)), "release": _uniform(rng, (0.12, 0.4))}
+        sidechain = {"depth": uniform(rng, (3, 18)), "release": uniform(rng, (0.12, 0.4))}
     return {"style": style, "sidechain": sidechain, "chain": chain}
 
 
@@ -157,19 +158,19 @@ def draw_part(programme: int, style: str, rng: np.random.Generator) -> list[dict
         raise KeyMynaError(f"style {style!r}: expected one of {', '.join(STYLES)}.")
     chain: list[dict] = []
     if programme in GUITARS and of.guitar:
-        drive = _uniform(rng, of.guitar)
+        drive = uniform(rng, of.guitar)
         if drive > 0:
             # An amplifier is driven, and its loudspeaker passes little above 3 to 5 kHz.
-            chain.append({"effect": "saturate", "drive": drive, "bias": _uniform(rng, (0, 0.3))})
-            chain.append({"effect": "band_limit", "low": 80.0, "high": _uniform(rng, (2500, 5500))})
+            chain.append({"effect": "saturate", "drive": drive, "bias": uniform(rng, (0, 0.3))})
+            chain.append({"effect": "band_limit", "low": 80.0, "high": uniform(rng, (2500, 5500))})
     wide = 0.5 if programme in SUSTAINED else 0.2 if programme in GUITARS else 0.05
     if rng.random() < wide:
         chain.append(
             {
                 "effect": "chorus",
-                "depth": _uniform(rng, (0.3, 2)),
-                "rate": _uniform(rng, (0.2, 1.2)),
-                "mix": _uniform(rng, (0.3, 0.8)),
+                "depth": uniform(rng, (0.3, 2)),
+                "rate": uniform(rng, (0.2, 1.2)),
+                "mix": uniform(rng, (0.3, 0.8)),
             }
         )
     return chain
@@ -213,20 +214,15 @@ def speed(production: dict | None) -> float:
     return sum(step["cents"] for step in (production or {"chain": ()})["chain"] if step["effect"] == "play_at")
 
 
-def _uniform(rng: np.random.Generator, bounds: Range) -> float:
-    """A uniform draw, short in JSON."""
-    return round(float(rng.uniform(*bounds)), 3)
-
-
 def _equaliser(rng: np.random.Generator) -> dict:
     """A tilt by two shelves, and up to two peaks."""
     bands: list[list] = [
-        ["low", round(float(80 * 4 ** rng.uniform()), 1), _uniform(rng, (-6, 6))],
-        ["high", round(float(2000 * 2.5 ** rng.uniform()), 1), _uniform(rng, (-9, 6))],
+        ["low", round(float(80 * 4 ** rng.uniform()), 1), uniform(rng, (-6, 6))],
+        ["high", round(float(2000 * 2.5 ** rng.uniform()), 1), uniform(rng, (-9, 6))],
     ]
     for _ in range(rng.integers(3)):
         frequency = round(float(200 * 20 ** rng.uniform()), 1)
-        bands.append(["peak", frequency, _uniform(rng, (-6, 6)), _uniform(rng, (0.7, 2))])
+        bands.append(["peak", frequency, uniform(rng, (-6, 6)), uniform(rng, (0.7, 2))])
     return {"effect": "equalise", "bands": bands}
 
 
@@ -234,14 +230,14 @@ def _sweep(rng: np.random.Generator) -> dict:
     """Low passes down to the middle, high passes up to where the bass is gone, over 4 to 30 s."""
     kind = "lowpass" if rng.random() < 0.7 else "highpass"
     bounds = ((400, 1500), (4000, 7500)) if kind == "lowpass" else ((25, 60), (200, 700))
-    low, high = (_uniform(rng, b) for b in bounds)
+    low, high = (uniform(rng, b) for b in bounds)
     return {
         "effect": "sweep",
         "kind": kind,
         "low": low,
         "high": high,
-        "period": _uniform(rng, (4, 30)),
-        "phase": _uniform(rng, (0, 1)),
+        "period": uniform(rng, (4, 30)),
+        "phase": uniform(rng, (0, 1)),
     }
 
 
@@ -250,8 +246,8 @@ def _carrier(of: Style, lofi: bool, cents: float, rng: np.random.Generator) -> l
     chain: list[dict] = []
     vinyl = rng.random() < of.vinyl
     if vinyl or lofi or rng.random() < 0.2:
-        change = _uniform(rng, (-cents, cents))
-        wow = _uniform(rng, (0.5, 12 if lofi else 4)) if vinyl or lofi else 0.0
+        change = uniform(rng, (-cents, cents))
+        wow = uniform(rng, (0.5, 12 if lofi else 4)) if vinyl or lofi else 0.0
         if change or wow:
             chain.append(
                 {
@@ -263,11 +259,9 @@ def _carrier(of: Style, lofi: bool, cents: float, rng: np.random.Generator) -> l
                 }
             )
     if vinyl or lofi or rng.random() < 0.15:
-        snr = _uniform(rng, (10, 30) if lofi else (25, 50))
+        snr = uniform(rng, (10, 30) if lofi else (25, 50))
         seed = int(rng.integers(2**32))
-        chain.append({"effect": "hiss", "snr": snr, "colour": _uniform(rng, (0, 1.5)), "seed": seed})
+        chain.append({"effect": "hiss", "snr": snr, "colour": uniform(rng, (0, 1.5)), "seed": seed})
     if rng.random() < (0.3 if lofi else 0.05):
-        chain.append(
-            {"effect": "hum", "frequency": float(rng.choice([50.0, 60.0])), "level": _uniform(rng, (-50, -28))}
-        )
+        chain.append({"effect": "hum", "frequency": float(rng.choice([50.0, 60.0])), "level": uniform(rng, (-50, -28))})
     return chain
