@@ -287,4 +287,4 @@ def test_piano_roll(songs):
         [(c.numeral, onset) for onset, _, c in song.chords(0, 32)],
         "a song",
     )
-    assert len(figure.axes) == 2 and figure.axes[0].get_title() == "a song"
+    assert len(figure.axes) == 2 and figure.axes[0].get_title("left") == "a song"
