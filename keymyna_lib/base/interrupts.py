@@ -32,7 +32,8 @@ def apart(work: Callable[[], None]) -> None:
 
     def do() -> None:
         try:
-            outcome.set_result(work())
+            work()
+            outcome.set_result(None)
         except BaseException as error:
             outcome.set_exception(error)
 

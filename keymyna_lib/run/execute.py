@@ -13,6 +13,7 @@ import nbformat
 import papermill
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
+from jupyter_client.provisioning import LocalProvisioner
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from traitlets import Float
@@ -48,9 +49,10 @@ class ThisInterpreter(AsyncKernelManager):
             env={"PYTHONPATH": str(paths.ROOT)},
         )
 
-    async def start_kernel(self, **options: Any) -> None:
+    async def start_kernel(self, **options: Any) -> None:  # type: ignore[override]  # it awaits, as its parent's does
         """Start the kernel, which leads a process group of its own."""
         await super().start_kernel(**options)
+        assert isinstance(self.provisioner, LocalProvisioner)
         interrupts.groups.add(self.provisioner.pgid)
 
 
