@@ -167,6 +167,7 @@ def run(
     """
     if only and start is not None:
         raise click.UsageError("--only and --from exclude each other.")
+    from keymyna_lib.base import interrupts
     from keymyna_lib.run import pipeline, warmup
     from keymyna_lib.run.project import Project
 
@@ -193,8 +194,12 @@ def run(
                 f"the results of profile {profile} are those of recordings. Give --data-root DIR "
                 "again, or --data-root none to train on the synthetic corpus in their place."
             )
-        warmup.compile_librosa()
-        pipeline.run(Project(), profile, only=list(only), start=start, force=force, overrides=given)
+
+        def work() -> None:
+            warmup.compile_librosa()
+            pipeline.run(Project(), profile, only=list(only), start=start, force=force, overrides=given)
+
+        interrupts.apart(work)
 
 
 def _become_pytest(arguments: list[str]) -> None:

@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -97,7 +98,8 @@ class Running:
 
     process: subprocess.Popen
     lines: list[str] = field(default_factory=list)
-    began: threading.Event = field(default_factory=threading.Event)  # the first notebook has
+    news: threading.Condition = field(default_factory=threading.Condition)
+    over: bool = False
 
     def __post_init__(self) -> None:
         self.listener = threading.Thread(target=self._listen, daemon=True)
@@ -105,10 +107,17 @@ class Running:
 
     def _listen(self) -> None:
         for line in self.process.stdout:
-            self.lines.append(line.rstrip())
-            if line.rstrip().endswith("..."):
-                self.began.set()
-        self.began.set()
+            with self.news:
+                self.lines.append(line.rstrip())
+                self.news.notify_all()
+        with self.news:
+            self.over = True
+            self.news.notify_all()
+
+    def reach(self, number: str) -> None:
+        """Wait until that notebook or a later one begins, or the run is over."""
+        with self.news:
+            self.news.wait_for(lambda: self.over or self.begun[-1:] >= [number])
 
     def wait(self, timeout: float | None = None) -> int:
         """The exit status."""
@@ -134,10 +143,14 @@ class Running:
         return [line.split()[1][:2] for line in self.lines if line.startswith("[") and "  done in " in line]
 
     @property
+    def begun(self) -> list[str]:
+        """Numbers of the notebooks that were begun."""
+        return [line.split()[1][:2] for line in self.lines if line.startswith("[") and line.endswith("...")]
+
+    @property
     def last_begun(self) -> str:
         """Number of the notebook that was begun last, or "start"."""
-        begun = [line.split()[1][:2] for line in self.lines if line.startswith("[") and line.endswith("...")]
-        return begun[-1] if begun else "start"
+        return self.begun[-1] if self.begun else "start"
 
     @property
     def said(self) -> str:
@@ -147,9 +160,20 @@ class Running:
         return " ".join(" ".join(found[start : start + 3]).split())[:300]
 
     @property
-    def traceback(self) -> bool:
-        """Whether it showed a traceback."""
-        return any(line.startswith("Traceback") for line in self.lines)
+    def traceback(self) -> str:
+        """The end of what it said if it showed a traceback, in one line and without folders; "" otherwise."""
+        first = next((i for i, line in enumerate(self.lines) if "Traceback (most" in line), None)
+        if first is None:
+            return ""
+        print("\n".join(self.lines[max(0, first - 1) :][-60:]), flush=True)
+        shown = " ".join(" ".join([*self.lines[max(0, first - 1) : first], *self.lines[first + 1 :][-6:]]).split())
+        return re.sub(r"/\S*/", "", shown)[-400:]
+
+
+def tracebacks(found: list[str]) -> str:
+    """How many there were, and the different ones."""
+    shown = [text for text in found if text]
+    return f"; {len(shown)} tracebacks: {' // '.join(dict.fromkeys(shown))}" if shown else ""
 
 
 class Campaign:
@@ -164,6 +188,7 @@ class Campaign:
         self.folder, self.seed, self.options = folder, seed, options
         self.part, self.rows = "", []
         self.reference: Clone | None = None
+        self.order: list[str] = []  # numbers of the notebooks
         self.reference = self._undisturbed()
 
     def fresh(self, name: str, root: Path | None = None) -> Clone:
@@ -184,6 +209,7 @@ class Campaign:
         running = clone.run()
         if running.process.returncode:
             raise SystemExit(f"the undisturbed run failed: {running.said}")
+        self.order = running.ran
         print(f"  took {time.monotonic() - began:.0f} s, {len(clone.tables())} tables", flush=True)
         return clone
 
@@ -204,22 +230,22 @@ class Campaign:
 
 
 def kills(campaign: Campaign, times: int, gap: tuple[float, float]) -> None:
-    """Signals at random moments of one run, a resume after each, until the run ends."""
+    """Signals in notebooks spread over one run, at random moments, a resume after each."""
     draw, clone = random.Random(f"{campaign.seed} kills"), campaign.fresh("kills")
     others = max(1, times // 5)
     signals = ["SIGTERM"] * others + ["SIGINT"] * others
     signals += ["SIGKILL"] * (times - len(signals))
     draw.shuffle(signals)
-    sent, at, stubborn, traced = Counter(), Counter(), 0, 0
+    sent, at, stubborn, traced = Counter(), Counter(), 0, []
     running = clone.start()
-    for name in signals:
-        running.began.wait()
+    for name, number in zip(signals, sorted(draw.choices(campaign.order, k=times))):
+        running.reach(number)
         with contextlib.suppress(subprocess.TimeoutExpired):
             running.wait(draw.uniform(*gap))
             break
         # Ctrl-C in a terminal reaches the group; a scheduler's kill may reach the runner alone.
         stubborn += not running.stop(getattr(signal, name), group=name == "SIGINT" or draw.random() < 0.5)
-        traced += running.traceback
+        traced.append(running.traceback)
         sent[name] += 1
         at[running.last_begun] += 1
         running = clone.start()
@@ -227,7 +253,7 @@ def kills(campaign: Campaign, times: int, gap: tuple[float, float]) -> None:
     happened = f"hit {', '.join(f'{number} ({n} times)' for number, n in sorted(at.items()))}; resumed after each; "
     happened += f"in the end status {status}" + (f" ({running.said})" if status else "")
     happened += f"; ignored {stubborn} times" if stubborn else ""
-    happened += f"; {traced} tracebacks" if traced else ""
+    happened += tracebacks(traced)
     what = ", ".join(f"{n} {name}" for name, n in sorted(sent.items())) or "no signal"
     campaign.add(f"{what} at random moments, {gap[0]:g} to {gap[1]:g} s after the start of a notebook", happened, clone)
     shutil.rmtree(clone.root.parent)
@@ -294,8 +320,9 @@ def damage(campaign: Campaign, each: int) -> None:
                 campaign.add(f"{kind} ({path.name}), {way}", happened, clone)
 
 
-def disk(campaign: Campaign, step: float) -> None:
-    """A run in a tmpfs that is full time and again, and is given `step` MB each time; twice that in one notebook."""
+def disk(campaign: Campaign, left: float) -> None:
+    """A run in a tmpfs that is full, but for at most `left` MB, as each notebook in turn begins."""
+    draw = random.Random(f"{campaign.seed} disk")
     place = campaign.folder / "disk"
     place.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=8g", "tmpfs", str(place)]
@@ -304,26 +331,31 @@ def disk(campaign: Campaign, step: float) -> None:
         return
     try:
         clone = campaign.fresh("run", place)
-        full, traced, last, more = [], 0, "", step
+        full, unnoticed, traced = [], [], []
 
-        def give(megabytes: float) -> None:
-            size = shutil.disk_usage(place).used / 2**20 + megabytes
-            subprocess.run(["mount", "-o", f"remount,size={size:.0f}m", str(place)], check=True)
+        def resize(size: str) -> None:
+            subprocess.run(["mount", "-o", f"remount,size={size}", str(place)], check=True)
 
-        give(step)
-        while (running := clone.run()).process.returncode:
-            notebook = running.last_begun
-            if not any(
-                word in " ".join(running.lines) for word in ("No space", "are free", "disk is full", "Free some")
-            ):
-                campaign.add("a full disk", f"in {notebook}: {running.said}", clone)
+        for number in campaign.order:
+            running = clone.start()
+            running.reach(number)
+            resize(f"{shutil.disk_usage(place).used // 1024 + int(1024 * draw.uniform(0.1 * left, left))}k")
+            status = running.wait()
+            resize("8g")
+            if not status:
+                unnoticed.append(number)
+                break
+            said = " ".join(running.lines)
+            if not any(word in said for word in ("No space", "are free", "disk is full", "Free some")):
+                campaign.add("a full disk", f"in {running.last_begun}: {running.said}", clone)
                 return
-            traced += running.traceback
-            more = 2 * more if notebook == last else step
-            full, last = [*full, notebook], notebook
-            give(more)
-        happened = f"full {len(full)} times, in {', '.join(dict.fromkeys(full))}; given space each time, it resumed"
-        campaign.add("a disk that is full", happened + (f"; {traced} tracebacks" if traced else ""), clone)
+            full.append(running.last_begun)
+            traced.append(running.traceback)
+        status = clone.run().process.returncode
+        times = ", ".join(f"{number} ({n} times)" for number, n in Counter(full).items())
+        happened = f"full in {times}; given space each time, it resumed; in the end status {status}"
+        happened += f"; it came to its end though full from {unnoticed[0]} on" if unnoticed else ""
+        campaign.add("a disk that is full", happened + tracebacks(traced), clone)
     finally:
         subprocess.run(["umount", "-l", str(place)], check=False)
 
@@ -375,7 +407,7 @@ def main() -> None:
     )
     parser.add_argument("--gap", type=float, nargs=2, default=(1.0, 20.0), help="seconds of work between signals")
     parser.add_argument("--each", type=int, default=1, help="ways of damage for each kind of file, at most 4")
-    parser.add_argument("--step", type=float, default=15.0, help="MB that a full disk is given")
+    parser.add_argument("--left", type=float, default=0.5, help="MB that a full disk has left, at most")
     parser.add_argument("--only", nargs="*", default=[], help="notebooks, in place of all; to try the campaign itself")
     parser.add_argument("--out", type=Path, default=JSON)
     parser.add_argument("--show", action="store_true", help="print the table, too")
@@ -399,7 +431,7 @@ def main() -> None:
             work = {
                 "kills": lambda: kills(campaign, given.times, tuple(given.gap)),
                 "damage": lambda: damage(campaign, given.each),
-                "disk": lambda: disk(campaign, given.step),
+                "disk": lambda: disk(campaign, given.left),
                 "twice": lambda: twice(campaign),
                 "clock": lambda: clock(campaign),
             }

@@ -13,11 +13,12 @@ import nbformat
 import papermill
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
+from jupyter_client.provisioning import LocalProvisioner
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from traitlets import Float
 
-from keymyna_lib.base import files, paths
+from keymyna_lib.base import files, interrupts, paths
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.run.live import LiveBars
 from keymyna_lib.run.parameters import local_paths
@@ -47,6 +48,12 @@ class ThisInterpreter(AsyncKernelManager):
             language="python",
             env={"PYTHONPATH": str(paths.ROOT)},
         )
+
+    async def start_kernel(self, **options: Any) -> None:  # type: ignore[override]  # it awaits, as its parent's does
+        """Start the kernel, which leads a process group of its own."""
+        await super().start_kernel(**options)
+        assert isinstance(self.provisioner, LocalProvisioner)
+        interrupts.groups.add(self.provisioner.pgid)
 
 
 def execute(project: Project, profile: str, notebook: str, values: dict[str, Any]) -> None:
@@ -82,11 +89,8 @@ def execute(project: Project, profile: str, notebook: str, values: dict[str, Any
         failure = f"in cell [{error.exec_count}] `{_first_line(error.source)}`:\n  {_cause(error)}"
     except DeadKernelError:
         failure = f"in cell `{_first_line(_last_started(partial))}`:\n  the kernel died (out of memory?)."
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(
-            f"{notebook} was interrupted; its partly executed copy is {project.show(partial)}"
-        ) from None
     finally:
+        interrupts.groups.clear()
         bars.close()
     if failure:
         raise KeyMynaError(f"{notebook} failed {failure}\nThe partly executed copy: {project.show(partial)}")
