@@ -51,7 +51,7 @@ def piano_roll(
     for name, beat in chords:
         axis.text(max(beat, start), low + 0.5, name, fontsize=7, rotation=60)
     axis.set(xlim=(start, stop), ylim=(low, high), ylabel="MIDI pitch")
-    axis.set_title(title, pad=18)
+    axis.set_title(title, loc="left", pad=18)
     axis.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=8)
     strokes = notes[notes[:, 3] == _DRUMS]
     keys, rows = np.unique(strokes[:, 2].astype(int), return_inverse=True)
