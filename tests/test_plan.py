@@ -17,7 +17,18 @@ from keymyna_lib.run import execute, parameters, pipeline, plan
 from keymyna_lib.run.project import Project
 
 NOTEBOOKS = pipeline.load_notebooks(Project())
-FREE = {"task", "weights", "data_root", "mirror", "predictions", "frozen", "offline", "tune", "mtg_single_key"}
+FREE = {
+    "recordings",
+    "task",
+    "weights",
+    "data_root",
+    "mirror",
+    "predictions",
+    "frozen",
+    "offline",
+    "tune",
+    "mtg_single_key",
+}
 # May be negative, or infinite in no sense that would matter.
 NEGATIVE = {"snr_db", "test_shifts"}
 
@@ -95,9 +106,9 @@ def test_the_names_of_factors_and_rows_are_those_of_the_notebooks():
         ({"clip_norm": -1}, "10, 50, 60: clip_norm -1.0"),
         ({"gamma": 1.5}, "10, 50, 60: gamma 1.5"),
         ({"seed": -1}, "10, 40, 50, 55, 60: seed -1"),
-        ({"seeds": "0,0"}, "20, 30, 65: seeds [0, 0]: expected a list of different values"),
+        ({"seeds": "0,0"}, "20, 30, 45, 65: seeds [0, 0]: expected a list of different values"),
         ({"draws": ""}, "50, 60: draws []"),
-        ({"dropouts": "0.5,1"}, "20, 30, 65: dropouts [0.5, 1.0]"),
+        ({"dropouts": "0.5,1"}, "20, 30, 45, 65: dropouts [0.5, 1.0]"),
         ({"device": "gpu"}, "device 'gpu': expected auto, cpu or cuda."),
         ({"preset": "vit-l"}, "10, 50, 60: preset 'vit-l'"),
         ({"tasks": "giantstep"}, "05: task 'giantstep': choose among giantsteps"),

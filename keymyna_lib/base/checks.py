@@ -118,6 +118,7 @@ RANGES: dict[str, Rule] = {
     # pitch shifts
     "shift_steps": each(at_least(1), distinct=False),
     "max_shift": SHIFT,
+    "shift_step": at_least(1),
     "shift_ranges": each(SHIFT),
     "test_shifts": each(within(-11, 11)),
     # what is shown or probed

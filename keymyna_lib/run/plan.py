@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 DATA, RECORDINGS, PRETRAIN, CONTROLS = "00_data", "05_recordings", "10_pretrain", "15_controls"
 PROBE, MLP, ROBUSTNESS = "20_linear_probe", "30_wide_mlp", "40_robustness"
+REAL = "45_real_music"
 OBJECTIVES, PITCH, DESIGN, HEADS = "50_objectives", "55_pitch", "60_design", "65_heads"
 SPEED, CONCLUSIONS, TABLES = "70_speed", "80_conclusions", "90_tables"
 # Notebook 60: what may be varied -> the parameter with its values, and the setting that takes them.
@@ -362,6 +363,14 @@ def _points(n_tracks: int, perplexity: float) -> Iterator[str]:
         yield f"perplexity {perplexity:g}: expected less than the {points} points of {n_tracks} tracks; lower it."
 
 
+def _real_music(values: Values, root: Path) -> Iterator[str]:
+    where = values["recordings"]
+    if where and not (root / Path(where).expanduser()).is_dir():
+        yield f"recordings {where!r} is not a folder."
+    if 0 in values["test_shifts"]:
+        yield f"test_shifts {values['test_shifts']}: 0 is the recording itself; leave it out."
+
+
 def _objectives(values: Values, root: Path) -> Iterator[str]:
     from keymyna_lib.experiments.encoder_study import MASKED
 
@@ -385,6 +394,7 @@ _WITHIN = {
     PROBE: _frozen,
     MLP: _mlp,
     ROBUSTNESS: _robustness,
+    REAL: _real_music,
     OBJECTIVES: _objectives,
     HEADS: _heads,
 }
