@@ -339,6 +339,19 @@ def transfer_points(axis: Axes, found: pd.DataFrame) -> None:
     axis.legend(fontsize=8, bbox_to_anchor=(1.01, 1), loc="upper left")
 
 
+def system_points(axis: Axes, found: pd.DataFrame) -> None:
+    """Scores of systems, dots with intervals, from the top down; `found` by system, a row empty where it was not run."""
+    for place, (system, row) in enumerate(found.iterrows()):
+        colour = COLOURS.get(system, COLOURS["template" if row["head"] == "" else "outside"])
+        if pd.isna(row["score"]):
+            axis.text(0.02, place, NOT_RUN, transform=axis.get_yaxis_transform(), va="center", fontsize=8, color="0.5")
+            continue
+        axis.plot([100 * row["low"], 100 * row["high"]], [place, place], color=colour, linewidth=1.5)
+        axis.plot(100 * row["score"], place, "o", color=colour, markersize=5)
+    axis.set_yticks(range(len(found)), found.index)
+    axis.set_ylim(len(found) - 0.5, -0.5)
+
+
 def difference_points(axis: Axes, found: pd.DataFrame) -> None:
     """Paired differences with their intervals, one row per system; filled where Holm-adjusted p is below 0.05."""
     y = np.arange(len(found))[::-1]

@@ -211,6 +211,7 @@ def _own() -> dict[str, dict[str, Rule]]:
     probed = Rule(lambda value: value == 0 or 2 <= value < float("inf"), "at least 2, or 0 for all")
     return {
         DATA: {"seconds": at_least(1)},
+        REAL: {"n_songs": at_least(1)},
         # Notebook 40 changes no audio of less than a second.
         RECORDINGS: {
             "seconds": Rule(lambda value: value == 0 or 1 <= value < float("inf"), "at least 1, or 0 for all")
@@ -364,9 +365,15 @@ def _points(n_tracks: int, perplexity: float) -> Iterator[str]:
 
 
 def _real_music(values: Values, root: Path) -> Iterator[str]:
-    where = values["recordings"]
+    from keymyna_lib.corpus.sound import soundfonts
+
+    where, soundfont = values["recordings"], values["soundfont"]
     if where and not (root / Path(where).expanduser()).is_dir():
         yield f"recordings {where!r} is not a folder."
+    if soundfont not in soundfonts.SOUNDFONTS:
+        yield from _said(soundfonts.find, str(root / Path(soundfont).expanduser()))
+    elif soundfont == soundfonts.DEFAULT:
+        yield f"soundfont {soundfont!r} is what the corpus is played by: name another one."
     if 0 in values["test_shifts"]:
         yield f"test_shifts {values['test_shifts']}: 0 is the recording itself; leave it out."
 
