@@ -31,6 +31,7 @@ COLOURS = {
     "template": "#999999",
     "chance": "#555555",
     "outside": "#E69F00",
+    "default model": "#E69F00",
     "masked contrastive": "#D55E00",
     "augmented contrastive": "#56B4E9",
     "bare contrastive": "#CC79A7",
@@ -340,16 +341,16 @@ def transfer_points(axis: Axes, found: pd.DataFrame) -> None:
 
 
 def system_points(axis: Axes, found: pd.DataFrame) -> None:
-    """Scores of systems, dots with intervals, from the top down; `found` by system, a row empty where it was not run."""
+    """Scores of systems, dots with intervals, from the top down; `found` by system, a row empty if it was not run."""
     for place, (system, row) in enumerate(found.iterrows()):
-        colour = COLOURS.get(system, COLOURS["template" if row["head"] == "" else "outside"])
+        colour = COLOURS.get(system, COLOURS["template"])
         if pd.isna(row["score"]):
             axis.text(0.02, place, NOT_RUN, transform=axis.get_yaxis_transform(), va="center", fontsize=8, color="0.5")
             continue
         axis.plot([100 * row["low"], 100 * row["high"]], [place, place], color=colour, linewidth=1.5)
         axis.plot(100 * row["score"], place, "o", color=colour, markersize=5)
     axis.set_yticks(range(len(found)), found.index)
-    axis.set_ylim(len(found) - 0.5, -0.5)
+    axis.set(xlim=(0, 100), ylim=(len(found) - 0.5, -0.5))
 
 
 def difference_points(axis: Axes, found: pd.DataFrame) -> None:
