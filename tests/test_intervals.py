@@ -27,4 +27,6 @@ def test_a_difference_names_its_p_or_that_it_was_not_run():
 
 def test_an_interval_that_holds_zero_has_no_direction():
     assert [direction(*ends) for ends in ((0.1, 0.2), (-0.2, -0.1))] == ["more than", "less than"]
-    assert {direction(*ends) for ends in ((-0.1, 0.1), (0, 0.1), (-0.1, 0), (0, 0))} == {"neither more nor less than"}
+    assert {direction(*ends) for ends in ((-0.1, 0.1), (0, 0.1), (-0.1, 0), (0, 0))} == {
+        "neither clearly more nor less than"
+    }

@@ -33,6 +33,6 @@ def direction(low: float, high: float) -> str:
     """What the interval of a difference says, in words.
 
     >>> direction(-0.01, 0.03)
-    'neither more nor less than'
+    'neither clearly more nor less than'
     """
-    return "more than" if low > 0 else "less than" if high < 0 else "neither more nor less than"
+    return "more than" if low > 0 else "less than" if high < 0 else "neither clearly more nor less than"
