@@ -151,3 +151,19 @@ def test_corpora_are_joined(made, tmp_path):
             assert np.array_equal(both.audio(name), part.audio(name))
     assert len(both.manifest) == len(one.manifest) + len(new) and both.hash != one.hash
     assert paths.CACHE in one.path.parents
+
+
+def test_a_report_is_read_as_it_was_written(tmp_path):
+    table = pd.DataFrame(
+        [("test: all", "weighted_both", 0.7, 0.6, 0.8, 40), ("test: all", "calibration error", 0.1, None, None, 40)],
+        columns=["set", "measure", "value", "low", "high", "tracks"],
+    )
+    file = tmp_path / "default.json"
+    recipes.write_report(table, file)
+    pd.testing.assert_frame_equal(recipes.read_report(file), table.astype({"low": float, "high": float}))
+    for damaged in (file.read_text()[:-9], '{"a": 1}', "[[1, 2]]"):
+        file.write_text(damaged)
+        with pytest.raises(KeyMynaError, match="default.json cannot be read.*make the model again"):
+            recipes.read_report(file)
+    with pytest.raises(KeyMynaError, match="none.json cannot be read"):
+        recipes.read_report(tmp_path / "none.json")

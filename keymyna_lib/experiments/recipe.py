@@ -49,6 +49,7 @@ EMBEDDING = "embedding"
 LOST = 0.05  # share of tonal validation tracks that may get no answer for the sake of what has no key
 AGREEING = 100  # recordings at most on which a model is compared with itself
 _AGREEMENT = {"halves": "halves agree", "transposition": "moves with a transposition"}
+_REPORTED = ["set", "measure", "value", "low", "high", "tracks"]
 # Added to the corpus's seed, for songs and sounds beside it.
 _APART = {"valid": 1001, "test": 1002}
 
@@ -366,7 +367,7 @@ def report(
     chorales = hear_passages(model, list(found), show=show)
     rows += _over_time("analysed chorales", judge(chorales, model.persistence, made.template_persistence))
     rows += _over_time("analysed chorales, persistence chosen on the other half", judge_in_folds(chorales))
-    return pd.DataFrame(rows, columns=["set", "measure", "value", "low", "high", "tracks"])
+    return pd.DataFrame(rows, columns=_REPORTED)
 
 
 def _scored(name: str, model: KeyModel, labels: np.ndarray, probabilities: np.ndarray) -> list[tuple]:
@@ -415,3 +416,18 @@ def write_report(table: pd.DataFrame, path: Path) -> None:
     from keymyna_lib.base import files
 
     files.write_text(path, json.dumps(json.loads(table.to_json(orient="records")), indent=1) + "\n")
+
+
+def read_report(path: Path) -> pd.DataFrame:
+    """Read what `write_report` wrote; low and high are NaN where there is no interval.
+
+    Raises
+    ------
+    KeyMynaError
+        When the file is absent or damaged.
+    """
+    try:
+        table = pd.DataFrame(json.loads(path.read_text(encoding="utf-8")), columns=_REPORTED)
+        return table.astype({"value": float, "low": float, "high": float, "tracks": int})
+    except (OSError, ValueError, TypeError) as error:
+        raise KeyMynaError(f"{path} cannot be read as a model's scores ({error}): make the model again.") from None
