@@ -8,7 +8,8 @@ A page marks what it quotes by two comments, and `keymyna docs` writes what stan
 
 The first comment names a table, a row by its labels, a column and a format. In row and column, `*` stands for anything.
 The format is `value`, the first number of the cell as it is written there; `interval`, that and its interval; `answer`,
-a verdict as yes, no or undecided; or a format specification of Python for the number (".0f"). Without one it is the cell.
+a verdict as yes, no or undecided; or a format specification of Python for the number (".0f"). Without a format, all of
+the cell is shown.
 
 Tables are `PROFILE/NAME` for results/PROFILE/tables/NAME.csv; `PROFILE/minutes`, how long each notebook took, and
 `total`; `PROFILE/reading`, as a whole only, the list of notebooks with links; `gpu`, the measurements of
