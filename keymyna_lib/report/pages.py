@@ -34,7 +34,12 @@ from keymyna_lib.report.intervals import NOT_RUN, UNDECIDED, with_interval
 
 Rows = list[dict[str, str]]  # of a table: column -> cell, the labels first
 
-_ANSWERS = {"better": "yes", "holds": "yes", "worse": "no", "the opposite holds": "no", UNDECIDED: UNDECIDED}
+_ANSWERS = {  # verdicts of all tables, earlier versions' included
+    **dict.fromkeys(["better", "holds"], "yes"),
+    **dict.fromkeys(["worse", "does not", "the opposite holds"], "no"),
+    **dict.fromkeys([UNDECIDED, "cannot be told"], UNDECIDED),
+    "not tested": NOT_RUN,
+}
 _MARK = re.compile(r"<!--= (?P<what>.*?) -->(?P<shown>.*?)<!--/-->", re.DOTALL)
 _NUMBER = r"[+-]?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?"
 _WITH_INTERVAL = re.compile(rf"{_NUMBER} \[{_NUMBER}, {_NUMBER}\]")
