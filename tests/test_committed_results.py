@@ -22,18 +22,18 @@ from keymyna_lib.report.intervals import UNDECIDED
 @pytest.fixture(scope="module", autouse=True)
 def committed(tmp_path_factory):
     """The results as they were committed, whatever has been run here since."""
-    global MINI, FULL, README
+    global MINI, FULL, NOTEBOOKS
     folder = tmp_path_factory.mktemp("committed")
     if not (paths.ROOT / ".git").exists():
         pytest.skip("not a git clone: what was committed cannot be told from what was run")
     archive = subprocess.run(
-        ["git", "-C", paths.ROOT, "archive", "HEAD", "results/mini", "results/mini-full", "README.md", "notebooks"],
+        ["git", "-C", paths.ROOT, "archive", "HEAD", "results/mini", "results/mini-full", "notebooks"],
         capture_output=True,
         check=True,
     ).stdout
     with tarfile.open(fileobj=io.BytesIO(archive)) as packed:
         packed.extractall(folder, filter="data")
-    MINI, FULL, README = folder / "results" / "mini", folder / "results" / "mini-full", folder / "README.md"
+    MINI, FULL, NOTEBOOKS = folder / "results" / "mini", folder / "results" / "mini-full", folder / "notebooks"
 
 
 @pytest.fixture(params=["mini", "mini-full"])
@@ -262,7 +262,7 @@ def test_each_conclusion_follows_from_the_estimates_of_its_runs(stored):
 
 
 def test_executed_notebooks_are_those_of_this_clone_and_hold_no_audio():
-    for path in (README.parent / "notebooks").glob("*.ipynb"):
+    for path in NOTEBOOKS.glob("*.ipynb"):
         executed = MINI / "notebooks" / path.name
         if path.stem in ON_REQUEST:  # of the clone in which it was asked to run
             continue
@@ -274,7 +274,3 @@ def test_executed_notebooks_are_those_of_this_clone_and_hold_no_audio():
         ]
         assert ["".join(s) for s in copied] == ["".join(s) for s in source]
         assert "<audio" not in executed.read_text()
-
-
-def test_readme_shows_the_committed_table():
-    assert (MINI / "tables" / "table1.md").read_text().strip() in README.read_text()
