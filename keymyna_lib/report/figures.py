@@ -27,6 +27,7 @@ COLOURS = {
     "pre-trained": "#D55E00",
     "untrained": "#0072B2",
     "mean mel": "#009E73",
+    "mean mel, LDA": "#56B4E9",
     "chroma": "#CC79A7",
     "template": "#999999",
     "chance": "#555555",
