@@ -19,7 +19,7 @@ from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.seeds import numpy_stream
 from keymyna_lib.evaluate import chance_scores
 from keymyna_lib.keys import CIRCLE_OF_FIFTHS, KEY_NAMES, N_KEYS, is_minor
-from keymyna_lib.report.intervals import NOT_RUN, UNDECIDED
+from keymyna_lib.report.intervals import CANNOT_BE_TOLD, DOES_NOT, HOLDS, NOT_TESTED
 from keymyna_lib.spectrogram import HOP, SAMPLE_RATE
 
 # One colour for each kind of features, the same in every figure (Okabe and Ito's palette, safe for colour-blind).
@@ -361,7 +361,7 @@ def difference_points(axis: Axes, found: pd.DataFrame) -> None:
 def verdicts(axis: Axes, concluded: pd.DataFrame) -> None:
     """Claims down, label budgets across, a word and a colour for each verdict; `concluded` as of `conclusions`."""
     claims, labels = (list(dict.fromkeys(concluded[column])) for column in ("claim", "labels"))
-    colours = {"holds": "#009E73", "the opposite holds": "#D55E00", UNDECIDED: "0.85", NOT_RUN: "1.0"}
+    colours = {HOLDS: "#009E73", DOES_NOT: "#D55E00", CANNOT_BE_TOLD: "0.85", NOT_TESTED: "1.0"}
     for row in concluded.itertuples():
         x, y = labels.index(row.labels), len(claims) - 1 - claims.index(row.claim)
         axis.add_patch(plt.Rectangle((x, y), 0.96, 0.9, facecolor=colours[row.verdict], edgecolor="0.8", linewidth=0.5))
