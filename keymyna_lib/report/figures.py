@@ -303,6 +303,33 @@ def cost_curve(axis: Axes, cost: pd.DataFrame, main: str, untrained: str) -> Non
     axis.legend(fontsize=8)
 
 
+def circle_of_fifths(axis: Axes, found: pd.DataFrame) -> None:
+    """Cosine between music and its transpositions, by steps along the circle of fifths, a line for each system.
+
+    Parameters
+    ----------
+    found : what `geometry.circle_profile` returns.
+    """
+    for name, group in found.groupby("name", sort=False):
+        group = group.sort_values("steps")
+        (line,) = axis.plot(
+            group["steps"],
+            group["cosine"],
+            marker="o",
+            markersize=4,
+            color=COLOURS.get(name),
+            label=name,
+            linestyle=":" if name == "untrained" else "-",
+        )
+        axis.fill_between(group["steps"], group["low"], group["high"], color=line.get_color(), alpha=0.13, linewidth=0)
+    axis.axhline(0, color="0.3", linewidth=0.8)
+    semitones = {0: "0", 1: "5, 7", 2: "2, 10", 3: "3, 9", 4: "4, 8", 5: "1, 11", 6: "6"}
+    steps = sorted(set(found["steps"]))
+    axis.set_xticks(steps, [f"{step}\n({semitones[step]})" for step in steps])
+    axis.set(xlabel="steps along the circle of fifths (semitones)", ylabel="cosine to the transposition")
+    axis.legend(fontsize=8)
+
+
 def layer_heatmap(axis: Axes, values: pd.DataFrame, *, colorbar: bool) -> None:
     """What can be read off each layer: properties down, layers across; `values` has block, property, value."""
     import seaborn as sns
