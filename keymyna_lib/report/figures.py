@@ -266,7 +266,8 @@ def head_curves(systems: pd.DataFrame) -> Figure:
         axis.set_xticks(ticks, list(map(str, ticks)))
         axis.minorticks_off()
     axes[0, 0].set_ylabel("weighted score x 100")
-    axes[0, -1].legend(loc="center right")
+    known = {line.get_label(): line for axis in axes[0] for line in axis.lines if line.get_marker() == "o"}
+    axes[0, -1].legend(list(known.values()), list(known), loc="center right")  # some features have one kind of head
     return figure
 
 
