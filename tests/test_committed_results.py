@@ -74,6 +74,7 @@ TABLES = {
     | {
         "table1",
         "table1_detail",
+        "table1_kinds",
         "pretraining_gain",
         "gain_over_mean_mel",
         "room",

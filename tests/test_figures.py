@@ -1,6 +1,8 @@
 """The style of all figures is seaborn's theme, without seaborn."""
 
 import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
 import seaborn as sns
 from matplotlib.colors import to_rgba
 
@@ -24,3 +26,14 @@ def test_the_style_is_seaborns_theme():
             found.append((parameters, [to_rgba(colour) for colour in cycle]))
     assert found[0] == found[1] and len(found[0][1]) == 10
     assert found[0][0]["axes.linewidth"] != mpl.rcParamsDefault["axes.linewidth"]
+
+
+def test_spectrograms_stand_in_rows_and_columns_on_one_scale():
+    lengths = {("piece", "tune"): 40, ("section", "tune"): 90, ("section", "song"): 60}
+    shown = {place: ("a name", np.full((n, 128), n / 10, np.float16)) for place, n in lengths.items()}
+    figure = figures.spectrograms(shown)
+    drawn = [axis.images for axis in figure.axes]
+    assert [picture.get_array().shape for (picture,) in filter(None, drawn)] == [(128, 40), (128, 90), (128, 60)]
+    assert not drawn[1] and not figure.axes[1].get_visible()  # no song of scope "piece"
+    assert {picture.get_clim() for (picture,) in filter(None, drawn)} == {(0, 9)}
+    plt.close(figure)

@@ -12,6 +12,7 @@ from keymyna_lib.corpus.recordings.giantsteps import GiantStepsKey
 SHRUNK = {
     "n_chorales": "40",
     "n_tunes": "40",
+    "n_songs": "0",
     "seconds": "8",
     "floor_budgets": "24,0",
     "preset": "vit-toy",
