@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import json
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
@@ -311,3 +312,18 @@ def test_piano_roll(plan):
     (track, song), *_ = songs_of(plan).items()
     figure = pictures.piano_roll(*excerpt_of(song, plan.arrangement[track]), "a song")
     assert len(figure.axes) == 2 and figure.axes[0].get_title("left") == "a song"
+
+
+def test_names_of_sections_in_a_piano_roll_do_not_overlap(plan):
+    left_out = 0
+    for track, song in itertools.islice(songs_of(plan).items(), 6):
+        played = excerpt_of(song, plan.arrangement[track])
+        figure = pictures.piano_roll(*played, "a song")
+        figure.draw_without_rendering()
+        names = {name for name, _ in played.sections}
+        drawn = [text for text in figure.axes[0].texts if text.get_text().strip() in names]
+        boxes = sorted((text.get_window_extent() for text in drawn), key=lambda box: box.x0)
+        assert boxes and all(one.x1 <= other.x0 for one, other in itertools.pairwise(boxes))
+        left_out += len(played.sections) - len(drawn)
+        plt.close(figure)
+    assert left_out <= 6
