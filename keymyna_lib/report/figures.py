@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -118,6 +119,32 @@ def source_histograms(counts: pd.DataFrame) -> Figure:
         axis.set(title=source, ylabel="tracks")
         axis.legend(ncols=4, fontsize=8, loc="lower right", bbox_to_anchor=(1, 1), borderpad=0)  # above the bars
     axes[-1, 0].set_xticks(range(N_KEYS), [KEY_NAMES[key] for key in CIRCLE_OF_FIFTHS], rotation=90)
+    return figure
+
+
+def spectrograms(shown: Mapping[tuple[str, str], tuple[str, np.ndarray]]) -> Figure:
+    """Spectrograms in rows and columns, on one scale of colours.
+
+    Parameters
+    ----------
+    shown : by row and column, the name of a track and its (frame, band) stored spectrogram.
+    """
+    rows, columns = (list(dict.fromkeys(place[i] for place in shown)) for i in (0, 1))
+    size = (4.2 * len(columns), 2.3 * len(rows))
+    figure, axes = plt.subplots(len(rows), len(columns), figsize=size, squeeze=False, sharey=True)
+    high = np.quantile(np.concatenate([frames.ravel() for _, frames in shown.values()]).astype(np.float32), 0.995)
+    for (row, column), (name, frames) in shown.items():
+        axis = axes[rows.index(row), columns.index(column)]
+        extent = (0, len(frames) * HOP / SAMPLE_RATE, 0, frames.shape[1])
+        picture = frames.T.astype(np.float32)
+        axis.imshow(picture, origin="lower", aspect="auto", cmap="magma", vmin=0, vmax=high, extent=extent)
+        axis.set_title(f"{column}, {row}\n{textwrap.shorten(name, 48)}", fontsize=9)
+    for axis in axes.flat:
+        axis.set_visible(bool(axis.images))
+    for axis in axes[-1]:
+        axis.set_xlabel("s")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("mel band")
     return figure
 
 
