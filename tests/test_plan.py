@@ -129,7 +129,7 @@ def test_the_names_of_factors_and_rows_are_those_of_the_notebooks():
         ({"recordings": "/does/not/exist"}, "45: recordings '/does/not/exist' is not a folder."),
         ({"soundfont": "FluidR4"}, "FluidR4': expected one of TimGM6mb, FluidR3, or the path of an .sf2 file."),
         ({"soundfont": "TimGM6mb"}, "45: soundfont 'TimGM6mb' is what the corpus is played by"),
-        ({"n_songs": 0}, "45: n_songs 0: expected at least 1."),
+        ({"n_test_songs": 0}, "45: n_test_songs 0: expected at least 1."),
         ({"test_shifts": "-1,0,1"}, "45: test_shifts [-1, 0, 1]: 0 is the recording itself"),
     ],
 )

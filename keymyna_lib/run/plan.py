@@ -211,7 +211,7 @@ def _own() -> dict[str, dict[str, Rule]]:
     probed = Rule(lambda value: value == 0 or 2 <= value < float("inf"), "at least 2, or 0 for all")
     return {
         DATA: {"seconds": at_least(1)},
-        REAL: {"n_songs": at_least(1)},
+        REAL: {"n_test_songs": at_least(1)},
         # Notebook 40 changes no audio of less than a second.
         RECORDINGS: {
             "seconds": Rule(lambda value: value == 0 or 1 <= value < float("inf"), "at least 1, or 0 for all")
