@@ -427,7 +427,8 @@ def read_report(path: Path) -> pd.DataFrame:
         When the file is absent or damaged.
     """
     try:
-        table = pd.DataFrame(json.loads(path.read_text(encoding="utf-8")), columns=_REPORTED)
+        rows = [[row[name] for name in _REPORTED] for row in json.loads(path.read_text(encoding="utf-8"))]
+        table = pd.DataFrame(rows, columns=_REPORTED)
         return table.astype({"value": float, "low": float, "high": float, "tracks": int})
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, LookupError) as error:
         raise KeyMynaError(f"{path} cannot be read as a model's scores ({error}): make the model again.") from None
