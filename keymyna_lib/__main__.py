@@ -529,5 +529,19 @@ def score(ctx: click.Context, task: str, lists: tuple[str, ...], data_root: str)
     ctx.exit(status)
 
 
+@main.command(short_help="Write the committed results into README and docs.")
+def docs() -> None:
+    """Write the results into the places that README and docs mark for them, see keymyna_lib/report/pages.py.
+
+    Nothing is written when a mark names no result, or a number looks like a result and has no mark.
+    """
+    from keymyna_lib.report import pages
+
+    if not (paths.ROOT / "README.md").is_file():
+        raise KeyMynaError("keymyna docs belongs to a clone: this is an installed package.")
+    changed = [str(page.relative_to(paths.ROOT)) for page in pages.rewrite(paths.ROOT)]
+    click.echo(f"rewritten: {', '.join(changed)}" if changed else "every page says what the results say")
+
+
 if __name__ == "__main__":
     main()

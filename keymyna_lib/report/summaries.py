@@ -305,6 +305,65 @@ def comparison(
     return table
 
 
+def interaction(
+    first: tuple[str, pd.DataFrame],
+    second: tuple[str, pd.DataFrame],
+    better: str,
+    worse: str,
+    budgets: Sequence[int],
+    *,
+    n_resamples: int = 20_000,
+) -> pd.DataFrame:
+    """How much more one system gains over another in one corpus than in a second one: a difference of differences.
+
+    (better - worse in the first) - (better - worse in the second), paired over seeds, label draws and test tracks: the
+    corpora have the same compositions and splits, and differ in how they sound. What they have in common, such as
+    a fortunate initialisation or easy compositions, cancels out. Seeds, draws and compositions are resampled.
+
+    Parameters
+    ----------
+    first, second : the profile that holds the runs of a corpus, and its runs as for `comparison`.
+    better, worse : names of the systems.
+    budgets : label budgets; 0 for all.
+    n_resamples : as of `comparison`.
+
+    Returns
+    -------
+    One row per budget: budget, seeds (that all four have), difference, low, high (in 0..1), p (not adjusted), run_ids.
+    Without a common seed, seeds is 0, run_ids is empty and the numbers are missing.
+
+    Raises
+    ------
+    KeyMynaError
+        When the test tracks or label draws of the two corpora are not the same.
+    """
+    sides = [(profile, runs[runs["name"] == name]) for profile, runs in (first, second) for name in (better, worse)]
+    by_seed = [runs.set_index("seed")["run_id"].to_dict() for _, runs in sides]
+    shared = sorted(set.intersection(*map(set, by_seed)))
+    ids = [[runs[seed] for seed in shared] for runs in by_seed]
+    rows = []
+    for budget in budgets:
+        row = {
+            "budget": budget,
+            "seeds": len(shared),
+            **dict.fromkeys(("difference", "low", "high", "p"), np.nan),
+            "run_ids": [run for some in ids for run in some],
+        }
+        if shared:
+            scored = [comparison_scores(profile, some, budget) for (profile, _), some in zip(sides, ids)]
+            groups = scored[0][1]
+            if any(s.shape != scored[0][0].shape or not np.array_equal(g, groups) for s, g in scored):
+                raise KeyMynaError(
+                    f"{better!r} and {worse!r} were not scored on the same test tracks and label draws in both "
+                    "corpora; build both from the same scores, changing their scope alone."
+                )
+            a, b, c, d = (scores for scores, _ in scored)
+            found = paired_difference(a - b, c - d, groups=groups, n_resamples=n_resamples, seed=_BOOTSTRAP_SEED)
+            row |= found._asdict()
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
 def at_equal_steps(runs: pd.DataFrame) -> pd.DataFrame:
     """The untrained among runs of `encoder_study.record`, and those of as many steps as the default they vary."""
     return runs[(runs["steps"] == 0) | (runs["steps"] == runs["base_steps"])]
