@@ -534,6 +534,10 @@ def docs() -> None:
     """Write the results into the places that README and docs mark for them, see keymyna_lib/report/pages.py.
 
     Nothing is written when a mark names no result, or a number looks like a result and has no mark.
+
+    \b
+    Example:
+      keymyna docs
     """
     from keymyna_lib.report import pages
 

@@ -162,13 +162,13 @@ def _as_markdown(root: Path, name: str, page: Path) -> str:
     profile, _, table = name.partition("/")
     if table == "reading":
         return _reading(root, profile, page)
-    if profile == "model":
-        return _markdown(_rows(root, profile))
+    if profile == "model":  # without validation, on which the model was chosen
+        return _markdown([row for row in _rows(root, profile) or [] if not row["set"].startswith("valid: ")])
     path = root / "results" / profile / "tables" / f"{table}.md"
     return path.read_text(encoding="utf-8").strip() if path.is_file() else NOT_RUN
 
 
-def _markdown(rows: Rows | None) -> str:
+def _markdown(rows: Rows) -> str:
     if not rows:
         return NOT_RUN
     lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
