@@ -135,6 +135,13 @@ def main() -> None:
 @click.option("--from", "start", metavar="N", help="Run notebook number N and all later ones.")
 @click.option("--force", is_flag=True, help="Run those asked for even if nothing has changed.")
 @_overrides
+@click.option("--verify", is_flag=True, help="Afterwards, compare the tables made here with the committed ones.")
+@click.option(
+    "--against",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="With --verify: a folder of tables to compare with, in place of those of the last commit.",
+)
 @click.option("--list", "listed", is_flag=True, help="List the notebooks and their parameters, and stop.")
 @click.option("--tests", is_flag=True, help="Run the test suite instead; the rest of the line goes to pytest.")
 @click.pass_context
@@ -147,12 +154,16 @@ def run(
     start: str | None,
     force: bool,
     overrides: tuple[tuple[str, str], ...],
+    verify: bool,
+    against: Path | None,
     listed: bool,
     tests: bool,
 ) -> None:
     """Run the notebooks in order. Results go to results/<profile>/ and figures/<profile>/.
 
-    A notebook whose parameters, code and inputs are those of its last success is skipped. A value for -p is an int,
+    A notebook whose parameters, code and inputs are those of its last success is skipped. At the end
+    results/<profile>/report.html shows everything on one page. With --verify, the exit status is 1 when tables made
+    here differ from the committed ones by more than another machine's rounding explains. A value for -p is an int,
     float, string, true, false, or a list such as 48,150.
 
     \b
@@ -163,10 +174,13 @@ def run(
       ./run_all.sh --only 20 -p seeds 5,6    notebook 20 and what it needs, with other seeds
       ./run_all.sh --from 20 --force         20 and all later ones, even if nothing has changed
       ./run_all.sh --profile paper --data-root ~/music   the paper's data sets found in that folder
+      ./run_all.sh --verify                  every notebook, and its tables compared with the committed ones
       ./run_all.sh --tests -k keys           the tests that match
     """
     if only and start is not None:
         raise click.UsageError("--only and --from exclude each other.")
+    if against is not None and not verify:
+        raise click.UsageError("--against goes with --verify.")
     from keymyna_lib.base import interrupts
     from keymyna_lib.run import pipeline, warmup
     from keymyna_lib.run.project import Project
@@ -198,8 +212,32 @@ def run(
         def work() -> None:
             warmup.compile_librosa()
             pipeline.run(Project(), profile, only=list(only), start=start, force=force, overrides=given)
+            agrees = not verify or _verify(profile, against)
+            _write_page(profile)
+            if not agrees:
+                raise click.exceptions.Exit(1)
 
         interrupts.apart(work)
+
+
+def _write_page(profile: str) -> None:
+    from keymyna_lib.run import page
+    from keymyna_lib.run.project import Project
+
+    project = Project()
+    click.echo(f"Report: {project.show(page.write(project, profile))}")
+
+
+def _verify(profile: str, against: Path | None) -> bool:
+    """Compare the tables made here with those committed or given; whether they agree."""
+    from keymyna_lib.run import verify
+    from keymyna_lib.run.project import Project
+
+    project = Project()
+    found = verify.verify(project, profile, against)
+    click.echo(verify.text(found))
+    click.echo(f"Written to {project.show(verify.write(project, profile, found))}")
+    return found.agrees
 
 
 def _become_pytest(arguments: list[str]) -> None:
@@ -210,6 +248,16 @@ def _become_pytest(arguments: list[str]) -> None:
     # In the order that conftest.py gives them: the files with the most tests are not those that take longest.
     options = ["-n", workers, "--dist", "loadfile", "--no-loadscope-reorder"]
     os.execv(sys.executable, [sys.executable, "-m", "pytest", *options, *arguments])
+
+
+@main.command(short_help="Write a profile's report, one page.")
+@_profile
+def report(profile: str) -> None:
+    """Write results/<profile>/report.html from the stored results: summary, figures, tables, conclusions, what ran.
+
+    Every run does this at its end. The page needs no network and nothing beside it; its links lead to the traces.
+    """
+    _write_page(profile)
 
 
 @main.command(short_help="Pre-train on several processes, under torchrun.")
@@ -289,6 +337,7 @@ def unbundle(results: tuple[Path, ...]) -> None:
     from keymyna_lib.run.project import Project
 
     found = bundles.bring_back(Project(), results)
+    _write_page(found["profile"])
     click.echo(f"profile {found['profile']}, from {found['origin']['device']}: {', '.join(found['notebooks'])}")
 
 
