@@ -31,7 +31,8 @@ _CODE = ("page.py", "page.html", "findings.py", "stored.py", "captions.toml")
 _FIRST = {"label_efficiency": 0, "table1": 1, "pretraining_gain": 2}  # shown at once, in this order
 _LARGER = {"mini": "mini-full"}  # where a claim is tested that the profile itself is too small for
 _MAX_ROWS = 60  # a longer table is folded
-_MAX_WIDTH, _COLOURS = 1400, 128  # of a figure on the page: pixels, and entries of its palette
+_MAX_WIDTH, _COLOURS = 1400, 128  # of a figure in the page: pixels, and entries of its palette
+_DENSITY = 1.6  # stored pixels for one on the page, so that text is of one size in all figures
 _NUMBERS = re.compile(r"[-+−]?\d[-+−\d.,%<p \[\]()]*")  # a cell that is a number, with its interval perhaps
 _DIGEST = re.compile(r'<meta name="made-of" content="(\w*)">')
 
@@ -232,18 +233,19 @@ def _figure(root: Path, figures: Path, name: str) -> dict[str, Any]:
 
 
 def _small(picture: bytes) -> tuple[str, int, int]:
-    """A PNG no wider than the page needs, with a palette: base64, width, height [pixels]."""
+    """A PNG no wider than the page needs, with a palette, in base64; the width and height to show it in [pixels]."""
     from PIL import Image
 
     with Image.open(io.BytesIO(picture)) as opened:
         image = opened.convert("RGB")
+    shown = round(image.width / _DENSITY), round(image.height / _DENSITY)
     if image.width > _MAX_WIDTH:
         size = _MAX_WIDTH, round(image.height * _MAX_WIDTH / image.width)
         image = image.resize(size, Image.Resampling.LANCZOS)
     packed = io.BytesIO()
     palette = image.quantize(_COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     palette.save(packed, "PNG", optimize=True)
-    return base64.b64encode(packed.getvalue()).decode("ascii"), *image.size
+    return base64.b64encode(packed.getvalue()).decode("ascii"), *shown
 
 
 def _table(results: Path, table: stored.StoredTable) -> dict[str, Any]:
