@@ -23,6 +23,7 @@ from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.terminal import Notes, echo, plain
 from keymyna_lib.bench.sizes import SIZES, SUBJECTS
 
+_COMMITTED = "the committed tables"  # what --verify compares with unless it names a folder
 _CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS}
 
 
@@ -133,16 +134,16 @@ def main() -> None:
     help="Run notebook number N and, where not up to date, what it needs (repeatable).",
 )
 @click.option("--from", "start", metavar="N", help="Run notebook number N and all later ones.")
-@click.option("--force", is_flag=True, help="Run those asked for even if nothing has changed.")
+@click.option("--force", is_flag=True, help="Run them even if nothing has changed.")
 @_overrides
-@click.option("--verify", is_flag=True, help="Afterwards, compare the tables made here with the committed ones.")
 @click.option(
-    "--against",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    metavar="DIR",
-    help="With --verify: a folder of tables to compare with, in place of those of the last commit.",
+    "--verify",
+    is_flag=False,
+    flag_value=_COMMITTED,
+    metavar="[DIR]",
+    help="Then compare the tables with the committed ones, or DIR's.",
 )
-@click.option("--list", "listed", is_flag=True, help="List the notebooks and their parameters, and stop.")
+@click.option("--list", "listed", is_flag=True, help="List notebooks and parameters, and stop.")
 @click.option("--tests", is_flag=True, help="Run the test suite instead; the rest of the line goes to pytest.")
 @click.pass_context
 def run(
@@ -154,17 +155,14 @@ def run(
     start: str | None,
     force: bool,
     overrides: tuple[tuple[str, str], ...],
-    verify: bool,
-    against: Path | None,
+    verify: str | None,
     listed: bool,
     tests: bool,
 ) -> None:
     """Run the notebooks in order. Results go to results/<profile>/ and figures/<profile>/.
 
-    A notebook whose parameters, code and inputs are those of its last success is skipped. At the end
-    results/<profile>/report.html shows everything on one page. With --verify, the exit status is 1 when tables made
-    here differ from the committed ones by more than another machine's rounding explains. A value for -p is an int,
-    float, string, true, false, or a list such as 48,150.
+    A notebook whose parameters, code and inputs are those of its last success is skipped. report.html, beside the
+    results, shows them on one page. A value for -p is an int, float, string, true, false, or a list such as 48,150.
 
     \b
     Examples:
@@ -174,13 +172,13 @@ def run(
       ./run_all.sh --only 20 -p seeds 5,6    notebook 20 and what it needs, with other seeds
       ./run_all.sh --from 20 --force         20 and all later ones, even if nothing has changed
       ./run_all.sh --profile paper --data-root ~/music   the paper's data sets found in that folder
-      ./run_all.sh --verify                  every notebook, and its tables compared with the committed ones
+      ./run_all.sh --verify                  every notebook, then its tables against the committed ones
       ./run_all.sh --tests -k keys           the tests that match
     """
     if only and start is not None:
         raise click.UsageError("--only and --from exclude each other.")
-    if against is not None and not verify:
-        raise click.UsageError("--against goes with --verify.")
+    if verify not in (None, _COMMITTED) and not Path(verify).is_dir():
+        raise KeyMynaError(f"--verify {verify!r} is not a folder.")
     from keymyna_lib.base import interrupts
     from keymyna_lib.run import pipeline, warmup
     from keymyna_lib.run.project import Project
@@ -212,7 +210,7 @@ def run(
         def work() -> None:
             warmup.compile_librosa()
             pipeline.run(Project(), profile, only=list(only), start=start, force=force, overrides=given)
-            agrees = not verify or _verify(profile, against)
+            agrees = verify is None or _verify(profile, verify)
             _write_page(profile)
             if not agrees:
                 raise click.exceptions.Exit(1)
@@ -228,13 +226,13 @@ def _write_page(profile: str) -> None:
     click.echo(f"Report: {project.show(page.write(project, profile))}")
 
 
-def _verify(profile: str, against: Path | None) -> bool:
+def _verify(profile: str, against: str) -> bool:
     """Compare the tables made here with those committed or given; whether they agree."""
     from keymyna_lib.run import verify
     from keymyna_lib.run.project import Project
 
     project = Project()
-    found = verify.verify(project, profile, against)
+    found = verify.verify(project, profile, None if against == _COMMITTED else Path(against))
     click.echo(verify.text(found))
     click.echo(f"Written to {project.show(verify.write(project, profile, found))}")
     return found.agrees

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import models
 import numpy as np
@@ -62,7 +63,8 @@ def test_a_run_ends_with_the_report(asked):
 
 
 @pytest.mark.parametrize("differ, status", [(0, 0), (1, 1)])
-def test_verify_comes_after_the_run_and_decides_the_status(asked, monkeypatch, tmp_path, differ, status):
+@pytest.mark.parametrize("folder", [None, "tables"])
+def test_verify_comes_after_the_run_and_decides_the_status(asked, monkeypatch, tmp_path, folder, differ, status):
     table = verify.Comparison("table1", cells=verify.Counter({verify.SAME: 3, verify.DIFFERS: differ}))
     given = []
 
@@ -72,16 +74,17 @@ def test_verify_comes_after_the_run_and_decides_the_status(asked, monkeypatch, t
         return verify.Verification("commit x", [table])
 
     monkeypatch.setattr(verify, "verify", found)
-    (tmp_path / "results" / "mini").mkdir(parents=True)
-    done = call("run", "--verify", "--against", tmp_path)
-    assert done.exit_code == status and given == [tmp_path]
+    for place in ("results/mini", "tables"):
+        (tmp_path / place).mkdir(parents=True)
+    done = call("run", "--verify", *([folder] if folder else []), "--force")
+    assert done.exit_code == status and given == [Path(folder) if folder else None]
     assert "| table1 |" in done.stdout and done.stdout.endswith("Report: mini.html\n")
-    assert (tmp_path / "results/mini/verification.md").exists()
+    assert (tmp_path / "results/mini/verification.md").exists() and asked[0][1]["force"]
 
 
-def test_against_goes_with_verify(asked, tmp_path):
-    done = call("run", "--against", tmp_path)
-    assert done.exit_code == 2 and "--verify" in done.stderr and not asked
+def test_a_folder_to_verify_against_must_be_there(asked):
+    done = call("run", "--verify", "absent")
+    assert done.exit_code == 1 and "'absent' is not a folder" in done.stderr and not asked
 
 
 def test_options_reach_the_runner(asked):

@@ -177,7 +177,7 @@ def test_the_committed_table_is_what_counts(project):
 
 def test_without_git_a_folder_is_asked_for(project, tmp_path):
     (project.root / ".git").rename(tmp_path / "elsewhere")
-    with pytest.raises(KeyMynaError, match="--against"):
+    with pytest.raises(KeyMynaError, match="--verify DIR"):
         verify.verify(project, "mini")
     given = project.root / "results/mini/tables"
     assert verify.verify(project, "mini", given).agrees

@@ -129,7 +129,7 @@ def verify(project: Project, profile: str, against: Path | None = None) -> Verif
     else:
         reference, there = _committed(project.root, profile)
     if not there:
-        raise KeyMynaError(f"{reference} has no tables of profile {profile}. Name a folder of tables with --against.")
+        raise KeyMynaError(f"{reference} has no tables of profile {profile}. Name a folder of tables: --verify DIR.")
     here = stored.read_all(project.root / "results" / profile / "tables")
     made = {name for name in here if _made_here(project, profile, here[name])}
     ran = {name for name in pipeline.load_notebooks(project) if project.state(profile, name).exists()}
@@ -155,7 +155,7 @@ def _committed(root: Path, profile: str) -> tuple[str, dict[str, StoredTable]]:
             return f"commit {commit}", {}
         archive = git("archive", "--format=tar", "HEAD", folder)
     except (OSError, subprocess.CalledProcessError):
-        raise KeyMynaError("this is no git clone: name a folder of tables to compare with by --against DIR.") from None
+        raise KeyMynaError("this is no git clone: name a folder of tables to compare with, --verify DIR.") from None
     texts: dict[str, str] = {}
     with tarfile.open(fileobj=io.BytesIO(archive)) as packed:
         for member in packed:
