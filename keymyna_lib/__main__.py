@@ -172,7 +172,7 @@ def run(
       ./run_all.sh --only 20 -p seeds 5,6    notebook 20 and what it needs, with other seeds
       ./run_all.sh --from 20 --force         20 and all later ones, even if nothing has changed
       ./run_all.sh --profile paper --data-root ~/music   the paper's data sets found in that folder
-      ./run_all.sh --verify                  every notebook, then its tables against the committed ones
+      ./run_all.sh --verify                  everything, then compared with the committed tables
       ./run_all.sh --tests -k keys           the tests that match
     """
     if only and start is not None:

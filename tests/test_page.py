@@ -191,6 +191,20 @@ def test_pictures_are_made_smaller(project):
     assert (soup.img["width"], soup.img["height"]) == ("1250", "125")
 
 
+def test_damage_is_named(project):
+    page.write(project, "mini")
+    (project.root / "figures/mini/odd.png").write_bytes(b"no picture")
+    with pytest.raises(KeyMynaError, match="odd.png is no picture"):
+        page.write(project, "mini")
+    (project.root / "figures/mini/odd.png").unlink()
+    with pytest.raises(KeyMynaError, match="odd.png is no picture"):
+        page.write(project, "mini")
+    table = project.root / "results/mini/tables/odd.csv"
+    table.write_text(table.read_text() + "one cell\n")
+    with pytest.raises(KeyMynaError, match="table odd is damaged"):
+        page.write(project, "mini")
+
+
 def test_it_is_written_when_something_has_changed_and_only_then(project):
     path = page.write(project, "mini")
     first, before = path.read_bytes(), path.stat().st_mtime_ns

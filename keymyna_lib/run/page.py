@@ -53,7 +53,7 @@ def write(project: Project, profile: str) -> Path:
     Raises
     ------
     KeyMynaError
-        When nothing of the profile has run, or a table is damaged.
+        When nothing of the profile has run, or a table or figure is damaged or missing.
     """
     root, path = project.root, _results(project.root, profile) / NAME
     if not any((_results(root, profile) / "index").glob("*.json")):
@@ -213,8 +213,11 @@ def _machine(origin: Mapping[str, Any]) -> str:
 
 def _figure(root: Path, figures: Path, name: str) -> dict[str, Any]:
     text = tomllib.loads((_HERE / "captions.toml").read_text(encoding="utf-8")).get(name, {})
-    picture = (figures / f"{name}.png").read_bytes()
-    data, width, height = _small(picture)
+    path = figures / f"{name}.png"
+    try:
+        data, width, height = _small(picture := path.read_bytes())
+    except OSError as error:  # Pillow's own are of this kind
+        raise KeyMynaError(f"{path} is no picture ({error}). Run its notebook again.") from None
     place = f"../../{figures.relative_to(root).as_posix()}/{name}"
     return {
         "name": name,
@@ -243,8 +246,8 @@ def _small(picture: bytes) -> tuple[str, int, int]:
         size = _MAX_WIDTH, round(image.height * _MAX_WIDTH / image.width)
         image = image.resize(size, Image.Resampling.LANCZOS)
     packed = io.BytesIO()
-    palette = image.quantize(_COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-    palette.save(packed, "PNG", optimize=True)
+    palette = image.quantize(_COLOURS, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    palette.save(packed, "PNG")
     return base64.b64encode(packed.getvalue()).decode("ascii"), *shown
 
 
