@@ -210,8 +210,10 @@ def run(
         def work() -> None:
             warmup.compile_librosa()
             pipeline.run(Project(), profile, only=list(only), start=start, force=force, overrides=given)
-            agrees = verify is None or _verify(profile, verify)
-            _write_page(profile)
+            try:
+                agrees = verify is None or _verify(profile, verify)
+            finally:
+                _write_page(profile)
             if not agrees:
                 raise click.exceptions.Exit(1)
 

@@ -247,12 +247,17 @@ def test_findings_are_cells_of_the_tables():
     probe, mlp, masking, robust, best = findings.findings(
         {
             "pretraining_gain": GAIN,
+            "heads": stored.parse("heads", 'head,a,"a, minus default"\ndefault,1,\nno pitch shift,2,-9\n'),
+            "table1": stored.parse(
+                "table1", "features,head,48 labels,all\npre-trained,wide MLP,1,2\nchroma,wide MLP,3,4\nchroma,x,5,6\n"
+            ),
             "conclusions": stored.parse("conclusions", claims),
             "robustness": stored.parse("robustness", ROBUST.format(MEASURES)),
         }
     )
     assert probe.found.verdict == "holds" and probe.found.cells == ("48 labels: +1.0, better", "all: +0.5, better")
     assert mlp.found.verdict == "holds in 1 of 2"
+    assert mlp.found.cells[2:] == ("without pitch shifting, a encoder: -9", "scores, 48 labels: 1, on chroma 3")
     assert masking.found.verdict == "the opposite holds in 1 of 2"
     assert [cell.split(": ")[1][:2] for cell in masking.found.cells] == ["x0", "x1"]
     assert robust.found.verdict == "holds in 2 of 3" and "under 2 of 3 changes" in robust.found.text
