@@ -256,6 +256,10 @@ def report(profile: str) -> None:
     """Write results/<profile>/report.html from the stored results: summary, figures, tables, conclusions, what ran.
 
     Every run does this at its end. The page needs no network and nothing beside it; its links lead to the traces.
+
+    \b
+    Example:
+      keymyna report --profile mini-full
     """
     _write_page(profile)
 
