@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from statistics import median
 
 from keymyna_lib.report.intervals import NOT_RUN, UNDECIDED
+from keymyna_lib.report.pages import ANSWERS
 from keymyna_lib.run.stored import StoredTable
 
 Tables = Mapping[str, StoredTable]
-GOOD, BAD = {"better", "holds"}, {"worse", "the opposite holds"}
+YES, NO = "yes", "no"
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,14 @@ def _records(tables: Tables, name: str, wanted: Callable[[dict[str, str]], bool]
     return [row for row in tables[name].records() if wanted(row)] if name in tables else []
 
 
+def answer(verdict: str) -> str:
+    """A verdict of any table as yes, no, undecided or not run; other words stay as they are."""
+    return ANSWERS.get(verdict, verdict)
+
+
 def _together(verdicts: Sequence[str]) -> str:
     """The verdicts of several rows as one."""
-    good, bad = (sum(verdict in kind for verdict in verdicts) for kind in (GOOD, BAD))
+    good, bad = (sum(answer(verdict) == kind for verdict in verdicts) for kind in (YES, NO))
     if bad:
         return "the opposite holds" if bad == len(verdicts) else f"the opposite holds in {bad} of {len(verdicts)}"
     if good:
@@ -100,7 +106,7 @@ def _wide_mlp(tables: Tables) -> Found | None:
 def _masking(tables: Tables) -> Found | None:
     rivals = ("bare contrastive", "augmented contrastive")
     claims = {f"masked contrastive pre-training beats {rival} at equal steps": rival for rival in rivals}
-    rows = _records(tables, "conclusions", lambda row: row["claim"] in claims and row["verdict"] != NOT_RUN)
+    rows = _records(tables, "conclusions", lambda row: row["claim"] in claims and answer(row["verdict"]) != NOT_RUN)
     if not rows:
         return None
     cells = tuple(f"{claims[row['claim']]}, {row['labels']}: {row['evidence']}, {row['verdict']}" for row in rows)

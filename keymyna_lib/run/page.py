@@ -289,13 +289,8 @@ def _cell(results: Path, table: stored.StoredTable, text: str, column: str, runs
 
 def _kind(verdict: str) -> str:
     """The class of a verdict in the style sheet."""
-    if verdict in findings.GOOD:
-        return "good"
-    if verdict in findings.BAD:
-        return "bad"
-    if verdict.startswith("the opposite"):
-        return "bad"
-    return {NOT_RUN: "none", UNDECIDED: "open"}.get(verdict, "part")
+    answer = findings.NO if verdict.startswith("the opposite") else findings.answer(verdict)
+    return {findings.YES: "good", findings.NO: "bad", UNDECIDED: "open", NOT_RUN: "none"}.get(answer, "part")
 
 
 def tables_digest(results: Path) -> str:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from keymyna_lib.base import files
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.report.intervals import NOT_RUN, UNDECIDED
-from keymyna_lib.run import page, pipeline, stored
+from keymyna_lib.run import findings, page, pipeline, stored
 from keymyna_lib.run.project import Project
 from keymyna_lib.run.stored import StoredTable
 
@@ -242,7 +242,8 @@ def _compare_cell(column: str, here: str, there: str, *, measured: bool, close: 
     if NOT_RUN in (here, there) or not (here and there):
         return Cell(DIFFERS, told)
     if column == "verdict":
-        return Cell(CLOSE, told) if close and UNDECIDED in (here, there) else Cell(DIFFERS, told)
+        one_undecided = UNDECIDED in map(findings.answer, (here, there))
+        return Cell(CLOSE, told) if close and one_undecided else Cell(DIFFERS, told)
     if column in _COUNTS or not measured:
         return Cell(DIFFERS, told)
     if column == "p":
