@@ -34,7 +34,7 @@ from keymyna_lib.report.intervals import NOT_RUN, UNDECIDED, with_interval
 
 Rows = list[dict[str, str]]  # of a table: column -> cell, the labels first
 
-_ANSWERS = {  # verdicts of all tables, earlier versions' included
+ANSWERS = {  # verdicts of all tables, earlier versions' included
     **dict.fromkeys(["better", "holds"], "yes"),
     **dict.fromkeys(["worse", "does not", "the opposite holds"], "no"),
     **dict.fromkeys([UNDECIDED, "cannot be told"], UNDECIDED),
@@ -141,7 +141,7 @@ def _cell(rows: Rows | None, row: str, column: str, shown: str = "") -> str:
     if not shown:
         return cell
     if shown == "answer":
-        return _ANSWERS[cell]
+        return ANSWERS[cell]
     match = (_WITH_INTERVAL if shown == "interval" else re.compile(_NUMBER)).search(cell)
     if match is None:
         raise KeyMynaError(f"there is no {'interval' if shown == 'interval' else 'number'} in {cell!r}.")
