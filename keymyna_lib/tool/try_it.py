@@ -243,7 +243,8 @@ class Panel:
         self._heard: Heard | None = None
         titles = [(title, track) for track, title in session.titles.items()]
         self.track = widgets.Dropdown(options=[("a track of the corpus ...", ""), *titles], value="")
-        self.upload = widgets.FileUpload(description="or send a file")
+        # Jupyter's server takes no larger message, and says nothing to the sender.
+        self.upload = widgets.FileUpload(description="or send a file of up to 10 MB", layout={"width": "auto"})
         self.path = widgets.Text(placeholder="or the path of a file, then Enter", continuous_update=False)
         self.mask_ratio = widgets.FloatSlider(
             mask_ratio, min=0.0, max=0.99, step=0.01, description="mask ratio", continuous_update=False
@@ -297,7 +298,6 @@ class Panel:
 
     def _show(self, heard: Heard | None) -> None:
         self._heard = heard
-        self.answer.value = f"<b>{html.escape(heard.answer)}</b>" if heard else ""
         self.player.value = heard.wav() if heard else b""
         drawn: dict[str, Figure] = {}
         if heard and heard.estimate.unclear != SILENCE:
@@ -308,10 +308,13 @@ class Panel:
         for name in (CIRCLE, NEIGHBOURS, TIMELINE):
             self._draw(name, drawn.get(name))
         found = self._session.neighbours(heard, self._n_neighbours) if heard else ()
-        self.table.value = found.to_html(index=False, float_format="{:.3f}".format, border=0) if len(found) else ""
+        self.table.value = (
+            found.to_html(index=False, float_format="{:.3f}".format, border=0, justify="left") if len(found) else ""
+        )
         for widget in (self.player, self.mask_ratio):
             widget.layout.display = None if heard else "none"
         self._draw_spectrogram()
+        self.answer.value = f"<b>{html.escape(heard.answer)}</b>" if heard else ""  # last: all of it is there
 
     def _draw_spectrogram(self) -> None:
         self._draw(
