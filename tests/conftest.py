@@ -2,6 +2,7 @@
 
 import filelock
 import hypothesis
+import matplotlib
 import pytest
 
 from keymyna_lib.base import paths
@@ -18,6 +19,13 @@ hypothesis.settings.load_profile("steady")
 def pytest_collection_modifyitems(items):
     """The files that run notebooks first: each takes minutes, and a worker of its own."""
     items.sort(key=lambda item: not item.path.name.startswith("test_notebooks"))
+
+
+@pytest.fixture(autouse=True)
+def settings_of_figures():
+    """No test leaves its style to the next: which one runs next depends on the number of workers."""
+    with matplotlib.rc_context():
+        yield
 
 
 @pytest.fixture(scope="session")

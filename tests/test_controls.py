@@ -56,7 +56,8 @@ def test_profiles_are_those_of_music21(profile, theirs):
 
 
 @pytest.mark.parametrize(
-    "profile, theirs", [("krumhansl", "krumhansl"), ("temperley", "temperley2005"), ("shaath", "shaath")]
+    "profile, theirs",
+    [(name, {"temperley": "temperley2005"}.get(name, name)) for name in PROFILES if name != "albrecht"],
 )
 def test_key_and_correlation_are_those_of_essentia(profile, theirs):
     import essentia
@@ -71,6 +72,12 @@ def test_key_and_correlation_are_those_of_essentia(profile, theirs):
         tonic, mode, strength, _ = algorithm(np.roll(histogram, 3))  # essentia counts from A
         assert keys.parse_key(f"{tonic} {mode}") == estimate
         assert strength == pytest.approx(correlation.max(), abs=1e-5)
+
+
+def test_albrecht_and_shanahan_give_shares_that_add_up():
+    """To 1, but for the rounding of twelve numbers to three digits."""
+    for mode in keys.MODES:
+        assert sum(getattr(PROFILES["albrecht"], mode)) == pytest.approx(1, abs=0.003)
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -130,6 +137,9 @@ def test_predict_all():
         "template-krumhansl",
         "template-temperley",
         "template-shaath",
+        "template-albrecht",
+        "template-edma",
+        "template-bgate",
         "essentia-bgate",
         "essentia-edma",
     ]

@@ -240,8 +240,7 @@ def test_plot_tsne():
     track = np.tile(["a", "b", "c", "d"], 3)
     xy = np.random.default_rng(0).standard_normal((12, 2))
     fig = matplotlib.figure.Figure(figsize=(6, 6), layout="constrained")
-    with matplotlib.rc_context({"axes.titlelocation": "center"}):  # whatever style another test has left
-        figures.plot_tsne(fig, {"ours": xy, "untrained": -xy}, track, family, shift)
+    figures.plot_tsne(fig, {"ours": xy, "untrained": -xy}, track, family, shift)
     fig.canvas.draw()
     assert [axis.get_title() for axis in fig.axes[:2]] == ["ours", "untrained"]
     assert [text.get_text() for text in fig.legends[0].get_texts()] == ["clean", "reverb", "pitch"]

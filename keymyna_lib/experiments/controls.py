@@ -49,6 +49,25 @@ PROFILES: dict[str, Profile] = {
         "music recordings, MSc report, Birkbeck, University of London, 2011 (KeyFinder; libKeyFinder later "
         "changed its numbers)",
     ),
+    "albrecht": Profile(
+        (0.238, 0.006, 0.111, 0.006, 0.137, 0.094, 0.016, 0.214, 0.009, 0.080, 0.008, 0.081),
+        (0.220, 0.006, 0.104, 0.123, 0.019, 0.103, 0.012, 0.214, 0.062, 0.022, 0.061, 0.052),
+        "Share of each pitch class in the first and last bars of common-practice music: Albrecht & Shanahan, The use "
+        "of large corpora to train a new type of key-finding algorithm, Music Perception 31(1), 2013 (who compare by "
+        "distance; here, as for all profiles, by correlation)",
+    ),
+    "edma": Profile(
+        (1.00, 0.29, 0.50, 0.40, 0.60, 0.56, 0.32, 0.80, 0.31, 0.45, 0.42, 0.39),
+        (1.00, 0.31, 0.44, 0.58, 0.33, 0.49, 0.29, 0.78, 0.43, 0.29, 0.53, 0.32),
+        "Mean chroma of electronic dance music: Faraldo, Gómez, Jordà & Herrera, Key estimation in electronic dance "
+        "music, ECIR 2016",
+    ),
+    "bgate": Profile(
+        (1.00, 0.00, 0.42, 0.00, 0.53, 0.37, 0.00, 0.77, 0.00, 0.38, 0.21, 0.30),
+        (1.00, 0.00, 0.36, 0.39, 0.00, 0.38, 0.00, 0.74, 0.27, 0.00, 0.42, 0.23),
+        "Median chroma of electronic dance music, the four weakest classes set to zero: Faraldo, Jordà & Herrera, A "
+        "multi-profile method for key estimation in EDM, AES Semantic Audio 2017",
+    ),
 }
 
 

@@ -21,6 +21,7 @@ from keymyna_lib.corpus.splits import budget_tracks
 from keymyna_lib.evaluate import summary
 from keymyna_lib.experiments.cost import counted_flops
 from keymyna_lib.experiments.label_efficiency import label_efficiency
+from keymyna_lib.experiments.pretext import chance_measure
 from keymyna_lib.features import extract
 from keymyna_lib.model import Encoder, build_encoder, load_encoder, save_encoder
 from keymyna_lib.pretrain import INITIAL_WEIGHTS, PretrainConfig, pretrain_once, training_tracks
@@ -142,13 +143,9 @@ def record(
         if config:
             run.attach("history", history.drop(columns="seconds"))
             run.metric("all", "train", "seconds_a_step", history["seconds"].median(), len(train))
-            run.metric(
-                "all",
-                "valid",
-                "measure",
-                history["valid_measure"].dropna().iloc[-1],
-                min(config.batch_size, len(valid)),
-            )
+            seen = min(config.batch_size, len(valid))
+            run.metric("all", "valid", "measure", history["valid_measure"].dropna().iloc[-1], seen)
+            run.metric("all", "valid", "chance", chance_measure(config, corpus, valid), seen)
     return run.run_id
 
 

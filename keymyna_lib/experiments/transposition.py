@@ -42,7 +42,8 @@ def fit_shift_maps(features: Features, track_ids: Sequence[str], shifts: Sequenc
     for shift in shifts:
         if shift != 0:
             fitted, tried = (
-                _pairs(features, [t for t in track_ids if (t in held_out) == held], shift) for held in (False, True)
+                [rows.double() for rows in paired_windows(features, tracks, shift)[:2]]
+                for tracks in ([t for t in track_ids if (t in held_out) == held] for held in (False, True))
             )
             errors = {r: (tried[0] @ _ridge(fitted[0], fitted[1], r) - tried[1]).square().sum().item() for r in RIDGES}
             source, target = (torch.cat(both) for both in zip(fitted, tried))
@@ -65,11 +66,11 @@ def _chosen_windows(features: Features, track_ids: Sequence[str], count: int) ->
     return Features(plain.x[rows], plain.track[rows], plain.shift[rows], plain.track_ids)
 
 
-def _pairs(features: Features, track_ids: Sequence[str], shift: int) -> tuple[Tensor, Tensor]:
-    """(row, dim) float64 windows, and what they are when shifted."""
+def paired_windows(features: Features, track_ids: Sequence[str], shift: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The windows that a shifted view holds: (row, dim) unshifted, (row, dim) shifted, and (row,) their tracks."""
     view = features.select(track_ids, [shift])
     plain = _chosen_windows(features, track_ids, int(torch.bincount(view.track).max()))
-    return plain.x.double(), view.x.double()
+    return plain.x, view.x, view.track
 
 
 def mapped_views(features: Features, track_ids: Sequence[str], maps: Mapping[int, Tensor], windows: int) -> Features:

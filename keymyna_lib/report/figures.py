@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.seeds import numpy_stream
 from keymyna_lib.evaluate import chance_scores
 from keymyna_lib.keys import CIRCLE_OF_FIFTHS, KEY_NAMES, N_KEYS, is_minor
-from keymyna_lib.report.intervals import NOT_RUN, UNDECIDED
+from keymyna_lib.report.intervals import CANNOT_BE_TOLD, DOES_NOT, HOLDS, NOT_TESTED
 from keymyna_lib.spectrogram import HOP, SAMPLE_RATE
 
 # One colour for each kind of features, the same in every figure (Okabe and Ito's palette, safe for colour-blind).
@@ -27,6 +28,7 @@ COLOURS = {
     "pre-trained": "#D55E00",
     "untrained": "#0072B2",
     "mean mel": "#009E73",
+    "mean mel, LDA": "#56B4E9",
     "chroma": "#CC79A7",
     "template": "#999999",
     "chance": "#555555",
@@ -117,6 +119,32 @@ def source_histograms(counts: pd.DataFrame) -> Figure:
         axis.set(title=source, ylabel="tracks")
         axis.legend(ncols=4, fontsize=8, loc="lower right", bbox_to_anchor=(1, 1), borderpad=0)  # above the bars
     axes[-1, 0].set_xticks(range(N_KEYS), [KEY_NAMES[key] for key in CIRCLE_OF_FIFTHS], rotation=90)
+    return figure
+
+
+def spectrograms(shown: Mapping[tuple[str, str], tuple[str, np.ndarray]]) -> Figure:
+    """Spectrograms in rows and columns, on one scale of colours.
+
+    Parameters
+    ----------
+    shown : by row and column, the name of a track and its (frame, band) stored spectrogram.
+    """
+    rows, columns = (list(dict.fromkeys(place[i] for place in shown)) for i in (0, 1))
+    size = (4.2 * len(columns), 2.3 * len(rows))
+    figure, axes = plt.subplots(len(rows), len(columns), figsize=size, squeeze=False, sharey=True)
+    high = np.quantile(np.concatenate([frames.ravel() for _, frames in shown.values()]).astype(np.float32), 0.995)
+    for (row, column), (name, frames) in shown.items():
+        axis = axes[rows.index(row), columns.index(column)]
+        extent = (0, len(frames) * HOP / SAMPLE_RATE, 0, frames.shape[1])
+        picture = frames.T.astype(np.float32)
+        axis.imshow(picture, origin="lower", aspect="auto", cmap="magma", vmin=0, vmax=high, extent=extent)
+        axis.set_title(f"{column}, {row}\n{textwrap.shorten(name, 48)}", fontsize=9)
+    for axis in axes.flat:
+        axis.set_visible(bool(axis.images))
+    for axis in axes[-1]:
+        axis.set_xlabel("s")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("mel band")
     return figure
 
 
@@ -265,7 +293,8 @@ def head_curves(systems: pd.DataFrame) -> Figure:
         axis.set_xticks(ticks, list(map(str, ticks)))
         axis.minorticks_off()
     axes[0, 0].set_ylabel("weighted score x 100")
-    axes[0, -1].legend(loc="center right")
+    known = {line.get_label(): line for axis in axes[0] for line in axis.lines if line.get_marker() == "o"}
+    axes[0, -1].legend(list(known.values()), list(known), loc="center right")  # some features have one kind of head
     return figure
 
 
@@ -299,6 +328,33 @@ def cost_curve(axis: Axes, cost: pd.DataFrame, main: str, untrained: str) -> Non
                     f"{row.steps}", (row.tflop, 100 * row.score), xytext=(4, 5), textcoords="offset points", fontsize=7
                 )
     axis.set_xscale("log")
+    axis.legend(fontsize=8)
+
+
+def circle_of_fifths(axis: Axes, found: pd.DataFrame) -> None:
+    """Cosine between music and its transpositions, by steps along the circle of fifths, a line for each system.
+
+    Parameters
+    ----------
+    found : what `geometry.circle_profile` returns.
+    """
+    for name, group in found.groupby("name", sort=False):
+        group = group.sort_values("steps")
+        (line,) = axis.plot(
+            group["steps"],
+            group["cosine"],
+            marker="o",
+            markersize=4,
+            color=COLOURS.get(name),
+            label=name,
+            linestyle=":" if name == "untrained" else "-",
+        )
+        axis.fill_between(group["steps"], group["low"], group["high"], color=line.get_color(), alpha=0.13, linewidth=0)
+    axis.axhline(0, color="0.3", linewidth=0.8)
+    semitones = {0: "0", 1: "5, 7", 2: "2, 10", 3: "3, 9", 4: "4, 8", 5: "1, 11", 6: "6"}
+    steps = sorted(set(found["steps"]))
+    axis.set_xticks(steps, [f"{step}\n({semitones[step]})" for step in steps])
+    axis.set(xlabel="steps along the circle of fifths (semitones)", ylabel="cosine to the transposition")
     axis.legend(fontsize=8)
 
 
@@ -360,7 +416,7 @@ def difference_points(axis: Axes, found: pd.DataFrame) -> None:
 def verdicts(axis: Axes, concluded: pd.DataFrame) -> None:
     """Claims down, label budgets across, a word and a colour for each verdict; `concluded` as of `conclusions`."""
     claims, labels = (list(dict.fromkeys(concluded[column])) for column in ("claim", "labels"))
-    colours = {"holds": "#009E73", "the opposite holds": "#D55E00", UNDECIDED: "0.85", NOT_RUN: "1.0"}
+    colours = {HOLDS: "#009E73", DOES_NOT: "#D55E00", CANNOT_BE_TOLD: "0.85", NOT_TESTED: "1.0"}
     for row in concluded.itertuples():
         x, y = labels.index(row.labels), len(claims) - 1 - claims.index(row.claim)
         axis.add_patch(plt.Rectangle((x, y), 0.96, 0.9, facecolor=colours[row.verdict], edgecolor="0.8", linewidth=0.5))

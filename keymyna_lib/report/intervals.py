@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 NOT_RUN, UNDECIDED = "not run", "undecided"
+HOLDS, DOES_NOT, CANNOT_BE_TOLD, NOT_TESTED = "holds", "does not", "cannot be told", "not tested"  # of a claim
 
 
 def budget_label(budget: float | None, n_train: int) -> str:

@@ -124,28 +124,36 @@ def systems(profile: str, runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def kinds_of(manifest: pd.DataFrame) -> pd.Series:
-    """Kind of each track of a synthetic corpus, by track_id: "scores" or "songs", and its scope: "songs, piece".
+def kinds_of(manifest: pd.DataFrame) -> pd.DataFrame:
+    """What each track of a synthetic corpus is, by track_id: material ("scores" or "songs") and scope ("scope piece").
+
+    A column that does not vary, as in a corpus of scores alone or of one scope, is left out.
 
     Parameters
     ----------
     manifest : with columns source and scope.
     """
-    return manifest["source"].map(lambda source: "songs" if source == "song" else "scores") + ", " + manifest["scope"]
+    kinds = pd.DataFrame(
+        {
+            "material": manifest["source"].map(lambda source: "songs" if source == "song" else "scores"),
+            "scope": "scope " + manifest["scope"],
+        }
+    )
+    return kinds.loc[:, kinds.nunique() > 1]
 
 
-def by_kind(profile: str, runs: pd.DataFrame, kinds: pd.Series) -> pd.DataFrame:
+def by_kind(profile: str, runs: pd.DataFrame, kinds: pd.DataFrame) -> pd.DataFrame:
     """Weighted score of each system and label budget on test tracks of each kind, with intervals.
 
     Parameters
     ----------
     runs : rows of `runs.load_runs`, of runs with test predictions.
-    kinds : by track_id, such as `kinds_of` returns.
+    kinds : by track_id, such as `kinds_of` returns; each column divides all tracks.
 
     Returns
     -------
-    Columns task, features, head, budget, kind (in alphabetical order, then "all"), n_tracks, weighted_both, low, high,
-    run_ids.
+    Columns task, features, head, budget, kind (column by column, in alphabetical order, then "all"), n_tracks,
+    weighted_both, low, high, run_ids.
 
     Raises
     ------
@@ -156,11 +164,13 @@ def by_kind(profile: str, runs: pd.DataFrame, kinds: pd.Series) -> pd.DataFrame:
     for system, group in runs.groupby([*TASK_SYSTEM, "budget"], dropna=False, sort=False):
         ids = list(group.sort_values("seed")["run_id"])
         scores, compositions = test_scores(profile, ids)
-        of_track = kinds.reindex(load_predictions(profile, ids[0])["track_id"]).to_numpy()
-        if pd.isna(of_track).any():
+        of_track = kinds.reindex(load_predictions(profile, ids[0])["track_id"])
+        if of_track.isna().any(axis=None):
             raise KeyMynaError(f"run {ids[0]} was scored on tracks of another corpus; run its notebook again.")
-        for kind in (*sorted(set(of_track)), "all"):
-            ours = np.ones(len(of_track), bool) if kind == "all" else of_track == kind
+        divided = [
+            (kind, (of_track[name] == kind).to_numpy()) for name in kinds for kind in sorted(set(of_track[name]))
+        ]
+        for kind, ours in (*divided, ("all", np.ones(len(of_track), bool))):
             low, high = bootstrap_interval(scores[:, ours], groups=compositions[ours], seed=_BOOTSTRAP_SEED)
             rows.append(
                 {
@@ -293,6 +303,65 @@ def comparison(
     if (known := table["p"].notna()).any():
         table.loc[known, "p_holm"] = holm(table.loc[known, "p"])
     return table
+
+
+def interaction(
+    first: tuple[str, pd.DataFrame],
+    second: tuple[str, pd.DataFrame],
+    better: str,
+    worse: str,
+    budgets: Sequence[int],
+    *,
+    n_resamples: int = 20_000,
+) -> pd.DataFrame:
+    """How much more one system gains over another in one corpus than in a second one: a difference of differences.
+
+    (better - worse in the first) - (better - worse in the second), paired over seeds, label draws and test tracks: the
+    corpora have the same compositions and splits, and differ in how they sound. What they have in common, such as
+    a fortunate initialisation or easy compositions, cancels out. Seeds, draws and compositions are resampled.
+
+    Parameters
+    ----------
+    first, second : the profile that holds the runs of a corpus, and its runs as for `comparison`.
+    better, worse : names of the systems.
+    budgets : label budgets; 0 for all.
+    n_resamples : as of `comparison`.
+
+    Returns
+    -------
+    One row per budget: budget, seeds (that all four have), difference, low, high (in 0..1), p (not adjusted), run_ids.
+    Without a common seed, seeds is 0, run_ids is empty and the numbers are missing.
+
+    Raises
+    ------
+    KeyMynaError
+        When the test tracks or label draws of the two corpora are not the same.
+    """
+    sides = [(profile, runs[runs["name"] == name]) for profile, runs in (first, second) for name in (better, worse)]
+    by_seed = [runs.set_index("seed")["run_id"].to_dict() for _, runs in sides]
+    shared = sorted(set.intersection(*map(set, by_seed)))
+    ids = [[runs[seed] for seed in shared] for runs in by_seed]
+    rows = []
+    for budget in budgets:
+        row = {
+            "budget": budget,
+            "seeds": len(shared),
+            **dict.fromkeys(("difference", "low", "high", "p"), np.nan),
+            "run_ids": [run for some in ids for run in some],
+        }
+        if shared:
+            scored = [comparison_scores(profile, some, budget) for (profile, _), some in zip(sides, ids)]
+            groups = scored[0][1]
+            if any(s.shape != scored[0][0].shape or not np.array_equal(g, groups) for s, g in scored):
+                raise KeyMynaError(
+                    f"{better!r} and {worse!r} were not scored on the same test tracks and label draws in both "
+                    "corpora; build both from the same scores, changing their scope alone."
+                )
+            a, b, c, d = (scores for scores, _ in scored)
+            found = paired_difference(a - b, c - d, groups=groups, n_resamples=n_resamples, seed=_BOOTSTRAP_SEED)
+            row |= found._asdict()
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def at_equal_steps(runs: pd.DataFrame) -> pd.DataFrame:
