@@ -51,10 +51,10 @@ def reliability_diagram(axis: Axes, found: Reliability, label: str) -> None:
     axis.legend(loc="upper left")
 
 
-def coverage_curve(axis: Axes, found: Coverage, label: str, *, min_confidence: float) -> None:
-    """Score of the answers that are given against their share; a dot where the model's `min_confidence` is."""
+def coverage_curve(axis: Axes, found: Coverage, label: str, *, least: float | None = None) -> None:
+    """Score of the answers that are given against their share; a dot at what a threshold of `least` leaves."""
     (line,) = axis.plot(found.answered, found.score, label=label)
-    given = np.flatnonzero(found.threshold >= min_confidence)
+    given = [] if least is None else np.flatnonzero(found.threshold >= least)
     if len(given):
         axis.plot(found.answered[given[-1]], found.score[given[-1]], marker="o", color=line.get_color())
     axis.set(xlabel="share answered", ylabel="MIREX weighted score", xlim=(0, 1.02))
