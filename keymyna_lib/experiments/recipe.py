@@ -8,7 +8,7 @@ that shares stages with another, goes on where it stopped. On the command line, 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -214,7 +214,7 @@ def make(
     model = KeyModel(encoder.cpu(), heads, name=name)
     tonal, labels = _answers(model, features, corpus, corpus.tracks(split="valid"))
     model.temperature = fit_temperature(tonal.probabilities, labels)
-    without = np.concatenate(list(doubt_without_key(model, recipe, "valid", show=show).values()))
+    without = np.concatenate([found.doubt for found in without_key(model, recipe, "valid", show=show).values()])
     model.max_entropy = min(most_doubt(tonal.doubt, without, lost=LOST), MOST)
     heard = hear_passages(model, song_passages(recipe, "valid"), show=show)
     model.persistence = choose_persistence(heard)
@@ -229,6 +229,11 @@ def song_passages(recipe: Recipe, split: str) -> list[Passage]:
         song_passage(seed, i, modulates=i % 2 == 0, seconds=2 * recipe.corpus.seconds, **sound)
         for i in range(recipe.n_passages)
     ]
+
+
+def chorales(recipe: Recipe, *, without: Container[str] = (), count: int | None = None) -> list[Passage]:
+    """Chorales with analyses, see `chorale_passages`, of the sound of a recipe's corpus."""
+    return list(chorale_passages(recipe.corpus.seed, **_sound(recipe), without=without, count=count))
 
 
 def _sound(recipe: Recipe) -> dict[str, Any]:
@@ -256,16 +261,16 @@ def answers_of(found: np.ndarray, track: np.ndarray) -> Answers:
     return Answers(track_predictions(found, track), group_means(entropy(found)[:, None], track)[:, 0])
 
 
-def doubt_without_key(model: KeyModel, recipe: Recipe, split: str, *, show: bool = True) -> dict[str, np.ndarray]:
-    """`Answers.doubt` about sound without a key, (recording,) for each of `no_key.KINDS`."""
+def without_key(model: KeyModel, recipe: Recipe, split: str, *, show: bool = True) -> dict[str, Answers]:
+    """Answers to sound without a key, for each of `no_key.KINDS`."""
     made = no_key.NoKeyConfig(
         count=recipe.n_no_key, seconds=recipe.corpus.seconds, seed=recipe.corpus.seed + _APART[split], **_sound(recipe)
     )
-    found: dict[str, list[float]] = {kind: [] for kind in no_key.KINDS}
-    total = len(found) * made.count
+    heard: dict[str, list[np.ndarray]] = {kind: [] for kind in no_key.KINDS}
+    total = len(heard) * made.count
     for kind, samples in bar(no_key.recordings(made), desc="sound without a key", total=total, show=show):
-        found[kind] += listen(model, [track_spectrogram(samples, recipe.corpus.front_end)]).doubt.tolist()
-    return {kind: np.array(values) for kind, values in found.items()}
+        heard[kind].append(track_spectrogram(samples, recipe.corpus.front_end))
+    return {kind: listen(model, spectrograms) for kind, spectrograms in heard.items()}
 
 
 def listener(
@@ -368,17 +373,14 @@ def report(
         for name, tracks in recordings.tracks.groupby("set", sort=False):
             heard = [recordings.spectrogram(track) for track in tracks.index]
             rows += _scored(name, model, tracks["key"].to_numpy(), listen(model, heard))
-    for kind, doubt in doubt_without_key(model, made.recipe, "test", show=show).items():
-        rows.append(_share(f"without a key: {kind}", "answered", doubt <= model.max_entropy))
+    for kind, found in without_key(model, made.recipe, "test", show=show).items():
+        rows.append(_share(f"without a key: {kind}", "answered", found.doubt <= model.max_entropy))
     songs = hear_passages(model, song_passages(made.recipe, "test"), show=show)
     rows += _over_time("songs", judge(songs, model.persistence, made.template_persistence))
     known = {*corpus.tracks(split="train"), *corpus.tracks(split="valid")}  # a score's track is named after its piece
-    found = chorale_passages(
-        made.recipe.corpus.seed, **_sound(made.recipe), without=known, count=made.recipe.n_passages
-    )
-    chorales = hear_passages(model, list(found), show=show)
-    rows += _over_time("analysed chorales", judge(chorales, model.persistence, made.template_persistence))
-    rows += _over_time("analysed chorales, persistence chosen on the other half", judge_in_folds(chorales))
+    found = hear_passages(model, chorales(made.recipe, without=known, count=made.recipe.n_passages), show=show)
+    rows += _over_time("analysed chorales", judge(found, model.persistence, made.template_persistence))
+    rows += _over_time("analysed chorales, persistence chosen on the other half", judge_in_folds(found))
     return pd.DataFrame(rows, columns=["set", "measure", "value", "low", "high", "tracks"])
 
 
