@@ -521,6 +521,7 @@ def make_model(
     from keymyna_lib.corpus.recordings import tasks
     from keymyna_lib.corpus.recordings.folder import unlabelled_folders
     from keymyna_lib.experiments import recipe
+    from keymyna_lib.report import provenance
 
     def unlabelled(root: Path | None) -> Corpus | None:
         if root is None:
@@ -535,7 +536,8 @@ def make_model(
     others = {f"songs on {held_out}": recipe.held_out(wanted, held_out)} if held_out else {}
     compared = unlabelled(compared_on) or recordings
     table = recipe.report(made, others=others, unlabelled=compared, real=real)
-    recipe.write_report(table, out.with_suffix(".json"))
+    command = f"keymyna make-model FILE --recipe {name} --front-end {front_end}"
+    recipe.write_card(table, out, command=command, provenance=provenance.environment())
     click.echo(table.round(3).to_string(index=False))
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.calibration import entropy
 from keymyna_lib.corpus.recordings.decode import audio_blocks
 from keymyna_lib.evaluate import track_predictions
 from keymyna_lib.features import cut_windows, embed
@@ -54,8 +55,8 @@ class Estimate:
     tuning : deviation from concert pitch (A at 440 Hz) in cents, above -50 up to 50; 0 where no pitch is clear.
     seconds : length of the recording.
     silence : seconds of it that were left out.
-    unclear : why there is no key: SILENCE throughout, or DOUBT, its probability being less than the model's
-        `min_confidence`; empty where there is one.
+    unclear : why there is no key: SILENCE throughout, or DOUBT, its windows having more entropy than the model's
+        `max_entropy`; empty where there is one.
     timeline : the key over time [s of the recording], where it was asked for and there is a key; else None.
     embedding : (embedding,) mean over the windows that `probabilities` are the mean of; None for SILENCE.
     """
@@ -144,7 +145,7 @@ class KeyFinder:
         probabilities = self.model.calibrated(mean)
         silence = max(seconds - left * HOP / SAMPLE_RATE, 0.0)
         embedding = embeddings[torch.from_numpy(end_to_end)].mean(dim=0).numpy()
-        if probabilities.max() < self.model.min_confidence:
+        if entropy(found[end_to_end]).mean() > self.model.max_entropy:
             return Estimate(None, probabilities, tuning, seconds, silence, DOUBT, embedding=embedding)
         heard_over_time = self._timeline(found, np.array(starts), sounding, seconds) if over_time else None
         key = int(probabilities.argmax())

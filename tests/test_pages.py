@@ -100,7 +100,7 @@ def test_the_cards_of_model_and_gpu(clone):
         {"set": "songs", "measure": "boundaries", "value": None, "low": None, "high": None, "tracks": 0},
     ]
     rows.insert(0, {**rows[0], "set": "valid: all", "value": 0.9})
-    write_json(clone / "keymyna_lib" / "models" / "default.json", rows)
+    write_json(clone / "keymyna_lib" / "models" / "default.json", {"scores": rows})
     assert shown(clone, "model / test: all, accuracy / points") == "81.3 [70.0, 95.0]"
     assert shown(clone, "model / test: all, cal* / points / value") == "2.1"
     assert shown(clone, "model / songs, boundaries / points") == "not run"

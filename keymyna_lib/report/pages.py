@@ -228,11 +228,11 @@ def _record(root: Path, profile: str) -> Rows | None:
 
 
 def _of_model(path: Path) -> Rows | None:
-    """The card that `recipe.write_report` wrote, all its shares in points."""
+    """The card that `recipe.write_card` wrote, all its shares in points."""
     if not path.is_file():
         return None
     rows = []
-    for one in json.loads(path.read_text(encoding="utf-8")):
+    for one in read_json(path)["scores"]:
         spread = None if one["low"] is None else with_interval(one["value"], one["low"], one["high"])
         value = None if one["value"] is None else f"{100 * one['value']:.1f}"
         row = {"set": one["set"], "measure": one["measure"], "points": spread or value, "tracks": one["tracks"]}

@@ -34,7 +34,7 @@ DATA, RECORDINGS, PRETRAIN, CONTROLS = "00_data", "05_recordings", "10_pretrain"
 PROBE, MLP, ROBUSTNESS = "20_linear_probe", "30_wide_mlp", "40_robustness"
 REAL = "45_real_music"
 OBJECTIVES, PITCH, DESIGN, HEADS = "50_objectives", "55_pitch", "60_design", "65_heads"
-SPEED, CONCLUSIONS, TRY_IT, TABLES = "70_speed", "80_conclusions", "85_try_it", "90_tables"
+SPEED, ANSWERS, CONCLUSIONS, TRY_IT, TABLES = ("70_speed", "75_answers", "80_conclusions", "85_try_it", "90_tables")
 # Notebook 60: what may be varied -> the parameter with its values, and the setting that takes them.
 FACTORS = {
     "mask": ("mask_ratios", "mask_ratio"),
@@ -219,6 +219,8 @@ def _own() -> dict[str, dict[str, Rule]]:
         # A logistic probe needs labels of two keys.
         OBJECTIVES: {"budgets": each(probed), "tuning_budget": probed},
         DESIGN: {"budgets": each(probed)},
+        # Every other passage modulates; a kind is left out of the others, and songs have two outcomes.
+        ANSWERS: {"n_test_songs": at_least(2), "n_no_key": at_least(1), "n_passages": at_least(2)},
         SPEED: {"subjects": each(one_of(SUBJECTS)), "size": one_of(list(SIZES)), "budget": POSITIVE},
     }
 
