@@ -21,7 +21,7 @@ from keymyna_lib.base.checks import RANGES, at_least, check
 from keymyna_lib.base.device import pick_device
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.files import discard
-from keymyna_lib.base.hashing import code_hash_of, sha256_json
+from keymyna_lib.base.hashing import code_hash_of, sha256_file, sha256_json
 from keymyna_lib.base.progress import bar
 from keymyna_lib.base.seeds import numpy_stream, torch_stream
 from keymyna_lib.calibration import entropy, fit_temperature, most_doubt, reliability
@@ -431,4 +431,4 @@ def write_card(table: pd.DataFrame, model: Path, **origin: Any) -> None:
     from keymyna_lib.base import files
 
     scores = json.loads(table.to_json(orient="records"))
-    files.write_json(model.with_suffix(".json"), {"model": files.sha256_file(model), **origin, "scores": scores})
+    files.write_json(model.with_suffix(".json"), {"model": sha256_file(model), **origin, "scores": scores})

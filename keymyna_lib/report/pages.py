@@ -20,7 +20,6 @@ whose row `record` says which commit ran on which machine. What is not there yet
 from __future__ import annotations
 
 import csv
-import json
 import os
 import re
 import tomllib
