@@ -35,6 +35,11 @@ PROBE, MLP, ROBUSTNESS = "20_linear_probe", "30_wide_mlp", "40_robustness"
 REAL = "45_real_music"
 OBJECTIVES, PITCH, DESIGN, HEADS = "50_objectives", "55_pitch", "60_design", "65_heads"
 SPEED, ANSWERS, CONCLUSIONS, TRY_IT, TABLES = ("70_speed", "75_answers", "80_conclusions", "85_try_it", "90_tables")
+# Numbers that only notebooks have.
+_SIZES = {
+    **dict.fromkeys(("n_test_chorales", "n_test_songs", "compared_tracks"), at_least(0)),
+    **dict.fromkeys(("shift_step", "n_neighbours"), at_least(1)),
+}
 # Notebook 60: what may be varied -> the parameter with its values, and the setting that takes them.
 FACTORS = {
     "mask": ("mask_ratios", "mask_ratio"),
@@ -161,7 +166,7 @@ def _injected(namespace: Values) -> list[str]:
 
 def rules_of(notebook: str) -> dict[str, Rule]:
     """The rule of each parameter name, as it is meant in a notebook."""
-    return RANGES | _names() | _own().get(notebook, {})
+    return RANGES | _SIZES | _names() | _own().get(notebook, {})
 
 
 @functools.cache
