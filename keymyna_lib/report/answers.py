@@ -178,7 +178,7 @@ def reliability_diagram(axis: Axes, found: Reliability, label: str) -> None:
     axis.plot([0, 1], [0, 1], color="#999999", linestyle="--", linewidth=1)
     axis.plot(found.confidence, found.accuracy, marker="o", label=f"{label} (error {found.error:.3f})")
     axis.set(xlabel="confidence", ylabel="share of right answers", xlim=(0, 1), ylim=(0, 1.02), aspect="equal")
-    axis.legend(loc="upper left")
+    axis.legend(loc="lower right")
 
 
 def coverage_curve(axis: Axes, found: Coverage, label: str, *, least: float | None = None) -> None:
