@@ -72,6 +72,7 @@ def test_every_figure_has_its_data_and_its_origin(clone):
         "mlp_grid",
         "robustness",
         "tsne",
+        "real_music",
         "label_efficiency",
         "confusion",
         "objectives_labels",

@@ -20,7 +20,7 @@ from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.seeds import numpy_stream
 from keymyna_lib.evaluate import chance_scores
 from keymyna_lib.keys import CIRCLE_OF_FIFTHS, KEY_NAMES, N_KEYS, is_minor
-from keymyna_lib.report.intervals import CANNOT_BE_TOLD, DOES_NOT, HOLDS, NOT_TESTED
+from keymyna_lib.report.intervals import CANNOT_BE_TOLD, DOES_NOT, HOLDS, NOT_RUN, NOT_TESTED
 from keymyna_lib.spectrogram import HOP, SAMPLE_RATE
 
 # One colour for each kind of features, the same in every figure (Okabe and Ito's palette, safe for colour-blind).
@@ -33,6 +33,7 @@ COLOURS = {
     "template": "#999999",
     "chance": "#555555",
     "outside": "#E69F00",
+    "default model": "#E69F00",
     "masked contrastive": "#D55E00",
     "augmented contrastive": "#56B4E9",
     "bare contrastive": "#CC79A7",
@@ -393,6 +394,19 @@ def transfer_points(axis: Axes, found: pd.DataFrame) -> None:
     axis.set_xticks(range(len(names)), [name.replace(" ", "\n", 1) for name in names])
     axis.set_ylabel("weighted score x 100")
     axis.legend(fontsize=8, bbox_to_anchor=(1.01, 1), loc="upper left")
+
+
+def system_points(axis: Axes, found: pd.DataFrame) -> None:
+    """Scores of systems, dots with intervals, from the top down; `found` by system, a row empty if it was not run."""
+    for place, (system, row) in enumerate(found.iterrows()):
+        colour = COLOURS.get(system, COLOURS["template"])
+        if pd.isna(row["score"]):
+            axis.text(0.02, place, NOT_RUN, transform=axis.get_yaxis_transform(), va="center", fontsize=8, color="0.5")
+            continue
+        axis.plot([100 * row["low"], 100 * row["high"]], [place, place], color=colour, linewidth=1.5)
+        axis.plot(100 * row["score"], place, "o", color=colour, markersize=5)
+    axis.set_yticks(range(len(found)), found.index)
+    axis.set(xlim=(0, 100), ylim=(len(found) - 0.5, -0.5))
 
 
 def difference_points(axis: Axes, found: pd.DataFrame) -> None:
