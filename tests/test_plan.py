@@ -22,6 +22,9 @@ FREE = {
     "soundfont",
     "fetch_soundfont",
     "task",
+    "interactive",
+    "model",
+    "track",
     "weights",
     "data_root",
     "mirror",
@@ -127,12 +130,12 @@ def test_the_names_of_factors_and_rows_are_those_of_the_notebooks():
         ({"predictions": "/does/not/exist"}, "15: predictions '/does/not/exist' is not a folder."),
         ({"weights": "myna.pt"}, "10: weights 'myna.pt': there is no such file"),
         ({"frozen": "mert"}, "20, 30: frozen 'mert': there is no such folder"),
+        ({"model": "best.safetensors"}, "85: model 'best.safetensors': there is no such file or run."),
         ({"recordings": "/does/not/exist"}, "45: recordings '/does/not/exist' is not a folder."),
         ({"soundfont": "FluidR4"}, "FluidR4': expected one of TimGM6mb, FluidR3, or the path of an .sf2 file."),
         ({"soundfont": "TimGM6mb"}, "45: soundfont 'TimGM6mb' is what the corpus is played by"),
         ({"n_test_songs": 0}, "45: n_test_songs 0: expected at least 1."),
         ({"test_shifts": "-1,0,1"}, "45: test_shifts [-1, 0, 1]: 0 is the recording itself"),
-        ({"model": "best.safetensors"}, "85: model 'best.safetensors': there is no such file or run."),
     ],
 )
 def test_a_value_out_of_range_is_named_with_its_notebooks(typed, expected):
