@@ -7,6 +7,7 @@ from dataclasses import replace
 import models
 import numpy as np
 import pytest
+import scipy.stats
 import soundfile
 import soxr
 import tones
@@ -60,19 +61,24 @@ def test_a_song_is_embedded_as_a_track_of_a_corpus_is(files, crop_frames, window
     expected = finder.model.probabilities(x).mean(axis=0)
     np.testing.assert_allclose(finder.probabilities(files / "long.flac"), expected, atol=2e-3)  # 16 bits there
     assert finder.key(files / "long.flac") == expected.argmax()
+    embedding = finder.estimate(
+        files / "long.flac", over_time=True
+    ).embedding  # of the same windows, with others beside
+    np.testing.assert_allclose(embedding, x.mean(dim=0), atol=5e-3)
 
 
 # What the model asks for
 
 
-def test_the_models_temperature_counts_and_too_little_confidence_is_no_key(finder, files):
+def test_the_models_temperature_counts_and_too_much_doubt_is_no_key(finder, files):
     heard = finder.estimate(files / "long.flac")
     expected = heard.probabilities.astype(np.float64) ** 0.25
     unsure = predict.KeyFinder(replace(finder.model, temperature=4.0)).estimate(files / "long.flac")
     np.testing.assert_allclose(unsure.probabilities, expected / expected.sum(), rtol=1e-5)
-    top = float(unsure.probabilities.max())
-    for least, key, why in ((top - 1e-6, heard.key, ""), (top + 1e-6, None, predict.DOUBT)):
-        strict = predict.KeyFinder(replace(finder.model, temperature=4.0, min_confidence=least))
+    x, _ = track_embeddings(finder.encoder, [track_spectrogram(build._samples(str(files / "long.flac"), seconds=0))])
+    doubt = scipy.stats.entropy(finder.model.probabilities(x), axis=1).mean()  # of each window, as the heads have it
+    for most, key, why in ((doubt + 1e-3, heard.key, ""), (doubt - 1e-3, None, predict.DOUBT)):
+        strict = predict.KeyFinder(replace(finder.model, temperature=4.0, max_entropy=most))
         again = strict.estimate(files / "long.flac")
         assert again.key == key and again.unclear == why and again.ranking == heard.ranking
     assert heard.unclear == "" and heard.ranking[0] == heard.key
@@ -94,6 +100,7 @@ def test_the_models_temperature_counts_and_too_little_confidence_is_no_key(finde
 )
 def test_silence_has_no_key(estimate, samples):
     heard = estimate(samples)
+    assert heard.embedding is None
     assert heard.key is None and heard.tuning == 0 and heard.silence == heard.seconds == len(samples) / SAMPLE_RATE
     assert np.all(heard.probabilities == 1 / N_KEYS)
 
@@ -237,7 +244,7 @@ def test_segments_are_told_in_the_time_of_the_recording(estimate):
 
 
 def test_where_no_key_is_clear_there_are_no_segments(finder, files, monkeypatch):
-    monkeypatch.setattr(finder.model, "min_confidence", 1.0)
+    monkeypatch.setattr(finder.model, "max_entropy", 0.0)
     heard = finder.estimate(files / "long.flac", over_time=True)
     assert heard.unclear == predict.DOUBT and heard.timeline is None
 

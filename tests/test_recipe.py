@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 from safetensors.numpy import save_file
 
 from keymyna_lib.base import paths
@@ -89,7 +90,13 @@ def test_the_report_scores_answers(made, tmp_path):
     confidence = made.model.calibrated(
         np.array([made.model.probabilities(chosen.x[chosen.track == i]).mean(axis=0) for i in range(len(tracks))])
     ).max(axis=1)
-    assert table["test: all", "answered"] == pytest.approx((confidence >= made.model.min_confidence).mean())
+    doubt = np.array(
+        [
+            scipy.stats.entropy(made.model.probabilities(chosen.x[chosen.track == i]), axis=1).mean()
+            for i in range(len(tracks))
+        ]
+    )
+    assert table["test: all", "answered"] == pytest.approx((doubt <= made.model.max_entropy).mean())
     assert table["test: all", "calibration error"] == pytest.approx(reliability(confidence, answers == truth).error)
     assert {f"without a key: {kind}" for kind in KINDS} <= {
         name for name, measure in table.index if measure == "answered"
@@ -111,8 +118,9 @@ def test_what_calibrates_the_model_is_chosen_on_validation(made):
     grid = np.geomspace(0.1, 10, 801)
     losses = [negative_log_likelihood(tempered(mean, t), labels) for t in grid]
     assert made.model.temperature == pytest.approx(grid[int(np.argmin(losses))], rel=0.01)
-    confidence = made.model.calibrated(mean).max(axis=1)
-    assert (confidence < made.model.min_confidence).mean() <= recipes.LOST
+    doubt = scipy.stats.entropy(p, axis=1)
+    tonal = np.array([doubt[chosen.track == i].mean() for i in range(len(mean))])
+    assert (tonal > made.model.max_entropy).mean() <= recipes.LOST
     assert made.model.persistence in PERSISTENCES
 
 
@@ -151,19 +159,3 @@ def test_corpora_are_joined(made, tmp_path):
             assert np.array_equal(both.audio(name), part.audio(name))
     assert len(both.manifest) == len(one.manifest) + len(new) and both.hash != one.hash
     assert paths.CACHE in one.path.parents
-
-
-def test_a_report_is_read_as_it_was_written(tmp_path):
-    table = pd.DataFrame(
-        [("test: all", "weighted_both", 0.7, 0.6, 0.8, 40), ("test: all", "calibration error", 0.1, None, None, 40)],
-        columns=["set", "measure", "value", "low", "high", "tracks"],
-    )
-    file = tmp_path / "default.json"
-    recipes.write_report(table, file)
-    pd.testing.assert_frame_equal(recipes.read_report(file), table.astype({"low": float, "high": float}))
-    for damaged in (file.read_text()[:-9], '{"a": 1}', "[[1, 2]]"):
-        file.write_text(damaged)
-        with pytest.raises(KeyMynaError, match="default.json cannot be read.*make the model again"):
-            recipes.read_report(file)
-    with pytest.raises(KeyMynaError, match="none.json cannot be read"):
-        recipes.read_report(tmp_path / "none.json")

@@ -34,7 +34,12 @@ DATA, RECORDINGS, PRETRAIN, CONTROLS = "00_data", "05_recordings", "10_pretrain"
 PROBE, MLP, ROBUSTNESS = "20_linear_probe", "30_wide_mlp", "40_robustness"
 REAL = "45_real_music"
 OBJECTIVES, PITCH, DESIGN, HEADS = "50_objectives", "55_pitch", "60_design", "65_heads"
-SPEED, CONCLUSIONS, TABLES = "70_speed", "80_conclusions", "90_tables"
+SPEED, ANSWERS, CONCLUSIONS, TRY_IT, TABLES = ("70_speed", "75_answers", "80_conclusions", "85_try_it", "90_tables")
+# Numbers that only notebooks have.
+_SIZES = {
+    **dict.fromkeys(("n_test_chorales", "n_test_songs", "compared_tracks"), at_least(0)),
+    **dict.fromkeys(("shift_step", "n_neighbours"), at_least(1)),
+}
 # Notebook 60: what may be varied -> the parameter with its values, and the setting that takes them.
 FACTORS = {
     "mask": ("mask_ratios", "mask_ratio"),
@@ -161,7 +166,7 @@ def _injected(namespace: Values) -> list[str]:
 
 def rules_of(notebook: str) -> dict[str, Rule]:
     """The rule of each parameter name, as it is meant in a notebook."""
-    return RANGES | _names() | _own().get(notebook, {})
+    return RANGES | _SIZES | _names() | _own().get(notebook, {})
 
 
 @functools.cache
@@ -219,6 +224,8 @@ def _own() -> dict[str, dict[str, Rule]]:
         # A logistic probe needs labels of two keys.
         OBJECTIVES: {"budgets": each(probed), "tuning_budget": probed},
         DESIGN: {"budgets": each(probed)},
+        # Every other passage modulates; a kind is left out of the others, and songs have two outcomes.
+        ANSWERS: {"n_test_songs": at_least(2), "n_no_key": at_least(1), "n_passages": at_least(2)},
         SPEED: {"subjects": each(one_of(SUBJECTS)), "size": one_of(list(SIZES)), "budget": POSITIVE},
     }
 
@@ -394,6 +401,18 @@ def _heads(values: Values, root: Path) -> Iterator[str]:
             yield f"max_shift {values['max_shift']}: linear maps stand in for shifts; take at least 1."
 
 
+def _try_it(values: Values, root: Path) -> Iterator[str]:
+    named = values["model"]
+    runs = (paths.ROOT / "results").glob(f"*/runs/{Path(named).name}")
+    if named and not (root / Path(named).expanduser()).exists() and not any(runs):
+        yield f"model {named!r}: there is no such file or run."
+    if 0 < values["compared_tracks"] <= values["n_neighbours"]:
+        yield (
+            f"n_neighbours {values['n_neighbours']}, compared_tracks {values['compared_tracks']}: expected more tracks "
+            "than neighbours."
+        )
+
+
 _WITHIN = {
     RECORDINGS: _recordings,
     PRETRAIN: _pretrain,
@@ -404,6 +423,7 @@ _WITHIN = {
     REAL: _real_music,
     OBJECTIVES: _objectives,
     HEADS: _heads,
+    TRY_IT: _try_it,
 }
 
 
