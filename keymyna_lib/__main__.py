@@ -432,6 +432,12 @@ def predict(
     help="Pre-train on its unlabelled recordings too, see notebook 05.",
 )
 @click.option(
+    "--compared-on",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Compare the model with itself on the unlabelled recordings of this data root, instead of --data-root's.",
+)
+@click.option(
     "--real",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     metavar="DIR",
@@ -440,7 +446,14 @@ def predict(
 @click.option("--held-out", metavar="S", help="Score on songs played by this SoundFont too, FluidR3 for instance.")
 @click.option("--device", default="auto", show_default=True, metavar="D", help="auto, cpu or cuda.")
 def make_model(
-    out: Path, name: str, front_end: str, data_root: Path | None, real: Path | None, held_out: str | None, device: str
+    out: Path,
+    name: str,
+    front_end: str,
+    data_root: Path | None,
+    compared_on: Path | None,
+    real: Path | None,
+    held_out: str | None,
+    device: str,
 ) -> None:
     """Make a key model and write it to FILE: build the corpus, pre-train the encoder, train the heads, score it.
 
@@ -451,19 +464,24 @@ def make_model(
     Example:
       keymyna make-model model.safetensors
     """
+    from keymyna_lib.corpus.corpus import Corpus
     from keymyna_lib.corpus.recordings import tasks
     from keymyna_lib.corpus.recordings.folder import unlabelled_folders
     from keymyna_lib.experiments import recipe
 
-    recordings = None
-    if data_root is not None:
-        sets = [tasks.dataset(one) for one in unlabelled_folders(data_root)]
-        recordings, _ = tasks.unlabelled_corpus(sets, data_root, front_end=front_end)
+    def unlabelled(root: Path | None) -> Corpus | None:
+        if root is None:
+            return None
+        sets = [tasks.dataset(one) for one in unlabelled_folders(root)]
+        return tasks.unlabelled_corpus(sets, root, front_end=front_end)[0]
+
+    recordings = unlabelled(data_root)
     wanted = recipe.RECIPES[name](front_end)
     made = recipe.make(wanted, recordings=recordings, device=device, name=name)
     made.model.save(out, stored="float16")
     others = {f"songs on {held_out}": recipe.held_out(wanted, held_out)} if held_out else {}
-    table = recipe.report(made, others=others, unlabelled=recordings, real=real)
+    compared = unlabelled(compared_on) or recordings
+    table = recipe.report(made, others=others, unlabelled=compared, real=real)
     recipe.write_report(table, out.with_suffix(".json"))
     click.echo(table.round(3).to_string(index=False))
 
@@ -509,6 +527,20 @@ def score(ctx: click.Context, task: str, lists: tuple[str, ...], data_root: str)
         none = int((table["estimate"] == NO_KEY).sum())
         echo("\t".join([plain(file), str(len(table)), *(f"{value:.4f}" for value in values), str(none)]))
     ctx.exit(status)
+
+
+@main.command(short_help="Write the committed results into README and docs.")
+def docs() -> None:
+    """Write the results into the places that README and docs mark for them, see keymyna_lib/report/pages.py.
+
+    Nothing is written when a mark names no result, or a number looks like a result and has no mark.
+    """
+    from keymyna_lib.report import pages
+
+    if not (paths.ROOT / "README.md").is_file():
+        raise KeyMynaError("keymyna docs belongs to a clone: this is an installed package.")
+    changed = [str(page.relative_to(paths.ROOT)) for page in pages.rewrite(paths.ROOT)]
+    click.echo(f"rewritten: {', '.join(changed)}" if changed else "every page says what the results say")
 
 
 if __name__ == "__main__":

@@ -157,11 +157,3 @@ def test_citation_file():
     assert cff["cff-version"] == "1.2.0" and cff["license"] == PROJECT["license"] == "MIT"
     assert Version(cff["version"]) == Version(PROJECT["version"])
     assert cff["preferred-citation"]["identifiers"][0]["value"] == "arXiv:2604.10021"
-
-
-def test_readme_and_runner_tell_the_same_times():
-    pipeline = tomllib.loads((paths.LIBRARY / "run" / "pipeline.toml").read_text())
-    rows = re.findall(r"^\| `(\d\d_\w+)` \|.*\| ([\d.]+) \|$", (paths.ROOT / "README.md").read_text(), flags=re.M)
-    assert {name: float(minutes) for name, minutes in rows} == {
-        name: entry["minutes"]["mini"] for name, entry in pipeline.items() if not entry.get("on_request")
-    }

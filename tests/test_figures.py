@@ -2,6 +2,7 @@
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.colors import to_rgba
@@ -40,4 +41,15 @@ def test_the_legend_of_head_curves_names_features_of_any_head():
     figure = figures.head_curves(systems)
     (legend,) = [axis.get_legend() for axis in figure.axes if axis.get_legend()]
     assert [text.get_text() for text in legend.get_texts()] == ["mean mel", "mean mel, LDA"]
+    plt.close(figure)
+
+
+def test_spectrograms_stand_in_rows_and_columns_on_one_scale():
+    lengths = {("piece", "tune"): 40, ("section", "tune"): 90, ("section", "song"): 60}
+    shown = {place: ("a name", np.full((n, 128), n / 10, np.float16)) for place, n in lengths.items()}
+    figure = figures.spectrograms(shown)
+    drawn = [axis.images for axis in figure.axes]
+    assert [picture.get_array().shape for (picture,) in filter(None, drawn)] == [(128, 40), (128, 90), (128, 60)]
+    assert not drawn[1] and not figure.axes[1].get_visible()  # no song of scope "piece"
+    assert {picture.get_clim() for (picture,) in filter(None, drawn)} == {(0, 9)}
     plt.close(figure)

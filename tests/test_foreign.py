@@ -9,13 +9,26 @@ import pandas as pd
 import pytest
 import torch
 
+from keymyna_lib.base import paths
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.seeds import torch_stream
 from keymyna_lib.base.tensors import save_tensors
+from keymyna_lib.compute.processes import Processes
 from keymyna_lib.corpus.splits import budget_tracks
 from keymyna_lib.evaluate import NO_KEY
 from keymyna_lib.experiments import foreign
-from keymyna_lib.experiments.foreign import ALL, Recordings, chosen_heads, foreign_scores, foreign_table, other_scores
+from keymyna_lib.experiments.foreign import (
+    ALL,
+    Recordings,
+    chosen_heads,
+    foreign_scores,
+    foreign_table,
+    gains,
+    heard_twice,
+    other_scores,
+    recordings_of,
+    songs_beside,
+)
 from keymyna_lib.experiments.head_study import HeadStudy
 from keymyna_lib.experiments.label_free import ModelSystem
 from keymyna_lib.features import CHROMA, MEAN_MEL, Features, cut_windows, embed, of_tracks
@@ -146,6 +159,61 @@ def test_everything_is_compared_with_a_system_that_has_no_head(scored, recording
     assert table.loc[(ALL, "silent"), ["difference", "difference_low"]].tolist() == [-1, -1]
     with pytest.raises(KeyMynaError, match="baseline 'wrong'.*clear, noisy, right, silent"):
         foreign_table(both, baseline="wrong", seed=0)
+
+
+def test_gains_are_paired_differences_to_each_of_the_others(scored, recordings):
+    both = pd.concat([scored, other_scores(recordings)], ignore_index=True)
+    table = gains(both, "clear", seed=0).set_index("features")
+    assert list(table.index) == ["noisy", "right", "silent"] and (table["shared"] == 48).all()
+    means = both.groupby("features")["score"].mean()
+    for other, row in table.iterrows():
+        assert row["difference"] == pytest.approx(means["clear"] - means[other])
+    assert table.loc["silent", "difference"] == 0.75 and table.loc["right", "d_high"] < 0
+    # Holm by hand: the smallest of three counts three times.
+    assert table["p_holm"].min() == pytest.approx(3 * table["p"].min()) and (table["p_holm"] >= table["p"]).all()
+
+
+def test_tracks_that_are_heard_twice_are_compared_with_themselves(scored):
+    quieter = scored.assign(score=scored["score"] - np.where(scored["features"] == "clear", 0.25, 0))
+    quieter = quieter.sample(frac=1, random_state=0)  # in any order
+    table = heard_twice(quieter, scored, seed=0).set_index("features")
+    assert table.loc["clear", ["tracks", "difference", "low", "high"]].tolist() == [48, -0.25, -0.25, -0.25]
+    assert table.loc["noisy", ["difference", "p"]].tolist() == [0, 1]
+    clear = scored["features"] == "clear"
+    for fewer in (scored[scored["track_id"] != "r03"], scored[scored["seed"] == 0], scored[clear]):
+        with pytest.raises(KeyMynaError, match="not of the same tracks and seeds"):
+            heard_twice(scored, fewer, seed=0)
+
+
+@pytest.fixture(scope="module")
+def songs(tmp_path_factory):
+    """Songs beside a synthetic corpus of a second an excerpt."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(paths, "CACHE", tmp_path_factory.mktemp("cache"))
+        settings = {"seconds": 1.0, "scope": "piece", "detune_cents": 0.0, "snr_db": [40.0, 40.0], "seed": 6}
+        yield songs_beside(SimpleNamespace(config=settings, front_end="mel"), 12, client=Processes(1), show=False)
+
+
+def test_songs_beside_a_corpus_are_of_another_seed_and_its_own_conditions(songs):
+    assert len(songs.manifest) == 12 and set(songs.manifest["source"]) == {"song"}
+    assert songs.config["seed"] == 7 and songs.config["seconds"] == 1.0 and songs.front_end == "mel"
+    assert (songs.manifest["duration"] <= 1.5).all() and set(songs.manifest["scope"]) == {"piece"}
+
+
+def first_sample(audio):
+    return {"first": int(abs(audio[0]) * 1e6) % 24}
+
+
+def test_all_tracks_of_a_corpus_are_tested_on_or_those_of_one_split(songs, monkeypatch):
+    options = {"client": Processes(1), "show": False}
+    everything = recordings_of(songs, [first_sample], **options)
+    assert list(everything.tracks.index) == songs.tracks() == list(everything.chroma.track_ids)
+    assert everything.tracks["key"].equals(songs.manifest["key"])
+    monkeypatch.setattr(foreign, "extract", None)  # nothing is extracted again
+    for split in songs.manifest["split"].unique():
+        some = recordings_of(songs, [first_sample], split=split, chroma=everything.chroma, **options)
+        assert list(some.tracks.index) == songs.tracks(split=split) and some.chroma is everything.chroma
+        assert some.others.equals(everything.others.loc[some.tracks.index])
 
 
 def test_features_that_the_recordings_lack_are_refused(elsewhere, recordings):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from keymyna_lib.report.intervals import budget_label, difference_cell, with_interval
+from keymyna_lib.report.intervals import budget_label, difference_cell, direction, with_interval
 
 
 @pytest.mark.parametrize(
@@ -23,3 +23,10 @@ def test_a_difference_names_its_p_or_that_it_was_not_run():
     assert difference_cell(cell) == "+5.0 [-1.0, +10.0], p 0.042"
     assert difference_cell(cell | {"p_holm": 0.0009}).endswith(", p < 0.001")
     assert difference_cell(cell | {"shared": 0}) == "not run"
+
+
+def test_an_interval_that_holds_zero_has_no_direction():
+    assert [direction(*ends) for ends in ((0.1, 0.2), (-0.2, -0.1))] == ["more than", "less than"]
+    assert {direction(*ends) for ends in ((-0.1, 0.1), (0, 0.1), (-0.1, 0), (0, 0))} == {
+        "neither clearly more nor less than"
+    }

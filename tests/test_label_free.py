@@ -9,7 +9,17 @@ from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.compute.processes import Processes
 from keymyna_lib.evaluate import NO_KEY
 from keymyna_lib.experiments.controls import template_keys
-from keymyna_lib.experiments.label_free import FIRST, SECOND, SHIFTS, WHOLE, agreement, listen, pairs, transposed
+from keymyna_lib.experiments.label_free import (
+    FIRST,
+    SECOND,
+    SHIFTS,
+    WHOLE,
+    agreement,
+    listen,
+    pairs,
+    right_where_agreed,
+    transposed,
+)
 from keymyna_lib.keys import transpose
 
 ONE = Processes(1)
@@ -118,6 +128,25 @@ def test_shares_and_intervals_of_a_system_that_sometimes_agrees():
     groups = pd.Series("one", index=answers["track_id"].unique())
     together = agreement(answers, groups=groups, n_resamples=50, seed=1)
     assert (together["same_low"] == together["same_high"]).all()
+
+
+def test_agreement_beside_truth():
+    """Of four tracks, halves agree on three; two of these are right, and the fourth is."""
+    heard = {"a": (0, 0, 0), "b": (5, 5, 5), "c": (7, 2, 2), "d": (9, 1, 2)}  # whole and halves
+    rows = [
+        (track, "made up", part, 0, key)
+        for track, keys in heard.items()
+        for part, key in zip((WHOLE, FIRST, SECOND), keys)
+    ]
+    rows += [(track, "made up", WHOLE, 3, 0) for track in heard]  # plays no part
+    answers = pd.DataFrame(rows, columns=["track_id", "system", "part", "shift", "estimate"])
+    keys = pd.Series({"d": 9, "a": 0, "c": 3, "b": 5, "unheard": 1})
+    table = right_where_agreed(answers, keys, seed=0).set_index("agreed")
+    assert table.loc[True, ["tracks", "right"]].tolist() == [3, pytest.approx(2 / 3)]
+    assert table.loc[True, "low"] < 2 / 3 < table.loc[True, "high"]
+    assert table.loc[False, ["tracks", "right", "low", "high"]].tolist() == [1, 1, 1, 1]
+    together = right_where_agreed(answers, keys, groups=pd.Series("one", index=keys.index), seed=0).set_index("agreed")
+    assert together.loc[True, "low"] == together.loc[True, "high"]
 
 
 @pytest.mark.parametrize("shifts", [(), (0,), (1.5,)])

@@ -17,7 +17,20 @@ from keymyna_lib.run import execute, parameters, pipeline, plan
 from keymyna_lib.run.project import Project
 
 NOTEBOOKS = pipeline.load_notebooks(Project())
-FREE = {"task", "weights", "data_root", "mirror", "predictions", "frozen", "offline", "tune", "mtg_single_key"}
+FREE = {
+    "recordings",
+    "soundfont",
+    "fetch_soundfont",
+    "task",
+    "weights",
+    "data_root",
+    "mirror",
+    "predictions",
+    "frozen",
+    "offline",
+    "tune",
+    "mtg_single_key",
+}
 # May be negative, or infinite in no sense that would matter.
 NEGATIVE = {"snr_db", "test_shifts"}
 
@@ -95,9 +108,9 @@ def test_the_names_of_factors_and_rows_are_those_of_the_notebooks():
         ({"clip_norm": -1}, "10, 50, 60: clip_norm -1.0"),
         ({"gamma": 1.5}, "10, 50, 60: gamma 1.5"),
         ({"seed": -1}, "10, 40, 50, 55, 60: seed -1"),
-        ({"seeds": "0,0"}, "20, 30, 65: seeds [0, 0]: expected a list of different values"),
+        ({"seeds": "0,0"}, "20, 30, 45, 65: seeds [0, 0]: expected a list of different values"),
         ({"draws": ""}, "50, 60: draws []"),
-        ({"dropouts": "0.5,1"}, "20, 30, 65: dropouts [0.5, 1.0]"),
+        ({"dropouts": "0.5,1"}, "20, 30, 45, 65: dropouts [0.5, 1.0]"),
         ({"device": "gpu"}, "device 'gpu': expected auto, cpu or cuda."),
         ({"preset": "vit-l"}, "10, 50, 60: preset 'vit-l'"),
         ({"tasks": "giantstep"}, "05: task 'giantstep': choose among giantsteps"),
@@ -113,6 +126,11 @@ def test_the_names_of_factors_and_rows_are_those_of_the_notebooks():
         ({"predictions": "/does/not/exist"}, "15: predictions '/does/not/exist' is not a folder."),
         ({"weights": "myna.pt"}, "10: weights 'myna.pt': there is no such file"),
         ({"frozen": "mert"}, "20, 30: frozen 'mert': there is no such folder"),
+        ({"recordings": "/does/not/exist"}, "45: recordings '/does/not/exist' is not a folder."),
+        ({"soundfont": "FluidR4"}, "FluidR4': expected one of TimGM6mb, FluidR3, or the path of an .sf2 file."),
+        ({"soundfont": "TimGM6mb"}, "45: soundfont 'TimGM6mb' is what the corpus is played by"),
+        ({"n_test_songs": 0}, "45: n_test_songs 0: expected at least 1."),
+        ({"test_shifts": "-1,0,1"}, "45: test_shifts [-1, 0, 1]: 0 is the recording itself"),
     ],
 )
 def test_a_value_out_of_range_is_named_with_its_notebooks(typed, expected):

@@ -3,15 +3,17 @@ from __future__ import annotations
 import itertools
 import json
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
 from keymyna_lib import keys
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.seeds import numpy_stream
+from keymyna_lib.corpus.rendered.build import SongConfig, plan_songs, played_notes
 from keymyna_lib.corpus.songs import chords, grammar, lines, rhythm, styles
 from keymyna_lib.corpus.songs.arrange import arrange, excerpt
-from keymyna_lib.corpus.songs.card import card_counts, data_card, progressions
+from keymyna_lib.corpus.songs.card import card_counts, data_card, excerpt_of, progressions, songs_of
 from keymyna_lib.corpus.songs.compose import DRUMS_PART, LEAD, compose
 from keymyna_lib.corpus.songs.grammar import COLOURS, KINDS, draw_progression
 from keymyna_lib.corpus.songs.harmony import SCALES, chord, scale_over
@@ -278,13 +280,50 @@ def test_arrangements(songs, scope):
     assert min(starts) < 0.1 and max(starts) > 0.6
 
 
-def test_piano_roll(songs):
-    song = songs[0]
-    figure = pictures.piano_roll(
-        song.notes(0, 32),
-        [part.role for part in song.parts],
-        [(s.role, s.start) for s in song.sections if s.start < 32],
-        [(c.numeral, onset) for onset, _, c in song.chords(0, 32)],
-        "a song",
-    )
+@pytest.fixture(scope="module")
+def plan():
+    few = dict(n_songs=30, seconds=20.0, scope="mixed", detune_cents=20.0, snr_db=(30.0, 40.0), seed=0)
+    return plan_songs(SongConfig(**few))
+
+
+def test_songs_of_a_corpus_are_in_the_keys_that_sound(plan):
+    for track, song in songs_of(plan).items():
+        assert song.key == plan.key[track] and f"{song.style}, {song.kind}" == plan.title[track]
+        transposed = played_notes(track, "song", plan.arrangement[track], None)
+        pitched = transposed[:, 3] != DRUMS_PART
+        transposed[pitched, 2] += plan.transposition[track]
+        start, stop = excerpt(json.loads(plan.arrangement[track]))
+        np.testing.assert_array_equal(song.notes(start, stop), transposed)
+
+
+def test_an_excerpt_is_what_sounds_in_a_track(plan):
+    for track, song in songs_of(plan).items():
+        found = excerpt_of(song, plan.arrangement[track])
+        start, stop = excerpt(json.loads(plan.arrangement[track]))
+        whole = song.notes(start, stop)
+        held = (whole[:, 0] + whole[:, 1]).clip(max=stop) - whole[:, 0].clip(min=start)
+        np.testing.assert_allclose(found.notes[:, 1], held, atol=1e-4)
+        assert found.notes[:, 0].min() >= start and (found.notes[:, :2].sum(axis=1) <= stop + 1e-3).all()
+        assert found.sections[0][1] <= start and all(start < beat < stop for _, beat in found.sections[1:])
+        assert found.chords[0][1] <= start and all(start < beat < stop for _, beat in found.chords[1:])
+
+
+def test_piano_roll(plan):
+    (track, song), *_ = songs_of(plan).items()
+    figure = pictures.piano_roll(*excerpt_of(song, plan.arrangement[track]), "a song")
     assert len(figure.axes) == 2 and figure.axes[0].get_title("left") == "a song"
+
+
+def test_names_of_sections_in_a_piano_roll_do_not_overlap(plan):
+    left_out = 0
+    for track, song in itertools.islice(songs_of(plan).items(), 6):
+        played = excerpt_of(song, plan.arrangement[track])
+        figure = pictures.piano_roll(*played, "a song")
+        figure.draw_without_rendering()
+        names = {name for name, _ in played.sections}
+        drawn = [text for text in figure.axes[0].texts if text.get_text().strip() in names]
+        boxes = sorted((text.get_window_extent() for text in drawn), key=lambda box: box.x0)
+        assert boxes and all(one.x1 <= other.x0 for one, other in itertools.pairwise(boxes))
+        left_out += len(played.sections) - len(drawn)
+        plt.close(figure)
+    assert left_out <= 6

@@ -174,15 +174,28 @@ def test_scores_by_kind_are_those_of_its_tracks(home):
         index=names,
     )
     kinds = summaries.kinds_of(manifest)
-    assert list(kinds.iloc[[0, 6, 12, 18]]) == ["scores, piece", "scores, section", "songs, section", "songs, piece"]
+    assert kinds.columns.to_list() == ["material", "scope"]
     found = summaries.by_kind("smoke", runs, kinds[::-1])  # in any order
-    assert list(found["kind"][:5]) == ["scores, piece", "scores, section", "songs, piece", "songs, section", "all"]
-    assert list(found["n_tracks"][:5]) == [6, 6, 6, 6, 24] and len(found) == 10
+    divided = ["scores", "songs", "scope piece", "scope section", "all"]
+    assert list(found["kind"]) == 2 * divided and list(found["n_tracks"][:5]) == [12, 12, 12, 12, 24]
+    ours = {  # straight from the manifest, whose order is that of the predictions
+        "scores": slice(0, 12),
+        "songs": slice(12, 24),
+        "scope piece": [*range(6), *range(18, 24)],
+        "scope section": slice(6, 18),
+        "all": slice(None),
+    }
     for row in found.itertuples():
         scores = np.stack([load_predictions("smoke", run).set_index("track_id")["score"] for run in row.run_ids])
-        ours = np.array([row.kind in (kind, "all") for kind in kinds])
-        assert row.weighted_both == pytest.approx(scores[:, ours].mean()) and row.low <= row.weighted_both <= row.high
+        assert row.weighted_both == pytest.approx(scores[:, ours[row.kind]].mean())
+        assert row.low <= row.weighted_both <= row.high
     shown = tables.kind_table(found, 100)
-    assert list(shown.columns[-5:]) == [*(f"{kind} (6)" for kind in sorted(set(kinds))), "all (24)"]
+    assert list(shown.columns[-5:]) == [*(f"{kind} (12)" for kind in divided[:-1]), "all (24)"]
     with pytest.raises(KeyMynaError, match="another corpus"):
         summaries.by_kind("smoke", runs, kinds[:-1])
+
+
+def test_what_does_not_vary_in_a_corpus_divides_nothing():
+    manifest = pd.DataFrame({"source": ["chorale", "tune", "song"], "scope": ["section"] * 3})
+    assert summaries.kinds_of(manifest).columns.to_list() == ["material"]
+    assert summaries.kinds_of(manifest[:2]).columns.empty

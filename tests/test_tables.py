@@ -167,3 +167,16 @@ def test_mert_is_found_under_the_name_of_its_repository(home):
     table = tables.published_table(summaries.systems("smoke", describe_runs("smoke", ids))).frame
     here = table.set_index(["system", "dataset"])["measured here"]
     assert here["MERT-95M", "GiantSteps"].startswith("100.0 ") and here["MERT-95M", "Billboard"] == tables.NOT_RUN
+
+
+def test_the_corpus_is_counted_by_source_and_split(home):
+    with Run("corpus", profile="smoke", notebook="n", config={}, seed=0, inputs={"corpus": "c"}) as run:
+        for source, split, tracks in (("tune", "test", 7), ("song", "train", 9), ("song", "valid", 8)):
+            for metric, value in (("tracks", tracks), ("piece_tracks", 3), ("compositions", 6), ("minor_tracks", 4)):
+                run.metric(source, split, metric, value, tracks)
+            run.metric(source, split, "hours", tracks / 8, tracks)
+    assert tables.corpus_table("smoke", run.run_id).frame.to_dict("split")["data"] == [
+        ["song", "train", 9, 3, 6, 4, "1.12"],
+        ["song", "valid", 8, 3, 6, 4, "1.00"],
+        ["tune", "test", 7, 3, 6, 4, "0.88"],
+    ]

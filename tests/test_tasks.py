@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import tones
 
+from keymyna_lib.base import paths
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.corpus.recordings import tasks
 
@@ -116,6 +117,20 @@ def test_short_recordings_are_counted_and_named(planned):
 def test_nothing_wanted_gives_no_tracks():
     tracks, left_out = tasks.assemble({}, {}, ["giantsteps"], ["gtzan"], [])
     assert tracks.empty and list(left_out) == ["giantsteps"]
+
+
+def test_all_that_is_there_is_tested_on_whatever_its_split(root, tmp_path, monkeypatch):
+    folder, expected = root
+    monkeypatch.setattr(paths, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(tasks, "labelled_folders", lambda root: ["folder:mine"])  # beside what the others look at
+    corpus = tasks.corpus_to_test(folder, min_windows=0, show=False)
+    found = {f"{name}/{t}" for name, one in expected.items() for t, state in one["states"].items() if state == "found"}
+    labelled = corpus.manifest[corpus.manifest["key"] >= 0]
+    assert set(labelled.index) <= found and len(labelled) > 0.9 * len(found)  # some cannot be decoded
+    assert set(labelled["split"]) == {"extra"} and set(labelled["source"]) == set(expected)
+    assert corpus.tracks(split="pretrain") == ["unlabelled:radio/a.mp3"]
+    with pytest.raises(KeyMynaError, match="no recordings to test on. .*gtzan: "):
+        tasks.corpus_to_test(tmp_path, show=False)
 
 
 @pytest.mark.parametrize(

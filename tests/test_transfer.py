@@ -60,6 +60,15 @@ def test_conditions_train_apart_from_their_test(table):
         assert not (condition.train & condition.test).any() and (condition.control & condition.test).any()
 
 
+def test_songs_are_a_repertoire_where_there_are_any(table):
+    songs = table.assign(source=table["source"].where(np.arange(len(table)) % 3 > 0, "song"))
+    found = {c.name: c for c in conditions(songs)}
+    there, back = found["scores to songs"], found["songs to scores"]
+    assert set(songs.loc[there.train, "source"]) == {"chorale", "tune"} == set(songs.loc[back.test, "source"])
+    assert set(songs.loc[there.test, "source"]) == {"song"} == set(songs.loc[back.train, "source"])
+    assert (there.control == there.test).all() and (back.control == back.test).all()
+
+
 def test_what_is_alike_carries_over_and_what_was_never_heard_does_not(table):
     means = scores(transfer(features(table, False), table, np.random.default_rng(0)))
     assert means["tunes to chorales", "", "elsewhere"] > 0.95 and means["clean to noisy", "", "elsewhere"] > 0.95

@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 
 from keymyna_lib.base.errors import KeyMynaError
@@ -35,11 +36,12 @@ def corpora(home, monkeypatch):
     publish("05_recordings", corpus="", folder="")
 
 
-def pretrained(corpus, config):
+def pretrained(corpus, config, heard=()):
     with Run("pretrain", profile="smoke", notebook="10_pretrain", config=config, seed=0, inputs={}) as run:
         for seed, name in enumerate(("encoder", "untrained")):
             encoder = build_encoder(EncoderConfig("vit-toy", "vertical", "log1p"), torch_stream(seed, "weights"))
             save_encoder(encoder, run.artifact_path(f"{name}.safetensors"))
+        run.attach("training_tracks", pd.DataFrame({"track_id": list(heard)}))
     publish("10_pretrain", [run.run_id], corpus=corpus, encoder="e")
 
 
@@ -70,6 +72,13 @@ def test_encoders_are_those_made_on_this_corpus(corpora, monkeypatch):
     publish("05_recordings", corpus="content of recorded", folder="corpus/recorded")
     with pytest.raises(KeyMynaError, match="--only 10 --force"):
         upstream.encoders_of("smoke")
+
+
+def test_what_was_heard_in_pretraining_is_known(corpora):
+    pretrained("content of rendered", {"encoder": {"preset": "vit-toy"}}, heard=["gtzan/1", "007"])
+    assert upstream.pretraining_tracks_of("smoke") == ["gtzan/1", "007"]
+    pretrained("content of rendered", {"encoder": {"preset": "vit-s"}, "weights": {"source": "owner/name/file"}})
+    assert upstream.pretraining_tracks_of("smoke") == []
 
 
 def test_given_weights_are_named(corpora):

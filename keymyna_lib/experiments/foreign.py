@@ -25,7 +25,9 @@ from keymyna_lib.base.tensors import reading
 from keymyna_lib.compute.executor import Executor
 from keymyna_lib.compute.processes import HERE
 from keymyna_lib.corpus.corpus import Corpus
-from keymyna_lib.evaluate import NO_KEY, bootstrap_interval, paired_difference
+from keymyna_lib.corpus.rendered.build import SongConfig, build_songs
+from keymyna_lib.corpus.sound import soundfonts
+from keymyna_lib.evaluate import NO_KEY, bootstrap_interval, holm, paired_difference
 from keymyna_lib.experiments.controls import PROFILES, System, predict_all, profile_key
 from keymyna_lib.experiments.head_study import HeadStudy, sweep
 from keymyna_lib.experiments.scoring import judged
@@ -59,14 +61,41 @@ class Recordings:
     others: pd.DataFrame
 
 
-def recordings_of(
-    corpus: Corpus, systems: Sequence[System] = (), *, frames: int = WINDOW, client: Executor = HERE, show: bool = True
-) -> Recordings:
-    """All labelled tracks of a corpus, whatever their split; a set for each data set.
+def songs_beside(
+    corpus: Corpus, n_songs: int, soundfont: str = soundfonts.DEFAULT, *, client: Executor = HERE, show: bool = True
+) -> Corpus:
+    """Songs that a synthetic corpus does not hold, under its own conditions; another SoundFont plays the same ones.
 
     Parameters
     ----------
-    systems : of `controls`, whose answers are scored beside.
+    corpus : as of notebook 00; its length of excerpts, scope, tuning, noise and front end are the songs'.
+    soundfont : as of `SongConfig`.
+    """
+    made = corpus.config
+    shared = {name: made[name] for name in ("seconds", "scope", "detune_cents", "snr_db")}
+    config = SongConfig(
+        **shared, front_end=corpus.front_end, n_songs=n_songs, seed=made["seed"] + 1, soundfont=soundfont
+    )
+    return build_songs(config, progress=show, client=client)
+
+
+def recordings_of(
+    corpus: Corpus,
+    systems: Sequence[System] = (),
+    *,
+    split: str | None = None,
+    chroma: Features | None = None,
+    frames: int = WINDOW,
+    client: Executor = HERE,
+    show: bool = True,
+) -> Recordings:
+    """The labelled tracks of a corpus; a set for each of its sources.
+
+    Parameters
+    ----------
+    systems : of `controls` or `label_free.ModelSystem`, whose answers are scored beside.
+    split : only the tracks of this one; all of them where it is None.
+    chroma : of these tracks at least, where it has been extracted already.
     frames : length of a window.
 
     Raises
@@ -74,14 +103,15 @@ def recordings_of(
     KeyMynaError
         When no track has a label.
     """
-    tracks = corpus.manifest[corpus.manifest["key"] >= 0]
+    tracks = corpus.manifest.loc[corpus.tracks(split)]
+    tracks = tracks[tracks["key"] >= 0]
     if tracks.empty:
         raise KeyMynaError(f"{corpus.path} has no labelled track to test on.")
     ids = list(tracks.index)
     return Recordings(
         tracks[["key"]].assign(set=tracks["source"], group=tracks["composition"]),
         corpus.spectrogram,
-        extract(corpus, CHROMA, frames=frames, track_ids=ids, show=show, client=client),
+        chroma or extract(corpus, CHROMA, frames=frames, track_ids=ids, show=show, client=client),
         predict_all(corpus, ids, systems, client=client, progress=show)
         if systems
         else pd.DataFrame(index=tracks.index),
@@ -285,4 +315,72 @@ def foreign_table(predictions: pd.DataFrame, *, baseline: str = "", n_resamples:
                 row |= {"difference": found.difference, "p": found.p}
                 row |= {"difference_low": found.low, "difference_high": found.high}
             rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def gains(predictions: pd.DataFrame, features: str, *, n_resamples: int = 2000, seed: int) -> pd.DataFrame:
+    """How much better the heads on some features do than every other system, on all recordings together.
+
+    Parameters
+    ----------
+    predictions, n_resamples, seed : as in `foreign_table`.
+    features : whose heads are compared; the others have the same head and budget, or none.
+
+    Returns
+    -------
+    One row per other system, in columns as `intervals.difference_cell` reads them: features (of the other), shared
+    (tracks), difference (of scores, 0..1), d_low, d_high (95 %), p, and p_holm, adjusted over these rows.
+    """
+    rows = []
+    for other in predictions["features"].unique():
+        if other != features:
+            both = predictions[predictions["features"].isin([features, other])].assign(set=ALL)
+            table = foreign_table(both, baseline=other, n_resamples=n_resamples, seed=seed)
+            (row,) = table[table["features"] == features].itertuples()
+            spread = {"d_low": row.difference_low, "d_high": row.difference_high, "p": row.p}
+            rows.append({"features": other, "shared": row.tracks, "difference": row.difference, **spread})
+    table = pd.DataFrame(rows)
+    return table.assign(p_holm=holm(table["p"]))
+
+
+def heard_twice(one: pd.DataFrame, other: pd.DataFrame, *, n_resamples: int = 2000, seed: int) -> pd.DataFrame:
+    """How much better each system does on one hearing of some tracks than on another, by two SoundFonts for instance.
+
+    Parameters
+    ----------
+    one, other : rows of `foreign_scores`, of `other_scores`, or both, about tracks of the same ids.
+    n_resamples, seed : of the bootstrap, over groups of tracks and over seeds; see `evaluate.bootstrap_interval`.
+
+    Returns
+    -------
+    One row per features, head and budget: features, head, budget, tracks, difference (of scores, 0..1), low, high
+    (95 %) and p (not adjusted).
+
+    Raises
+    ------
+    KeyMynaError
+        When the tracks, systems or seeds are not the same.
+    """
+    by, rows = ["features", "head", "budget"], []
+    groups = one.drop_duplicates("track_id").set_index("track_id")["group"]
+    pairs = [
+        {
+            key: part.pivot(index="seed", columns="track_id", values="score")
+            for key, part in table.groupby(by, sort=False)
+        }
+        for table in (one, other)
+    ]
+    for key, scores in pairs[0].items():
+        again = pairs[1].get(key)
+        if again is None or not (again.index.equals(scores.index) and again.columns.equals(scores.columns)):
+            raise KeyMynaError(f"{', '.join(map(str, key))}: the two hearings are not of the same tracks and seeds.")
+        found = paired_difference(
+            scores.to_numpy(),
+            again.to_numpy(),
+            groups=groups[scores.columns].to_numpy(),
+            n_resamples=n_resamples,
+            seed=seed,
+        )
+        row = dict(zip(by, key)) | {"tracks": scores.shape[1], "difference": found.difference}
+        rows.append(row | {"low": found.low, "high": found.high, "p": found.p})
     return pd.DataFrame(rows)

@@ -192,6 +192,35 @@ def agreement(
     return pd.DataFrame(rows)
 
 
+def right_where_agreed(
+    answers: pd.DataFrame, keys: pd.Series, *, groups: pd.Series | None = None, n_resamples: int = 2000, seed: int
+) -> pd.DataFrame:
+    """What agreement says about being right, on recordings whose keys are known after all.
+
+    Parameters
+    ----------
+    answers : of `listen`. keys : 0 to 23, by track_id.
+    groups, n_resamples, seed : as in `agreement`.
+
+    Returns
+    -------
+    One row per system and whether its answers to the two halves were the same key, where that happened: system, agreed
+    (bool), tracks, right (share of them whose key, of the whole, is right), low, high (95 %).
+    """
+    whole = answers[(answers["part"] == WHOLE) & (answers["shift"] == 0)].set_index(["system", "track_id"])["estimate"]
+    halves = pairs(answers).query("measure == @MEASURES[0]").set_index(["system", "track_id"])["same"] == 1
+    table = pd.DataFrame({"estimate": whole, "agreed": halves}).reset_index()
+    table["right"] = table["estimate"].to_numpy() == keys.loc[table["track_id"]].to_numpy()
+    rows = []
+    for (system, agreed), part in table.groupby(["system", "agreed"], sort=False):
+        together = None if groups is None else groups.loc[part["track_id"]].to_numpy()
+        right = part["right"].to_numpy(float)
+        low, high = bootstrap_interval(right, groups=together, n_resamples=n_resamples, seed=seed)
+        row = {"system": system, "agreed": bool(agreed), "tracks": len(part), "right": right.mean()}
+        rows.append(row | {"low": low, "high": high})
+    return pd.DataFrame(rows)
+
+
 def _by_chance(part: pd.DataFrame) -> tuple[float, float]:
     """Expected `same` and `weighted` of the first answers and the second ones, each to a recording drawn at random."""
     one, other = (

@@ -15,6 +15,7 @@ import pandas as pd
 
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.progress import bar
+from keymyna_lib.corpus.rendered.build import SONG
 from keymyna_lib.evaluate import group_means, mirex_scores
 from keymyna_lib.experiments.label_efficiency import logistic_curve
 from keymyna_lib.experiments.pitch_probes import MIN_PURITY
@@ -38,11 +39,15 @@ class Condition(NamedTuple):
 def conditions(table: pd.DataFrame) -> Iterator[Condition]:
     """Every condition that the windows of `window_truth.window_properties` allow.
 
-    Instrument families without windows in some split are left out.
+    Repertoires are chorales and tunes and, where there are songs, scores and songs. Instrument families without windows
+    in some split are left out.
     """
     source, family, families, snr = (table[column].to_numpy() for column in ("source", "family", "families", "snr"))
     for here, there in (("tune", "chorale"), ("chorale", "tune")):
         yield Condition(f"{here}s to {there}s", source == here, source == there, source == there)
+    if (songs := source == SONG).any():
+        yield Condition("scores to songs", ~songs, songs, songs)
+        yield Condition("songs to scores", songs, ~songs, ~songs)
     yield Condition("clean to noisy", snr >= CLEAN, snr <= NOISY, snr <= NOISY)
     for name in sorted(set(family)):
         test = (family == name) & (table["purity"] >= MIN_PURITY).to_numpy()

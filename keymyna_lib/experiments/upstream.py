@@ -18,7 +18,7 @@ from keymyna_lib.encoders.huggingface import extract_audio, frozen_encoder
 from keymyna_lib.features import CHROMA, MEAN_MEL, Features, add_shifted, extract
 from keymyna_lib.model import Encoder, load_encoder
 from keymyna_lib.pretrain import PretrainConfig, pretrain, training_tracks
-from keymyna_lib.report.runs import Run, artifact, config_of, published
+from keymyna_lib.report.runs import Run, artifact, config_of, published, run_file
 from keymyna_lib.spectrogram import WINDOW, window_frames
 
 TRAINED, UNTRAINED = "pre-trained", "untrained"
@@ -124,6 +124,14 @@ def encoders_of(profile: str, device: str = "cpu") -> dict[str, Encoder]:
         name: load_encoder(artifact(profile, run_id, file)).to(pick_device(device))
         for name, file in ((TRAINED, "encoder.safetensors"), (UNTRAINED, "untrained.safetensors"))
     }
+
+
+def pretraining_tracks_of(profile: str) -> list[str]:
+    """Ids of the tracks that notebook 10's encoder was pre-trained on; none where its weights are official ones."""
+    (run_id,) = published(profile, PRETRAINED)["runs"]
+    if "weights" in config_of(profile, run_id):
+        return []
+    return pd.read_csv(run_file(profile, run_id, "training_tracks.csv"), dtype=str)["track_id"].tolist()
 
 
 def inputs_of(profile: str, frozen: str = "") -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.seeds import numpy_stream
 from keymyna_lib.evaluate import chance_scores
 from keymyna_lib.keys import CIRCLE_OF_FIFTHS, KEY_NAMES, N_KEYS, is_minor
-from keymyna_lib.report.intervals import CANNOT_BE_TOLD, DOES_NOT, HOLDS, NOT_TESTED
+from keymyna_lib.report.intervals import CANNOT_BE_TOLD, DOES_NOT, HOLDS, NOT_RUN, NOT_TESTED
 from keymyna_lib.spectrogram import HOP, SAMPLE_RATE
 
 # One colour for each kind of features, the same in every figure (Okabe and Ito's palette, safe for colour-blind).
@@ -32,6 +33,7 @@ COLOURS = {
     "template": "#999999",
     "chance": "#555555",
     "outside": "#E69F00",
+    "default model": "#E69F00",
     "masked contrastive": "#D55E00",
     "augmented contrastive": "#56B4E9",
     "bare contrastive": "#CC79A7",
@@ -118,6 +120,32 @@ def source_histograms(counts: pd.DataFrame) -> Figure:
         axis.set(title=source, ylabel="tracks")
         axis.legend(ncols=4, fontsize=8, loc="lower right", bbox_to_anchor=(1, 1), borderpad=0)  # above the bars
     axes[-1, 0].set_xticks(range(N_KEYS), [KEY_NAMES[key] for key in CIRCLE_OF_FIFTHS], rotation=90)
+    return figure
+
+
+def spectrograms(shown: Mapping[tuple[str, str], tuple[str, np.ndarray]]) -> Figure:
+    """Spectrograms in rows and columns, on one scale of colours.
+
+    Parameters
+    ----------
+    shown : by row and column, the name of a track and its (frame, band) stored spectrogram.
+    """
+    rows, columns = (list(dict.fromkeys(place[i] for place in shown)) for i in (0, 1))
+    size = (4.2 * len(columns), 2.3 * len(rows))
+    figure, axes = plt.subplots(len(rows), len(columns), figsize=size, squeeze=False, sharey=True)
+    high = np.quantile(np.concatenate([frames.ravel() for _, frames in shown.values()]).astype(np.float32), 0.995)
+    for (row, column), (name, frames) in shown.items():
+        axis = axes[rows.index(row), columns.index(column)]
+        extent = (0, len(frames) * HOP / SAMPLE_RATE, 0, frames.shape[1])
+        picture = frames.T.astype(np.float32)
+        axis.imshow(picture, origin="lower", aspect="auto", cmap="magma", vmin=0, vmax=high, extent=extent)
+        axis.set_title(f"{column}, {row}\n{textwrap.shorten(name, 48)}", fontsize=9)
+    for axis in axes.flat:
+        axis.set_visible(bool(axis.images))
+    for axis in axes[-1]:
+        axis.set_xlabel("s")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("mel band")
     return figure
 
 
@@ -366,6 +394,19 @@ def transfer_points(axis: Axes, found: pd.DataFrame) -> None:
     axis.set_xticks(range(len(names)), [name.replace(" ", "\n", 1) for name in names])
     axis.set_ylabel("weighted score x 100")
     axis.legend(fontsize=8, bbox_to_anchor=(1.01, 1), loc="upper left")
+
+
+def system_points(axis: Axes, found: pd.DataFrame) -> None:
+    """Scores of systems, dots with intervals, from the top down; `found` by system, a row empty if it was not run."""
+    for place, (system, row) in enumerate(found.iterrows()):
+        colour = COLOURS.get(system, COLOURS["template"])
+        if pd.isna(row["score"]):
+            axis.text(0.02, place, NOT_RUN, transform=axis.get_yaxis_transform(), va="center", fontsize=8, color="0.5")
+            continue
+        axis.plot([100 * row["low"], 100 * row["high"]], [place, place], color=colour, linewidth=1.5)
+        axis.plot(100 * row["score"], place, "o", color=colour, markersize=5)
+    axis.set_yticks(range(len(found)), found.index)
+    axis.set(xlim=(0, 100), ylim=(len(found) - 0.5, -0.5))
 
 
 def difference_points(axis: Axes, found: pd.DataFrame) -> None:

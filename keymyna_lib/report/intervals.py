@@ -28,3 +28,12 @@ def difference_cell(cell: Mapping[str, Any]) -> str:
         return NOT_RUN
     p = f"p {cell['p_holm']:.3f}" if cell["p_holm"] >= 0.001 else "p < 0.001"
     return f"{with_interval(cell['difference'], cell['d_low'], cell['d_high'], '+')}, {p}"
+
+
+def direction(low: float, high: float) -> str:
+    """What the interval of a difference says, in words.
+
+    >>> direction(-0.01, 0.03)
+    'neither clearly more nor less than'
+    """
+    return "more than" if low > 0 else "less than" if high < 0 else "neither clearly more nor less than"

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from keymyna_lib.keys import KEY_NAMES, MODES, N_KEYS
 
 _MODE_COLOURS = {"major": "#4C72B0", "minor": "#C44E52"}
+_TITLES = {"style": "style", "kind": "kind of harmony"}
 _DRUMS = -1
 
 
@@ -32,24 +33,27 @@ def piano_roll(
     sections, chords : names and onsets [beats].
     """
     figure, (axis, drums) = plt.subplots(
-        2, 1, figsize=(14, 6.5), sharex=True, gridspec_kw={"height_ratios": [6, 1]}, layout="constrained"
+        2, 1, figsize=(14, 6.5), sharex=True, gridspec_kw={"height_ratios": [5, 1.4]}, layout="constrained"
     )
     colours = plt.get_cmap("tab10")
     pitched = notes[notes[:, 3] != _DRUMS]
-    for part in np.unique(pitched[:, 3]).astype(int):
+    parts = np.unique(pitched[:, 3]).astype(int)
+    widths = np.linspace(5, 2, len(parts))  # parts in unison stay visible
+    for part, width in zip(parts, widths):
         onset, duration, pitch, _, velocity = pitched[pitched[:, 3] == part].T
         lines = np.stack([np.stack([onset, pitch], 1), np.stack([onset + duration, pitch], 1)], 1)
         colour = np.tile(colours(part % 10), (len(onset), 1))
         colour[:, 3] = 0.35 + 0.65 * velocity / 127
-        axis.add_collection(LineCollection(lines, colors=colour, linewidths=3.2))
+        axis.add_collection(LineCollection(lines, colors=colour, linewidths=width))
         axis.plot([], [], color=colours(part % 10), linewidth=4, label=roles[part])
     start, stop = notes[:, 0].min(), (notes[:, 0] + notes[:, 1]).max()
     low, high = pitched[:, 2].min() - 5, pitched[:, 2].max() + 3
-    for name, beat in sections:
+    for _, beat in sections:
         axis.axvline(beat, color="black", linewidth=0.8)
-        axis.text(max(beat, start), high + 0.5, f" {name}", fontsize=9, fontweight="bold")
-    for name, beat in chords:
-        axis.text(max(beat, start), low + 0.5, name, fontsize=7, rotation=60)
+    for name, beat in _apart(sections, start, 0.06 * (stop - start)):
+        axis.text(beat, high + 0.5, f" {name}", fontsize=9, fontweight="bold")
+    for name, beat in _apart(chords, start, 0.01 * (stop - start)):
+        axis.text(beat, low + 0.5, f" {name}", fontsize=7, rotation=60)
     axis.set(xlim=(start, stop), ylim=(low, high), ylabel="MIDI pitch")
     axis.set_title(title, loc="left", pad=18)
     axis.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=8)
@@ -57,13 +61,23 @@ def piano_roll(
     keys, rows = np.unique(strokes[:, 2].astype(int), return_inverse=True)
     drums.scatter(strokes[:, 0], rows, marker="|", s=18, c=0.9 - strokes[:, 4] / 140, cmap="gray", vmin=0, vmax=1)
     drums.set_yticks(range(len(keys)), keys, fontsize=7)
-    drums.set(xlabel="beats", ylabel="percussion key")
+    drums.set(xlabel="beats", ylabel="drums", ylim=(-0.7, max(len(keys), 1) - 0.3))
     return figure
+
+
+def _apart(names: Sequence[tuple[str, float]], start: float, gap: float) -> list[tuple[str, float]]:
+    """Names at their beats, none before `start` [beats], without those that the next one would overlap."""
+    kept: list[tuple[str, float]] = []
+    for name, onset in reversed(names):
+        beat = max(onset, start)
+        if not kept or kept[-1][1] - beat >= gap:
+            kept.append((name, beat))
+    return kept
 
 
 def song_histograms(card: pd.DataFrame) -> Figure:
     """Songs by style and mode, by key, by tempo, and by kind of harmony; `card` as of `songs.card.data_card`."""
-    figure, axes = plt.subplots(2, 2, figsize=(13, 10), layout="constrained")
+    figure, axes = plt.subplots(2, 2, figsize=(13, 11.5), layout="constrained")
     _by_mode(axes[0, 0], card, "style")
     _by_mode(axes[0, 1], card, "kind")
     counts = card["key"].value_counts().reindex(range(N_KEYS), fill_value=0)
@@ -81,4 +95,5 @@ def _by_mode(axis: plt.Axes, card: pd.DataFrame, column: str) -> None:
     counts = pd.crosstab(card[column], card["mode"]).reindex(columns=MODES, fill_value=0)
     counts = counts.loc[counts.sum(axis=1).sort_values().index]
     counts.plot.barh(stacked=True, ax=axis, color=_MODE_COLOURS, width=0.8)
-    axis.set(xlabel="songs", ylabel="", title=f"Songs by {column}")
+    axis.tick_params(axis="y", labelsize=8)
+    axis.set(xlabel="songs", ylabel="", title=f"Songs by {_TITLES[column]}")

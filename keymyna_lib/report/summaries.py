@@ -124,28 +124,36 @@ def systems(profile: str, runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def kinds_of(manifest: pd.DataFrame) -> pd.Series:
-    """Kind of each track of a synthetic corpus, by track_id: "scores" or "songs", and its scope: "songs, piece".
+def kinds_of(manifest: pd.DataFrame) -> pd.DataFrame:
+    """What each track of a synthetic corpus is, by track_id: material ("scores" or "songs") and scope ("scope piece").
+
+    A column that does not vary, as in a corpus of scores alone or of one scope, is left out.
 
     Parameters
     ----------
     manifest : with columns source and scope.
     """
-    return manifest["source"].map(lambda source: "songs" if source == "song" else "scores") + ", " + manifest["scope"]
+    kinds = pd.DataFrame(
+        {
+            "material": manifest["source"].map(lambda source: "songs" if source == "song" else "scores"),
+            "scope": "scope " + manifest["scope"],
+        }
+    )
+    return kinds.loc[:, kinds.nunique() > 1]
 
 
-def by_kind(profile: str, runs: pd.DataFrame, kinds: pd.Series) -> pd.DataFrame:
+def by_kind(profile: str, runs: pd.DataFrame, kinds: pd.DataFrame) -> pd.DataFrame:
     """Weighted score of each system and label budget on test tracks of each kind, with intervals.
 
     Parameters
     ----------
     runs : rows of `runs.load_runs`, of runs with test predictions.
-    kinds : by track_id, such as `kinds_of` returns.
+    kinds : by track_id, such as `kinds_of` returns; each column divides all tracks.
 
     Returns
     -------
-    Columns task, features, head, budget, kind (in alphabetical order, then "all"), n_tracks, weighted_both, low, high,
-    run_ids.
+    Columns task, features, head, budget, kind (column by column, in alphabetical order, then "all"), n_tracks,
+    weighted_both, low, high, run_ids.
 
     Raises
     ------
@@ -156,11 +164,13 @@ def by_kind(profile: str, runs: pd.DataFrame, kinds: pd.Series) -> pd.DataFrame:
     for system, group in runs.groupby([*TASK_SYSTEM, "budget"], dropna=False, sort=False):
         ids = list(group.sort_values("seed")["run_id"])
         scores, compositions = test_scores(profile, ids)
-        of_track = kinds.reindex(load_predictions(profile, ids[0])["track_id"]).to_numpy()
-        if pd.isna(of_track).any():
+        of_track = kinds.reindex(load_predictions(profile, ids[0])["track_id"])
+        if of_track.isna().any(axis=None):
             raise KeyMynaError(f"run {ids[0]} was scored on tracks of another corpus; run its notebook again.")
-        for kind in (*sorted(set(of_track)), "all"):
-            ours = np.ones(len(of_track), bool) if kind == "all" else of_track == kind
+        divided = [
+            (kind, (of_track[name] == kind).to_numpy()) for name in kinds for kind in sorted(set(of_track[name]))
+        ]
+        for kind, ours in (*divided, ("all", np.ones(len(of_track), bool))):
             low, high = bootstrap_interval(scores[:, ours], groups=compositions[ours], seed=_BOOTSTRAP_SEED)
             rows.append(
                 {

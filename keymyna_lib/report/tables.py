@@ -150,18 +150,19 @@ def robustness_table(profile: str, run_id: str) -> TracedTable:
 
 
 def corpus_table(profile: str, run_id: str) -> TracedTable:
-    """Tracks, compositions, minor tracks and hours by source and split."""
+    """Tracks, how many of them have scope "piece", compositions, minor tracks and hours by source and split."""
     metrics = load_metrics(profile, [run_id])
     wide = metrics.pivot(index=["dataset", "split"], columns="metric", values="value").reset_index()
     wide = wide.sort_values(
         ["dataset", "split"],
         key=lambda c: c.map({"train": 0, "valid": 1, "test": 2}).fillna(c) if c.name == "split" else c,
     )
-    table = wide.rename(columns={"dataset": "source", "minor_tracks": "minor tracks"}).rename_axis(columns=None)
-    for column in ("tracks", "compositions", "minor tracks"):
+    names = {"dataset": "source", "piece_tracks": "scope piece", "minor_tracks": "minor tracks"}
+    table = wide.rename(columns=names).rename_axis(columns=None)
+    for column in (counts := ["tracks", "scope piece", "compositions", "minor tracks"]):
         table[column] = table[column].astype(int)
     table["hours"] = [f"{hours:.2f}" for hours in table["hours"]]
-    table = table[["source", "split", "tracks", "compositions", "minor tracks", "hours"]]
+    table = table[["source", "split", *counts, "hours"]]
     return TracedTable.of_runs(table, ["source", "split"], [run_id])
 
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 DATA, RECORDINGS, PRETRAIN, CONTROLS = "00_data", "05_recordings", "10_pretrain", "15_controls"
 PROBE, MLP, ROBUSTNESS = "20_linear_probe", "30_wide_mlp", "40_robustness"
+REAL = "45_real_music"
 OBJECTIVES, PITCH, DESIGN, HEADS = "50_objectives", "55_pitch", "60_design", "65_heads"
 SPEED, CONCLUSIONS, TABLES = "70_speed", "80_conclusions", "90_tables"
 # Notebook 60: what may be varied -> the parameter with its values, and the setting that takes them.
@@ -210,6 +211,7 @@ def _own() -> dict[str, dict[str, Rule]]:
     probed = Rule(lambda value: value == 0 or 2 <= value < float("inf"), "at least 2, or 0 for all")
     return {
         DATA: {"seconds": at_least(1)},
+        REAL: {"n_test_songs": at_least(1)},
         # Notebook 40 changes no audio of less than a second.
         RECORDINGS: {
             "seconds": Rule(lambda value: value == 0 or 1 <= value < float("inf"), "at least 1, or 0 for all")
@@ -362,6 +364,20 @@ def _points(n_tracks: int, perplexity: float) -> Iterator[str]:
         yield f"perplexity {perplexity:g}: expected less than the {points} points of {n_tracks} tracks; lower it."
 
 
+def _real_music(values: Values, root: Path) -> Iterator[str]:
+    from keymyna_lib.corpus.sound import soundfonts
+
+    where, soundfont = values["recordings"], values["soundfont"]
+    if where and not (root / Path(where).expanduser()).is_dir():
+        yield f"recordings {where!r} is not a folder."
+    if soundfont not in soundfonts.SOUNDFONTS:
+        yield from _said(soundfonts.find, str(root / Path(soundfont).expanduser()))
+    elif soundfont == soundfonts.DEFAULT:
+        yield f"soundfont {soundfont!r} is what the corpus is played by: name another one."
+    if 0 in values["test_shifts"]:
+        yield f"test_shifts {values['test_shifts']}: 0 is the recording itself; leave it out."
+
+
 def _objectives(values: Values, root: Path) -> Iterator[str]:
     from keymyna_lib.experiments.encoder_study import MASKED
 
@@ -385,6 +401,7 @@ _WITHIN = {
     PROBE: _frozen,
     MLP: _mlp,
     ROBUSTNESS: _robustness,
+    REAL: _real_music,
     OBJECTIVES: _objectives,
     HEADS: _heads,
 }

@@ -186,10 +186,19 @@ class UnlabelledFolder(_Folder):
         return table_of(rows)
 
 
+def labelled_folders(root: Path | str) -> list[str]:
+    """Names, as data sets, of the folders with tables of keys under a data root."""
+    return _folders(AudioFolder, root)
+
+
 def unlabelled_folders(root: Path | str) -> list[str]:
     """Names, as data sets, of the folders for pre-training under a data root."""
-    folders = Listing(Listing(root).one("unlabelled") or Path(root) / "unlabelled")
-    return [f"unlabelled:{visible(name)}" for name in folders.names() if (folders.top / name).is_dir()]
+    return _folders(UnlabelledFolder, root)
+
+
+def _folders(kind: type[_Folder], root: Path | str) -> list[str]:
+    folders = Listing(Listing(root).one(kind.place) or Path(root) / kind.place)
+    return [f"{kind.kind}:{visible(name)}" for name in folders.names() if (folders.top / name).is_dir()]
 
 
 def _drawn(group: str) -> str:

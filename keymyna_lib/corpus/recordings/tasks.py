@@ -23,7 +23,7 @@ from keymyna_lib.corpus.recordings.build import build_recordings
 from keymyna_lib.corpus.recordings.dataset import STATES, Dataset, examine
 from keymyna_lib.corpus.recordings.decode import may_be_sound
 from keymyna_lib.corpus.recordings.fetch import fetch
-from keymyna_lib.corpus.recordings.folder import AudioFolder, UnlabelledFolder
+from keymyna_lib.corpus.recordings.folder import AudioFolder, UnlabelledFolder, labelled_folders, unlabelled_folders
 from keymyna_lib.corpus.recordings.game_music import GameMusic
 from keymyna_lib.corpus.recordings.giantsteps import GiantStepsKey, GiantStepsMTG
 from keymyna_lib.corpus.recordings.gtzan import GTZAN
@@ -166,6 +166,47 @@ def unlabelled_corpus(
         tracks, seconds=seconds, min_windows=min_windows, front_end=front_end, progress=show, client=client
     )
     return corpus, reasons(with_problems(examined, unused))
+
+
+def corpus_to_test(
+    root: Path | str,
+    *,
+    seconds: float = 0,
+    min_windows: float = 2,
+    front_end: str = "mel",
+    show: bool = True,
+    client: Executor = HERE,
+) -> Corpus:
+    """A corpus to test on what others were trained for: all that is under a data root, whatever a task makes of it.
+
+    Parameters
+    ----------
+    root : as notebook 05 reads it: data sets in their publishers' layouts, folders of the user, unlabelled ones. Of
+        GiantSteps, mirdata's revision is passed over, as its recordings are those of the original.
+    seconds, min_windows, front_end, client : see `build.build_recordings`.
+
+    Returns
+    -------
+    Its labelled tracks have the split "extra", its unlabelled ones "pretrain".
+
+    Raises
+    ------
+    KeyMynaError
+        When nothing is found there, or as `build.build_recordings`.
+    """
+    unlabelled = unlabelled_folders(root)
+    published = [GiantStepsMTG.name, *(name for name in _SETS if name != MirdataGiantSteps.name)]
+    sets = [dataset(name) for name in (*published, *labelled_folders(root), *unlabelled)]
+    examined, absent = examine_all(sets, root, show=show)
+    labelled = [name for name in examined if name not in unlabelled]
+    folders = {one.name: one.folder(root) for one in sets}
+    tracks, _ = assemble(examined, folders, [], labelled, [name for name in unlabelled if name in examined])
+    if tracks.empty:
+        raise KeyMynaError(f"{root} holds no recordings to test on. " + " ".join(map(": ".join, absent.items())))
+    corpus, _ = build_recordings(
+        tracks, seconds=seconds, min_windows=min_windows, front_end=front_end, progress=show, client=client
+    )
+    return corpus
 
 
 def examine_all(

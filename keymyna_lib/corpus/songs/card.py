@@ -1,15 +1,59 @@
-"""Data card of synthetic songs: what was drawn, counted."""
+"""Data card of synthetic songs: what was drawn, counted; and what sounds in an excerpt of one."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
+from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from keymyna_lib import keys
-from keymyna_lib.corpus.songs.compose import Song
+from keymyna_lib.corpus.songs import arrange
+from keymyna_lib.corpus.songs.compose import Song, compose
 
 COUNTED = ("genre", "style", "kind", "mode", "tonic", "metre")
+
+
+class Excerpt(NamedTuple):
+    """What sounds in an excerpt of a song, in the order that `report.songs.piano_roll` takes it.
+
+    notes : (note, 5) as of `Song.notes`, cut at the excerpt's bounds.
+    roles : of the parts.
+    sections, chords : role and numeral, with onsets [beats], of those that sound.
+    """
+
+    notes: np.ndarray
+    roles: list[str]
+    sections: list[tuple[str, float]]
+    chords: list[tuple[str, float]]
+
+
+def songs_of(manifest: pd.DataFrame) -> dict[str, Song]:
+    """The songs of a corpus in the keys that they sound in, by track_id.
+
+    Parameters
+    ----------
+    manifest : rows of songs, with columns arrangement and key.
+    """
+    rows = manifest[["arrangement", "key"]].itertuples()
+    return {row.Index: compose(*json.loads(row.arrangement)["song"], tonic=keys.tonic(row.key)) for row in rows}
+
+
+def excerpt_of(song: Song, arrangement: str) -> Excerpt:
+    """What sounds of a song in a track whose arrangement (JSON, as in the manifest) this is."""
+    start, stop = arrange.excerpt(json.loads(arrangement))
+    notes = song.notes(start, stop)
+    ends = (notes[:, 0] + notes[:, 1]).clip(max=stop)
+    notes[:, 0] = notes[:, 0].clip(min=start)
+    notes[:, 1] = ends - notes[:, 0]
+    return Excerpt(
+        notes,
+        [part.role for part in song.parts],
+        [(s.role, s.start) for s in song.sections if s.start < stop and s.start + s.length > start],
+        [(chord.numeral, onset) for onset, _, chord in song.chords(start, stop)],
+    )
 
 
 def data_card(songs: Iterable[Song]) -> pd.DataFrame:
