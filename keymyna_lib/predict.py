@@ -57,6 +57,7 @@ class Estimate:
     unclear : why there is no key: SILENCE throughout, or DOUBT, its probability being less than the model's
         `min_confidence`; empty where there is one.
     timeline : the key over time [s of the recording], where it was asked for and there is a key; else None.
+    embedding : (embedding,) mean over the windows that `probabilities` are the mean of; None for SILENCE.
     """
 
     key: int | None
@@ -66,6 +67,7 @@ class Estimate:
     silence: float
     unclear: str = ""
     timeline: Timeline | None = None
+    embedding: np.ndarray | None = None
 
     @property
     def ranking(self) -> list[int]:
@@ -135,15 +137,18 @@ class KeyFinder:
             for batch in _batches(windows):
                 starts += [start for start, _ in batch]
                 x.append(embed(self.encoder, torch.stack([window for _, window in batch])))
-            found = self.model.probabilities(torch.cat(x))
+            embeddings = torch.cat(x)
+            found = self.model.probabilities(embeddings)
         end_to_end = np.isin(starts, window_starts(starts[-1] + self.frames, self.frames))
         mean = track_predictions(found[end_to_end], np.zeros(end_to_end.sum(), np.int64))[0]
         probabilities = self.model.calibrated(mean)
         silence = max(seconds - left * HOP / SAMPLE_RATE, 0.0)
+        embedding = embeddings[torch.from_numpy(end_to_end)].mean(dim=0).numpy()
         if probabilities.max() < self.model.min_confidence:
-            return Estimate(None, probabilities, tuning, seconds, silence, DOUBT)
+            return Estimate(None, probabilities, tuning, seconds, silence, DOUBT, embedding=embedding)
         heard_over_time = self._timeline(found, np.array(starts), sounding, seconds) if over_time else None
-        return Estimate(int(probabilities.argmax()), probabilities, tuning, seconds, silence, timeline=heard_over_time)
+        key = int(probabilities.argmax())
+        return Estimate(key, probabilities, tuning, seconds, silence, timeline=heard_over_time, embedding=embedding)
 
     def _timeline(self, found: np.ndarray, starts: np.ndarray, sounding: np.ndarray, seconds: float) -> Timeline:
         """The key over time, told in the recording's own time; silence between two windows belongs to the first.

@@ -5,9 +5,17 @@ import numpy as np
 import pytest
 
 from keymyna_lib.calibration import coverage, reliability
+from keymyna_lib.front_ends import band_centres
 from keymyna_lib.key_over_time import timeline
-from keymyna_lib.keys import CIRCLE_OF_FIFTHS, N_KEYS
-from keymyna_lib.report.answers import coverage_curve, key_timeline, reliability_diagram
+from keymyna_lib.keys import CIRCLE_OF_FIFTHS, N_KEYS, parse_key
+from keymyna_lib.report.answers import (
+    circle_of_fifths,
+    coverage_curve,
+    key_timeline,
+    masked_spectrogram,
+    neighbour_map,
+    reliability_diagram,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -28,6 +36,54 @@ def test_the_timeline_has_keys_along_the_circle_and_segments_above():
     assert axis.get_xlim() == (0, 45) and axis.get_yticklabels()[2].get_text() == "G major"
     assert [text.get_text() for text in above.texts] == ["C", "Em"]
     assert [(bar.get_x(), bar.get_x() + bar.get_width()) for bar in above.patches] == [(0, 18), (18, 45)]
+
+
+def test_the_circle_goes_up_in_fifths_clockwise_with_relatives_inside():
+    p = np.full(N_KEYS, 0.1 / 22)
+    p[[7, 16]] = 0.6, 0.3  # G major, E minor
+    (axis,) = circle_of_fifths(p).axes
+    named = {text.get_text().split("\n")[0]: text for text in axis.texts}
+    hour = {name: round(text.get_position()[0] / (2 * np.pi) * 12) for name, text in named.items()}
+    assert [hour[name] for name in ("C", "G", "D", "F#", "F", "Am", "Em", "Dm")] == [0, 1, 2, 6, 11, 0, 1, 11]
+    assert all(
+        named["Em"].get_position()[1] < text.get_position()[1] for name, text in named.items() if "m" not in name
+    )
+    assert named["G"].get_text() == "G\n60%" and named["Em"].get_text() == "Em\n30%" and named["C"].get_text() == "C"
+    assert axis.get_theta_direction() == -1 and axis.get_theta_offset() == pytest.approx(np.pi / 2)
+    darkness = {name: -sum(bar.get_facecolor()[:3]) for name, bar in zip(named, axis.patches)}
+    assert max(darkness, key=darkness.get) == "G"
+
+
+@pytest.mark.parametrize("front_end, named", [("mel", "C6"), ("log-frequency", "C3")])
+def test_a_mask_leaves_the_patches_that_are_kept(front_end, named):
+    centres = band_centres(front_end)
+    stored = np.random.default_rng(0).random((len(centres), 40)).astype(np.float32)
+    vertical, tiles = np.zeros((1, 10), bool), np.zeros((4, 2), bool)
+    vertical[0, [2, 7]] = tiles[1, 0] = True
+    whole, first, second = masked_spectrogram(stored, centres, 12, 20, [vertical, tiles]).axes
+    np.testing.assert_array_equal(whole.images[0].get_array(), stored)
+    kept = np.zeros((2, *stored[:, 12:32].shape), bool)
+    kept[0][:, [4, 5, 14, 15]] = True
+    n = len(centres) // 4
+    kept[1][n : 2 * n, :10] = True
+    for axis, seen in zip((first, second), kept):
+        shown = np.ma.filled(axis.images[0].get_array(), np.nan)
+        np.testing.assert_array_equal(shown, np.where(seen, stored[:, 12:32], np.nan))
+        assert axis.get_xlim() == pytest.approx((12 * 0.032, 32 * 0.032))
+    place = dict(zip([tick.get_text() for tick in whole.get_yticklabels()], whole.get_yticks()))[named]
+    octaves = {"C6": 1046.502, "C3": 130.813}[named]
+    assert np.interp(place, np.arange(len(centres)), centres) == pytest.approx(octaves, rel=1e-3)
+
+
+def test_tracks_stand_as_their_keys_and_the_near_ones_are_joined():
+    points = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 3.0]])
+    (axis,) = neighbour_map(points, [parse_key("F#m"), 0, -1], [1], np.array([0.5, 0.5])).axes
+    assert {text.get_text(): text.get_position() for text in axis.texts} == {"F#m": (0, 0), "C": (1, 0), "?": (0, 3)}
+    line, star = axis.lines
+    np.testing.assert_array_equal(line.get_xydata(), [[0.5, 0.5], [1, 0]])
+    np.testing.assert_array_equal(star.get_xydata(), [[0.5, 0.5]])
+    (axis,) = neighbour_map(points, [0, 1, 2], [], None).axes
+    assert not axis.lines
 
 
 def test_reliability_and_coverage_are_drawn_as_they_are():

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import models
 import numpy as np
@@ -23,7 +24,7 @@ from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.keys import KEY_NAMES, parse_key
 from keymyna_lib.model import save_encoder
 from keymyna_lib.report import publication
-from keymyna_lib.run import pipeline, torchrun, warmup
+from keymyna_lib.run import page, pipeline, torchrun, verify, warmup
 from keymyna_lib.run.project import Project
 
 COMMANDS = list(cli.main.commands)
@@ -40,6 +41,7 @@ def asked(monkeypatch, tmp_path):
     calls = []
     monkeypatch.setattr(pipeline, "run", lambda project, profile, **options: calls.append((profile, options)))
     monkeypatch.setattr(warmup, "compile_librosa", lambda: None)
+    monkeypatch.setattr(page, "write", lambda project, profile: project.root / f"{profile}.html")
     monkeypatch.setattr("keymyna_lib.run.project.Project", lambda: Project(tmp_path, tmp_path / "cache"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     monkeypatch.chdir(tmp_path)
@@ -52,6 +54,37 @@ def asked(monkeypatch, tmp_path):
 def test_without_options_everything_runs(asked):
     assert call("run").exit_code == 0
     assert asked == [("mini", {"only": [], "start": None, "force": False, "overrides": []})]
+
+
+def test_a_run_ends_with_the_report(asked):
+    assert call("run", "--profile", "smoke").stdout == "Report: smoke.html\n"
+    assert call("report").stdout == "Report: mini.html\n"
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize("differ, status", [(0, 0), (1, 1)])
+@pytest.mark.parametrize("folder", [None, "tables"])
+def test_verify_comes_after_the_run_and_decides_the_status(asked, monkeypatch, tmp_path, folder, differ, status):
+    table = verify.Comparison("table1", cells=verify.Counter({verify.SAME: 3, verify.DIFFERS: differ}))
+    given = []
+
+    def found(project, profile, against):
+        assert asked
+        given.append(against)
+        return verify.Verification("commit x", [table])
+
+    monkeypatch.setattr(verify, "verify", found)
+    for place in ("results/mini", "tables"):
+        (tmp_path / place).mkdir(parents=True)
+    done = call("run", "--verify", *([folder] if folder else []), "--force")
+    assert done.exit_code == status and given == [Path(folder) if folder else None]
+    assert "| table1 |" in done.stdout and done.stdout.endswith("Report: mini.html\n")
+    assert (tmp_path / "results/mini/verification.md").exists() and asked[0][1]["force"]
+
+
+def test_a_folder_to_verify_against_must_be_there(asked):
+    done = call("run", "--verify", "absent")
+    assert done.exit_code == 1 and "'absent' is not a folder" in done.stderr and not asked
 
 
 def test_options_reach_the_runner(asked):

@@ -31,6 +31,7 @@ FREE = {
     "tune",
     "mtg_single_key",
 }
+FREE |= {"interactive", "model", "track"}
 # May be negative, or infinite in no sense that would matter.
 NEGATIVE = {"snr_db", "test_shifts"}
 
@@ -107,7 +108,7 @@ def test_the_names_of_factors_and_rows_are_those_of_the_notebooks():
         ({"temperature": 0}, "10, 50, 60: temperature 0.0: expected a positive number."),
         ({"clip_norm": -1}, "10, 50, 60: clip_norm -1.0"),
         ({"gamma": 1.5}, "10, 50, 60: gamma 1.5"),
-        ({"seed": -1}, "10, 40, 50, 55, 60: seed -1"),
+        ({"seed": -1}, "10, 40, 50, 55, 60, 85: seed -1"),
         ({"seeds": "0,0"}, "20, 30, 45, 65: seeds [0, 0]: expected a list of different values"),
         ({"draws": ""}, "50, 60: draws []"),
         ({"dropouts": "0.5,1"}, "20, 30, 45, 65: dropouts [0.5, 1.0]"),
@@ -131,6 +132,7 @@ def test_the_names_of_factors_and_rows_are_those_of_the_notebooks():
         ({"soundfont": "TimGM6mb"}, "45: soundfont 'TimGM6mb' is what the corpus is played by"),
         ({"n_test_songs": 0}, "45: n_test_songs 0: expected at least 1."),
         ({"test_shifts": "-1,0,1"}, "45: test_shifts [-1, 0, 1]: 0 is the recording itself"),
+        ({"model": "best.safetensors"}, "85: model 'best.safetensors': there is no such file or run."),
     ],
 )
 def test_a_value_out_of_range_is_named_with_its_notebooks(typed, expected):
@@ -168,6 +170,8 @@ def test_a_value_out_of_range_is_named_with_its_notebooks(typed, expected):
         ("mini", (), {"widths": 1024, "widest_pair": 512}, ["30: widest_pair 512, widths [1024]"]),
         ("mini", ("65",), {"map_tracks": 4, "max_shift": 0}, ["65: map_tracks 4", "65: max_shift 0"]),
         ("mini", ("40",), {"n_tracks": 1, "perplexity": 50}, ["40: perplexity 50"]),
+        ("mini", ("85",), {"compared_tracks": 5}, ["85: n_neighbours 5, compared_tracks 5"]),
+        ("mini", ("85",), {"compared_tracks": 0}, []),
         ("mini", (), {"task": "giantsteps"}, ["40, 50, 60, 65, 80: task 'giantsteps': expected one of rendered"]),
         ("mini", ("05",), {"fetch": "gtzan"}, ["05: fetch = ['gtzan']: data_root says where"]),
     ],

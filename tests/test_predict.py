@@ -60,6 +60,10 @@ def test_a_song_is_embedded_as_a_track_of_a_corpus_is(files, crop_frames, window
     expected = finder.model.probabilities(x).mean(axis=0)
     np.testing.assert_allclose(finder.probabilities(files / "long.flac"), expected, atol=2e-3)  # 16 bits there
     assert finder.key(files / "long.flac") == expected.argmax()
+    embedding = finder.estimate(
+        files / "long.flac", over_time=True
+    ).embedding  # of the same windows, with others beside
+    np.testing.assert_allclose(embedding, x.mean(dim=0), atol=5e-3)
 
 
 # What the model asks for
@@ -94,6 +98,7 @@ def test_the_models_temperature_counts_and_too_little_confidence_is_no_key(finde
 )
 def test_silence_has_no_key(estimate, samples):
     heard = estimate(samples)
+    assert heard.embedding is None
     assert heard.key is None and heard.tuning == 0 and heard.silence == heard.seconds == len(samples) / SAMPLE_RATE
     assert np.all(heard.probabilities == 1 / N_KEYS)
 

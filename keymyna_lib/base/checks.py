@@ -122,7 +122,8 @@ RANGES: dict[str, Rule] = {
     "shift_ranges": each(SHIFT),
     "test_shifts": each(within(-11, 11)),
     # what is shown or probed
-    **dict.fromkeys(("n_tracks", "map_tracks"), at_least(0)),
+    **dict.fromkeys(("n_tracks", "map_tracks", "compared_tracks"), at_least(0)),
+    "n_neighbours": at_least(1),
     "perplexity": POSITIVE,
     "probe_rows": at_least(2),
 }

@@ -1,6 +1,8 @@
-"""Pictures of a key model's answers: the key over time, and whether confidence means what it says."""
+"""Pictures of a key model's answers, of what it hears, and of whether its confidence means what it says."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,6 +12,7 @@ from matplotlib.figure import Figure
 from keymyna_lib.calibration import Coverage, Reliability
 from keymyna_lib.key_over_time import Timeline
 from keymyna_lib.keys import CIRCLE_OF_FIFTHS, KEY_NAMES, N_KEYS, short_name
+from keymyna_lib.spectrogram import HOP, SAMPLE_RATE
 
 _COLOURS = plt.get_cmap("hsv")(np.arange(N_KEYS) / N_KEYS)  # along the circle: near keys look alike
 
@@ -40,6 +43,130 @@ def key_timeline(timeline: Timeline, *, title: str = "") -> Figure:
             above.text(segment.start + length / 2, 0, short_name(segment.key), ha="center", va="center")
     above.set(ylim=(-0.5, 0.5), yticks=[], title=title)
     above.spines[:].set_visible(False)
+    return figure
+
+
+def circle_of_fifths(probabilities: np.ndarray, *, title: str = "") -> Figure:
+    """Probability of the 24 keys on the circle of fifths, major keys outside, their relatives inside.
+
+    Parameters
+    ----------
+    probabilities : (key,).
+    """
+    figure, axis = plt.subplots(figsize=(4.8, 4.8), subplot_kw={"projection": "polar"}, layout="constrained")
+    axis.set_theta_zero_location("N")
+    axis.set_theta_direction(-1)
+    step, shade = 2 * np.pi / 12, plt.get_cmap("magma_r")
+    for place, key in enumerate(CIRCLE_OF_FIFTHS):
+        angle, inner = place // 2 * step, place % 2
+        p = float(probabilities[key])
+        bottom = 0.35 if inner else 0.68
+        axis.bar(angle, 0.31, width=step, bottom=bottom, color=shade(p), edgecolor="0.7", linewidth=0.8)
+        text = short_name(key) + (f"\n{p:.0%}" if p >= 0.01 else "")
+        colour = "white" if p > 0.5 else "black"
+        axis.text(angle, bottom + 0.155, text, ha="center", va="center", fontsize=8, color=colour)
+    axis.set(ylim=(0, 1), title=title)
+    axis.set_axis_off()
+    return figure
+
+
+def masked_spectrogram(
+    stored: np.ndarray, centres: np.ndarray, start: int, frames: int, kept: Sequence[np.ndarray], *, title: str = ""
+) -> Figure:
+    """The spectrogram of a recording, and a window of it with its patches and a mask.
+
+    Parameters
+    ----------
+    stored : (band, frame) log(1 + power).
+    centres : (band,) Hz.
+    start, frames : of the window.
+    kept : for each kind of patch, (row, column) bool: which of the patches that tile the window are kept.
+    """
+    figure, axes = plt.subplots(1 + len(kept), 1, figsize=(11, 2.4 + 2.4 * len(kept)), layout="constrained")
+    top = float(np.quantile(stored, 0.995))
+    seconds = HOP / SAMPLE_RATE
+    window = stored[:, start : start + frames].astype(np.float32)
+    begin, end = start * seconds, (start + window.shape[1]) * seconds
+    pictures = [stored.astype(np.float32)]
+    for tiles in kept:
+        bands, columns = (extent // n for extent, n in zip(window.shape, tiles.shape))
+        whole = np.kron(tiles, np.ones((bands, columns), bool))  # what no patch covers is not seen either
+        masked = np.full_like(window, np.nan)
+        seen = masked[: whole.shape[0], : whole.shape[1]]
+        seen[whole] = window[: whole.shape[0], : whole.shape[1]][whole]
+        pictures.append(masked)
+    spans = [(0.0, stored.shape[1] * seconds), *[(begin, end)] * len(kept)]
+    for axis, picture, span in zip(axes, pictures, spans):
+        extent = (*span, -0.5, len(stored) - 0.5)
+        axis.imshow(
+            picture,
+            origin="lower",
+            aspect="auto",
+            cmap="magma",
+            vmin=0,
+            vmax=top,
+            extent=extent,
+            interpolation="nearest",
+        )
+        axis.set_facecolor("0.93")
+        axis.set_yticks(*_octaves(centres))
+        axis.set_ylabel("pitch")
+    axes[0].axvspan(begin, end, fill=False, edgecolor="white", linewidth=1.5)
+    axes[0].set_title(title)
+    for axis, tiles in zip(axes[1:], kept):
+        bands, columns = (extent // n for extent, n in zip(window.shape, tiles.shape))
+        for edge in range(0, tiles.shape[1] * columns + 1, columns):
+            axis.axvline(begin + edge * seconds, color="white", linewidth=0.4)
+        for edge in range(bands, tiles.shape[0] * bands, bands):
+            axis.axhline(edge - 0.5, color="white", linewidth=0.4)
+        axis.set_title(f"{tiles.sum()} of {tiles.size} patches of {bands} bands x {columns} frames are kept")
+    axes[-1].set_xlabel("time [s]")
+    return figure
+
+
+def _octaves(centres: np.ndarray) -> tuple[list[float], list[str]]:
+    """Where the notes C lie among bands, and their names."""
+    notes = {f"C{octave}": 440 * 2 ** ((12 * octave - 57) / 12) for octave in range(1, 9)}
+    places, names = [], []
+    for name, hz in reversed(notes.items()):
+        place = float(np.interp(hz, centres, np.arange(len(centres))))
+        if 0.99 * centres[0] <= hz <= centres[-1] and (not places or places[-1] - place > 0.07 * len(centres)):
+            places.append(place)  # mel bands leave no room for the lowest
+            names.append(name)
+    return places, names
+
+
+def neighbour_map(
+    points: np.ndarray, keys: Sequence[int], near: Sequence[int], here: np.ndarray | None, *, title: str = ""
+) -> Figure:
+    """Tracks in a plane by the names of their keys, those near a recording joined to it.
+
+    Parameters
+    ----------
+    points : (track, 2). keys : (track,) 0 to 23, -1 for unknown. near : which of the tracks are its neighbours.
+    here : (2,) the recording; None where it is nowhere.
+    """
+    figure, axis = plt.subplots(figsize=(6.2, 4.8), layout="constrained")
+    order = list(CIRCLE_OF_FIFTHS)
+    axis.scatter(*points.T, s=0)  # for the limits
+    for i in near:
+        axis.plot(*np.stack([here, points[i]]).T, color="0.6", linewidth=0.9, zorder=1)
+    for i, (place, key) in enumerate(zip(points, keys)):
+        close = i in near
+        axis.text(
+            *place,
+            short_name(key) if key >= 0 else "?",
+            color=_COLOURS[order.index(key)][:3] * 0.75 if key >= 0 else "0.5",
+            fontsize=11 if close else 8,
+            fontweight="bold" if close else "normal",
+            ha="center",
+            va="center",
+            clip_on=True,
+        )
+    if here is not None:
+        axis.plot(*here, marker="*", markersize=14, color="black", zorder=3)
+    axis.set(xticks=[], yticks=[], title=title)
+    axis.margins(0.06)
     return figure
 
 

@@ -34,7 +34,7 @@ DATA, RECORDINGS, PRETRAIN, CONTROLS = "00_data", "05_recordings", "10_pretrain"
 PROBE, MLP, ROBUSTNESS = "20_linear_probe", "30_wide_mlp", "40_robustness"
 REAL = "45_real_music"
 OBJECTIVES, PITCH, DESIGN, HEADS = "50_objectives", "55_pitch", "60_design", "65_heads"
-SPEED, CONCLUSIONS, TABLES = "70_speed", "80_conclusions", "90_tables"
+SPEED, CONCLUSIONS, TRY_IT, TABLES = "70_speed", "80_conclusions", "85_try_it", "90_tables"
 # Notebook 60: what may be varied -> the parameter with its values, and the setting that takes them.
 FACTORS = {
     "mask": ("mask_ratios", "mask_ratio"),
@@ -394,6 +394,18 @@ def _heads(values: Values, root: Path) -> Iterator[str]:
             yield f"max_shift {values['max_shift']}: linear maps stand in for shifts; take at least 1."
 
 
+def _try_it(values: Values, root: Path) -> Iterator[str]:
+    named = values["model"]
+    runs = (paths.ROOT / "results").glob(f"*/runs/{Path(named).name}")
+    if named and not (root / Path(named).expanduser()).exists() and not any(runs):
+        yield f"model {named!r}: there is no such file or run."
+    if 0 < values["compared_tracks"] <= values["n_neighbours"]:
+        yield (
+            f"n_neighbours {values['n_neighbours']}, compared_tracks {values['compared_tracks']}: expected more tracks "
+            "than neighbours."
+        )
+
+
 _WITHIN = {
     RECORDINGS: _recordings,
     PRETRAIN: _pretrain,
@@ -404,6 +416,7 @@ _WITHIN = {
     REAL: _real_music,
     OBJECTIVES: _objectives,
     HEADS: _heads,
+    TRY_IT: _try_it,
 }
 
 
