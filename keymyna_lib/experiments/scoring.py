@@ -167,7 +167,7 @@ def score_list(
     estimates: dict[str, int] = {}
     lines: dict[str, int] = {}
     others, repeated, answers = [], 0, Counter()
-    rows = read_table(path, ("track", "key"))
+    rows = read_table(path, ("track", "key"), advice="Give a table with the columns track and key.")
     if not rows:
         raise KeyMynaError(f"{path} has a header and no rows; write one row for each track, N where it has no key.")
     if {row["key"] for _, row in rows} <= {"0", "0.0"}:  # which is C major where keys are numbered
