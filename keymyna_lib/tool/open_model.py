@@ -7,7 +7,7 @@ from pathlib import Path
 from keymyna_lib.base import paths
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.files import read_json
-from keymyna_lib.base.tensors import ENCODER, HEAD, MODEL, kind_of_file
+from keymyna_lib.base.tensors import ENCODER, HEAD, MODEL, kind_of_file, reading
 from keymyna_lib.encoders.hub import checkpoint
 from keymyna_lib.encoders.official import load_official
 from keymyna_lib.heads import TrainedHead
@@ -53,9 +53,14 @@ def open_model(name: str = "", head: str = "", *, patch: str | None = None, scal
         return KeyModel.load(path)
     if kind == HEAD:
         raise KeyMynaError(f"{path} is {HEAD}: give it as --head, and its encoder as --model.")
-    if not path.is_file() and "@" not in name:
+    if not path.exists() and "@" not in name:
         raise KeyMynaError(f"--model {name}: there is no such file or run. Give {_KINDS}.")
     if not head:
+        if path.exists():
+            with reading(
+                path, kind or "an encoder's weights", f"Give {_KINDS}."
+            ):  # says so of what is damaged, or no weights at all
+                pass
         raise KeyMynaError(f"{path} needs a head that was trained on it: add --head FILE.")
     if kind == ENCODER:
         return KeyModel.of_files(path, head)
