@@ -58,11 +58,15 @@ def test_files(files):
         ("myna", "", "needs a head that was trained on it: add --head FILE"),
         ("head", "", "is a head of this library: give it as --head"),
         ("none", "", "there is no such file or run. Give a model file; a run"),
+        ("~no.such.user/none", "", "~no.such.user/none.safetensors: there is no such file or run"),
         ("", "head", "give both"),
     ],
 )
 def test_what_is_no_model_or_lacks_a_head_is_told(files, name, head, message):
-    given = [str(files / f"{part}.safetensors") if part else "" for part in (name, head)]
+    given = [
+        f"{part}.safetensors" if part and part[0] == "~" else part and str(files / f"{part}.safetensors")
+        for part in (name, head)
+    ]
     with pytest.raises(KeyMynaError, match=message):
         open_model(*given)
 

@@ -42,7 +42,7 @@ def open_model(name: str = "", head: str = "", *, patch: str | None = None, scal
         if not DEFAULT.is_file():
             raise KeyMynaError(f"this version comes without a model. Name one by --model: {_KINDS}.")
         return KeyModel.load(DEFAULT)
-    path = Path(name).expanduser()
+    path = paths.expanded(name)
     run = path if path.is_dir() else next((paths.ROOT / "results").glob(f"*/runs/{path.name}"), None)
     if run and not path.is_file() and path.name == run.name:
         return _of_run(run.resolve(), head)
