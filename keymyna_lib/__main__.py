@@ -186,9 +186,9 @@ def run(
     given = list(overrides)
     with_recordings = data_root not in (None, "none")
     if with_recordings:
-        if not (data_root and Path(data_root).expanduser().is_dir()):
+        if not (data_root and paths.expanded(data_root).is_dir()):
             raise KeyMynaError(f"--data-root {data_root!r} is not a folder.")
-        given.append(("data_root", str(Path(data_root).expanduser().resolve())))
+        given.append(("data_root", str(paths.expanded(data_root).resolve())))
     if offline:
         given.append(("offline", "true"))
         os.environ["HF_HUB_OFFLINE"] = "1"  # the model hub's own switch, for weights and other encoders
@@ -566,7 +566,7 @@ def score(ctx: click.Context, task: str, lists: tuple[str, ...], data_root: str)
     def say(note: str) -> None:
         echo(plain(note), err=True)
 
-    labels, absent = tasks.labels(task, Path(data_root).expanduser())
+    labels, absent = tasks.labels(task, paths.expanded(data_root))
     for name, why in absent.items():
         say(f"without {name}: {why}")
     test, status = list(labels.index[labels["split"] == "test"]), 0

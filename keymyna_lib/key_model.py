@@ -109,9 +109,21 @@ class KeyModel:
         return window_frames(self.encoder.crop_frames or WINDOW)
 
     def probabilities(self, embeddings: Tensor) -> np.ndarray:
-        """Softmax outputs (window, 24) of embeddings (window, embedding), the mean over heads, not yet calibrated."""
+        """Softmax outputs (window, 24) of embeddings (window, embedding), the mean over heads, not yet calibrated.
+
+        Raises
+        ------
+        KeyMynaError
+            When one is NaN: weights may be finite and their products not.
+        """
         found = [head.window_probabilities(embeddings) for head in self.heads.values()]
-        return found[0] if len(found) == 1 else np.mean(found, axis=0)
+        mean = found[0] if len(found) == 1 else np.mean(found, axis=0)
+        if not np.isfinite(mean).all():
+            raise KeyMynaError(
+                f"the key model {self.name or ', '.join(self.heads)} gives NaN: its weights are too large, from a "
+                "training run that diverged perhaps. Take another one."
+            )
+        return mean
 
     def calibrated(self, probabilities: np.ndarray) -> np.ndarray:
         """Probabilities (..., key) at the model's temperature, of the same order."""

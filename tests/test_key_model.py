@@ -98,6 +98,17 @@ def test_impossible_values_are_refused(fields, message):
         models.model(**fields)
 
 
+def test_weights_whose_products_overflow_give_no_key(tmp_path):
+    model = models.model(name="toy")
+    with torch.no_grad():
+        for weight in model.encoder.parameters():
+            weight.mul_(1e30)
+    model.save(tmp_path / "model.safetensors")
+    again = KeyModel.load(tmp_path / "model.safetensors")
+    with pytest.raises(KeyMynaError, match="key model toy gives NaN: its weights are too large"):
+        again.probabilities(again.encoder(SPECTROGRAMS))
+
+
 def test_a_head_of_another_encoder_is_refused(tmp_path):
     save_encoder(models.model().encoder, tmp_path / "encoder.safetensors")
     models.head(10).save(tmp_path / "other.safetensors")

@@ -268,6 +268,7 @@ def test_silence_has_no_clear_key(song):
 
 def test_names_are_printed_as_they_are_on_disk_and_spoil_no_line(song):
     names = [b"caf\xe9.wav", b"\xff\xfe.wav", "é\u200b日.wav".encode(), b"a\tb\nc\x1b[2J[red].wav", b" .wav"]
+    names += ["\u202egnp.\x9b2J.wav".encode()]
     for name in names:
         shutil.copyfile(song / "short.wav", os.fsencode(song) + b"/" + name)
     command = [sys.executable, "-m", "keymyna_lib", "predict", "--model", "encoder.safetensors"]
@@ -275,11 +276,11 @@ def test_names_are_printed_as_they_are_on_disk_and_spoil_no_line(song):
     ascii_only = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONPATH": str(paths.ROOT)}
     done = subprocess.run(command, capture_output=True, cwd=song, env=ascii_only)
     _, *rows = done.stdout.split(b"\n")[:-1]
-    shown = [*names[:3], rb"a\tb\nc\x1b[2J[red].wav", names[4]]
-    assert len(rows) == 5 and all(row.startswith(name + b" ") for row, name in zip(rows, shown))
+    shown = [*names[:3], rb"a\tb\nc\x1b[2J[red].wav", names[4], rb"\u202egnp.\x9b2J.wav"]
+    assert len(rows) == 6 and all(row.startswith(name + b" ") for row, name in zip(rows, shown))
     error, counts, end = done.stderr.split(b"\n")
     assert (
-        done.returncode == 1 and error.startswith(b"error: \xe9none.wav") and counts.startswith(b"6 files") and not end
+        done.returncode == 1 and error.startswith(b"error: \xe9none.wav") and counts.startswith(b"7 files") and not end
     )
     done = subprocess.run([*command, "--json", "--jobs", "1"], capture_output=True, cwd=song, env=ascii_only)
     assert [os.fsencode(found["file"]) for found in json.loads(done.stdout)] == [b"\xe9none.wav", *names]

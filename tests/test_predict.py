@@ -182,6 +182,14 @@ def test_tuning_is_what_it_was_made_and_what_librosa_finds(estimate, cents):
     assert abs((found - cents + 50) % 100 - 50) < 2 and abs((found - theirs + 50) % 100 - 50) < 5
 
 
+@pytest.mark.parametrize("softest", [1e-20, 1e-36, 1e-44])
+def test_the_tuning_of_what_fades_to_next_to_nothing(estimate, softest):
+    samples = detuned(rich(), 29)
+    faded = samples[: 4 * SAMPLE_RATE] * np.geomspace(1, softest, 4 * SAMPLE_RATE)
+    with np.errstate(all="raise", under="ignore"):
+        assert estimate(np.concatenate([samples, faded])).tuning == pytest.approx(29, abs=2)
+
+
 def test_noise_has_no_tuning(estimate):
     heard = estimate(np.random.default_rng(0).normal(0, 0.1, 200_000))
     assert heard.tuning == 0 and heard.key is not None

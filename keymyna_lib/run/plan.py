@@ -305,7 +305,7 @@ def _recordings(values: Values, root: Path) -> Iterator[str]:
     for name in (*values["extra"], *values["fetch"]):
         yield from _said(tasks.dataset, name)
     where = values["data_root"]
-    if where and not (root / Path(where).expanduser()).is_dir():
+    if where and not (root / paths.expanded(where)).is_dir():
         yield f"data_root {where!r} is not a folder."
     if values["fetch"] and not where:
         yield f"fetch = {values['fetch']}: data_root says where to put them; give it (./run_all.sh --data-root DIR)."
@@ -337,13 +337,13 @@ def _pretrain(values: Values, root: Path) -> Iterator[str]:
 
 def _controls(values: Values, root: Path) -> Iterator[str]:
     where = values["predictions"]
-    if where and not (root / Path(where).expanduser()).is_dir():
+    if where and not (root / paths.expanded(where)).is_dir():
         yield f"predictions {where!r} is not a folder."
 
 
 def _frozen(values: Values, root: Path) -> Iterator[str]:
     where = values["frozen"]
-    if where and "@" not in where and not (root / Path(where).expanduser()).is_dir():
+    if where and "@" not in where and not (root / paths.expanded(where)).is_dir():
         yield f"frozen {where!r}: there is no such folder; one of the model hub is written owner/name@revision."
 
 
