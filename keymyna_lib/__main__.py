@@ -23,6 +23,7 @@ from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.terminal import Notes, echo, plain
 from keymyna_lib.bench.sizes import SIZES, SUBJECTS
 
+_COMMITTED = "the committed tables"  # what --verify compares with unless it names a folder
 _CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS}
 
 
@@ -133,9 +134,16 @@ def main() -> None:
     help="Run notebook number N and, where not up to date, what it needs (repeatable).",
 )
 @click.option("--from", "start", metavar="N", help="Run notebook number N and all later ones.")
-@click.option("--force", is_flag=True, help="Run those asked for even if nothing has changed.")
+@click.option("--force", is_flag=True, help="Run them even if nothing has changed.")
 @_overrides
-@click.option("--list", "listed", is_flag=True, help="List the notebooks and their parameters, and stop.")
+@click.option(
+    "--verify",
+    is_flag=False,
+    flag_value=_COMMITTED,
+    metavar="[DIR]",
+    help="Then compare the tables with the committed ones, or DIR's.",
+)
+@click.option("--list", "listed", is_flag=True, help="List notebooks and parameters, and stop.")
 @click.option("--tests", is_flag=True, help="Run the test suite instead; the rest of the line goes to pytest.")
 @click.pass_context
 def run(
@@ -147,13 +155,14 @@ def run(
     start: str | None,
     force: bool,
     overrides: tuple[tuple[str, str], ...],
+    verify: str | None,
     listed: bool,
     tests: bool,
 ) -> None:
     """Run the notebooks in order. Results go to results/<profile>/ and figures/<profile>/.
 
-    A notebook whose parameters, code and inputs are those of its last success is skipped. A value for -p is an int,
-    float, string, true, false, or a list such as 48,150.
+    A notebook whose parameters, code and inputs are those of its last success is skipped. report.html, beside the
+    results, shows them on one page. A value for -p is an int, float, string, true, false, or a list such as 48,150.
 
     \b
     Examples:
@@ -163,10 +172,13 @@ def run(
       ./run_all.sh --only 20 -p seeds 5,6    notebook 20 and what it needs, with other seeds
       ./run_all.sh --from 20 --force         20 and all later ones, even if nothing has changed
       ./run_all.sh --profile paper --data-root ~/music   the paper's data sets found in that folder
+      ./run_all.sh --verify                  everything, then compared with the committed tables
       ./run_all.sh --tests -k keys           the tests that match
     """
     if only and start is not None:
         raise click.UsageError("--only and --from exclude each other.")
+    if verify not in (None, _COMMITTED) and not Path(verify).is_dir():
+        raise KeyMynaError(f"--verify {verify!r} is not a folder.")
     from keymyna_lib.base import interrupts
     from keymyna_lib.run import pipeline, warmup
     from keymyna_lib.run.project import Project
@@ -174,9 +186,9 @@ def run(
     given = list(overrides)
     with_recordings = data_root not in (None, "none")
     if with_recordings:
-        if not (data_root and Path(data_root).expanduser().is_dir()):
+        if not (data_root and paths.expanded(data_root).is_dir()):
             raise KeyMynaError(f"--data-root {data_root!r} is not a folder.")
-        given.append(("data_root", str(Path(data_root).expanduser().resolve())))
+        given.append(("data_root", str(paths.expanded(data_root).resolve())))
     if offline:
         given.append(("offline", "true"))
         os.environ["HF_HUB_OFFLINE"] = "1"  # the model hub's own switch, for weights and other encoders
@@ -198,8 +210,34 @@ def run(
         def work() -> None:
             warmup.compile_librosa()
             pipeline.run(Project(), profile, only=list(only), start=start, force=force, overrides=given)
+            try:
+                agrees = verify is None or _verify(profile, verify)
+            finally:
+                _write_page(profile)
+            if not agrees:
+                raise click.exceptions.Exit(1)
 
         interrupts.apart(work)
+
+
+def _write_page(profile: str) -> None:
+    from keymyna_lib.run import page
+    from keymyna_lib.run.project import Project
+
+    project = Project()
+    click.echo(f"Report: {project.show(page.write(project, profile))}")
+
+
+def _verify(profile: str, against: str) -> bool:
+    """Compare the tables made here with those committed or given; whether they agree."""
+    from keymyna_lib.run import verify
+    from keymyna_lib.run.project import Project
+
+    project = Project()
+    found = verify.verify(project, profile, None if against == _COMMITTED else Path(against))
+    click.echo(verify.text(found))
+    click.echo(f"Written to {project.show(verify.write(project, profile, found))}")
+    return found.agrees
 
 
 def _become_pytest(arguments: list[str]) -> None:
@@ -210,6 +248,20 @@ def _become_pytest(arguments: list[str]) -> None:
     # In the order that conftest.py gives them: the files with the most tests are not those that take longest.
     options = ["-n", workers, "--dist", "loadfile", "--no-loadscope-reorder"]
     os.execv(sys.executable, [sys.executable, "-m", "pytest", *options, *arguments])
+
+
+@main.command(short_help="Write a profile's report, one page.")
+@_profile
+def report(profile: str) -> None:
+    """Write results/<profile>/report.html from the stored results: summary, figures, tables, conclusions, what ran.
+
+    Every run does this at its end. The page needs no network and nothing beside it; its links lead to the traces.
+
+    \b
+    Example:
+      keymyna report --profile mini-full
+    """
+    _write_page(profile)
 
 
 @main.command(short_help="Pre-train on several processes, under torchrun.")
@@ -289,6 +341,7 @@ def unbundle(results: tuple[Path, ...]) -> None:
     from keymyna_lib.run.project import Project
 
     found = bundles.bring_back(Project(), results)
+    _write_page(found["profile"])
     click.echo(f"profile {found['profile']}, from {found['origin']['device']}: {', '.join(found['notebooks'])}")
 
 
@@ -468,6 +521,7 @@ def make_model(
     from keymyna_lib.corpus.recordings import tasks
     from keymyna_lib.corpus.recordings.folder import unlabelled_folders
     from keymyna_lib.experiments import recipe
+    from keymyna_lib.report import provenance
 
     def unlabelled(root: Path | None) -> Corpus | None:
         if root is None:
@@ -482,7 +536,10 @@ def make_model(
     others = {f"songs on {held_out}": recipe.held_out(wanted, held_out)} if held_out else {}
     compared = unlabelled(compared_on) or recordings
     table = recipe.report(made, others=others, unlabelled=compared, real=real)
-    recipe.write_report(table, out.with_suffix(".json"))
+    command = f"keymyna make-model FILE --recipe {name} --front-end {front_end}" + " --data-root DIR" * (
+        data_root is not None
+    )
+    recipe.write_card(table, out, command=command, provenance=provenance.environment())
     click.echo(table.round(3).to_string(index=False))
 
 
@@ -509,7 +566,7 @@ def score(ctx: click.Context, task: str, lists: tuple[str, ...], data_root: str)
     def say(note: str) -> None:
         echo(plain(note), err=True)
 
-    labels, absent = tasks.labels(task, Path(data_root).expanduser())
+    labels, absent = tasks.labels(task, paths.expanded(data_root))
     for name, why in absent.items():
         say(f"without {name}: {why}")
     test, status = list(labels.index[labels["split"] == "test"]), 0
@@ -534,6 +591,10 @@ def docs() -> None:
     """Write the results into the places that README and docs mark for them, see keymyna_lib/report/pages.py.
 
     Nothing is written when a mark names no result, or a number looks like a result and has no mark.
+
+    \b
+    Example:
+      keymyna docs
     """
     from keymyna_lib.report import pages
 

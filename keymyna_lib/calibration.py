@@ -130,20 +130,30 @@ def coverage(confidence: np.ndarray, scores: np.ndarray) -> Coverage:
     return Coverage(confidence[order][last], given[last] / len(order), scores[order].cumsum()[last] / given[last])
 
 
-def answered(confidence: np.ndarray, min_confidence: float) -> float:
-    """Share of some material that gets an answer: what is not below `min_confidence`."""
-    return float((np.asarray(confidence) >= min_confidence).mean())
+def entropy(probabilities: np.ndarray) -> np.ndarray:
+    """Entropy [nats] of probabilities (..., class), 0 to the logarithm of the number of classes.
+
+    >>> entropy(np.array([[1.0, 0.0], [0.5, 0.5]])).round(4)
+    array([0.    , 0.6931])
+    """
+    probabilities = np.asarray(probabilities, np.float64)
+    return -(probabilities * log_of(probabilities)).sum(axis=-1)
 
 
-def least_confidence(tonal: np.ndarray, other: np.ndarray, *, lost: float) -> float:
-    """The confidence below which to say nothing.
+def answered(doubt: np.ndarray, most: float) -> float:
+    """Share of some material that gets an answer: what is in no more doubt than `most`."""
+    return float((np.asarray(doubt) <= most).mean())
+
+
+def most_doubt(tonal: np.ndarray, other: np.ndarray, *, lost: float) -> float:
+    """The doubt above which to say nothing.
 
     Of all thresholds that withhold the answer of at most a share `lost` of tonal pieces, that which answers least of
-    what has no key; of several, the lowest (our choice).
+    what has no key; of several, the highest (our choice). Infinity where it is best to answer everything.
 
     Parameters
     ----------
-    tonal, other : (piece,) confidence of answers for pieces in a key, and for material without one.
+    tonal, other : (piece,) doubt about pieces in a key, and about material without one, in any unit.
     lost : share of `tonal`, 0 to 1.
 
     Raises
@@ -154,7 +164,7 @@ def least_confidence(tonal: np.ndarray, other: np.ndarray, *, lost: float) -> fl
     tonal, other = np.asarray(tonal, np.float64), np.asarray(other, np.float64)
     if not len(tonal) or not len(other) or not 0 <= lost <= 1:
         raise KeyMynaError(f"{len(tonal)} tonal pieces, {len(other)} others, lost {lost}: expected some, and a share.")
-    # Just above each confidence of what has no key, for that is where one more of it falls silent.
-    thresholds = np.concatenate([[0.0], np.nextafter(np.sort(other), np.inf)])
-    allowed = [t for t in thresholds if answered(tonal, t) >= 1 - lost - 1e-12 and t <= 1]
-    return float(min(allowed, key=lambda t: (answered(other, t), t)))
+    # Just below each doubt about what has no key, for that is where one more of it falls silent.
+    thresholds = np.concatenate([np.nextafter(other, -np.inf), [np.inf]])
+    allowed = [t for t in thresholds if answered(tonal, t) >= 1 - lost - 1e-12]
+    return float(min(allowed, key=lambda t: (answered(other, t), -t)))

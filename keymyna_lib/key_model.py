@@ -1,6 +1,6 @@
 """A key model: all that turns mel spectrograms into an answer about a key, in one safetensors file.
 
-An encoder, one head or several, and what calibrates their answer: a temperature, and the confidence below which there
+An encoder, one head or several, and what calibrates their answer: a temperature, and the doubt above which there
 is no answer. The file's header says what it was trained on, under which licence it may be used, and by which code it
 was made. Tensors are named "encoder.<name>" and "head.<number>.<name>".
 """
@@ -8,6 +8,7 @@ was made. Tensors are named "encoder.<name>" and "head.<number>.<name>".
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from keymyna_lib.base.tensors import MODEL, reading, save_tensors, some
 from keymyna_lib.calibration import tempered
 from keymyna_lib.heads import TrainedHead
 from keymyna_lib.key_over_time import PERSISTENCE
-from keymyna_lib.keys import KEY_NAMES
+from keymyna_lib.keys import KEY_NAMES, N_KEYS
 from keymyna_lib.model import Encoder, encoder_record, load_encoder, recorded_encoder
 from keymyna_lib.spectrogram import WINDOW, window_frames
 
@@ -32,7 +33,8 @@ LARGEST = 10_000_000  # bytes of a file; what a package may bring along
 # How weights are stored. Half precision rounds them by 2^-11 of their size at most: with encoder, probe and wide MLP of
 # `mini`, no key of its 284 test tracks changed, and no probability by more than 0.0005.
 STORED = {"float32": torch.float32, "float16": torch.float16}
-_NUMBERS = ("temperature", "min_confidence", "persistence")
+_NUMBERS = ("temperature", "max_entropy", "persistence")
+MOST = math.log(N_KEYS)  # nats, the entropy of equal probabilities
 _TEXTS = ("name", "licence", "data_card", "commit")
 _REMEDY = "Give a file that KeyModel.save wrote, or get it again."
 
@@ -47,7 +49,10 @@ class KeyModel:
     heads : by name; the mean of their softmax outputs counts.
     temperature : by which the logarithm of a recording's mean probabilities is divided (Guo et al., 2017), chosen on
         validation; 1 changes nothing, more is more doubt. No key changes with it.
-    min_confidence : least probability, after that, of the likeliest key; below, there is no clear key. 0 to 1.
+    max_entropy : of a recording whose key is clear: the mean over its windows of the entropy of their probabilities, as
+        the heads give them [nats]; above, there is no clear key. Chosen on validation; log 24 lets everything through.
+        Where there is a key, doubt is between it and its neighbours; noise, drums and atonal music spread it over the
+        whole circle, which an entropy shows and the likeliest key's probability does not.
     persistence : of keys over time, see `key_over_time.log_transitions`; chosen on validation.
     name : of the model. licence : of the weights ("MIT"). data_card : where it says what they were trained on.
     commit : of the code that trained them.
@@ -61,7 +66,7 @@ class KeyModel:
     encoder: Encoder
     heads: dict[str, TrainedHead]
     temperature: float = 1.0
-    min_confidence: float = 0.0
+    max_entropy: float = MOST
     persistence: float = PERSISTENCE
     name: str = ""
     licence: str = ""
@@ -73,7 +78,7 @@ class KeyModel:
             self,
             {
                 "temperature": within(0.01, 100),
-                "min_confidence": within(0, 1),
+                "max_entropy": within(0, MOST),
                 "persistence": at_least(0),
                 "heads": Rule(lambda value: len(value) > 0, "one head or more"),
             },
@@ -104,9 +109,21 @@ class KeyModel:
         return window_frames(self.encoder.crop_frames or WINDOW)
 
     def probabilities(self, embeddings: Tensor) -> np.ndarray:
-        """Softmax outputs (window, 24) of embeddings (window, embedding), the mean over heads, not yet calibrated."""
+        """Softmax outputs (window, 24) of embeddings (window, embedding), the mean over heads, not yet calibrated.
+
+        Raises
+        ------
+        KeyMynaError
+            When one is NaN: weights may be finite and their products not.
+        """
         found = [head.window_probabilities(embeddings) for head in self.heads.values()]
-        return found[0] if len(found) == 1 else np.mean(found, axis=0)
+        mean = found[0] if len(found) == 1 else np.mean(found, axis=0)
+        if not np.isfinite(mean).all():
+            raise KeyMynaError(
+                f"the key model {self.name or ', '.join(self.heads)} gives NaN: its weights are too large, from a "
+                "training run that diverged perhaps. Take another one."
+            )
+        return mean
 
     def calibrated(self, probabilities: np.ndarray) -> np.ndarray:
         """Probabilities (..., key) at the model's temperature, of the same order."""
@@ -185,6 +202,6 @@ class KeyModel:
             return cls(
                 encoder,
                 heads,
-                **{name: header[name] for name in ("temperature", "min_confidence", *_TEXTS)},
+                **{name: header[name] for name in ("temperature", "max_entropy", *_TEXTS)},
                 persistence=header.get("persistence", PERSISTENCE),  # left open by models without keys over time
             )

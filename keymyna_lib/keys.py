@@ -122,7 +122,7 @@ _MODE = r"""(?: (?P<major>(?i:major|maj\.?|majeur|maggiore|magg\.?|mayor|maior|m
     | (?P<minor>(?i:(?:(?:natural|harmonic|melodic)\s)?minor|min\.?|mineur|minore|menor|minör|klein)|m)
     | (?P<dur>(?i:dur|dúr|duuri)) | (?P<moll>(?i:molli|moll?)) )"""
 _MODAL = r"(?i:modal|(?:ion|dor|phr|phryg|lyd|mix|mixolyd|aeo|aeol|loc|locr)(?:ian)?)"
-_NAME = re.compile(rf"{_TONIC}(?:[\s:_-]*{_MODE})?{_END}", re.VERBOSE)
+_NAME = re.compile(rf"{_TONIC}(?:[\s:_(-]*{_MODE})?{_END}", re.VERBOSE)
 _MODE_ALONE = re.compile(rf"{_MODE}{_END}", re.VERBOSE)
 _MODAL_NAME = re.compile(rf"(?:{_TONIC}[\s:_-]*)?{_MODAL}{_END}", re.VERBOSE)
 # Codes that count fifths: Camelot, where C major is 8B, or Open Key, where it is 1d.
@@ -136,8 +136,8 @@ _RESIDUE = re.compile(
     re.VERBOSE,
 )
 _NO_KEY = frozenset(
-    "|n|x|o|0|all|none|null|nil|na|nan|nat|n a|n c|nc|no|no key|nokey|no chord|no tonality|no tonal center|keyless|"
-    "no key detected|no key found|key not found|not found|not detected|not available|not applicable|not tonal|"
+    "|n|x|o|0|0 0|all|none|null|nil|na|nan|nat|n a|#n a|n c|nc|no|no key|nokey|no chord|no tonality|no tonal center|"
+    "keyless|no key detected|no key found|key not found|not found|not detected|not available|not applicable|not tonal|"
     "non tonal|nontonal|atonal|unpitched|silence|silent|noise|off key|offkey|unknown|unknown key|key unknown|unk|"
     "unclassified|undefined|undetermined|unspecified|unlabelled|unlabeled|missing|empty|blank|tbd".split("|")
 )
@@ -197,9 +197,9 @@ def parse_key(text: str) -> int:
     # A tag's texts end in NUL, and several are separated by it. NFKC would make solfège of a diminished "D\u00ba".
     plain = unicodedata.normalize("NFKC", label.strip("\0 ").replace("\0", "/").replace("\u00ba", "\u00b0"))
     plain = visible(plain).translate(_ALIKE).strip("\"'\u2018\u2019\u201c\u201d ")
-    if plain == "-1" or " ".join(plain.casefold().translate(_PUNCTUATION).split()) in _NO_KEY:
+    if plain in ("-1", "-1.0") or " ".join(plain.casefold().translate(_PUNCTUATION).split()) in _NO_KEY:
         raise KeyLabelError(label, "no key")
-    key = _one_key(plain.strip("()[]{}<> "))
+    key = _one_key(plain.rstrip(".,; ").strip("()[]{}<> "))
     if isinstance(key, str):
         raise KeyLabelError(label, key)
     return key

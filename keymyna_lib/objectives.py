@@ -159,6 +159,12 @@ class Contrastive(Objective):
         self.head = ProjectionHead(encoder.dim, projection_dim, generator) if projection_dim else nn.Identity()
 
     @classmethod
+    def check(cls, config: PretrainConfig) -> None:
+        """See `Objective.check`."""
+        if config.batch_size < 2:
+            raise KeyMynaError("batch_size 1: tracks of a batch are told from each other; take 2 or more.")
+
+    @classmethod
     def from_config(
         cls, config: PretrainConfig, encoder: Encoder, n_tracks: int, generator: torch.Generator
     ) -> Contrastive:

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.calibration import entropy
 from keymyna_lib.corpus.recordings.decode import audio_blocks
 from keymyna_lib.evaluate import track_predictions
 from keymyna_lib.features import cut_windows, embed
@@ -36,6 +37,7 @@ _KEPT = 20 * 60 * SAMPLE_RATE  # samples of decoded audio that stay in memory, 7
 _SPECTRUM = 8192  # samples; bins of 2 Hz, which separate neighbouring semitones from about 70 Hz up
 _PITCHED = (80.0, 2000.0)  # Hz; above, upper partials outnumber fundamentals, and are sharp or flat of any scale
 _LOUD_PEAK = 0.05  # of the highest in the same spectrum
+_FLOOR = 1e-12  # least magnitude of a spectrum
 _IN_TUNE = (
     15.0  # cents; half of what training shows the encoder (`detune_cents` of the corpora), where it begins to err
 )
@@ -54,8 +56,8 @@ class Estimate:
     tuning : deviation from concert pitch (A at 440 Hz) in cents, above -50 up to 50; 0 where no pitch is clear.
     seconds : length of the recording.
     silence : seconds of it that were left out.
-    unclear : why there is no key: SILENCE throughout, or DOUBT, its probability being less than the model's
-        `min_confidence`; empty where there is one.
+    unclear : why there is no key: SILENCE throughout, or DOUBT, its windows having more entropy than the model's
+        `max_entropy`; empty where there is one.
     timeline : the key over time [s of the recording], where it was asked for and there is a key; else None.
     embedding : (embedding,) mean over the windows that `probabilities` are the mean of; None for SILENCE.
     """
@@ -144,7 +146,7 @@ class KeyFinder:
         probabilities = self.model.calibrated(mean)
         silence = max(seconds - left * HOP / SAMPLE_RATE, 0.0)
         embedding = embeddings[torch.from_numpy(end_to_end)].mean(dim=0).numpy()
-        if probabilities.max() < self.model.min_confidence:
+        if entropy(found[end_to_end]).mean() > self.model.max_entropy:
             return Estimate(None, probabilities, tuning, seconds, silence, DOUBT, embedding=embedding)
         heard_over_time = self._timeline(found, np.array(starts), sounding, seconds) if over_time else None
         key = int(probabilities.argmax())
@@ -238,10 +240,12 @@ def _spectral_tuning(samples: np.ndarray) -> tuple[complex, float]:
     spectrum = np.abs(torch.fft.rfft(torch.from_numpy(samples) * torch.hann_window(_SPECTRUM)).numpy())
     first, last = (round(hz * _SPECTRUM / SAMPLE_RATE) for hz in _PITCHED)
     left, here, right = (spectrum[:, first + i : last + i] for i in (-1, 0, 1))
-    peak = (here > left) & (here >= right) & (here > _LOUD_PEAK * here.max(axis=1, keepdims=True, initial=0.0))
+    loud = np.maximum(_LOUD_PEAK * here.max(axis=1, keepdims=True, initial=0.0), _FLOOR)
+    peak = (here > left) & (here >= right) & (here > loud)
     bins = np.nonzero(peak)[1] + first
     weight = here[peak].astype(np.float64)
-    left, here, right = (np.log(side[peak] + 1e-12) for side in (left, here, right))
+    # In double precision: single has one logarithm for neighbouring numbers, and a flat top has no parabola.
+    left, here, right = (np.log(side[peak].astype(np.float64) + _FLOOR) for side in (left, here, right))
     bins = bins + 0.5 * (left - right) / (left - 2 * here + right)
     semitones = 12 * np.log2(bins * SAMPLE_RATE / _SPECTRUM / 440)
     return complex((weight * np.exp(2j * np.pi * semitones)).sum()), float(weight.sum())

@@ -95,7 +95,7 @@ def test_reliability_and_coverage_are_drawn_as_they_are():
     np.testing.assert_array_equal(left.lines[1].get_xydata(), np.stack([found.confidence, found.accuracy], axis=1))
     assert f"{found.error:.3f}" in left.get_legend().texts[0].get_text()
     curve = coverage(confidence, scores)
-    coverage_curve(right, curve, "test", min_confidence=0.4)
+    coverage_curve(right, curve, "test", least=0.4)
     line, dot = right.lines
     np.testing.assert_array_equal(line.get_xydata(), np.stack([curve.answered, curve.score], axis=1))
     given = confidence >= 0.4

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from keymyna_lib import calibration
 from keymyna_lib.base.errors import KeyMynaError
@@ -69,16 +70,26 @@ def test_coverage_is_what_thresholds_leave():
     assert found.answered[-1] == 1
 
 
+def test_entropy_is_that_of_scipy():
+    p, _ = answers(20, 2.0, 1.0)
+    np.testing.assert_allclose(calibration.entropy(p), scipy.stats.entropy(p, axis=1), rtol=1e-9)
+    assert calibration.entropy(np.eye(24)[3]) == pytest.approx(0)  # zeros count for nothing
+
+
 @pytest.mark.parametrize("lost", [0.0, 0.05, 0.3, 1.0])
-def test_the_least_confidence_is_the_best_of_all_thresholds(lost):
-    tonal, other = RNG.beta(5, 2, 60), RNG.beta(2, 4, 30)
-    found = calibration.least_confidence(tonal, other, lost=lost)
-    assert (tonal < found).mean() <= lost
-    allowed = [t for t in np.linspace(0, 1, 5001) if (tonal < t).mean() <= lost]
-    assert calibration.answered(other, found) == min((other >= t).mean() for t in allowed)
-    assert found == 0 or calibration.answered(other, found - 1e-9) > calibration.answered(other, found)
+def test_the_most_doubt_is_the_best_of_all_thresholds(lost):
+    tonal, other = 3 * RNG.beta(2, 5, 60), 3 * RNG.beta(4, 2, 30)
+    found = calibration.most_doubt(tonal, other, lost=lost)
+    assert (tonal > found).mean() <= lost
+    allowed = [t for t in np.linspace(0, 3, 5001) if (tonal > t).mean() <= lost]
+    assert calibration.answered(other, found) == min((other <= t).mean() for t in allowed)
+    assert calibration.answered(other, found + 1e-9) > calibration.answered(other, found)
+
+
+def test_what_cannot_be_told_apart_is_answered():
+    assert calibration.most_doubt([2.0, 2.0], [1.0], lost=0.4) == np.inf
 
 
 def test_a_threshold_needs_both_kinds():
     with pytest.raises(KeyMynaError, match="0 tonal pieces, 1 others"):
-        calibration.least_confidence([], [0.3], lost=0.1)
+        calibration.most_doubt([], [0.3], lost=0.1)

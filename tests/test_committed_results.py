@@ -85,6 +85,9 @@ TABLES = {
         "corpus",
         "heads",
         "optimism",
+        "calibration",
+        "no_key",
+        "key_over_time",
     },
     "mini-full": ALWAYS,
 }
@@ -105,7 +108,8 @@ def test_each_cell_names_runs_commit_and_notebook(stored):
 def test_one_code_and_one_corpus_made_all_of_it(stored):
     origins = [files.read_json(stored / "runs" / run / "provenance.json") for run in published_runs(stored)]
     assert len(origins) > {"mini": 70, "mini-full": 35}[stored.name]
-    assert len({origin["code_hash"] for origin in origins}) == len({origin["corpus_hash"] for origin in origins}) == 1
+    assert len({origin["code_hash"] for origin in origins}) == 1
+    assert len({origin["corpus_hash"] for origin in origins} - {None}) == 1  # notebook 75 has songs of its own
 
 
 def test_mini_full_asks_for_the_corpus_that_its_results_are_of():

@@ -233,14 +233,13 @@ def test_damage_amid_a_file_is_refused(tmp_path, suffix):
         read_audio(path)
 
 
-@pytest.mark.parametrize("frames", [0, 15 << 32])
-def test_a_flac_that_does_not_say_its_length(tmp_path, monkeypatch, frames):
+def test_a_flac_that_cannot_be_as_long_as_it_says(tmp_path, monkeypatch):
     path = tmp_path / "a.flac"
     tones.write(path, 7, 1.0)
     audio = read_audio(path)
     data = bytearray(path.read_bytes())  # 36 bits, of which the last 32 are bytes 22 to 25
-    data[21] = data[21] & 0xF0 | frames >> 32
-    data[22:26] = struct.pack(">I", frames & 0xFFFFFFFF)
+    data[21] |= 15
+    data[22:26] = bytes(4)
     path.write_bytes(data)
     np.testing.assert_array_equal(read_audio(path), audio)  # through FFmpeg
     assert audio_length(path) == len(audio)
@@ -339,6 +338,52 @@ def test_a_wrong_count_of_frames(tmp_path, share):
     (tmp_path / "a.mp3").write_bytes(data)
     (tmp_path / "b.mp3").write_bytes(at(data, tag + 8, struct.pack(">I", round(count * share))))
     np.testing.assert_array_equal(*(read_audio(tmp_path / name) for name in ("a.mp3", "b.mp3")))
+
+
+@pytest.mark.parametrize("count", [0, 1, 66150, 100_000])
+@pytest.mark.parametrize("links", [1, 2])
+def test_a_flac_that_counts_fewer_samples_than_it_has(tmp_path, monkeypatch, count, links):
+    without_av(monkeypatch)
+    data = sound(440, 3, 44100, 2, format="FLAC")
+    (described,) = struct.unpack(">Q", data[18:26])
+    assert described & (1 << 36) - 1 == 3 * 44100
+    (tmp_path / "a.flac").write_bytes(data * links)
+    (tmp_path / "b.flac").write_bytes(at(data, 18, struct.pack(">Q", described >> 36 << 36 | count)) * links)
+    whole, counted = (read_audio(tmp_path / name) for name in ("a.flac", "b.flac"))
+    np.testing.assert_array_equal(counted, whole)
+    assert len(whole) == audio_length(tmp_path / "b.flac") == 3 * SAMPLE_RATE * links
+
+
+def test_a_wav_whose_data_are_longer_than_their_chunk(tmp_path, caplog):
+    """A recorder that stopped between the two lengths that it writes, or before either."""
+    data = sound(440, 3, format="WAV")
+    size = struct.unpack("<I", data[40:44])[0] // 2
+    for name, content in {"a": data, "b": at(data, 40, struct.pack("<I", size))}.items():
+        (tmp_path / f"{name}.wav").write_bytes(content)
+    np.testing.assert_array_equal(*(read_audio(tmp_path / name) for name in ("a.wav", "b.wav")))
+    assert not caplog.records
+    (tmp_path / "c.wav").write_bytes(at(at(data, 40, struct.pack("<I", size)), 4, struct.pack("<I", size + 36)))
+    assert len(read_audio(tmp_path / "c.wav")) == 3 * SAMPLE_RATE // 2
+    assert "c.wav has another file behind its audio (of no known format)" in caplog.text
+
+
+@pytest.mark.parametrize("data", [mp3(440, 3), id3(bytes(300)) + mp3(440, 3), sound(440, 3, format="WAV")])
+@pytest.mark.parametrize("fork", ["._{}", ".AppleDouble/{}"])
+def test_what_macos_puts_beside_a_file_is_no_part_of_it(tmp_path, data, fork):
+    (tmp_path / "a.mp3").write_bytes(data)
+    alone = read_audio(tmp_path / "a.mp3")
+    (tmp_path / ".AppleDouble").mkdir()
+    (tmp_path / fork.format("a.mp3")).write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X".ljust(4096, b"\0"))
+    np.testing.assert_array_equal(read_audio(tmp_path / "a.mp3"), alone)
+
+
+def test_a_folder_of_macos_where_the_program_runs(tmp_path, monkeypatch):
+    (tmp_path / "a.mp3").write_bytes(mp3(440, 3) * 2)
+    (tmp_path / ".AppleDouble").mkdir()
+    assert len(read_audio(tmp_path / "a.mp3")) > 5 * SAMPLE_RATE
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(KeyMynaError, match="a.mp3 cannot be read where .*AppleDouble is.*run in another folder"):
+        read_audio(tmp_path / "a.mp3")
 
 
 def _unknown_lengths():
@@ -492,6 +537,14 @@ def encode(path, coder, container, *, rate=48000, seconds=3.0, picture=False, si
         for piece in itertools.chain(to.resample(frame), to.resample(None)):
             file.mux(audio.encode(piece))
         file.mux(audio.encode(None))
+
+
+def test_an_m4a_behind_another_is_named(tmp_path, caplog):
+    encode(tmp_path / "a.m4a", "aac", None)
+    (tmp_path / "b.m4a").write_bytes((tmp_path / "a.m4a").read_bytes() * 2)
+    np.testing.assert_array_equal(*(read_audio(tmp_path / name) for name in ("a.m4a", "b.m4a")))
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said.startswith(f"{tmp_path / 'b.m4a'} has another file behind its audio (MP4")
 
 
 @pytest.mark.parametrize("name, coder, container, more", FOREIGN)

@@ -153,6 +153,11 @@ def test_a_name_longer_than_any_disk_takes_is_a_missing_file(tmp_path):
     assert list(table["state"]) == ["missing"]
 
 
+def test_a_split_is_the_word_that_a_reader_sees(tmp_path):
+    text = "file,key,split\na.wav,C,\uff34rain\u200b\nb.wav,C,\u00a0TEST\n"
+    assert AudioFolder("mine").index(write_keys(tmp_path, text))["split"].to_list() == ["train", "test"]
+
+
 def test_a_given_split_may_tear_an_artist_apart(tmp_path):
     text = "file,key,artist,split\na.wav,C,Bach,train\nb.wav,C,Bach,test\n"
     assert AudioFolder("mine").index(write_keys(tmp_path, text))["split"].to_list() == ["train", "test"]

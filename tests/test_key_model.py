@@ -17,7 +17,7 @@ from keymyna_lib.model import save_encoder
 
 X = torch.randn(5, 64, generator=torch.Generator().manual_seed(0))
 SPECTROGRAMS = torch.rand(2, 128, 196, generator=torch.Generator().manual_seed(1))
-SAID = dict(temperature=1.7, min_confidence=0.3, persistence=2.5)
+SAID = dict(temperature=1.7, max_entropy=0.3, persistence=2.5)
 SAID |= dict(name="toy", licence="MIT", data_card="docs/toy.md", commit="0123abc")
 
 
@@ -88,7 +88,7 @@ def test_what_would_not_fit_is_not_written(tmp_path):
     [
         (dict(temperature=0), "temperature 0"),
         (dict(temperature=float("nan")), "temperature nan"),
-        (dict(min_confidence=1.5), "min_confidence 1.5"),
+        (dict(max_entropy=3.2), "max_entropy 3.2"),
         (dict(persistence=-1.0), "persistence -1.0"),
         (dict(heads=0), "one head or more"),
     ],
@@ -96,6 +96,17 @@ def test_what_would_not_fit_is_not_written(tmp_path):
 def test_impossible_values_are_refused(fields, message):
     with pytest.raises(KeyMynaError, match=message):
         models.model(**fields)
+
+
+def test_weights_whose_products_overflow_give_no_key(tmp_path):
+    model = models.model(name="toy")
+    with torch.no_grad():
+        for weight in model.encoder.parameters():
+            weight.mul_(1e30)
+    model.save(tmp_path / "model.safetensors")
+    again = KeyModel.load(tmp_path / "model.safetensors")
+    with pytest.raises(KeyMynaError, match="key model toy gives NaN: its weights are too large"):
+        again.probabilities(again.encoder(SPECTROGRAMS))
 
 
 def test_a_head_of_another_encoder_is_refused(tmp_path):

@@ -186,6 +186,11 @@ def test_spelling_has_the_fewest_accidentals():
         ("8A - 128.00", "A minor"),
         ('"Am"', "A minor"),
         ("[8A]", "A minor"),
+        # What people write around a key.
+        ("C major.", "C major"),
+        ("Am.,", "A minor"),
+        ("Eb (minor)", "D# minor"),
+        ("F\u266f(m)", "F# minor"),
     ],
 )
 def test_parse(text, name):
@@ -198,7 +203,8 @@ def test_parse(text, name):
         (
             "no key",
             ["", " ", "-", "\u2013", "N", "X", "unknown", "None", "?", float("nan"), None, "o", "0", "-1", "all"]
-            + ["No-Key", "no_key", "(no key)", "N/A", "n.a.", "Not applicable", "Unclassified", "SILENCE", "atonal\0"],
+            + ["No-Key", "no_key", "(no key)", "N/A", "n.a.", "Not applicable", "Unclassified", "SILENCE", "atonal\0"]
+            + ["0.0", "-1.0", "#N/A"],  # of a spreadsheet
         ),
         (
             "several keys",

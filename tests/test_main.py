@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import models
 import numpy as np
@@ -23,7 +24,7 @@ from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.keys import KEY_NAMES, parse_key
 from keymyna_lib.model import save_encoder
 from keymyna_lib.report import publication
-from keymyna_lib.run import pipeline, torchrun, warmup
+from keymyna_lib.run import page, pipeline, torchrun, verify, warmup
 from keymyna_lib.run.project import Project
 
 COMMANDS = list(cli.main.commands)
@@ -40,6 +41,7 @@ def asked(monkeypatch, tmp_path):
     calls = []
     monkeypatch.setattr(pipeline, "run", lambda project, profile, **options: calls.append((profile, options)))
     monkeypatch.setattr(warmup, "compile_librosa", lambda: None)
+    monkeypatch.setattr(page, "write", lambda project, profile: project.root / f"{profile}.html")
     monkeypatch.setattr("keymyna_lib.run.project.Project", lambda: Project(tmp_path, tmp_path / "cache"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     monkeypatch.chdir(tmp_path)
@@ -52,6 +54,37 @@ def asked(monkeypatch, tmp_path):
 def test_without_options_everything_runs(asked):
     assert call("run").exit_code == 0
     assert asked == [("mini", {"only": [], "start": None, "force": False, "overrides": []})]
+
+
+def test_a_run_ends_with_the_report(asked):
+    assert call("run", "--profile", "smoke").stdout == "Report: smoke.html\n"
+    assert call("report").stdout == "Report: mini.html\n"
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize("differ, status", [(0, 0), (1, 1)])
+@pytest.mark.parametrize("folder", [None, "tables"])
+def test_verify_comes_after_the_run_and_decides_the_status(asked, monkeypatch, tmp_path, folder, differ, status):
+    table = verify.Comparison("table1", cells=verify.Counter({verify.SAME: 3, verify.DIFFERS: differ}))
+    given = []
+
+    def found(project, profile, against):
+        assert asked
+        given.append(against)
+        return verify.Verification("commit x", [table])
+
+    monkeypatch.setattr(verify, "verify", found)
+    for place in ("results/mini", "tables"):
+        (tmp_path / place).mkdir(parents=True)
+    done = call("run", "--verify", *([folder] if folder else []), "--force")
+    assert done.exit_code == status and given == [Path(folder) if folder else None]
+    assert "| table1 |" in done.stdout and done.stdout.endswith("Report: mini.html\n")
+    assert (tmp_path / "results/mini/verification.md").exists() and asked[0][1]["force"]
+
+
+def test_a_folder_to_verify_against_must_be_there(asked):
+    done = call("run", "--verify", "absent")
+    assert done.exit_code == 1 and "'absent' is not a folder" in done.stderr and not asked
 
 
 def test_options_reach_the_runner(asked):
@@ -235,6 +268,7 @@ def test_silence_has_no_clear_key(song):
 
 def test_names_are_printed_as_they_are_on_disk_and_spoil_no_line(song):
     names = [b"caf\xe9.wav", b"\xff\xfe.wav", "é\u200b日.wav".encode(), b"a\tb\nc\x1b[2J[red].wav", b" .wav"]
+    names += ["\u202egnp.\x9b2J.wav".encode()]
     for name in names:
         shutil.copyfile(song / "short.wav", os.fsencode(song) + b"/" + name)
     command = [sys.executable, "-m", "keymyna_lib", "predict", "--model", "encoder.safetensors"]
@@ -242,11 +276,11 @@ def test_names_are_printed_as_they_are_on_disk_and_spoil_no_line(song):
     ascii_only = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONPATH": str(paths.ROOT)}
     done = subprocess.run(command, capture_output=True, cwd=song, env=ascii_only)
     _, *rows = done.stdout.split(b"\n")[:-1]
-    shown = [*names[:3], rb"a\tb\nc\x1b[2J[red].wav", names[4]]
-    assert len(rows) == 5 and all(row.startswith(name + b" ") for row, name in zip(rows, shown))
+    shown = [*names[:3], rb"a\tb\nc\x1b[2J[red].wav", names[4], rb"\u202egnp.\x9b2J.wav"]
+    assert len(rows) == 6 and all(row.startswith(name + b" ") for row, name in zip(rows, shown))
     error, counts, end = done.stderr.split(b"\n")
     assert (
-        done.returncode == 1 and error.startswith(b"error: \xe9none.wav") and counts.startswith(b"6 files") and not end
+        done.returncode == 1 and error.startswith(b"error: \xe9none.wav") and counts.startswith(b"7 files") and not end
     )
     done = subprocess.run([*command, "--json", "--jobs", "1"], capture_output=True, cwd=song, env=ascii_only)
     assert [os.fsencode(found["file"]) for found in json.loads(done.stdout)] == [b"\xe9none.wav", *names]

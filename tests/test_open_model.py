@@ -1,6 +1,7 @@
 """Which model somebody means."""
 
 import json
+import os
 
 import models
 import numpy as np
@@ -57,13 +58,38 @@ def test_files(files):
         ("myna", "", "needs a head that was trained on it: add --head FILE"),
         ("head", "", "is a head of this library: give it as --head"),
         ("none", "", "there is no such file or run. Give a model file; a run"),
+        ("~no.such.user/none", "", "~no.such.user/none.safetensors: there is no such file or run"),
         ("", "head", "give both"),
     ],
 )
 def test_what_is_no_model_or_lacks_a_head_is_told(files, name, head, message):
-    given = [str(files / f"{part}.safetensors") if part else "" for part in (name, head)]
+    given = [
+        f"{part}.safetensors" if part and part[0] == "~" else part and str(files / f"{part}.safetensors")
+        for part in (name, head)
+    ]
     with pytest.raises(KeyMynaError, match=message):
         open_model(*given)
+
+
+@pytest.mark.parametrize(
+    "content, problem",
+    [
+        (b"", "is empty"),
+        (b"\x80\x04\x95..", "is a pickle"),
+        (b"<html>404", "is a web page"),
+        (slice(0, -1), "is cut short"),
+        (slice(0, 100), "is cut short"),
+        (None, "is a pipe or a device"),
+    ],
+)
+def test_a_damaged_model_lacks_no_head(files, content, problem):
+    path = files / "given.safetensors"
+    if content is None:
+        os.mkfifo(path)
+    else:
+        path.write_bytes(content if isinstance(content, bytes) else (files / "model.safetensors").read_bytes()[content])
+    with pytest.raises(KeyMynaError, match=f"given.safetensors {problem}.*Give a model file"):
+        open_model(str(path))
 
 
 def test_the_model_of_the_package(files, monkeypatch):

@@ -99,11 +99,13 @@ def test_the_cards_of_model_and_gpu(clone):
         {"set": "test: all", "measure": "calibration error", "value": 0.021, "low": None, "high": None, "tracks": 9},
         {"set": "songs", "measure": "boundaries", "value": None, "low": None, "high": None, "tracks": 0},
     ]
-    write_json(clone / "keymyna_lib" / "models" / "default.json", rows)
+    rows.insert(0, {**rows[0], "set": "valid: all", "value": 0.9})
+    write_json(clone / "keymyna_lib" / "models" / "default.json", {"scores": rows})
     assert shown(clone, "model / test: all, accuracy / points") == "81.3 [70.0, 95.0]"
     assert shown(clone, "model / test: all, cal* / points / value") == "2.1"
     assert shown(clone, "model / songs, boundaries / points") == "not run"
-    assert shown(clone, "model").splitlines()[3] == "| test: all | accuracy | 81.3 [70.0, 95.0] | 9 |"
+    assert shown(clone, "model").splitlines()[3] == "| test: all | accuracy | 81.3 [70.0, 95.0] | 9 |"  # no validation
+    assert shown(clone, "model / valid: all, accuracy / points / value") == "90.0"
     one = {"case": "batch 8", "system": "ours", "quantity": "examples", "median": 41234.5, "unit": "1/s"}
     measured = {"measurements": [one, {**one, "case": "batch 9", "median": None}], "machine": {"gpu": "a GPU"}}
     checks = {"checks": [{"passed": True}, {"passed": False}], "commit": "0123456789"}

@@ -34,6 +34,7 @@ FREE = {
     "tune",
     "mtg_single_key",
 }
+FREE |= {"interactive", "model", "track"}
 # May be negative, or infinite in no sense that would matter.
 NEGATIVE = {"snr_db", "test_shifts"}
 
@@ -325,6 +326,7 @@ def cell(notebook, **changes):
         ("20_linear_probe", "max_steps", math.nan, None),
         ("10_pretrain", "lr", "1e-3", 1e-3),
         ("10_pretrain", "lr", math.inf, None),
+        ("10_pretrain", "lr", 10**400, None),
         ("10_pretrain", "preset", 3, None),
         ("50_objectives", "tune", "off", False),
         (

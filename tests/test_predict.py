@@ -7,6 +7,7 @@ from dataclasses import replace
 import models
 import numpy as np
 import pytest
+import scipy.stats
 import soundfile
 import soxr
 import tones
@@ -69,14 +70,15 @@ def test_a_song_is_embedded_as_a_track_of_a_corpus_is(files, crop_frames, window
 # What the model asks for
 
 
-def test_the_models_temperature_counts_and_too_little_confidence_is_no_key(finder, files):
+def test_the_models_temperature_counts_and_too_much_doubt_is_no_key(finder, files):
     heard = finder.estimate(files / "long.flac")
     expected = heard.probabilities.astype(np.float64) ** 0.25
     unsure = predict.KeyFinder(replace(finder.model, temperature=4.0)).estimate(files / "long.flac")
     np.testing.assert_allclose(unsure.probabilities, expected / expected.sum(), rtol=1e-5)
-    top = float(unsure.probabilities.max())
-    for least, key, why in ((top - 1e-6, heard.key, ""), (top + 1e-6, None, predict.DOUBT)):
-        strict = predict.KeyFinder(replace(finder.model, temperature=4.0, min_confidence=least))
+    x, _ = track_embeddings(finder.encoder, [track_spectrogram(build._samples(str(files / "long.flac"), seconds=0))])
+    doubt = scipy.stats.entropy(finder.model.probabilities(x), axis=1).mean()  # of each window, as the heads have it
+    for most, key, why in ((doubt + 1e-3, heard.key, ""), (doubt - 1e-3, None, predict.DOUBT)):
+        strict = predict.KeyFinder(replace(finder.model, temperature=4.0, max_entropy=most))
         again = strict.estimate(files / "long.flac")
         assert again.key == key and again.unclear == why and again.ranking == heard.ranking
     assert heard.unclear == "" and heard.ranking[0] == heard.key
@@ -180,6 +182,14 @@ def test_tuning_is_what_it_was_made_and_what_librosa_finds(estimate, cents):
     assert abs((found - cents + 50) % 100 - 50) < 2 and abs((found - theirs + 50) % 100 - 50) < 5
 
 
+@pytest.mark.parametrize("softest", [1e-20, 1e-36, 1e-44])
+def test_the_tuning_of_what_fades_to_next_to_nothing(estimate, softest):
+    samples = detuned(rich(), 29)
+    faded = samples[: 4 * SAMPLE_RATE] * np.geomspace(1, softest, 4 * SAMPLE_RATE)
+    with np.errstate(all="raise", under="ignore"):
+        assert estimate(np.concatenate([samples, faded])).tuning == pytest.approx(29, abs=2)
+
+
 def test_noise_has_no_tuning(estimate):
     heard = estimate(np.random.default_rng(0).normal(0, 0.1, 200_000))
     assert heard.tuning == 0 and heard.key is not None
@@ -242,7 +252,7 @@ def test_segments_are_told_in_the_time_of_the_recording(estimate):
 
 
 def test_where_no_key_is_clear_there_are_no_segments(finder, files, monkeypatch):
-    monkeypatch.setattr(finder.model, "min_confidence", 1.0)
+    monkeypatch.setattr(finder.model, "max_entropy", 0.0)
     heard = finder.estimate(files / "long.flac", over_time=True)
     assert heard.unclear == predict.DOUBT and heard.timeline is None
 

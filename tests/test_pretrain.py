@@ -279,6 +279,7 @@ def test_schedule():
         ({"seed": -1}, "seed -1"),
         ({"temperature": float("nan")}, "temperature nan"),
         ({"steps": 10, "warmup_steps": 11}, "warmup_steps 11: expected no more than steps, which is 10"),
+        ({"batch_size": 1}, "batch_size 1: tracks of a batch are told from each other; take 2 or more"),
         ({"encoder": EncoderConfig("vit-toy", "square"), "crop_frames": 15}, "crop_frames 15: patches 'square' are 16"),
         ({"objective": "reconstruction", "mask_ratio": 0.0}, "reconstruction with"),
         ({"objective": "reconstruction", "encoder": EncoderConfig("vit-toy", "hybrid")}, "reconstruction with"),

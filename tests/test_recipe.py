@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 from safetensors.numpy import save_file
 
 from keymyna_lib.base import paths
@@ -89,7 +90,13 @@ def test_the_report_scores_answers(made, tmp_path):
     confidence = made.model.calibrated(
         np.array([made.model.probabilities(chosen.x[chosen.track == i]).mean(axis=0) for i in range(len(tracks))])
     ).max(axis=1)
-    assert table["test: all", "answered"] == pytest.approx((confidence >= made.model.min_confidence).mean())
+    doubt = np.array(
+        [
+            scipy.stats.entropy(made.model.probabilities(chosen.x[chosen.track == i]), axis=1).mean()
+            for i in range(len(tracks))
+        ]
+    )
+    assert table["test: all", "answered"] == pytest.approx((doubt <= made.model.max_entropy).mean())
     assert table["test: all", "calibration error"] == pytest.approx(reliability(confidence, answers == truth).error)
     assert {f"without a key: {kind}" for kind in KINDS} <= {
         name for name, measure in table.index if measure == "answered"
@@ -111,8 +118,9 @@ def test_what_calibrates_the_model_is_chosen_on_validation(made):
     grid = np.geomspace(0.1, 10, 801)
     losses = [negative_log_likelihood(tempered(mean, t), labels) for t in grid]
     assert made.model.temperature == pytest.approx(grid[int(np.argmin(losses))], rel=0.01)
-    confidence = made.model.calibrated(mean).max(axis=1)
-    assert (confidence < made.model.min_confidence).mean() <= recipes.LOST
+    doubt = scipy.stats.entropy(p, axis=1)
+    tonal = np.array([doubt[chosen.track == i].mean() for i in range(len(mean))])
+    assert (tonal > made.model.max_entropy).mean() <= recipes.LOST
     assert made.model.persistence in PERSISTENCES
 
 

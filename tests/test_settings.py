@@ -35,7 +35,7 @@ DECLARED = {
     "warmup_steps": "10",  # a share of the steps in 50 and 60, whose lengths vary
     "clip_norm": "10 50 60",
     "precision": "10 50 60",
-    "device": "10 20 30 40 50 55 60 65",
+    "device": "10 20 30 40 45 50 55 60 65",
     "checkpoint_every": "10 50 60",
     "validate_every": "10 50 60",
     "seed": "10 40 50 55 60",  # in 40 and 55, of other draws

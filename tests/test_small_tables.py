@@ -119,6 +119,7 @@ def test_what_is_wrong_is_said_with_its_place(tmp_path, text, message):
 
 def test_what_is_no_file(tmp_path):
     os.mkfifo(tmp_path / "pipe")
+    os.symlink("circle", tmp_path / "circle")
     with open(tmp_path / "huge.csv", "wb") as file:
         file.truncate(2**27)
     for name, message in (
@@ -127,6 +128,7 @@ def test_what_is_no_file(tmp_path):
         ("a\0b", "cannot be read"),
         ("", "is a folder, not a file. Get it"),
         ("pipe", "not a regular file"),
+        ("circle", "cannot be read .*links.*Remove the links"),
         ("huge.csv", "more than 64 MB"),
     ):
         with pytest.raises(KeyMynaError, match=message):
@@ -138,7 +140,7 @@ def test_what_is_no_file(tmp_path):
 def test_one_value(tmp_path, encoding, end):
     assert read_value(write(tmp_path, f" F♯ \u00a0minor{end}".encode(encoding))) == "F♯ minor"
     assert read_value(write(tmp_path, f"7{end}".encode(encoding))) == "7"
-    assert read_value(write(tmp_path, "A minor\0\0")) == "A minor"
+    assert read_value(write(tmp_path, "A minor\0\0")) == read_value(write(tmp_path, "A minor\r\n\x1a")) == "A minor"
 
 
 def test_lines_of_a_list(tmp_path):

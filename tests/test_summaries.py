@@ -105,7 +105,7 @@ def test_bounds_have_the_interval_of_their_tracks(home):
         assert row.score == scores.mean()
         assert (row.low, row.high) == bootstrap_interval(scores, groups=table["composition"].to_numpy(), seed=0)
     assert list(tables.room_table("smoke", runs, 90).cells) == [
-        "ceiling, key profile shaath on the score's notes, none / validation",
+        "ceiling, key profile shaath on the notes, none / validation",
         "floor, mean mel, linear probe, all 90 labels / validation",
     ]
 

@@ -63,7 +63,7 @@ WIDEST, LARGEST = 1 << 16, 1 << 20  # units of a layer, rows of a head's batch: 
 # Of numbers, by name: fields of configurations and parameters of notebooks.
 RANGES: dict[str, Rule] = {
     # the synthetic corpus
-    **dict.fromkeys(("n_chorales", "n_tunes", "n_songs", "n_test_songs", "corpus_seed", "seed"), at_least(0)),
+    **dict.fromkeys(("n_chorales", "n_tunes", "n_songs", "corpus_seed", "seed"), at_least(0)),
     "detune_cents": within(0, 50),  # beyond, another key is nearer than the one on the label
     "drum_probability": SHARE,
     "snr_db": Rule(
@@ -118,12 +118,10 @@ RANGES: dict[str, Rule] = {
     # pitch shifts
     "shift_steps": each(at_least(1), distinct=False),
     "max_shift": SHIFT,
-    "shift_step": at_least(1),
     "shift_ranges": each(SHIFT),
     "test_shifts": each(within(-11, 11)),
     # what is shown or probed
-    **dict.fromkeys(("n_tracks", "map_tracks", "compared_tracks"), at_least(0)),
-    "n_neighbours": at_least(1),
+    **dict.fromkeys(("n_tracks", "map_tracks"), at_least(0)),
     "perplexity": POSITIVE,
     "probe_rows": at_least(2),
 }

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.base.errors import KeyMynaError, unreadable
 from keymyna_lib.base.text import identity
 
 
@@ -94,7 +94,7 @@ class Listing:
             except (FileNotFoundError, NotADirectoryError):
                 pass
             except OSError as error:
-                raise KeyMynaError(f"{folder} cannot be read ({error.strerror}). Correct its permissions.") from error
+                raise unreadable(folder, error) from error
             self._names[folder] = names
         return self._names[folder]
 

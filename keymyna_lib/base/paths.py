@@ -10,11 +10,16 @@ LIBRARY = ROOT / "keymyna_lib"
 NOTEBOOKS = ROOT / "notebooks"
 LOCK = ROOT / "requirements.lock"
 # Audio, spectrograms, checkpoints and embeddings: large, made anew from the code, never committed.
-CACHE = Path(os.environ.get("KEYMYNA_CACHE") or ROOT / ".cache").expanduser().resolve()
+CACHE = Path(os.path.realpath(os.path.expanduser(os.environ.get("KEYMYNA_CACHE") or ROOT / ".cache")))
 BUNDLE = ROOT / "bundle.json"  # there only in a copy that `keymyna bundle` made, see run/bundle.py
 SET_BY_HAND = "KEYMYNA_SET_BY_HAND"  # environment variable of the runner for its notebooks, see report/provenance.py
 
 PROFILES = ("smoke", "mini", "mini-full", "gpu", "paper")
+
+
+def expanded(path: Path | str) -> Path:
+    """A path with the home folder in place of "~"; that of nobody stays as it is, and is not there."""
+    return Path(os.path.expanduser(path))
 
 
 def results_dir(profile: str) -> Path:

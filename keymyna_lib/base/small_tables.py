@@ -9,12 +9,11 @@ file in an older 8-bit encoding is one as well: which of them it is cannot be to
 from __future__ import annotations
 
 import codecs
-import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.base.errors import KeyMynaError, unreadable
 from keymyna_lib.base.text import identity, visible
 
 _SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
@@ -53,9 +52,10 @@ def read_text(path: Path | str, *, advice: str = "") -> str:
             f"{path}{_place(before)} cannot be read: {data[error.start : error.start + 1]!r} is not "
             f"{encoding.upper()}. Save it as text in UTF-8."
         ) from None
-    if "\0" in text.rstrip("\0"):
+    text = text.rstrip("\0\x1a")  # old editors end a text with the latter
+    if "\0" in text:
         raise KeyMynaError(f"{path}{_place(text[: text.index(chr(0))])}: a NUL, which no text has. Save it in UTF-8.")
-    return text.rstrip("\0")
+    return text
 
 
 def read_value(path: Path | str, *, advice: str = "") -> str:
@@ -129,9 +129,10 @@ def _read_bytes(path: Path, advice: str) -> bytes:
             data = file.read(_LARGEST + 1)
     except (FileNotFoundError, NotADirectoryError):
         raise KeyMynaError(f"{path} does not exist. {advice}".rstrip()) from None
-    except (OSError, ValueError) as error:  # a name with a NUL in it is a ValueError
-        why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
-        raise KeyMynaError(f"{path} cannot be read ({why}). Correct its permissions.") from error
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except ValueError as error:  # a NUL in the name
+        raise KeyMynaError(f"{path} cannot be read ({error}).") from error
     if len(data) > _LARGEST:
         raise KeyMynaError(f"{path} cannot be read: with more than {_LARGEST >> 20} MB it is no small table.")
     return data

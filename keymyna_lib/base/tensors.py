@@ -106,6 +106,8 @@ def reading(path: Path | str, what: str, remedy: str) -> Iterator[tuple[dict[str
         When the file is absent, damaged, or foreign, or when a number in it is not finite.
     """
     path = Path(path)
+    if path.exists() and not (path.is_file() or path.is_dir()):  # whose reader would wait for a writer
+        raise KeyMynaError(f"{path} is a pipe or a device; expected {what}. {remedy}")
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
@@ -140,6 +142,8 @@ def kind_of(metadata: Mapping[str, str]) -> str:
 
 def kind_of_file(path: Path | str) -> str:
     """`kind_of` a file; empty too for what is no safetensors file, or cannot be read."""
+    if not os.path.isfile(path):
+        return ""
     try:
         with safe_open(path, framework="pt") as file:
             return kind_of(file.metadata() or {})

@@ -20,8 +20,12 @@ def echo(line: str, *, err: bool = False) -> None:
 
 
 def plain(name: str) -> str:
-    """Without control characters, which would break lines and columns, or drive the terminal."""
-    return re.sub(r"[\x00-\x1f\x7f]", lambda found: found[0].encode("unicode_escape").decode(), name)
+    """Without control characters, which would break or turn lines, or drive the terminal."""
+    return re.sub(
+        r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]",
+        lambda found: found[0].encode("unicode_escape").decode(),
+        name,
+    )
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from keymyna_lib.base import paths
 from keymyna_lib.base.errors import KeyMynaError
 
 
@@ -72,8 +73,8 @@ def checkpoint(text: str) -> Path | HubFile:
     KeyMynaError
         When it is neither.
     """
-    if "@" not in text or Path(text).expanduser().is_file():
-        return Path(text).expanduser()
+    if "@" not in text or paths.expanded(text).is_file():
+        return paths.expanded(text)
     place, _, revision = text.rpartition("@")
     if len(parts := place.split("/", 2)) < 3:
         raise KeyMynaError(

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from keymyna_lib.base import paths
 from keymyna_lib.base.device import pick_device
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.files import read_json
@@ -73,7 +74,7 @@ def frozen_encoder(source: str, device: str = "auto", layer: int | str = "mean")
     KeyMynaError
         When there is no such folder, the revision is not a commit, or a download fails; or as `HuggingFaceEncoder`.
     """
-    if (folder := Path(source).expanduser()).is_dir():
+    if (folder := paths.expanded(source)).is_dir():
         return HuggingFaceEncoder(folder, device, layer, name=folder.resolve().name)
     repo, at, revision = source.partition("@")
     if not at:

@@ -22,7 +22,7 @@ from keymyna_lib.evaluate import mirex_scores
 from keymyna_lib.experiments.controls import profile_correlation
 from keymyna_lib.features import cut_windows, embed
 from keymyna_lib.key_model import KeyModel
-from keymyna_lib.key_over_time import Segment, dense_starts, timeline, window_edges
+from keymyna_lib.key_over_time import Segment, Timeline, dense_starts, timeline, window_edges
 from keymyna_lib.spectrogram import HOP, SAMPLE_RATE, window_starts
 
 SMOOTHED, WINDOWS, WHOLE = "smoothed", "windows alone", "one key"
@@ -80,10 +80,15 @@ def hear(model: KeyModel, passage: Passage, *, profile: str = "temperley") -> He
     )
 
 
-def smooth(heard: Heard, persistence: float, *, template: bool = False) -> tuple[Segment, ...]:
-    """The segments of the model's windows, or of the template's."""
+def timeline_of(heard: Heard, persistence: float, *, template: bool = False) -> Timeline:
+    """The key over time by the model's windows, or by the template's."""
     likely = np.exp(_SHARPNESS * heard.template) if template else heard.probabilities
-    return timeline(likely, heard.edges, heard.weights, persistence).segments
+    return timeline(likely, heard.edges, heard.weights, persistence)
+
+
+def smooth(heard: Heard, persistence: float, *, template: bool = False) -> tuple[Segment, ...]:
+    """The segments of `timeline_of`."""
+    return timeline_of(heard, persistence, template=template).segments
 
 
 def answers(heard: Heard, persistence: float, template_persistence: float) -> dict[str, tuple[Segment, ...]]:

@@ -8,10 +8,10 @@ that shares stages with another, goes on where it stopped. On the command line, 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,10 +21,10 @@ from keymyna_lib.base.checks import RANGES, at_least, check
 from keymyna_lib.base.device import pick_device
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.files import discard
-from keymyna_lib.base.hashing import code_hash_of, sha256_json
+from keymyna_lib.base.hashing import code_hash_of, sha256_file, sha256_json
 from keymyna_lib.base.progress import bar
 from keymyna_lib.base.seeds import numpy_stream, torch_stream
-from keymyna_lib.calibration import fit_temperature, least_confidence, reliability
+from keymyna_lib.calibration import entropy, fit_temperature, most_doubt, reliability
 from keymyna_lib.compute.executor import Executor
 from keymyna_lib.compute.processes import HERE
 from keymyna_lib.corpus.corpus import Corpus, join
@@ -32,7 +32,7 @@ from keymyna_lib.corpus.rendered import no_key
 from keymyna_lib.corpus.rendered.build import CorpusConfig, SongConfig, build_corpus, build_songs
 from keymyna_lib.corpus.rendered.local_keys import Passage, chorale_passages, song_passage
 from keymyna_lib.corpus.store import track_spectrogram
-from keymyna_lib.evaluate import bootstrap_interval, mirex_scores, track_predictions
+from keymyna_lib.evaluate import bootstrap_interval, group_means, mirex_scores, track_predictions
 from keymyna_lib.experiments import head_study, label_free
 from keymyna_lib.experiments.foreign import stored_recordings
 from keymyna_lib.experiments.head_study import HeadStudy, configuration, shift_range
@@ -40,7 +40,7 @@ from keymyna_lib.experiments.key_tracking import Heard, choose_persistence, f_me
 from keymyna_lib.features import Features, add_shifted, content_hash, extract, track_embeddings
 from keymyna_lib.front_ends import same_front_end
 from keymyna_lib.heads import HeadSpec, TrainedHead, select, wide_mlp_grid
-from keymyna_lib.key_model import KeyModel
+from keymyna_lib.key_model import MOST, KeyModel
 from keymyna_lib.model import Encoder, EncoderConfig, build_encoder
 from keymyna_lib.pretrain import INITIAL_WEIGHTS, PretrainConfig, pretrain_once
 from keymyna_lib.spectrogram import WINDOW, window_frames
@@ -212,10 +212,10 @@ def make(
     )[EMBEDDING]
     heads = trained_heads(recipe, features, corpus, shifts, device, show=show)
     model = KeyModel(encoder.cpu(), heads, name=name)
-    probabilities, labels = _answers(model, features, corpus, corpus.tracks(split="valid"))
-    model.temperature = fit_temperature(probabilities, labels)
-    without = np.concatenate(list(confidence_without_key(model, recipe, "valid", show=show).values()))
-    model.min_confidence = least_confidence(model.calibrated(probabilities).max(axis=1), without, lost=LOST)
+    tonal, labels = _answers(model, features, corpus, corpus.tracks(split="valid"))
+    model.temperature = fit_temperature(tonal.probabilities, labels)
+    without = np.concatenate([found.doubt for found in without_key(model, recipe, "valid", show=show).values()])
+    model.max_entropy = min(most_doubt(tonal.doubt, without, lost=LOST), MOST)
     heard = hear_passages(model, song_passages(recipe, "valid"), show=show)
     model.persistence = choose_persistence(heard)
     return Made(model, recipe, corpus, features, history, choose_persistence(heard, template=True))
@@ -231,6 +231,11 @@ def song_passages(recipe: Recipe, split: str) -> list[Passage]:
     ]
 
 
+def chorales(recipe: Recipe, *, without: Container[str] = (), count: int | None = None) -> list[Passage]:
+    """Chorales with analyses, see `chorale_passages`, of the sound of a recipe's corpus."""
+    return list(chorale_passages(recipe.corpus.seed, **_sound(recipe), without=without, count=count))
+
+
 def _sound(recipe: Recipe) -> dict[str, Any]:
     return {name: getattr(recipe.corpus, name) for name in ("detune_cents", "snr_db")}
 
@@ -240,17 +245,32 @@ def hear_passages(model: KeyModel, passages: Sequence[Passage], *, show: bool = 
     return [hear(model, one) for one in bar(passages, desc="keys over time", unit="passage", show=show)]
 
 
-def confidence_without_key(model: KeyModel, recipe: Recipe, split: str, *, show: bool = True) -> dict[str, np.ndarray]:
-    """Confidence of the answers to sound without a key, (recording,) for each of `no_key.KINDS`."""
+class Answers(NamedTuple):
+    """What a model says of some tracks.
+
+    probabilities : (track, key) mean over windows, not yet calibrated.
+    doubt : (track,) mean over windows of their entropy [nats], as of `KeyModel.max_entropy`.
+    """
+
+    probabilities: np.ndarray
+    doubt: np.ndarray
+
+
+def answers_of(found: np.ndarray, track: np.ndarray) -> Answers:
+    """From probabilities of windows (window, key), not yet calibrated, and their tracks (window,), 0..n_tracks-1."""
+    return Answers(track_predictions(found, track), group_means(entropy(found)[:, None], track)[:, 0])
+
+
+def without_key(model: KeyModel, recipe: Recipe, split: str, *, show: bool = True) -> dict[str, Answers]:
+    """Answers to sound without a key, for each of `no_key.KINDS`."""
     made = no_key.NoKeyConfig(
         count=recipe.n_no_key, seconds=recipe.corpus.seconds, seed=recipe.corpus.seed + _APART[split], **_sound(recipe)
     )
-    found: dict[str, list[float]] = {kind: [] for kind in no_key.KINDS}
-    total = len(found) * made.count
+    heard: dict[str, list[np.ndarray]] = {kind: [] for kind in no_key.KINDS}
+    total = len(heard) * made.count
     for kind, samples in bar(no_key.recordings(made), desc="sound without a key", total=total, show=show):
-        heard = _mean_answers(model, [track_spectrogram(samples, recipe.corpus.front_end)])
-        found[kind].append(float(model.calibrated(heard).max()))
-    return {kind: np.array(values) for kind, values in found.items()}
+        heard[kind].append(track_spectrogram(samples, recipe.corpus.front_end))
+    return {kind: listen(model, spectrograms) for kind, spectrograms in heard.items()}
 
 
 def listener(
@@ -298,13 +318,11 @@ def trained_heads(
     return {f"seed {seed}": chosen[seed] for seed in recipe.seeds}
 
 
-def _answers(
-    model: KeyModel, features: Features, corpus: Corpus, tracks: Sequence[str]
-) -> tuple[np.ndarray, np.ndarray]:
-    """(track, key) mean probabilities and (track,) keys of some tracks, from their unshifted rows."""
+def _answers(model: KeyModel, features: Features, corpus: Corpus, tracks: Sequence[str]) -> tuple[Answers, np.ndarray]:
+    """Answers and (track,) keys of some tracks, from their unshifted rows."""
     rows = features.select(tracks)
-    probabilities = track_predictions(model.probabilities(rows.x), rows.track.numpy())
-    return probabilities, corpus.manifest.loc[list(tracks), "key"].to_numpy()
+    found = answers_of(model.probabilities(rows.x), rows.track.numpy())
+    return found, corpus.manifest.loc[list(tracks), "key"].to_numpy()
 
 
 def held_out(recipe: Recipe, soundfont: str, *, n_songs: int = 200, show: bool = True) -> Corpus:
@@ -338,42 +356,40 @@ def report(
     rows = []
     for split in ("valid", "test"):
         tracks = corpus.tracks(split=split)
-        probabilities, labels = _answers(model, made.features, corpus, tracks)
+        found, labels = _answers(model, made.features, corpus, tracks)
         source = corpus.manifest.loc[tracks, "source"].to_numpy()
         for name in (*dict.fromkeys(source), "all"):
             of = (source == name) | (name == "all")
-            rows += _scored(f"{split}: {name}", model, labels[of], probabilities[of])
+            rows += _scored(f"{split}: {name}", model, labels[of], Answers(found.probabilities[of], found.doubt[of]))
     rows += _agreement("test: all", model, corpus, corpus.tracks(split="test"), show=show)
     for name, other in (others or {}).items():
         same_front_end(model.encoder.config.front_end, other.front_end)
         heard = [other.spectrogram(track) for track in other.tracks()]
-        rows += _scored(name, model, other.manifest["key"].to_numpy(), _mean_answers(model, heard))
+        rows += _scored(name, model, other.manifest["key"].to_numpy(), listen(model, heard))
     if unlabelled is not None:
         rows += _agreement("unlabelled", model, unlabelled, unlabelled.pretraining_tracks(), show=show)
     if real is not None and corpus.front_end == "mel":
         recordings = stored_recordings(real)
         for name, tracks in recordings.tracks.groupby("set", sort=False):
             heard = [recordings.spectrogram(track) for track in tracks.index]
-            rows += _scored(name, model, tracks["key"].to_numpy(), _mean_answers(model, heard))
-    for kind, confidence in confidence_without_key(model, made.recipe, "test", show=show).items():
-        rows.append(_share(f"without a key: {kind}", "answered", confidence >= model.min_confidence))
+            rows += _scored(name, model, tracks["key"].to_numpy(), listen(model, heard))
+    for kind, found in without_key(model, made.recipe, "test", show=show).items():
+        rows.append(_share(f"without a key: {kind}", "answered", found.doubt <= model.max_entropy))
     songs = hear_passages(model, song_passages(made.recipe, "test"), show=show)
     rows += _over_time("songs", judge(songs, model.persistence, made.template_persistence))
     known = {*corpus.tracks(split="train"), *corpus.tracks(split="valid")}  # a score's track is named after its piece
-    found = chorale_passages(
-        made.recipe.corpus.seed, **_sound(made.recipe), without=known, count=made.recipe.n_passages
-    )
-    chorales = hear_passages(model, list(found), show=show)
-    rows += _over_time("analysed chorales", judge(chorales, model.persistence, made.template_persistence))
-    rows += _over_time("analysed chorales, persistence chosen on the other half", judge_in_folds(chorales))
+    found = hear_passages(model, chorales(made.recipe, without=known, count=made.recipe.n_passages), show=show)
+    rows += _over_time("analysed chorales", judge(found, model.persistence, made.template_persistence))
+    rows += _over_time("analysed chorales, persistence chosen on the other half", judge_in_folds(found))
     return pd.DataFrame(rows, columns=["set", "measure", "value", "low", "high", "tracks"])
 
 
-def _scored(name: str, model: KeyModel, labels: np.ndarray, probabilities: np.ndarray) -> list[tuple]:
+def _scored(name: str, model: KeyModel, labels: np.ndarray, found: Answers) -> list[tuple]:
     """Scores of all answers; how well they are calibrated; and what is left when doubtful ones are withheld."""
+    probabilities = found.probabilities
     answers, confidence = probabilities.argmax(axis=1), model.calibrated(probabilities).max(axis=1)
     weighted, right = mirex_scores(labels, answers, fifths="both"), labels == answers
-    given = confidence >= model.min_confidence
+    given = found.doubt <= model.max_entropy
     rows = [_share(name, "weighted_both", weighted), _share(name, "accuracy", right), _share(name, "answered", given)]
     if given.any():
         rows.append(_share(name, "weighted_both, answered", weighted[given]))
@@ -396,10 +412,10 @@ def _share(name: str, measure: str, values: Sequence[float] | np.ndarray) -> tup
     return (name, measure, float(np.mean(values)), *bootstrap_interval(np.array(values, float), seed=0), len(values))
 
 
-def _mean_answers(model: KeyModel, spectrograms: Sequence[np.ndarray]) -> np.ndarray:
-    """(track, key) mean probabilities of stored spectrograms (frame, band), not yet calibrated."""
+def listen(model: KeyModel, spectrograms: Sequence[np.ndarray]) -> Answers:
+    """Answers to stored spectrograms (frame, band)."""
     x, track = track_embeddings(model.encoder, spectrograms, model.frames)
-    return track_predictions(model.probabilities(x), track.numpy())
+    return answers_of(model.probabilities(x), track.numpy())
 
 
 def _agreement(name: str, model: KeyModel, corpus: Corpus, tracks: Sequence[str], *, show: bool) -> list[tuple]:
@@ -410,8 +426,9 @@ def _agreement(name: str, model: KeyModel, corpus: Corpus, tracks: Sequence[str]
     return [(name, _AGREEMENT[row.measure], row.same, row.same_low, row.same_high, row.tracks) for row in rows]
 
 
-def write_report(table: pd.DataFrame, path: Path) -> None:
-    """Write `report` as JSON."""
+def write_card(table: pd.DataFrame, model: Path, **origin: Any) -> None:
+    """Write what `report` found beside a model's file, as JSON, with its hash and where the two come from."""
     from keymyna_lib.base import files
 
-    files.write_text(path, json.dumps(json.loads(table.to_json(orient="records")), indent=1) + "\n")
+    scores = json.loads(table.to_json(orient="records"))
+    files.write_json(model.with_suffix(".json"), {"model": sha256_file(model), **origin, "scores": scores})

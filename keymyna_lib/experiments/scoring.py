@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from keymyna_lib.base import paths
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.listing import Listing
 from keymyna_lib.base.small_tables import read_table
@@ -75,7 +76,7 @@ def predicted_tasks(
     KeyMynaError
         When there is no such folder, no file of any of the tasks, a folder of a task without one, or two of one name.
     """
-    listing, tasks, found = Listing(Path(folder).expanduser()), list(tasks), {}
+    listing, tasks, found = Listing(paths.expanded(folder)), list(tasks), {}
     wanted = f"expected {', '.join(f'{task}/<system>.csv' for task in tasks)} in it"
     if not listing.top.is_dir():
         what = "is a file" if listing.top.exists() else "does not exist"
@@ -167,7 +168,7 @@ def score_list(
     estimates: dict[str, int] = {}
     lines: dict[str, int] = {}
     others, repeated, answers = [], 0, Counter()
-    rows = read_table(path, ("track", "key"))
+    rows = read_table(path, ("track", "key"), advice="Give a table with the columns track and key.")
     if not rows:
         raise KeyMynaError(f"{path} has a header and no rows; write one row for each track, N where it has no key.")
     if {row["key"] for _, row in rows} <= {"0", "0.0"}:  # which is C major where keys are numbered

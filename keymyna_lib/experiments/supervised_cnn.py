@@ -35,7 +35,7 @@ from keymyna_lib.corpus.splits import budget_tracks
 from keymyna_lib.evaluate import mirex_scores, track_predictions
 from keymyna_lib.experiments.scoring import prediction_table, record_test, scored_tracks
 from keymyna_lib.features import cut_windows, spread_windows
-from keymyna_lib.front_ends import N_BANDS
+from keymyna_lib.front_ends import N_BANDS, front_end_of, transpose_bands
 from keymyna_lib.keys import N_KEYS, transpose
 from keymyna_lib.pretrain import CropSampler
 from keymyna_lib.spectrogram import WINDOW, window_starts
@@ -140,7 +140,10 @@ def pitch_shifted(crops: Tensor, keys: Tensor, generator: torch.Generator) -> tu
     keys : (batch,) int64.
     """
     semitones = torch.randint(SHIFTS[0], SHIFTS[1] + 1, keys.shape, generator=generator)
-    moved = shift_bands(crops.float().expm1(), semitones.float().to(crops.device)).log1p()
+    if front_end_of(crops) == "log-frequency":
+        moved = torch.stack([transpose_bands(crop, by) for crop, by in zip(crops, semitones.tolist())])
+    else:
+        moved = shift_bands(crops.float().expm1(), semitones.float().to(crops.device)).log1p()
     return moved, transpose(keys, semitones.to(keys.device))
 
 

@@ -406,7 +406,7 @@ def system_points(axis: Axes, found: pd.DataFrame) -> None:
         axis.plot([100 * row["low"], 100 * row["high"]], [place, place], color=colour, linewidth=1.5)
         axis.plot(100 * row["score"], place, "o", color=colour, markersize=5)
     axis.set_yticks(range(len(found)), found.index)
-    axis.set(xlim=(0, 100), ylim=(len(found) - 0.5, -0.5))
+    axis.set(xlim=(-2, 102), ylim=(len(found) - 0.5, -0.5))
 
 
 def difference_points(axis: Axes, found: pd.DataFrame) -> None:

@@ -20,7 +20,6 @@ whose row `record` says which commit ran on which machine. What is not there yet
 from __future__ import annotations
 
 import csv
-import json
 import os
 import re
 import tomllib
@@ -34,7 +33,7 @@ from keymyna_lib.report.intervals import NOT_RUN, UNDECIDED, with_interval
 
 Rows = list[dict[str, str]]  # of a table: column -> cell, the labels first
 
-_ANSWERS = {  # verdicts of all tables, earlier versions' included
+ANSWERS = {  # verdicts of all tables, earlier versions' included
     **dict.fromkeys(["better", "holds"], "yes"),
     **dict.fromkeys(["worse", "does not", "the opposite holds"], "no"),
     **dict.fromkeys([UNDECIDED, "cannot be told"], UNDECIDED),
@@ -141,7 +140,7 @@ def _cell(rows: Rows | None, row: str, column: str, shown: str = "") -> str:
     if not shown:
         return cell
     if shown == "answer":
-        return _ANSWERS[cell]
+        return ANSWERS[cell]
     match = (_WITH_INTERVAL if shown == "interval" else re.compile(_NUMBER)).search(cell)
     if match is None:
         raise KeyMynaError(f"there is no {'interval' if shown == 'interval' else 'number'} in {cell!r}.")
@@ -162,13 +161,13 @@ def _as_markdown(root: Path, name: str, page: Path) -> str:
     profile, _, table = name.partition("/")
     if table == "reading":
         return _reading(root, profile, page)
-    if profile == "model":
-        return _markdown(_rows(root, profile))
+    if profile == "model":  # without validation, on which the model was chosen
+        return _markdown([row for row in _rows(root, profile) or [] if not row["set"].startswith("valid: ")])
     path = root / "results" / profile / "tables" / f"{table}.md"
     return path.read_text(encoding="utf-8").strip() if path.is_file() else NOT_RUN
 
 
-def _markdown(rows: Rows | None) -> str:
+def _markdown(rows: Rows) -> str:
     if not rows:
         return NOT_RUN
     lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
@@ -228,11 +227,11 @@ def _record(root: Path, profile: str) -> Rows | None:
 
 
 def _of_model(path: Path) -> Rows | None:
-    """The card that `recipe.write_report` wrote, all its shares in points."""
+    """The card that `recipe.write_card` wrote, all its shares in points."""
     if not path.is_file():
         return None
     rows = []
-    for one in json.loads(path.read_text(encoding="utf-8")):
+    for one in read_json(path)["scores"]:
         spread = None if one["low"] is None else with_interval(one["value"], one["low"], one["high"])
         value = None if one["value"] is None else f"{100 * one['value']:.1f}"
         row = {"set": one["set"], "measure": one["measure"], "points": spread or value, "tracks": one["tracks"]}

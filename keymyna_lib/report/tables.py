@@ -168,7 +168,7 @@ def corpus_table(profile: str, run_id: str) -> TracedTable:
 
 def room_table(profile: str, runs: pd.DataFrame, n_train: int) -> TracedTable:
     """Ceiling and floor on validation with their intervals."""
-    names = {"ceiling": "key profile {head} on the score's notes", "floor": "{features}, {head}"}
+    names = {"ceiling": "key profile {head} on the notes", "floor": "{features}, {head}"}
     shown = TracedTable(["bound", "system", "labels"])
     for cell in summaries.room(profile, runs).to_dict("records"):
         row = shown.row(

@@ -88,7 +88,10 @@ def _kind(values: list) -> type:
 
 def _as_kind(kind: type, value: Any) -> Value:
     if kind is float and type(value) is int:
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise TypeError from None
     if kind is bool and type(value) is int and value in (0, 1):
         return bool(value)
     if type(value) is not kind or (kind is float and not math.isfinite(value)):

@@ -34,7 +34,12 @@ DATA, RECORDINGS, PRETRAIN, CONTROLS = "00_data", "05_recordings", "10_pretrain"
 PROBE, MLP, ROBUSTNESS = "20_linear_probe", "30_wide_mlp", "40_robustness"
 REAL = "45_real_music"
 OBJECTIVES, PITCH, DESIGN, HEADS = "50_objectives", "55_pitch", "60_design", "65_heads"
-SPEED, CONCLUSIONS, TRY_IT, TABLES = "70_speed", "80_conclusions", "85_try_it", "90_tables"
+SPEED, ANSWERS, CONCLUSIONS, TRY_IT, TABLES = ("70_speed", "75_answers", "80_conclusions", "85_try_it", "90_tables")
+# Numbers that only notebooks have.
+_SIZES = {
+    **dict.fromkeys(("n_test_chorales", "n_test_songs", "compared_tracks"), at_least(0)),
+    **dict.fromkeys(("shift_step", "n_neighbours"), at_least(1)),
+}
 # Notebook 60: what may be varied -> the parameter with its values, and the setting that takes them.
 FACTORS = {
     "mask": ("mask_ratios", "mask_ratio"),
@@ -161,7 +166,7 @@ def _injected(namespace: Values) -> list[str]:
 
 def rules_of(notebook: str) -> dict[str, Rule]:
     """The rule of each parameter name, as it is meant in a notebook."""
-    return RANGES | _names() | _own().get(notebook, {})
+    return RANGES | _SIZES | _names() | _own().get(notebook, {})
 
 
 @functools.cache
@@ -219,6 +224,8 @@ def _own() -> dict[str, dict[str, Rule]]:
         # A logistic probe needs labels of two keys.
         OBJECTIVES: {"budgets": each(probed), "tuning_budget": probed},
         DESIGN: {"budgets": each(probed)},
+        # Every other passage modulates; a kind is left out of the others, and songs have two outcomes.
+        ANSWERS: {"n_test_songs": at_least(2), "n_no_key": at_least(1), "n_passages": at_least(2)},
         SPEED: {"subjects": each(one_of(SUBJECTS)), "size": one_of(list(SIZES)), "budget": POSITIVE},
     }
 
@@ -298,7 +305,7 @@ def _recordings(values: Values, root: Path) -> Iterator[str]:
     for name in (*values["extra"], *values["fetch"]):
         yield from _said(tasks.dataset, name)
     where = values["data_root"]
-    if where and not (root / Path(where).expanduser()).is_dir():
+    if where and not (root / paths.expanded(where)).is_dir():
         yield f"data_root {where!r} is not a folder."
     if values["fetch"] and not where:
         yield f"fetch = {values['fetch']}: data_root says where to put them; give it (./run_all.sh --data-root DIR)."
@@ -330,13 +337,13 @@ def _pretrain(values: Values, root: Path) -> Iterator[str]:
 
 def _controls(values: Values, root: Path) -> Iterator[str]:
     where = values["predictions"]
-    if where and not (root / Path(where).expanduser()).is_dir():
+    if where and not (root / paths.expanded(where)).is_dir():
         yield f"predictions {where!r} is not a folder."
 
 
 def _frozen(values: Values, root: Path) -> Iterator[str]:
     where = values["frozen"]
-    if where and "@" not in where and not (root / Path(where).expanduser()).is_dir():
+    if where and "@" not in where and not (root / paths.expanded(where)).is_dir():
         yield f"frozen {where!r}: there is no such folder; one of the model hub is written owner/name@revision."
 
 

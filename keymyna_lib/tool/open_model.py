@@ -7,7 +7,7 @@ from pathlib import Path
 from keymyna_lib.base import paths
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.files import read_json
-from keymyna_lib.base.tensors import ENCODER, HEAD, MODEL, kind_of_file
+from keymyna_lib.base.tensors import ENCODER, HEAD, MODEL, kind_of_file, reading
 from keymyna_lib.encoders.hub import checkpoint
 from keymyna_lib.encoders.official import load_official
 from keymyna_lib.heads import TrainedHead
@@ -42,7 +42,7 @@ def open_model(name: str = "", head: str = "", *, patch: str | None = None, scal
         if not DEFAULT.is_file():
             raise KeyMynaError(f"this version comes without a model. Name one by --model: {_KINDS}.")
         return KeyModel.load(DEFAULT)
-    path = Path(name).expanduser()
+    path = paths.expanded(name)
     run = path if path.is_dir() else next((paths.ROOT / "results").glob(f"*/runs/{path.name}"), None)
     if run and not path.is_file() and path.name == run.name:
         return _of_run(run.resolve(), head)
@@ -53,9 +53,14 @@ def open_model(name: str = "", head: str = "", *, patch: str | None = None, scal
         return KeyModel.load(path)
     if kind == HEAD:
         raise KeyMynaError(f"{path} is {HEAD}: give it as --head, and its encoder as --model.")
-    if not path.is_file() and "@" not in name:
+    if not path.exists() and "@" not in name:
         raise KeyMynaError(f"--model {name}: there is no such file or run. Give {_KINDS}.")
     if not head:
+        if path.exists():
+            with reading(
+                path, kind or "an encoder's weights", f"Give {_KINDS}."
+            ):  # says so of what is damaged, or no weights at all
+                pass
         raise KeyMynaError(f"{path} needs a head that was trained on it: add --head FILE.")
     if kind == ENCODER:
         return KeyModel.of_files(path, head)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from tqdm import tqdm
 
 from keymyna_lib.base.device import pick_device
+from keymyna_lib.base.errors import unreadable
 from keymyna_lib.base.progress import bar
 from keymyna_lib.base.terminal import echo, plain, quiet_libraries
 from keymyna_lib.compute.processes import cores
@@ -47,10 +48,10 @@ def predict_files(
     """
     name, head, patch = model
     finder = KeyFinder(open_model(name, head, patch=patch), device=pick_device(device))
-    unreadable: list[OSError] = []
-    files = sound_files(given, unreadable.append)
-    for error in unreadable:
-        echo(plain(f"error: {error.filename} cannot be read ({error.strerror})."), err=True)
+    refused: list[OSError] = []
+    files = sound_files(given, refused.append)
+    for error in refused:
+        echo(plain(f"error: {unreadable(error.filename, error)}"), err=True)
     if not files:
         echo(plain(f"error: there is no sound file in {', '.join(given)}."), err=True)
     printer: AsTable | AsJson | AsCsv
@@ -74,7 +75,7 @@ def predict_files(
         printer.end()
         if len(files) > 1:
             echo(summary(answers) + " (dry run: no tag was written)" * dry_run, err=True)
-    return int(not files or bool(unreadable) or any(answer.error for answer in answers))
+    return int(not files or bool(refused) or any(answer.error for answer in answers))
 
 
 def _bar(files: int) -> tqdm:

@@ -25,7 +25,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.base.errors import KeyMynaError, unreadable
 from keymyna_lib.corpus.recordings import ffmpeg, parts
 from keymyna_lib.spectrogram import SAMPLE_RATE
 
@@ -262,7 +262,7 @@ def _opened(path: Path | str) -> Iterator[Iterator[_Stream]]:
             with contextlib.closing(_streams(path, file)) as streams:
                 yield streams
     except OSError as error:
-        raise KeyMynaError(f"{path} cannot be read ({error.strerror or error}).") from error
+        raise unreadable(path, error) from error
 
 
 def _endless(path: Path | str) -> bool:
@@ -275,7 +275,7 @@ def _streams(path: Path | str, file: io.BufferedReader) -> Generator[_Stream, No
     head = parts.beginning(file)
     kind = ffmpeg.kind_of(head)
     if kind and kind.foreign:
-        yield from _foreign(path, kind)
+        yield from _foreign(path, kind, behind=parts.behind_mp4(file) if kind.words.startswith("MP4") else "")
         return
     try:
         found = parts.mpeg_parts(file, path) if parts.is_mpeg(head) else parts.parts_of(file)
@@ -310,9 +310,26 @@ def _streams(path: Path | str, file: io.BufferedReader) -> Generator[_Stream, No
 
 def _sound_file(path: Path | str, file: io.BufferedReader, part: parts.Part) -> soundfile.SoundFile:
     spans = part.spans
-    if spans is None and Path(path).suffix.lower() == ".raw":  # by its name, it would be one without a header
+    # By its name, it would be one without a header, or macOS's file beside it a part of it.
+    if spans is None and (Path(path).suffix.lower() == ".raw" or _beside(Path(path))):
         spans = ((0, file.seek(0, io.SEEK_END)),)
-    return soundfile.SoundFile(os.fsencode(path) if spans is None else parts.Spliced(file, spans))
+    if spans is None:
+        return soundfile.SoundFile(os.fsencode(path))
+    try:
+        return soundfile.SoundFile(parts.Spliced(file, spans))
+    except soundfile.LibsndfileError:
+        if other := _beside(Path()):  # which belongs to any file without a name
+            raise KeyMynaError(
+                f"{path} cannot be read where {other.absolute()} is: libsndfile takes that for a part of it. "
+                "Remove it, or run in another folder."
+            ) from None
+        raise
+
+
+def _beside(path: Path) -> Path | None:
+    """The file that libsndfile takes for a file's resource fork, whatever is in it; None if there is none."""
+    forks = (path.with_name(f"._{path.name}") if path.name else Path("._"), path.parent / ".AppleDouble" / path.name)
+    return next(filter(os.path.lexists, forks), None)
 
 
 def _most_frames(file: io.BufferedReader, sound: soundfile.SoundFile) -> float:
@@ -335,10 +352,12 @@ def _sound_blocks(stream: _Stream, sound: soundfile.SoundFile, wanted: int) -> I
         wanted -= read
 
 
-def _foreign(path: Path | str, kind: ffmpeg.Kind, promised: int | None = None) -> Iterator[_Stream]:
+def _foreign(
+    path: Path | str, kind: ffmpeg.Kind, promised: int | None = None, *, behind: str = ""
+) -> Iterator[_Stream]:
     with ffmpeg.opened(path, kind) as (rate, stated, blocks):
         stated = promised or stated
-        yield _Stream(rate, None, stated, lambda most: _as_stated(blocks, stated, most, rate))
+        yield _Stream(rate, None, stated, lambda most: _as_stated(blocks, stated, most, rate), behind=behind)
 
 
 def _as_stated(blocks: Iterator[np.ndarray], stated: int | None, most: int, rate: int) -> Iterator[np.ndarray]:

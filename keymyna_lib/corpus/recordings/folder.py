@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import pandas as pd
 
 from keymyna_lib.base import seeds
-from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.base.errors import KeyMynaError, unreadable
 from keymyna_lib.base.listing import Listing
 from keymyna_lib.base.small_tables import read_table
 from keymyna_lib.base.text import identity, visible
@@ -122,7 +122,7 @@ class AudioFolder(_Folder):
             row["composition"] = group = identity(group)
             if "split" not in given:
                 row |= {"split": _drawn(group), "drawn": True}
-            elif (row := row | {"split": given["split"].casefold()})["split"] not in SHARES:
+            elif (row := row | {"split": identity(given["split"])})["split"] not in SHARES:
                 raise KeyMynaError(
                     f"{where}: split {given['split']!r}; expected {', '.join(SHARES)} in every line, or "
                     "no column split."
@@ -225,4 +225,4 @@ def _without_label(path: str, excluded: str) -> dict[str, str]:
 
 
 def _refuse(error: OSError) -> None:
-    raise KeyMynaError(f"{error.filename} cannot be read ({error.strerror}). Correct its permissions.") from error
+    raise unreadable(error.filename, error) from error

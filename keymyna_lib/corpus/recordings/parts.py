@@ -24,10 +24,12 @@ from keymyna_lib.corpus.recordings import ffmpeg
 Span = bytes | tuple[int, int]  # of a file: new bytes, or where its own begin and end
 _PIECE = 1 << 20  # bytes read at a time
 _SYNC = re.compile(rb"\xff[\xe2-\xff]|ID3|APETAGEX|TAG|LYRICSBEGIN")
+_CHUNK = re.compile(rb"[ -~]{4}")  # its name
 _ALL_ONES = 0xFFFFFFFF
 _ENDLESS = 0x7FFF0000  # bytes; a larger length in a header of 32 bits means that its writer did not know it
 _RUBBISH = 1 << 24  # bytes without a frame, after which no more are looked for
 _LONGEST = 1441  # bytes of a frame of layer III
+_MOST_SAMPLES = (1 << 36) - 1  # of a flac
 _LOST = 0.1  # s that may be missing amid a stream
 
 _KBPS = {  # by (MPEG 1, layer)
@@ -151,6 +153,22 @@ def parts_of(file: io.BufferedReader) -> list[Part]:
     return [Part()]
 
 
+def behind_mp4(file: io.BufferedReader) -> str:
+    """What a decoder does not read of an MP4 file, in words: one that begins behind it."""
+    data, place, seen = _Bytes(file), 0, False
+    while place + 8 <= data.size:
+        size, name = struct.unpack(">I4s", data.at(place, 8))
+        if name == b"ftyp" and seen:
+            return _kind_at(data, place)
+        seen = True
+        if size == 1:
+            size = int.from_bytes(data.at(place + 8, 8), "big")
+        if size < 8:
+            break
+        place += size
+    return ""
+
+
 def is_mpeg(head: bytes) -> bool:
     """Whether a file that begins so, behind its tags, is an mp3, mp2 or mp1: with one frame behind another."""
     size = _frame_size(head[:4])
@@ -203,14 +221,23 @@ def _one_wav(data: _Bytes, start: int) -> tuple[tuple[Part, Part] | None, int]:
     there = data.size - body
     size = stated if long is None or stated != _ALL_ONES else long
     follows = _behind(data, body + size)
+    unknown = follows is None and size < there
+    unknown = unknown and not any(_CHUNK.match(data.at(body + size + odd, 4)) for odd in (0, 1))
     if follows is None and (size == 0 or _ENDLESS <= size <= _ALL_ONES or size >> 63):
         size = there
     elif follows is None and there > size:
         size += there - size >> 32 << 32  # a length that lost its upper bits
+        if unknown:
+            riff = start + 8 + struct.unpack("<I", data.at(start + 4, 4))[0]
+            size = max(size, min(riff - body, there))  # its writer brought the length of the whole up to date
     end, block = body + min(size, there), _block(data, kept)
     frames = size // block if long is not None and size > there else None
     follows = _behind(data, end)
-    behind = _kind_at(data, end + end % 2) if follows is None else ""
+    behind = ""
+    if follows is None:
+        behind = _kind_at(data, end + end % 2)
+        if unknown and data.size - end > size / 100:
+            behind = behind or "of no known format"
     spliced = Part(_as_rf64(data, kept, body, end, size, size // block), frames, behind=behind)
     strange = size > stated if long is None else size != long
     plain = spliced if strange or data.at(start, 4) == b"BW64" else Part(None, frames, behind=behind)
@@ -242,7 +269,7 @@ def _behind(data: _Bytes, place: int) -> int | None:
         name, size = struct.unpack("<4sI", data.at(place, 8))
         if name in (b"RIFF", b"RF64") and data.at(place + 8, 4) == b"WAVE":
             return place
-        if not re.fullmatch(rb"[ -~]{4}", name):
+        if not _CHUNK.match(name):
             return None
         place += 8 + size + size % 2
     return data.size if place <= data.size + 8 else None
@@ -336,10 +363,56 @@ def _flac(data: _Bytes) -> list[Part]:
         starts.append(found)
     other = min(data.find(pattern, starts[-1] + 8) for pattern in _OTHERS)
     behind = _kind_at(data, other) if other < data.size else ""
-    if len(starts) == 1:
-        return [Part(behind=behind)]
     bounds = list(zip(starts, [*starts[1:], data.size]))
-    return [*(Part((bound,)) for bound in bounds[:-1]), Part((bounds[-1],), behind=behind)]
+    return [*(_one_flac(data, *bound) for bound in bounds[:-1]), replace(_one_flac(data, *bounds[-1]), behind=behind)]
+
+
+def _one_flac(data: _Bytes, low: int, high: int) -> Part:
+    """A flac behind a header that counts all its samples, of which a decoder reads no more than are counted."""
+    there, counted = _flac_samples(data, low, high), int.from_bytes(data.at(low + 18, 8), "big")
+    if there > counted & _MOST_SAMPLES:
+        count = (counted & ~_MOST_SAMPLES | there).to_bytes(8, "big")
+        return Part(((low, low + 18), count, (low + 26, high)))
+    return Part(None if (low, high) == (0, data.size) else ((low, high),))
+
+
+def _flac_samples(data: _Bytes, low: int, high: int) -> int:
+    """Samples up to the end of the last frame, by its number; 0 where the stream does not end with one (RFC 9639)."""
+    block = int.from_bytes(data.at(low + 8, 2), "big")
+    low = max(low + 42, high - _PIECE)
+    tail = data.at(low, high - low)
+    for place in (found.start() for found in reversed(list(re.finditer(rb"\xff[\xf8\xf9]", tail)))):
+        head = tail[place : place + 20].ljust(20, b"\0")
+        ones = 8 - (head[4] ^ 0xFF).bit_length()  # of its number, coded like a character of UTF-8
+        after, code = 4 + max(ones, 1), head[2] >> 4
+        number = head[4] & (0x7F >> ones)
+        for byte in head[5:after]:
+            number = number << 6 | byte & 0x3F
+        sizes = {1: 192, 6: head[after] + 1, 7: int.from_bytes(head[after : after + 2], "big") + 1}
+        size = sizes.get(code) or (576 << code - 2 if code < 6 else 256 << code - 8)
+        after += {6: 1, 7: 2}.get(code, 0) + {12: 1, 13: 2, 14: 2}.get(head[2] & 15, 0)
+        if not code or _crc(head[:after], 8, 0x07) != head[after] or _crc(tail[place:], 16, 0x8005):
+            continue
+        return size + (number if head[1] & 1 else number * block)
+    return 0
+
+
+def _crc(data: bytes, bits: int, polynomial: int) -> int:
+    table, value, mask = _crc_table(bits, polynomial), 0, (1 << bits) - 1
+    for byte in data:
+        value = value << 8 & mask ^ table[value >> bits - 8 ^ byte]
+    return value
+
+
+@functools.cache
+def _crc_table(bits: int, polynomial: int) -> tuple[int, ...]:
+    table = []
+    for value in range(256):
+        value <<= bits - 8
+        for _ in range(8):
+            value = value << 1 ^ (polynomial | 1 << bits) * (value >> bits - 1)
+        table.append(value)
+    return tuple(table)
 
 
 # MPEG audio -----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,145 @@
+"""What the paper says, and what the stored tables say of it: every number is a cell's own text.
+
+The paper is KeyMyna, arXiv:2604.10021; its claims are put in our words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from keymyna_lib.report.intervals import NOT_RUN, UNDECIDED
+from keymyna_lib.report.pages import ANSWERS
+from keymyna_lib.run.stored import StoredTable
+
+Tables = Mapping[str, StoredTable]
+YES, NO = "yes", "no"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What tables say of a claim: a lead-in, cells with what they are of, and the verdict."""
+
+    text: str
+    cells: tuple[str, ...]
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A claim of the paper, what was found, and the table that the numbers stand in."""
+
+    paper: str
+    table: str
+    found: Found
+
+
+_NOTHING = Found("", (), NOT_RUN)
+
+
+def findings(tables: Tables) -> list[Finding]:
+    """The paper's claims, each with what the tables of a profile say of it."""
+    return [
+        Finding(paper, table, found(tables) or _NOTHING)
+        for paper, table, found in (
+            ("Pre-training lets a linear probe read the key from frozen embeddings.", "pretraining_gain", _probe),
+            ("It also helps a wide MLP, with pitch shifting as its only augmentation.", "pretraining_gain", _wide_mlp),
+            ("Masking is the one augmentation that makes embeddings sensitive to pitch.", "conclusions", _masking),
+            ("The embeddings are robust to common changes of the audio.", "robustness", _robust),
+            ("It is the state of the art on the published test sets.", "published", _published),
+        )
+    ]
+
+
+def _records(tables: Tables, name: str, wanted: Callable[[dict[str, str]], bool]) -> list[dict[str, str]]:
+    return [row for row in tables[name].records() if wanted(row)] if name in tables else []
+
+
+def answer(verdict: str) -> str:
+    """A verdict of any table as yes, no, undecided or not run; other words stay as they are."""
+    return ANSWERS.get(verdict, verdict)
+
+
+def _together(verdicts: Sequence[str]) -> str:
+    """The verdicts of several rows as one."""
+    good, bad = (sum(answer(verdict) == kind for verdict in verdicts) for kind in (YES, NO))
+    if bad:
+        return "the opposite holds" if bad == len(verdicts) else f"the opposite holds in {bad} of {len(verdicts)}"
+    if good:
+        return "holds" if good == len(verdicts) else f"holds in {good} of {len(verdicts)}"
+    return UNDECIDED
+
+
+def _gain(tables: Tables, head: str) -> Found | None:
+    rows = _records(tables, "pretraining_gain", lambda row: row.get("head") == head)
+    if not rows:
+        return None
+    column = next(name for name in rows[0] if name not in ("head", "labels", "verdict"))
+    cells = tuple(f"{row['labels']}: {row[column]}, {row['verdict']}" for row in rows)
+    return Found(f"Points that pre-training adds under the {head}:", cells, _together([row["verdict"] for row in rows]))
+
+
+def _probe(tables: Tables) -> Found | None:
+    return _gain(tables, "linear probe")
+
+
+def _wide_mlp(tables: Tables) -> Found | None:
+    gain = _gain(tables, "wide MLP")
+    if gain is None:
+        return None
+    without = _records(tables, "heads", lambda row: row.get("head") == "no pitch shift")
+    cost = [
+        f"without pitch shifting, {column.partition(',')[0]} encoder: {text}"
+        for row in without
+        for column, text in row.items()
+        if "minus" in column
+    ]
+    # The control that learns no features, under the same head, with the fewest labels.
+    scores = {row["features"]: row for row in _records(tables, "table1", lambda row: row.get("head") == "wide MLP")}
+    if scores.keys() >= {"pre-trained", "chroma"}:
+        fewest = list(scores["chroma"])[2]
+        cost.append(f"scores, {fewest}: {scores['pre-trained'][fewest]}, on chroma {scores['chroma'][fewest]}")
+    return Found(gain.text, gain.cells + tuple(cost), gain.verdict)
+
+
+def _masking(tables: Tables) -> Found | None:
+    rivals = ("bare contrastive", "augmented contrastive")
+    claims = {f"masked contrastive pre-training beats {rival} at equal steps": rival for rival in rivals}
+    rows = _records(tables, "conclusions", lambda row: row["claim"] in claims and answer(row["verdict"]) != NOT_RUN)
+    if not rows:
+        return None
+    cells = tuple(f"{claims[row['claim']]}, {row['labels']}: {row['evidence']}, {row['verdict']}" for row in rows)
+    verdict = _together([row["verdict"] for row in rows])
+    return Found("Points that masking is ahead of other objectives at equal steps:", cells, verdict)
+
+
+def _robust(tables: Tables) -> Found | None:
+    rows = _records(tables, "robustness", lambda row: not row.get("augmentation", "pitch").startswith("pitch"))
+
+    def values(measure: str, encoder: str) -> list[float]:
+        return [float(row[f"{measure}, {encoder}"]) for row in rows if row.get(f"{measure}, {encoder}", "") != ""]
+
+    ours, control = values("cosine", "pre-trained"), values("cosine", "untrained")
+    if not rows or not len(ours) == len(control) == len(rows):
+        return None
+    closer = sum(a > b for a, b in zip(ours, control))
+    kept = tuple(
+        f"estimates that stay, {measure.partition('(')[2].rstrip(')')}: {median(a):.0f} %, untrained {median(b):.0f} %"
+        for measure in ("key (linear probe)", "key (wide MLP)")
+        if (a := values(measure, "pre-trained")) and (b := values(measure, "untrained"))
+    )
+    return Found(
+        f"Embeddings move less than the untrained encoder's under {closer} of {len(rows)} changes (centred cosine). "
+        "Medians over the changes:",
+        kept,
+        "holds" if closer == len(rows) else f"holds in {closer} of {len(rows)}",
+    )
+
+
+def _published(tables: Tables) -> Found | None:
+    rows = _records(
+        tables, "published", lambda row: row["system"] == "KeyMyna" and row.get("measured here", NOT_RUN) != NOT_RUN
+    )
+    cells = tuple(f"{row['dataset']}, {row['metric']}: {row['value']}; here {row['measured here']}" for row in rows)
+    return Found("The paper's number, and ours:", cells, "see the table") if cells else None
