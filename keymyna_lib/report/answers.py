@@ -56,9 +56,8 @@ def circle_of_fifths(probabilities: np.ndarray, *, title: str = "") -> Figure:
     ----------
     probabilities : (key,).
     """
-    figure, axis = plt.subplots(figsize=(4.8, 4.8), subplot_kw={"projection": "polar"}, layout="constrained")
-    axis.set_theta_zero_location("N")
-    axis.set_theta_direction(-1)
+    clock = {"projection": "polar", "theta_offset": np.pi / 2, "theta_direction": -1}
+    figure, axis = plt.subplots(figsize=(4.8, 4.8), subplot_kw=clock, layout="constrained")
     step, shade = 2 * np.pi / 12, plt.get_cmap("magma_r")
     for place, key in enumerate(CIRCLE_OF_FIFTHS):
         angle, inner = place // 2 * step, place % 2
@@ -154,10 +153,11 @@ def neighbour_map(
     axis.scatter(*points.T, s=0)  # for the limits
     for i in near:
         axis.plot(*np.stack([here, points[i]]).T, color="0.6", linewidth=0.9, zorder=1)
-    for i, (place, key) in enumerate(zip(points, keys)):
+    for i, ((x, y), key) in enumerate(zip(points, keys)):
         close = i in near
         axis.text(
-            *place,
+            x,
+            y,
             short_name(key) if key >= 0 else "?",
             color=_COLOURS[order.index(key)][:3] * 0.75 if key >= 0 else "0.5",
             fontsize=11 if close else 8,
