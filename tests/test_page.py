@@ -259,7 +259,7 @@ def test_findings_are_cells_of_the_tables():
     assert probe.found.verdict == "holds" and probe.found.cells == ("48 labels: +1.0, better", "all: +0.5, better")
     assert mlp.found.verdict == "holds in 1 of 2"
     assert mlp.found.cells[2:] == ("without pitch shifting, a encoder: -9", "scores, 48 labels: 1, on chroma 3")
-    assert masking.found.verdict == "the opposite holds in 1 of 2"
+    assert masking.found.verdict == "does not in 1 of 2"
     assert [cell.split(": ")[1][:2] for cell in masking.found.cells] == ["x0", "x1"]
     assert robust.found.verdict == "holds in 2 of 3" and "under 2 of 3 changes" in robust.found.text
     assert robust.found.cells == (

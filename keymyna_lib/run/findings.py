@@ -65,7 +65,7 @@ def _together(verdicts: Sequence[str]) -> str:
     """The verdicts of several rows as one."""
     good, bad = (sum(answer(verdict) == kind for verdict in verdicts) for kind in (YES, NO))
     if bad:
-        return "the opposite holds" if bad == len(verdicts) else f"the opposite holds in {bad} of {len(verdicts)}"
+        return "does not" if bad == len(verdicts) else f"does not in {bad} of {len(verdicts)}"
     if good:
         return "holds" if good == len(verdicts) else f"holds in {good} of {len(verdicts)}"
     return UNDECIDED
