@@ -13,6 +13,7 @@ import soxr
 import tones
 
 from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.corpus.recordings import decode
 from keymyna_lib.corpus.recordings.decode import audio_blocks, audio_length, may_be_sound, read_audio
 from keymyna_lib.spectrogram import SAMPLE_RATE
 
@@ -453,6 +454,18 @@ def test_an_ogg_with_a_hole(tmp_path, low, high):
     (tmp_path / "a.ogg").write_bytes(data[: round(low * len(data))] + data[round(high * len(data)) :])
     with pytest.raises(KeyMynaError, match="a.ogg is (truncated|damaged)"):
         read_audio(tmp_path / "a.ogg")
+
+
+def test_an_ogg_that_lacks_a_moment_in_minutes(tmp_path, caplog):
+    lacking = decode._Stream(
+        44100, 9135516, 9135516, lambda most: iter(()), holes=True
+    )  # as one of Debian's games has it
+    decode._judge(tmp_path / "a.ogg", lacking, 9129710)
+    assert [record.getMessage().split("a.ogg ")[1] for record in caplog.records] == [
+        "lacks 0.1 s of 207.2 s; silence at its end stands for them."
+    ]
+    with pytest.raises(KeyMynaError, match="a.ogg is damaged: 206.7 s of 207.2 s"):
+        decode._judge(tmp_path / "a.ogg", lacking, 9135516 - 22050)
 
 
 @pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])

@@ -41,6 +41,7 @@ _OWN_ENDINGS = frozenset(  # of what libsndfile reads
 _MISSING = 0.1  # s that may be missing without a word
 # What may be missing at the end: a second or a hundredth of the length, but not a sixth of it (our choice).
 _TAIL, _TAIL_SHARE, _TAIL_MOST = 1.0, 1 / 100, 1 / 6
+_HOLES = 1 / 1000  # of the length that may be missing within: published files lack a page in some minutes (our choice)
 _MARGIN = 0.2  # s beyond an excerpt, so that its end is resampled like the whole
 _BLOCK = 1 << 18  # samples of each channel decoded at a time
 _LEAST_BYTES = 8  # a second; silence in flac takes more
@@ -105,7 +106,8 @@ def read_audio(path: Path | str, *, seconds: float = 0.0) -> np.ndarray:
 
     Streams behind one another in a file follow one another in the result; a file of another format behind them is not
     read, and that is said (`logging`). If the end of one is missing, by no more than a second or a hundredth of its
-    length (but a sixth of a short one), that is said once, and silence stands for it.
+    length (but a sixth of a short one), that is said once, and silence stands for it. So it is for what is missing
+    within, up to a thousandth.
 
     Parameters
     ----------
@@ -219,12 +221,14 @@ def _judge(path: Path | str, stream: _Stream, there: int) -> None:
     of, missing = (stream.promised or 0) / stream.rate, ((stream.promised or 0) - there) / stream.rate
     if there and missing <= _MISSING:
         return
-    if not there or stream.holes or missing > min(max(_TAIL, _TAIL_SHARE * of), _TAIL_MOST * of):
+    bearable = _HOLES * of if stream.holes else min(max(_TAIL, _TAIL_SHARE * of), _TAIL_MOST * of)
+    if not there or missing > bearable:
         words = "damaged" if stream.broken or stream.holes else "truncated"
         raise KeyMynaError(
             f"{path} is {words}: {there / stream.rate:.1f} s of {of:.1f} s are there. Get the file again."
         )
-    _log.warning("%s lacks its last %.1f s of %.1f s; silence stands for them.", path, missing, of)
+    which = "lacks" if stream.holes else "lacks its last"
+    _log.warning("%s %s %.1f s of %.1f s; silence at its end stands for them.", path, which, missing, of)
 
 
 class _Mono:
