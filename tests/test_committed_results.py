@@ -170,7 +170,7 @@ def test_main_table():
         )
         assert float(text.split(" ")[0]) == pytest.approx(100 * score, abs=0.051)
         seen += 1
-    assert seen == 3 * (4 * 2 + 5)  # chance has no predictions
+    assert seen == 3 * (4 * 2 + 1 + 6 + 2)  # chance has no predictions
 
 
 def test_detail_table():
