@@ -133,8 +133,8 @@ def coverage(confidence: np.ndarray, scores: np.ndarray) -> Coverage:
 def entropy(probabilities: np.ndarray) -> np.ndarray:
     """Entropy [nats] of probabilities (..., class), 0 to the logarithm of the number of classes.
 
-    >>> entropy(np.array([[1.0, 0.0], [0.5, 0.5]])).round(4)
-    array([0.    , 0.6931])
+    >>> entropy(np.array([[0.9, 0.1], [0.5, 0.5]])).round(4)
+    array([0.3251, 0.6931])
     """
     probabilities = np.asarray(probabilities, np.float64)
     return -(probabilities * log_of(probabilities)).sum(axis=-1)

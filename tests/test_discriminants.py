@@ -140,7 +140,6 @@ def test_settings_are_chosen_on_validation_and_without_test_tracks(labelled):
         (np.eye(4), [0, 0, 1], 0.1, "a track for each row"),
         (np.eye(4), [0, 0, 1, 1], 1.5, "choose it in 0..1"),
         (np.eye(4), [0, 0, 0, 0], 0.1, "one track"),
-        (np.eye(4), [0, 1, 2, 3], 0.1, "two windows or more"),
         (np.eye(4)[:, [0, 0, 1, 1]], [0, 0, 1, 1], 0.0, "choose a larger one"),
     ],
 )
@@ -153,3 +152,11 @@ def test_nothing_to_choose_from(labelled):
     corpus, given = labelled
     with pytest.raises(KeyMynaError, match="at least one of each"):
         tuned_discriminants(given, corpus, 24, [0], dimensions=(100,))
+
+
+def test_tracks_of_one_window_leave_principal_components():
+    x = np.random.default_rng(3).normal(size=(30, 6)) * [5, 1, 3, 1, 2, 1]
+    found = fit_discriminants(x, np.arange(30), 0.1)
+    components = PCA().fit((x - x.mean(axis=0)) / x.std(axis=0))
+    np.testing.assert_allclose(np.abs(found.axes.T), np.abs(components.components_), atol=1e-8)
+    np.testing.assert_allclose(found.ratios, components.explained_variance_ * 29 / 30, atol=1e-8)

@@ -173,7 +173,7 @@ def test_silence_is_drawn_and_has_no_answer(panel):
 
 
 def test_doubt_has_no_timeline(corpus):
-    unsure = KeyFinder(models.model(min_confidence=1.0))
+    unsure = KeyFinder(models.model(max_entropy=0.0))
     panel = try_it.Panel(try_it.Session(unsure, corpus, corpus.tracks()), n_neighbours=N, mask_ratio=0.9, seed=0)
     panel.track.value = corpus.tracks()[0]
     assert f"no clear key ({DOUBT})" in panel.answer.value

@@ -51,8 +51,9 @@ def fit_discriminants(x: np.ndarray | Tensor, track: np.ndarray | Tensor, shrink
     Parameters
     ----------
     x : (row, dim) finite features of windows.
-    track : (row,) int, 0..n_tracks-1, each with a row; two tracks at least, one of which has two windows that differ.
-    shrinkage : in 0..1; 0 does not shrink, 1 leaves the principal components of the tracks' means.
+    track : (row,) int, 0..n_tracks-1, each with a row; two tracks at least. Where no two windows of a track differ, the
+        discriminants are the principal components of the tracks' means.
+    shrinkage : in 0..1; 0 does not shrink, 1 leaves those principal components.
 
     Returns
     -------
@@ -62,8 +63,8 @@ def fit_discriminants(x: np.ndarray | Tensor, track: np.ndarray | Tensor, shrink
     Raises
     ------
     KeyMynaError
-        Features that are not finite, a shrinkage outside 0..1, fewer than two tracks, no variance within tracks, or a
-        covariance within tracks that is singular after shrinkage.
+        Features that are not finite, a shrinkage outside 0..1, fewer than two tracks, or a covariance within
+        tracks that is singular after shrinkage.
     """
     import scipy.linalg  # here, because it costs time to import
 
@@ -81,8 +82,8 @@ def fit_discriminants(x: np.ndarray | Tensor, track: np.ndarray | Tensor, shrink
     inner = z - means[track]
     within, between = inner.T @ inner / len(z), means[track].T @ means[track] / len(z)
     average = np.trace(within) / len(within)
-    if average <= 1e-12:
-        raise KeyMynaError("no two windows of a track differ: discriminants need tracks of two windows or more.")
+    if average <= 1e-12:  # short recordings, a window each, say nothing of what varies within one
+        within, average = np.eye(len(within)), 1.0
     shrunk = (1 - shrinkage) * within + shrinkage * average * np.eye(len(within))
     try:
         ratios, axes = scipy.linalg.eigh(between, shrunk)
