@@ -113,6 +113,12 @@ def test_declared_parameters_have_type_default_and_comment(project):
     assert found["mixup"].comment == ""
 
 
+def test_a_comment_within_a_formatters_parentheses_is_read(project):
+    write_notebook(project, "00_first", 'profile = "mini"\nscope = (\n    "mixed"  # half and half\n)', "")
+    found = parameters.declared(project.source("00_first"))["scope"]
+    assert (found.default, found.comment) == ("mixed", "half and half")
+
+
 @pytest.mark.parametrize(
     "cell, message",
     [

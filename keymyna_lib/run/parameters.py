@@ -154,7 +154,8 @@ def declared(path: Path) -> dict[str, Parameter]:
                 f"the parameters cell of {path}, line {statement.lineno}: only "
                 "`name = literal` with a bool, int, float, str or a list of these."
             ) from None
-        rest = lines[statement.end_lineno - 1].encode()[statement.end_col_offset :].decode()
+        end = statement.value  # without the parentheses that a formatter puts around a long line
+        rest = lines[end.end_lineno - 1].encode()[end.end_col_offset :].decode()
         found[name] = Parameter(name, value, rest.partition("#")[2].strip())
     if not isinstance(getattr(found.get("profile"), "default", None), str):
         raise KeyMynaError(f"the parameters cell of {path} must declare `profile`, a string.")
