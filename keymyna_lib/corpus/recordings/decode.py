@@ -239,7 +239,8 @@ class _Mono:
 
     def __call__(self, block: np.ndarray) -> np.ndarray:
         """(frame,) float32 of (frame, channel)."""
-        mean = block.mean(axis=1)
+        # Of two channels, the sum of columns is the same mean in a fraction of the time.
+        mean = (block[:, 0] + block[:, 1]) / 2 if block.shape[1] == 2 else block.mean(axis=1)
         if block.shape[1] == 1 or not len(block):
             return mean
         energies = np.einsum("fc,fc->c", block, block)
