@@ -150,7 +150,7 @@ def again(clone):
     """What was there before and what is there after the forced repeat of a notebook of each kind (what trains, what
     compares, and what makes tables of it) and the benchmark, which runs only when it is named; what was said."""
     before = listing(clone)
-    named = [word for number in ("10", "50", "70", "90") for word in ("--only", number)]
+    named = [word for number in ("10", "60", "70", "90") for word in ("--only", number)]
     status, output = run_in(clone, "--force", *named, "-p", "subjects", "embedding,growth", "-p", "budget", "1")
     assert status == 0, output[-3000:]
     return before, listing(clone), output
@@ -158,7 +158,7 @@ def again(clone):
 
 def test_forced_repeats_are_new_attempts_with_the_same_tables(again):
     (runs, tables), (more_runs, more_tables), output = again
-    assert all(f"{name}  done" in output for name in ("10_pretrain", "50_objectives", "90_tables"))
+    assert all(f"{name}  done" in output for name in ("10_pretrain", "60_design", "90_tables"))
     # They came to the same end, so what depends on them is up to date.
     assert all(f"{name}  skipped" in output for name in ("15_controls", "20_linear_probe", "40_robustness")), output
     assert tables == {name: table for name, table in more_tables.items() if not name.startswith("speed")}
