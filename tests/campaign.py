@@ -42,8 +42,8 @@ PARTS = {  # what takes long comes last
 }
 INTRODUCTION = """# What was done to it, and what happened
 
-Real runs of `./run_all.sh --profile smoke`, interrupted and damaged as listed, on {machine}, at commit {commit}. The
-last column compares the tables at the end with those of an undisturbed run, byte for byte. Made by
+Real runs of `./run_all.sh --profile smoke`, interrupted and damaged as listed, on {machine}, each row at
+its commit. "tables" compares those at the end with those of an undisturbed run, byte for byte. Made by
 `python tests/campaign.py`, which see.
 
 """
@@ -389,10 +389,12 @@ def clock(campaign: Campaign) -> None:
 
 def report(found: dict) -> str:
     """The text of docs/reliability.md."""
-    lines = ["| tried | what happened | tables |", "| --- | --- | --- |"]
-    lines += [f"| {row['tried']} | {row['happened'].replace('|', '/')} | {row['tables']} |" for row in found["rows"]]
+    lines = ["| tried | what happened | tables | commit |", "| --- | --- | --- | --- |"]
+    for row in found["rows"]:
+        happened = row["happened"].replace("|", "/")
+        lines.append(f"| {row['tried']} | {happened} | {row['tables']} | {row['commit']} |")
     done = {row["part"] for row in found["rows"]}
-    lines += [f"| {what} | not run | |" for part, what in PARTS.items() if part not in done]
+    lines += [f"| {what} | not run | | |" for part, what in PARTS.items() if part not in done]
     return INTRODUCTION.format(**found) + "\n".join(lines) + "\n"
 
 
@@ -425,7 +427,7 @@ def main() -> None:
         commit = subprocess.run(
             ["git", "-C", paths.ROOT, "rev-parse", "--short", "HEAD"], capture_output=True, text=True
         )
-        found |= {"machine": f"{cpu_name()}, {len(os.sched_getaffinity(0))} cores", "commit": commit.stdout.strip()}
+        found["machine"] = f"{cpu_name()}, {len(os.sched_getaffinity(0))} cores"
         with tempfile.TemporaryDirectory(prefix="campaign-") as folder:
             campaign = Campaign(Path(folder), given.seed, [word for one in given.only for word in ("--only", one)])
             work = {
@@ -442,7 +444,8 @@ def main() -> None:
                 work[part]()
                 print(f"  {part} took {time.monotonic() - began:.0f} s", flush=True)
                 kept = [row for row in found["rows"] if row["part"] != part]
-                found["rows"] = sorted([*kept, *campaign.rows], key=lambda row: parts.index(row["part"]))
+                made = [row | {"commit": commit.stdout.strip()} for row in campaign.rows]
+                found["rows"] = sorted([*kept, *made], key=lambda row: parts.index(row["part"]))
                 files.write_json(given.out, found)
     text = report(found)
     files.write_text(TABLE if given.out == JSON else given.out.with_suffix(".md"), text)
