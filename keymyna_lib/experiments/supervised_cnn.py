@@ -247,7 +247,8 @@ class CnnTraining:
                     return False
         except KeyMynaError as error:
             print(error)
-            discard(path)
+            if path.is_relative_to(paths.CACHE):  # elsewhere it is somebody's file
+                discard(path)
             return False
         states: dict[str, dict[str, Tensor]] = {"net": {}, "best": {}}
         moments: dict[int, dict[str, Tensor]] = {}

@@ -65,7 +65,7 @@ def calibration(heard: pd.DataFrame, max_entropy: float) -> pd.DataFrame:
         "answered": given,
         "weighted_both, answered": heard["score"][given],
     }
-    rows = [(name, *_with_interval(values), len(values)) for name, values in shares.items()]
+    rows = [(name, *_mean_and_interval(values), len(values)) for name, values in shares.items()]
     for name, sure in {"calibration error, temperature 1": "uncalibrated", "calibration error": "confidence"}.items():
         error = reliability(heard[sure].to_numpy(), right.to_numpy()).error
         rows.append((name, error, np.nan, np.nan, len(heard)))
@@ -100,7 +100,7 @@ def no_key(tonal: pd.DataFrame, chosen: pd.DataFrame, tested: pd.DataFrame, max_
             "by confidence": of["confidence"] >= least,
             "kind unknown": of["doubt"] <= unknown,
         }
-        rows += [(kind, name, *_with_interval(values), len(of)) for name, values in given.items()]
+        rows += [(kind, name, *_mean_and_interval(values), len(of)) for name, values in given.items()]
     return pd.DataFrame(rows, columns=["kind", "measure", "value", "low", "high", "n"])
 
 
@@ -120,12 +120,12 @@ def tracking(judged: pd.DataFrame) -> pd.DataFrame:
     """Rows of music, system, measure, value, low, high (95 %; none of an F-measure) and n, from `over_time`."""
     rows = []
     for (music, system), of in judged.groupby(["music", "system"], sort=False):
-        rows.append((music, system, "score over time", *_with_interval(of["score"]), len(of)))
+        rows.append((music, system, "score over time", *_mean_and_interval(of["score"]), len(of)))
         rows.append((music, system, "boundaries (F)", f_measure(of), np.nan, np.nan, len(of)))
     return pd.DataFrame(rows, columns=["music", "system", "measure", "value", "low", "high", "n"])
 
 
-def _with_interval(values: pd.Series) -> tuple[float, float, float]:
+def _mean_and_interval(values: pd.Series) -> tuple[float, float, float]:
     if not len(values):
         return np.nan, np.nan, np.nan
     numbers = values.to_numpy(float)
