@@ -19,6 +19,7 @@ seeds, seeds are resampled too. The p-value of a paired difference comes from th
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -206,15 +207,22 @@ def _resampled_means(scores, groups, n_resamples: int, seed: int) -> np.ndarray:
     number = np.arange(n_tracks) if groups is None else np.unique(groups, return_inverse=True)[1]
     if len(number) != n_tracks:
         raise KeyMynaError(f"{len(number)} group labels for {n_tracks} tracks: give one for each.")
-    rng = seeds.numpy_stream(seed, "bootstrap")
-    # A resample is determined by how often each seed, draw and group is drawn: its mean is counts times scores.
-    *rows, drawn = (
-        rng.multinomial(n, np.full(n, 1 / n), size=n_resamples) for n in (*scores.shape[:-1], number.max() + 1)
-    )
-    shares = [counts / counts.shape[1] for counts in rows]
+    counts = _counts((*scores.shape[:-1], int(number.max()) + 1), n_resamples, seed)
+    shares, drawn = [each / each.shape[1] for each in counts[:-1]], counts[-1]
     weights = shares[0] if len(shares) == 1 else np.einsum("rs,rd->rsd", *shares).reshape(n_resamples, -1)
-    tracks = drawn[:, number]
-    return np.einsum("rs,rs->r", weights, tracks @ scores.reshape(-1, n_tracks).T) / tracks.sum(axis=1)
+    table = scores.reshape(-1, n_tracks)
+    sums = np.stack([np.bincount(number, row) for row in table])  # tracks of one group are drawn together
+    return np.einsum("rs,rs->r", weights, drawn @ sums.T) / (drawn @ np.bincount(number))
+
+
+@functools.lru_cache(maxsize=4)
+def _counts(sizes: tuple[int, ...], n_resamples: int, seed: int) -> list[np.ndarray]:
+    """How often each seed, draw and group is drawn in each resample, which determines it: (resample, size) float64 each.
+
+    The draws depend on the sizes alone, and cost more than all else: tables compare many systems on the same tracks.
+    """
+    rng = seeds.numpy_stream(seed, "bootstrap")
+    return [rng.multinomial(n, np.full(n, 1 / n), size=n_resamples).astype(np.float64) for n in sizes]
 
 
 def _percentiles(means: np.ndarray, level: float) -> tuple[float, float]:

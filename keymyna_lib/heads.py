@@ -47,7 +47,7 @@ from keymyna_lib.keys import N_KEYS
 
 # Heads of a stack, and bytes of their parameters, gradients and Adam's moments. On a CPU a stack stays in its cache
 # from step to step, and the cores train one each; a GPU wants few large ones.
-STACK_LIMITS = {"cpu": (32, 1 << 24), "cuda": (1024, 1 << 31)}
+STACK_LIMITS = {"cpu": (32, 1 << 22), "cuda": (1024, 1 << 31)}
 ACTIVATIONS = {"cpu": 1 << 21, "cuda": 1 << 26}  # hidden units held at once in a validation check
 DRAWN_AHEAD = 256  # steps whose rows are sent to a GPU together
 ADAM: dict[str, Any] = dict(amsgrad=False, beta1=0.9, beta2=0.999, eps=1e-8, maximize=False)

@@ -287,15 +287,16 @@ def test_seeds_draws_and_groups_are_resampled_each_on_its_own():
     assert flat[1] - flat[0] < 0.5 * (high - low)
     scores = rng.normal(size=(3, 2, 8))
     groups = np.array([0, 0, 1, 1, 2, 2, 3, 3])
-    found = _resampled_means(scores, groups, 3, seed=5)
-    draws = numpy_stream(5, "bootstrap")
-    counts = [draws.multinomial(n, np.full(n, 1 / n), size=3) for n in (3, 2, 4)]
-    for resample, (seeds, labels, drawn) in enumerate(zip(*counts)):
-        total = weight = 0.0
-        for s, d, t in np.ndindex(*scores.shape):
-            count = seeds[s] * labels[d] * drawn[groups[t]]
-            total, weight = total + count * scores[s, d, t], weight + count
-        assert found[resample] == pytest.approx(total / weight)
+    for n_resamples, seed in ((3, 5), (4, 5), (3, 6)):
+        found = _resampled_means(scores, groups, n_resamples, seed=seed)
+        draws = numpy_stream(seed, "bootstrap")
+        counts = [draws.multinomial(n, np.full(n, 1 / n), size=n_resamples) for n in (3, 2, 4)]
+        for resample, (seeds, labels, drawn) in enumerate(zip(*counts)):
+            total = weight = 0.0
+            for s, d, t in np.ndindex(*scores.shape):
+                count = seeds[s] * labels[d] * drawn[groups[t]]
+                total, weight = total + count * scores[s, d, t], weight + count
+            assert found[resample] == pytest.approx(total / weight)
 
 
 def test_ratio_interval_is_that_of_the_resampled_sums():

@@ -39,7 +39,9 @@ def estimates_of(profile: str, run_id: str) -> pd.DataFrame:
         return load_predictions(profile, run_id).assign(budget=config["budget"], draw=config["seed"])
     wide = pd.read_csv(path)
     long = wide.melt(["track_id", "source", "composition", "reference"], var_name="set", value_name="estimate")
-    long[["budget", "draw"]] = long.pop("set").str.split("/", expand=True).astype(int)
+    of_set = long.pop("set")
+    for i, column in enumerate(("budget", "draw")):
+        long[column] = of_set.map({name: int(name.split("/")[i]) for name in of_set.unique()})
     return long
 
 
