@@ -217,7 +217,7 @@ def _resampled_means(scores, groups, n_resamples: int, seed: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=4)
 def _counts(sizes: tuple[int, ...], n_resamples: int, seed: int) -> list[np.ndarray]:
-    """How often each seed, draw and group is drawn in each resample, which determines it: (resample, size) float64 each.
+    """How often each seed, draw and group is drawn in each resample: (resample, size) float64 each.
 
     The draws depend on the sizes alone, and cost more than all else: tables compare many systems on the same tracks.
     """
