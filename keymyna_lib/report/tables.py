@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -259,4 +260,35 @@ def optimism_table(profile: str, run_ids: Sequence[str], n_train: int) -> Traced
         row.cell("chosen on test (not a result)", f"{100 * cell['chosen_on_test']:.1f}", runs)
         row.cell("optimism", with_interval(cell["difference"], cell["low"], cell["high"], "+"), runs)
         row.cell("seeds", len(runs))
+    return shown
+
+
+CARD_MEASURES = ("weighted_both", "accuracy", "answered", "halves agree", "moves with a transposition")
+
+
+def card_table(cards: Mapping[str, Mapping[str, Any]], run_id: str) -> TracedTable:
+    """Cards of key models side by side: their scores on what they were not chosen on, times 100.
+
+    Parameters
+    ----------
+    cards : model -> what `recipe.write_card` wrote.
+    run_id : the run that names the cards' commands and commits.
+    """
+    shown = TracedTable(["set", "measure"], ["set", "measure", *cards])
+    found = {
+        (one["set"], one["measure"], name): one
+        for name, card in cards.items()
+        for one in card["scores"]
+        if one["measure"] in CARD_MEASURES and not one["set"].startswith("valid") and one["value"] is not None
+    }
+    for labels in dict.fromkeys(key[:2] for key in found):
+        row = shown.row(*labels)
+        for name in cards:
+            one = found.get((*labels, name))
+            if one is None:
+                row.cell(name, NOT_RUN)
+            elif one["low"] is None:
+                row.cell(name, f"{100 * one['value']:.1f}", [run_id])
+            else:
+                row.cell(name, with_interval(one["value"], one["low"], one["high"]), [run_id])
     return shown
