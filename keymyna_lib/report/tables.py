@@ -7,13 +7,12 @@ settings of one tune are drawn together) and, where a system was trained with se
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from keymyna_lib.report import summaries
+from keymyna_lib.report import published, summaries
 from keymyna_lib.report.intervals import NOT_RUN, UNDECIDED, budget_label, difference_cell, with_interval
 from keymyna_lib.report.runs import load_metrics, run_file
 from keymyna_lib.report.summaries import SYSTEM
@@ -110,12 +109,12 @@ def published_table(table: pd.DataFrame) -> TracedTable:
     table : of `summaries.systems`. A published row is measured where its data set is a task and its system was run;
         predictions of an outside system (see `scoring.outside_predictions`) count under the name of their file.
     """
-    published = pd.read_csv(Path(__file__).with_name("published.csv"), keep_default_na=False, dtype=str)
+    quoted = published.read()
     labels = ["system", "dataset", "metric"]
     shown = TracedTable(labels)
-    for values in published.to_dict("records"):
+    for values in quoted.to_dict("records"):
         row = shown.row(*(values[label] for label in labels))
-        for column in published.columns.drop(labels):
+        for column in quoted.columns.drop(labels):
             row.cell(column, values[column])
         features, head = _HERE.get(values["system"], ("outside", values["system"]))
         found = table[
