@@ -5,6 +5,7 @@ notebooks are those that its runs name by their hash.
 """
 
 import io
+import re
 import subprocess
 import tarfile
 
@@ -295,3 +296,11 @@ def test_executed_notebooks_are_those_of_this_clone_and_hold_no_audio():
         ]
         assert ["".join(s) for s in copied] == ["".join(s) for s in source]
         assert "<audio" not in executed.read_text()
+
+
+def test_executed_notebooks_are_free_of_warnings_and_of_what_only_a_terminal_shows(stored):
+    for path in sorted((stored / "notebooks").glob("*.ipynb")):
+        for cell in files.read_json(path)["cells"]:
+            for output in cell.get("outputs", ()):
+                said = "".join(output.get("text", ()))
+                assert not re.search(r"[A-Za-z]Warning: |\x1b|\r|%\|", said), f"{path.stem}: {said[:300]}"
