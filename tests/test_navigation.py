@@ -75,8 +75,9 @@ def test_stale_links_are_replaced(clone):
     ],
 )
 def test_links_of_an_executed_copy_lead_where_those_of_the_source_do(clone, link, there):
-    folder = clone / "results" / "mini" / "notebooks"
-    assert navigation.rebased(f"See [it]({link}).", clone, folder) == f"See [it]({there})."
+    source, copies = clone / "notebooks", clone / "results" / "mini" / "notebooks"
+    assert navigation.rebased(f"See [it]({link}).", source, copies) == f"See [it]({there})."
+    assert navigation.rebased(f"See [it]({there}).", copies, source) == f"See [it]({link})."
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

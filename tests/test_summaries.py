@@ -213,3 +213,13 @@ def test_a_difference_is_decided_by_adjusted_p_and_interval_together():
         columns=["p_holm", "d_low", "d_high", "expected"],
     )
     assert list(summaries.decided(found)) == list(found["expected"])
+
+
+def test_a_difference_on_one_source_is_of_its_tracks_alone(home):
+    source = ["chorale", "tune"] * 12
+    ours = [store("head", {"seed": seed}, estimates(0.9, seed, source=source)) for seed in (0, 1)]
+    theirs = [store("control", {"seed": 0}, estimates(0.5, 2, source=source))]
+    found = summaries.source_difference("smoke", theirs, ours, source="chorale")
+    a, b = (np.mean([load_predictions("smoke", run)["score"][::2] for run in runs], axis=0) for runs in (theirs, ours))
+    assert found.difference == pytest.approx(np.mean(a - b)) and found.low <= found.difference <= found.high
+    assert found == paired_difference(a, b, groups=[f"c{i}" for i in range(12)], seed=0)

@@ -66,16 +66,16 @@ def _about(entry: dict[str, Any]) -> str:
     return f"{paper} Code: {', '.join(modules)}."
 
 
-def rebased(text: str, root: Path, folder: Path) -> str:
-    """Markdown of a notebook's source as its executed copy in `folder` has it: links to files of the clone lead there.
+def rebased(text: str, folder: Path, to: Path) -> str:
+    """Markdown of a notebook in `folder` as a copy in the folder `to` has it: links to files of the clone lead there.
 
-    Links between notebooks stay, from copy to copy.
+    Links between notebooks stay, from copy to copy. The way back is `rebased(text, to, folder)`.
     """
 
     def link(match: re.Match[str]) -> str:
         target = match[1]
         if re.match(r"[a-z]+:|#|/", target) or re.fullmatch(r"\d\d_\w+\.ipynb(#.*)?", target):
             return match[0]
-        return f"]({Path(os.path.relpath(root / 'notebooks' / target, folder)).as_posix()})"
+        return f"]({Path(os.path.relpath(folder / target, to)).as_posix()})"
 
     return re.sub(r"\]\(([^)\s]+)\)", link, text)

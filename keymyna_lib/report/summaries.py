@@ -14,6 +14,7 @@ import pandas as pd
 
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.evaluate import (
+    PairedDifference,
     bootstrap_interval,
     confusion,
     holm,
@@ -214,6 +215,18 @@ def differences(profile: str, table: pd.DataFrame, against: str, compared: str) 
             }
         )
     return pd.DataFrame(rows)
+
+
+def source_difference(profile: str, run_ids: Sequence[str], against: Sequence[str], *, source: str) -> PairedDifference:
+    """Score of some runs minus that of others on the test tracks of one source; each side is averaged over its runs."""
+
+    def scores(runs: Sequence[str]) -> pd.DataFrame:
+        tables = [load_predictions(profile, run) for run in runs]
+        table = pd.concat([table[table["source"] == source] for table in tables])
+        return table.groupby("track_id").agg({"score": "mean", "composition": "first"})
+
+    a, b = scores(run_ids), scores(against)
+    return paired_difference(a["score"], b["score"], groups=a["composition"].to_numpy(), seed=_BOOTSTRAP_SEED)
 
 
 def mean_confusion(profile: str, run_ids: Sequence[str]) -> np.ndarray:

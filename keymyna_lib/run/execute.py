@@ -152,7 +152,9 @@ def tidy(
     for cell in node.cells:
         cell.source = _hidden(cell.source, brought)
         if cell.cell_type == "markdown":
-            cell.source = rebased(cell.source, project.root, project.executed(profile, notebook).parent)
+            cell.source = rebased(
+                cell.source, project.source(notebook).parent, project.executed(profile, notebook).parent
+            )
         timing = cell.metadata.pop("papermill", {})
         cell.metadata.pop("execution", None)
         if "injected-parameters" in cell.metadata.get("tags", []):
