@@ -213,7 +213,7 @@ def readable_limits(low: np.ndarray, high: np.ndarray) -> tuple[float, float]:
     if not len(low):
         return -1.0, 1.0
     reach = np.maximum(np.abs(low), np.abs(high))
-    kept = reach <= 2 * np.quantile(reach, 0.85)
+    kept = reach <= 2 * np.quantile(reach, 0.85, method="nearest")
     bottom, top = min(low[kept].min(), 0.0), max(high[kept].max(), 0.0)
     margin = 0.08 * (top - bottom) or 1.0
     return bottom - margin, top + margin
