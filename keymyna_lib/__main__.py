@@ -549,7 +549,7 @@ def make_model(
 @click.option("--data-root", required=True, metavar="DIR", help="Folder with the data sets; their annotations suffice.")
 @click.pass_context
 def score(ctx: click.Context, task: str, lists: tuple[str, ...], data_root: str) -> None:
-    """Score each LIST, a table with the columns track and key, on the test tracks of TASK.
+    """Score each LIST, a table with the columns track (or file) and key, on TASK's test tracks.
 
     TASK is a task or a data set of notebook 05. Printed are tracks, MIREX weighted score with both fifths, its 95 %
     interval, the score with ascending fifths alone, accuracy, and answers without a key, which score 0. A list that
@@ -586,9 +586,11 @@ def score(ctx: click.Context, task: str, lists: tuple[str, ...], data_root: str)
     ctx.exit(status)
 
 
-@main.command(short_help="Write the committed results into README and docs.")
+@main.command(short_help="Write the committed results into README and docs, and links into notebooks.")
 def docs() -> None:
     """Write the results into the places that README and docs mark for them, see keymyna_lib/report/pages.py.
+
+    The notebooks get their first and last lines, see keymyna_lib/report/navigation.py.
 
     Nothing is written when a mark names no result, or a number looks like a result and has no mark.
 
@@ -596,11 +598,13 @@ def docs() -> None:
     Example:
       keymyna docs
     """
-    from keymyna_lib.report import pages
+    from keymyna_lib.report import navigation, pages
 
     if not (paths.ROOT / "README.md").is_file():
         raise KeyMynaError("keymyna docs belongs to a clone: this is an installed package.")
-    changed = [str(page.relative_to(paths.ROOT)) for page in pages.rewrite(paths.ROOT)]
+    changed = [
+        str(page.relative_to(paths.ROOT)) for page in (*pages.rewrite(paths.ROOT), *navigation.rewrite(paths.ROOT))
+    ]
     click.echo(f"rewritten: {', '.join(changed)}" if changed else "every page says what the results say")
 
 

@@ -239,7 +239,7 @@ def test_curves_and_costs_of_objectives():
     figure = figures.label_curves(found, 1147)
     is_printable(figure)
     (axis,) = figure.axes
-    assert {text.get_text() for text in axis.texts} == {*NAMES, "↓ chance 10.4"}
+    assert {text.get_text().replace("\n", " ") for text in axis.texts} == {*NAMES, "↓ chance 10.4"}
     for container in axis.containers:
         rows = found[found["name"] == container.get_label()]
         line = container.lines[0]
@@ -255,7 +255,7 @@ def test_curves_and_costs_of_objectives():
         cost = cost.assign(tflop=cost["steps"] / 100, low=cost["score"] - 0.04, high=cost["score"] + 0.04)
         figure = figures.cost_curve(cost, "masked contrastive", "untrained", "48 labels")
         is_printable(figure)
-        shown = {text.get_text() for text in figure.axes[0].texts}
+        shown = {text.get_text().replace("\n", " ") for text in figure.axes[0].texts}
         assert set(cost["objective"]) <= shown and "↓ chance 10.4" in shown
 
 
