@@ -217,7 +217,10 @@ def _merge_streams(outputs: list[nbformat.NotebookNode]) -> list[nbformat.Notebo
             merged.append(output)
     for output in merged:
         if output.output_type == "stream":
-            output.text = plain_bars(collapse(output.text))
+            shown = collapse(output.text)
+            output.text = plain_bars(shown)
+            if not _BAR.sub("", shown).strip():  # bars alone, so nothing to warn of: red is how readers see this stream
+                output.name = "stdout"
     return [output for output in merged if output.output_type != "stream" or output.text.strip()]
 
 
