@@ -23,6 +23,7 @@ from keymyna_lib.evaluate import (
     paired_difference_interval,
     summary,
 )
+from keymyna_lib.report.intervals import UNDECIDED
 from keymyna_lib.report.runs import config_of, load_metrics, load_predictions, run_file
 
 SYSTEM = ["features", "head"]
@@ -318,6 +319,18 @@ def comparison(
     if (known := table["p"].notna()).any():
         table.loc[known, "p_holm"] = holm(table.loc[known, "p"])
     return table
+
+
+def decided(found: pd.DataFrame, *, level: float = 0.05) -> pd.Series:
+    """Which differences of `comparison` are "better" or "worse", and which "undecided".
+
+    Decided is one whose adjusted p is below the level and whose interval excludes 0. Empty where nothing was compared.
+    """
+    sure = found["p_holm"] < level
+    verdict = pd.Series(UNDECIDED, index=found.index)
+    verdict[sure & (found["d_low"] > 0)] = "better"
+    verdict[sure & (found["d_high"] < 0)] = "worse"
+    return verdict.where(found["p_holm"].notna(), "")
 
 
 def interaction(
