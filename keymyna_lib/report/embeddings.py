@@ -1,0 +1,165 @@
+"""Pictures and tables of what an embedding knows: transpositions, directions in use, properties of the music."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from keymyna_lib.report.figures import COLOURS
+from keymyna_lib.report.intervals import difference_cell, with_interval
+from keymyna_lib.report.traced import TracedTable
+
+ALPHA = 0.05  # of adjusted p: a filled dot
+_PER_ROW = 3
+_OTHER = "0.4"
+
+
+def circle_table(profile: pd.DataFrame, fifths: pd.DataFrame, runs: Mapping[str, str], against: str) -> TracedTable:
+    """Cosines times 100 by steps along the circle of fifths, one row per system, and the fifth minus the semitone.
+
+    Parameters
+    ----------
+    profile, fifths : what `geometry.circle_profile` and `geometry.fifth_over_semitone` return.
+    runs : system -> run id. against : the system that `fifths` compares with.
+    """
+    shown, lead = TracedTable(["system"]), fifths.set_index("name")
+    for name, group in profile.groupby("name", sort=False):
+        row, own = shown.row(name), lead.loc[name]
+        for cell in group.sort_values("steps").itertuples():
+            row.cell(_steps(cell.steps), f"{100 * cell.cosine:.0f}", [runs[name]])
+        row.cell("fifth minus semitone", with_interval(own["value"], own["low"], own["high"], "+"), [runs[name]])
+        if name != against:
+            column = f"fifth minus semitone, minus {against}"
+            row.cell(column, difference_cell({"shared": 1, **own}), [runs[name], runs[against]])
+    return shown
+
+
+def _steps(steps: int) -> str:
+    return f"{steps} step{'s' * (steps > 1)}"
+
+
+def rank_table(lengths: pd.DataFrame) -> TracedTable:
+    """One row per length of pre-training: effective rank, and the probe's score with few labels.
+
+    Parameters
+    ----------
+    lengths : columns objective, steps, first_loss and last_loss (missing where there was no training), rank, score,
+        low, high, run_ids.
+    """
+    shown = TracedTable(["system", "steps"])
+    for cell in lengths.to_dict("records"):
+        row = shown.row(cell["objective"], str(cell["steps"]))
+        for column, name in (("loss, first tenth", "first_loss"), ("loss, last tenth", "last_loss")):
+            row.cell(column, "" if pd.isna(cell[name]) else f"{cell[name]:.2f}", cell["run_ids"])
+        row.cell("effective rank", f"{cell['rank']:.1f}", cell["run_ids"])
+        row.cell("weighted score x 100", with_interval(cell["score"], cell["low"], cell["high"]), cell["run_ids"])
+    return shown
+
+
+def rank_panels(history: pd.DataFrame, lengths: pd.DataFrame, main: str, untrained: str, labels: str) -> Figure:
+    """The loss of one run by step, and by length of pre-training the effective rank and the probe's score.
+
+    Parameters
+    ----------
+    history : columns step and loss, of the longest run of `main`.
+    lengths : as for `rank_table`.
+    main, untrained : objectives; the latter is a dotted line.
+    labels : label budget of the score, in words.
+    """
+    figure, axes = plt.subplots(1, 3, figsize=(10, 3.1))
+    axes[0].plot(history["step"], history["loss"], color=COLOURS.get(main, _OTHER), linewidth=1)
+    axes[0].set(title=f"Loss of {main}", xlabel="step", ylabel="training loss")
+    trained = lengths[lengths["objective"] != untrained]
+    for axis, column, scale in ((axes[1], "rank", 1), (axes[2], "score", 100)):
+        for name, group in trained.groupby("objective", sort=False):
+            group, colour = group.sort_values("steps"), COLOURS.get(name, _OTHER)
+            axis.plot(group["steps"], scale * group[column], "o-", color=colour, markersize=5, label=name)
+            if column == "score":
+                axis.vlines(group["steps"], scale * group["low"], scale * group["high"], color=colour, linewidth=1)
+        for value in lengths.loc[lengths["objective"] == untrained, column]:
+            axis.axhline(scale * value, color=COLOURS[untrained], linestyle=":", label=untrained)
+        axis.set(xscale="log", xlabel="pre-training steps")
+        ticks = sorted(set(trained["steps"]))
+        axis.set_xticks(ticks, list(map(str, ticks)))
+        axis.minorticks_off()
+    axes[1].set(title="Directions in use", ylabel="effective rank")
+    axes[2].set(title="What a probe reads", ylabel=f"weighted score x 100, {labels}")
+    axes[1].legend(fontsize=8)
+    return figure
+
+
+def property_points(found: pd.DataFrame, against: str) -> Figure:
+    """Differences of what a linear map reads, a panel for each property, a dot with its interval for each system.
+
+    Parameters
+    ----------
+    found : what `pitch_probes.property_differences` returns; a dot is filled where its p_holm is below ALPHA.
+    against : the system at 0.
+    """
+    properties, systems = (list(dict.fromkeys(found[column])) for column in ("property", "system"))
+    rows = -(-len(properties) // _PER_ROW)
+    size = (3.2 * _PER_ROW + 1, rows * (0.28 * len(systems) + 0.7) + 0.4)
+    figure, axes = plt.subplots(rows, _PER_ROW, figsize=size, sharex=True, sharey=True, squeeze=False)
+    for axis, name in zip(axes.flat, properties):
+        group = found[found["property"] == name].set_index("system").loc[systems]
+        for place, (system, row) in enumerate(group.iterrows()):
+            colour, sure = COLOURS.get(system, _OTHER), row["p_holm"] < ALPHA
+            axis.plot([100 * row["d_low"], 100 * row["d_high"]], [place, place], color=colour, linewidth=1.5)
+            axis.plot(
+                100 * row["difference"],
+                place,
+                "o",
+                color=colour,
+                markersize=5,
+                markerfacecolor=colour if sure else "white",
+            )
+        axis.axvline(0, color="0.3", linewidth=0.8)
+        axis.set_title(f"{name} ({group['measure'].iloc[0]})", fontsize=9)
+        axis.set_yticks(range(len(systems)), systems)
+    for axis in axes.flat[len(properties) :]:
+        axis.set_visible(False)
+    axes[0, 0].set_ylim(len(systems) - 0.5, -0.5)
+    figure.supxlabel(f"points x 100 more than {against}", fontsize=9)
+    return figure
+
+
+def property_difference_table(found: pd.DataFrame, runs: Mapping[str, str], against: str) -> TracedTable:
+    """`pitch_probes.property_differences` as text, one row per system.
+
+    Parameters
+    ----------
+    runs : system -> run id. against : the system that it is compared with.
+    """
+    shown = TracedTable(["system"])
+    for system, group in found.groupby("system", sort=False):
+        row = shown.row(system)
+        for cell in group.to_dict("records"):
+            row.cell(cell["property"], difference_cell({"shared": 1, **cell}), [runs[system], runs[against]])
+    return shown
+
+
+def layer_table(values: pd.DataFrame, runs: Mapping[str, str]) -> TracedTable:
+    """What a linear map reads off every layer, times 100, one row per system and layer.
+
+    Parameters
+    ----------
+    values : columns system, block, property, value.
+    runs : system -> run id.
+    """
+    shown = TracedTable(["system", "layer"])
+    for (system, block), group in values.groupby(["system", "block"], sort=False):
+        row = shown.row(system, block)
+        for cell in group.itertuples():
+            row.cell(cell.property, f"{100 * cell.value:.0f}", [runs[system]])
+    return shown
+
+
+def losses_at_ends(history: pd.DataFrame) -> tuple[float, float]:
+    """Mean training loss over the first and the last tenth of the steps of a run."""
+    losses = history.sort_values("step")["loss"].to_numpy()
+    few = max(1, len(losses) // 10)
+    return float(np.mean(losses[:few])), float(np.mean(losses[-few:]))
