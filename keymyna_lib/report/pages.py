@@ -40,8 +40,8 @@ ANSWERS = {  # verdicts of all tables, earlier versions' included
     "not tested": NOT_RUN,
 }
 _MARK = re.compile(r"<!--= (?P<what>.*?) -->(?P<shown>.*?)<!--/-->", re.DOTALL)
-_NUMBER = r"[+-]?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?"
-_WITH_INTERVAL = re.compile(rf"{_NUMBER} \[{_NUMBER}, {_NUMBER}\]")
+NUMBER = r"[+-]?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?"
+_WITH_INTERVAL = re.compile(rf"{NUMBER} \[{NUMBER}, {NUMBER}\]")
 # What only a measurement can say: an interval, a signed or a decimal number, a rate, a ratio, a duration. Sizes of
 # windows, frequencies and numbers of versions and licences are no results.
 _RESULT = re.compile(
@@ -105,7 +105,7 @@ def filled(text: str, page: Path, root: Path) -> str:
                     raise KeyMynaError("a mark within a text cannot begin its line.")
                 if table not in tables:
                     tables[table] = _rows(root, table)
-                shown = _cell(tables[table], *place)
+                shown = cell_of(tables[table], *place)
         except (KeyMynaError, KeyError, TypeError, ValueError) as error:
             wrong.append(f"{page.relative_to(root)}: {what}: {error}")
             return match[0]
@@ -125,26 +125,45 @@ def unmarked(text: str) -> list[str]:
     return [prose[max(0, m.start() - 20) : m.end() + 10].replace("\n", " ") for m in _RESULT.finditer(prose)]
 
 
-def _cell(rows: Rows | None, row: str, column: str, shown: str = "") -> str:
+def cell_of(rows: Rows | None, row: str, column: str, shown: str = "") -> str:
+    """The text that a mark shows: of the table's rows, the one named so, its column named so, in a format.
+
+    Raises
+    ------
+    KeyMynaError
+        When not exactly one row and one column are named so, or the cell has no such number.
+    """
     if rows is None:
         return NOT_RUN
-    found = [cells for cells in rows if _is_named(cells, row)]
-    if len(found) != 1:
-        raise KeyMynaError(f"{len(found)} rows are named so.")
-    columns = [name for name in found[0] if _fits(column, name)]
+    found = named(rows, row)
+    columns = [name for name in found if _fits(column, name)]
     if len(columns) != 1:
-        raise KeyMynaError(f"{len(columns)} columns are named so, of {', '.join(found[0])}.")
-    cell = found[0][columns[0]]
+        raise KeyMynaError(f"{len(columns)} columns are named so, of {', '.join(found)}.")
+    cell = found[columns[0]]
     if not cell or cell.startswith(NOT_RUN):
         return NOT_RUN
     if not shown:
         return cell
     if shown == "answer":
         return ANSWERS[cell]
-    match = (_WITH_INTERVAL if shown == "interval" else re.compile(_NUMBER)).search(cell)
+    match = (_WITH_INTERVAL if shown == "interval" else re.compile(NUMBER)).search(cell)
     if match is None:
         raise KeyMynaError(f"there is no {'interval' if shown == 'interval' else 'number'} in {cell!r}.")
     return match[0] if shown in ("value", "interval") else format(float(match[0].replace(",", "")), shown)
+
+
+def named(rows: Rows, name: str) -> Mapping[str, str]:
+    """The one row that is named so.
+
+    Raises
+    ------
+    KeyMynaError
+        When there is none, or several.
+    """
+    found = [cells for cells in rows if _is_named(cells, name)]
+    if len(found) != 1:
+        raise KeyMynaError(f"{len(found)} rows are named so.")
+    return found[0]
 
 
 def _is_named(cells: Mapping[str, str], row: str) -> bool:
