@@ -72,6 +72,7 @@ def cells(name, labels, stored=None):
 
 
 ALWAYS = {"objectives", "objectives_cost", "pitch_probes", "transfer", "design", "design_cost", "conclusions"}
+ALWAYS |= {"circle", "embedding_rank", "pitch_differences", "pitch_layers"}
 TABLES = {
     "mini": ALWAYS
     | {
@@ -79,6 +80,10 @@ TABLES = {
         "table1_detail",
         "table1_kinds",
         "pretraining_gain",
+        "probe_scores",
+        "probe_or_network",
+        "error_kinds",
+        "worst_errors",
         "gain_over_mean_mel",
         "room",
         "robustness",
