@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from keymyna_lib.report import embeddings
-from keymyna_lib.report.figures import COLOURS
+from keymyna_lib.report.figures.style import BETTER, UNDECIDED, WORSE
 
 LENGTHS = pd.DataFrame(
     {
@@ -87,15 +87,17 @@ def test_the_ends_of_a_history_are_its_tenths():
     assert embeddings.losses_at_ends(history[history["step"] == 7]) == (7, 7)
 
 
-def test_differences_are_dots_filled_where_they_are_sure():
+def test_differences_point_their_way_where_they_are_sure():
     figure = embeddings.property_points(DIFFERENCES, "untrained")
     shown = [axis for axis in figure.axes if axis.get_visible()]
-    assert [axis.get_title() for axis in shown] == ["tonic (R2)", "tempo (R2)"]
-    for axis, values in zip(shown, ([20, -20], [5, -5])):
-        dots = [line for line in axis.lines if line.get_marker() == "o"]
-        assert [float(line.get_xdata()[0]) for line in dots] == pytest.approx(values)
-        assert [line.get_color() for line in dots] == [COLOURS["masked contrastive"], COLOURS["mean mel"]]
-        assert (dots[0].get_markerfacecolor() == "white") == (axis is shown[1])
+    assert [axis.get_title(loc="left") or axis.get_title() for axis in shown] == ["tonic (R2)", "tempo (R2)"]
+    looks = {"tonic (R2)": (BETTER, WORSE), "tempo (R2)": (UNDECIDED, UNDECIDED)}
+    for axis, values, expected in zip(shown, ([20, -20], [5, -5]), looks.values()):
+        points = [
+            line for line in axis.lines if line.get_marker() in {look.marker for look in (BETTER, WORSE, UNDECIDED)}
+        ]
+        assert [float(line.get_xdata()[0]) for line in points] == pytest.approx(values)
+        assert [(line.get_color(), line.get_marker()) for line in points] == list(expected)
     plt.close(figure)
 
 

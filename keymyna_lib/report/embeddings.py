@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from keymyna_lib.report.figures import COLOURS
+from keymyna_lib.report.figures.style import BETTER, GREY, PAGE, TEXT, UNDECIDED, WORSE, look, plain_name
 from keymyna_lib.report.intervals import difference_cell, with_interval
 from keymyna_lib.report.traced import TracedTable
 
-ALPHA = 0.05  # of adjusted p: a filled dot
+ALPHA = 0.05  # of adjusted p
 _PER_ROW = 3
-_OTHER = "0.4"
 
 
 def circle_table(profile: pd.DataFrame, fifths: pd.DataFrame, runs: Mapping[str, str], against: str) -> TracedTable:
@@ -70,60 +71,65 @@ def rank_panels(history: pd.DataFrame, lengths: pd.DataFrame, main: str, untrain
     main, untrained : objectives; the latter is a dotted line.
     labels : label budget of the score, in words.
     """
-    figure, axes = plt.subplots(1, 3, figsize=(10, 3.1))
-    axes[0].plot(history["step"], history["loss"], color=COLOURS.get(main, _OTHER), linewidth=1)
-    axes[0].set(title=f"Loss of {main}", xlabel="step", ylabel="training loss")
+    figure, axes = plt.subplots(1, 3, figsize=(PAGE, 2.4))
+    axes[0].plot(history["step"], history["loss"], color=look(main).colour, linewidth=0.8)
+    axes[0].set(title="Loss", xlabel=f"step of {main}", ylabel="training loss")
     trained = lengths[lengths["objective"] != untrained]
     for axis, column, scale in ((axes[1], "rank", 1), (axes[2], "score", 100)):
         for name, group in trained.groupby("objective", sort=False):
-            group, colour = group.sort_values("steps"), COLOURS.get(name, _OTHER)
-            axis.plot(group["steps"], scale * group[column], "o-", color=colour, markersize=5, label=name)
+            group, (colour, marker) = group.sort_values("steps"), look(str(name))
+            axis.plot(group["steps"], scale * group[column], marker=marker, color=colour, label=name)
             if column == "score":
-                axis.vlines(group["steps"], scale * group["low"], scale * group["high"], color=colour, linewidth=1)
+                axis.vlines(group["steps"], scale * group["low"], scale * group["high"], color=colour, linewidth=0.8)
         for value in lengths.loc[lengths["objective"] == untrained, column]:
-            axis.axhline(scale * value, color=COLOURS[untrained], linestyle=":", label=untrained)
+            axis.axhline(scale * value, color=look(untrained).colour, linestyle=":", label=untrained)
         axis.set(xscale="log", xlabel="pre-training steps")
         ticks = sorted(set(trained["steps"]))
         axis.set_xticks(ticks, list(map(str, ticks)))
         axis.minorticks_off()
     axes[1].set(title="Directions in use", ylabel="effective rank")
-    axes[2].set(title="What a probe reads", ylabel=f"weighted score x 100, {labels}")
-    axes[1].legend(fontsize=8)
+    axes[2].set(title="What a probe reads", ylabel=f"score x 100, {labels}")
+    handles, names = axes[1].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=4)
     return figure
 
 
 def property_points(found: pd.DataFrame, against: str) -> Figure:
-    """Differences of what a linear map reads, a panel for each property, a dot with its interval for each system.
+    """Differences of what a linear map reads, a panel for each property, a marker with its interval for each system.
+
+    A triangle points the way of a difference whose adjusted p is below ALPHA; a ring is undecided.
 
     Parameters
     ----------
-    found : what `pitch_probes.property_differences` returns; a dot is filled where its p_holm is below ALPHA.
+    found : what `pitch_probes.property_differences` returns.
     against : the system at 0.
     """
     properties, systems = (list(dict.fromkeys(found[column])) for column in ("property", "system"))
     rows = -(-len(properties) // _PER_ROW)
-    size = (3.2 * _PER_ROW + 1, rows * (0.28 * len(systems) + 0.7) + 0.4)
+    size = (PAGE, rows * (0.17 * len(systems) + 0.35) + 0.6)
     figure, axes = plt.subplots(rows, _PER_ROW, figsize=size, sharex=True, sharey=True, squeeze=False)
     for axis, name in zip(axes.flat, properties):
         group = found[found["property"] == name].set_index("system").loc[systems]
-        for place, (system, row) in enumerate(group.iterrows()):
-            colour, sure = COLOURS.get(system, _OTHER), row["p_holm"] < ALPHA
-            axis.plot([100 * row["d_low"], 100 * row["d_high"]], [place, place], color=colour, linewidth=1.5)
-            axis.plot(
-                100 * row["difference"],
-                place,
-                "o",
-                color=colour,
-                markersize=5,
-                markerfacecolor=colour if sure else "white",
-            )
-        axis.axvline(0, color="0.3", linewidth=0.8)
-        axis.set_title(f"{name} ({group['measure'].iloc[0]})", fontsize=9)
-        axis.set_yticks(range(len(systems)), systems)
+        for place, row in enumerate(group.to_dict("records")):
+            decided = row["p_holm"] < ALPHA
+            colour, marker = (BETTER if row["difference"] > 0 else WORSE) if decided else UNDECIDED
+            axis.plot([100 * row["d_low"], 100 * row["d_high"]], [place, place], color=colour)
+            inside = colour if decided else "white"
+            axis.plot(100 * row["difference"], place, marker, color=colour, markerfacecolor=inside, markersize=4.5)
+        axis.axvline(0, color=GREY, linewidth=0.6)
+        axis.set_title(f"{name} ({group['measure'].iloc[0]})")
+        axis.set_yticks(range(len(systems)), [textwrap.fill(plain_name(system), 26) for system in systems])
     for axis in axes.flat[len(properties) :]:
         axis.set_visible(False)
-    axes[0, 0].set_ylim(len(systems) - 0.5, -0.5)
-    figure.supxlabel(f"points x 100 more than {against}", fontsize=9)
+    axes[0, 0].set_ylim(len(systems) - 0.4, -0.6)
+    figure.supxlabel(f"points above {plain_name(against)}", fontsize=TEXT)
+    kinds = ((BETTER, "more"), (WORSE, "less"), (UNDECIDED, f"undecided (Holm-adjusted p at least {ALPHA})"))
+    handles = [
+        Line2D([], [], linestyle="none", marker=of.marker, color=of.colour, label=text, markersize=5)
+        for of, text in kinds
+    ]
+    handles[-1].set_markerfacecolor("white")
+    figure.legend(handles=handles, loc="outside upper center", ncols=3)
     return figure
 
 
