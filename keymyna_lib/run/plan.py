@@ -42,7 +42,6 @@ _SIZES = {
     "circle_tracks": at_least(2),
     "cnn_seeds": each(at_least(0), least=0),
     "cnn_lr": POSITIVE,
-    "error_budget": at_least(0),
 }
 # Notebook 60: what may be varied -> the parameter with its values, and the setting that takes them.
 FACTORS = {
@@ -351,11 +350,6 @@ def _frozen(values: Values, root: Path) -> Iterator[str]:
         yield f"frozen {where!r}: there is no such folder; one of the model hub is written owner/name@revision."
 
 
-def _probe(values: Values, root: Path) -> Iterator[str]:
-    yield from _frozen(values, root)
-    yield from _parts("error_budget", [values["error_budget"]], "budgets", values["budgets"])
-
-
 def _mlp(values: Values, root: Path) -> Iterator[str]:
     yield from _frozen(values, root)
     budgets, steps = values["budgets"], values["shift_steps"]
@@ -426,7 +420,7 @@ _WITHIN = {
     RECORDINGS: _recordings,
     PRETRAIN: _pretrain,
     CONTROLS: _controls,
-    PROBE: _probe,
+    PROBE: _frozen,
     MLP: _mlp,
     ROBUSTNESS: _robustness,
     REAL: _real_music,
@@ -454,8 +448,7 @@ def _same_budgets(values: Mapping[str, Values]) -> Iterator[tuple[str, str]]:
 
 def _asked_and_run(values: Mapping[str, Values]) -> Iterator[tuple[str, str]]:
     """As `_same_budgets`: label budgets that a later notebook shows, and an earlier one does not run."""
-    pairs = [(TABLES, "headline_budget", PROBE), (PITCH, "budget", OBJECTIVES)]
-    pairs += [(CONCLUSIONS, "budgets", OBJECTIVES), (CONCLUSIONS, "budgets", DESIGN)]
+    pairs = [(TABLES, "headline_budget", PROBE), (CONCLUSIONS, "budgets", OBJECTIVES), (CONCLUSIONS, "budgets", DESIGN)]
     for later, name, earlier in pairs:
         if later in values and earlier in values:
             asked = values[later][name]
