@@ -104,8 +104,8 @@ def test_differences_point_their_way_where_they_are_sure():
 def test_differences_and_layers_as_text():
     runs = {"untrained": "u", "masked contrastive": "m", "mean mel": "s"}
     shown = embeddings.property_difference_table(DIFFERENCES, runs, "untrained")
-    assert shown.frame.loc[1, "tonic"] == "-20.0 [-30.0, -10.0], p 0.010"
-    assert shown.cells["mean mel / tonic"] == ["s", "u"]
+    assert shown.frame.set_index("property").loc["tonic", "mean mel"] == "-20.0 [-30.0, -10.0], p 0.010"
+    assert shown.cells["tonic / mean mel"] == ["s", "u"]
     values = pd.DataFrame(
         [
             {"system": "untrained", "block": block, "property": name, "value": value}

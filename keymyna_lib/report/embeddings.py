@@ -106,7 +106,8 @@ def property_points(found: pd.DataFrame, against: str) -> Figure:
     """
     properties, systems = (list(dict.fromkeys(found[column])) for column in ("property", "system"))
     rows = -(-len(properties) // _PER_ROW)
-    size = (PAGE, rows * (0.17 * len(systems) + 0.35) + 0.6)
+    names = [textwrap.fill(plain_name(system), 26) for system in systems]
+    size = (PAGE, rows * (0.15 * sum(1.2 + name.count("\n") for name in names) + 0.35) + 0.6)
     figure, axes = plt.subplots(rows, _PER_ROW, figsize=size, sharex=True, sharey=True, squeeze=False)
     for axis, name in zip(axes.flat, properties):
         group = found[found["property"] == name].set_index("system").loc[systems]
@@ -118,7 +119,7 @@ def property_points(found: pd.DataFrame, against: str) -> Figure:
             axis.plot(100 * row["difference"], place, marker, color=colour, markerfacecolor=inside, markersize=4.5)
         axis.axvline(0, color=GREY, linewidth=0.6)
         axis.set_title(f"{name} ({group['measure'].iloc[0]})")
-        axis.set_yticks(range(len(systems)), [textwrap.fill(plain_name(system), 26) for system in systems])
+        axis.set_yticks(range(len(systems)), names, linespacing=0.9)
     for axis in axes.flat[len(properties) :]:
         axis.set_visible(False)
     axes[0, 0].set_ylim(len(systems) - 0.4, -0.6)
@@ -134,17 +135,17 @@ def property_points(found: pd.DataFrame, against: str) -> Figure:
 
 
 def property_difference_table(found: pd.DataFrame, runs: Mapping[str, str], against: str) -> TracedTable:
-    """`pitch_probes.property_differences` as text, one row per system.
+    """`pitch_probes.property_differences` as text, one row per property and one column per system.
 
     Parameters
     ----------
     runs : system -> run id. against : the system that it is compared with.
     """
-    shown = TracedTable(["system"])
-    for system, group in found.groupby("system", sort=False):
-        row = shown.row(system)
+    shown = TracedTable(["property"])
+    for name, group in found.groupby("property", sort=False):
+        row = shown.row(name)
         for cell in group.to_dict("records"):
-            row.cell(cell["property"], difference_cell({"shared": 1, **cell}), [runs[system], runs[against]])
+            row.cell(cell["system"], difference_cell({"shared": 1, **cell}), [runs[cell["system"]], runs[against]])
     return shown
 
 
