@@ -72,7 +72,6 @@ def cells(name, labels, stored=None):
 
 
 ALWAYS = {"objectives", "objectives_cost", "pitch_probes", "transfer", "design", "design_cost", "conclusions"}
-ALWAYS |= {"circle", "embedding_rank", "pitch_differences", "pitch_layers"}
 TABLES = {
     "mini": ALWAYS
     | {
@@ -83,7 +82,9 @@ TABLES = {
         "probe_scores",
         "probe_or_network",
         "error_kinds",
-        "worst_errors",
+        "circle",
+        "embedding_rank",
+        "pitch_differences",
         "gain_over_mean_mel",
         "room",
         "robustness",

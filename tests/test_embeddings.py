@@ -47,13 +47,14 @@ def test_the_circle_has_a_row_for_each_system():
             for s, c in ((5, sign * 0.2), (1, 0.5))
         ]
     )
+    profile = profile.assign(low=profile["cosine"] - 0.1, high=profile["cosine"] + 0.1)
     fifths = pd.DataFrame(
         {"name": names, "value": [0.3, 0.7], "low": 0.2, "high": 0.9, "difference": [np.nan, 0.4]}
         | {"d_low": 0.3, "d_high": 0.5, "p_holm": 0.0001}
     )
     shown = embeddings.circle_table(profile, fifths, {"untrained": "u", "chroma": "c"}, "untrained")
     first, second = shown.frame.to_dict("records")
-    assert (first["1 step"], first["5 steps"], second["5 steps"]) == ("50", "20", "-20")
+    assert (first["1 step"], first["5 steps"], second["5 steps"]) == ("50 [40, 60]", "20 [10, 30]", "-20 [-30, -10]")
     assert first["fifth minus semitone"] == "+30.0 [+20.0, +90.0]"
     assert first["fifth minus semitone, minus untrained"] == ""
     assert second["fifth minus semitone, minus untrained"] == "+40.0 [+30.0, +50.0], p < 0.001"
@@ -63,7 +64,7 @@ def test_the_circle_has_a_row_for_each_system():
 def test_lengths_are_rows_with_their_loss_rank_and_score():
     shown = embeddings.rank_table(LENGTHS)
     first, _, last = shown.frame.to_dict("records")
-    assert (first["loss, first tenth"], last["loss, last tenth"]) == ("", "6.00")
+    assert (first["loss, first tenth"], last["loss, last tenth"]) == ("", "6.0")
     assert (last["effective rank"], last["weighted score x 100"]) == ("16.2", "75.0 [70.0, 80.0]")
     assert shown.cells["masked contrastive, 500 / effective rank"] == ["c", "d"]
 
@@ -108,14 +109,14 @@ def test_differences_and_layers_as_text():
     assert shown.cells["tonic / mean mel"] == ["s", "u"]
     values = pd.DataFrame(
         [
-            {"system": "untrained", "block": block, "property": name, "value": value}
+            {"system": "untrained", "block": block, "property": name, "value": value, "low": -0.1, "high": 0.5}
             for block, value in (("patches", 0.314), ("embedding", -0.02))
             for name in ("tonic", "mode")
         ]
     )
     shown = embeddings.layer_table(values, runs)
     assert shown.frame.to_dict("records") == [
-        {"system": "untrained", "layer": "patches", "tonic": "31", "mode": "31"},
-        {"system": "untrained", "layer": "embedding", "tonic": "-2", "mode": "-2"},
+        {"system": "untrained", "layer": "patches", "tonic": "31 [-10, 50]", "mode": "31 [-10, 50]"},
+        {"system": "untrained", "layer": "embedding", "tonic": "-2 [-10, 50]", "mode": "-2 [-10, 50]"},
     ]
     assert shown.cells["untrained, patches / mode"] == ["u"]

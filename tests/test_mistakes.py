@@ -63,7 +63,7 @@ def test_the_worst_come_first_with_what_most_runs_say(runs):
     assert by_track.loc["t2", "estimate"] == parse_key("Cm") and by_track.loc["t3", "right"] == 1
     tied = mistakes.by_track("smoke", runs).set_index("track_id")
     assert tied.loc["t1", "estimate"] == parse_key("G")  # of the first run
-    shown = mistakes.worst_table("smoke", runs, 2).frame
+    shown = mistakes.as_text(mistakes.by_track("smoke", runs).head(2), 2)
     assert shown.to_dict("records") == [
         {
             "track": "t4",

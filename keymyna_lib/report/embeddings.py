@@ -20,7 +20,7 @@ _PER_ROW = 3
 
 
 def circle_table(profile: pd.DataFrame, fifths: pd.DataFrame, runs: Mapping[str, str], against: str) -> TracedTable:
-    """Cosines times 100 by steps along the circle of fifths, one row per system, and the fifth minus the semitone.
+    """Cosines x 100 by steps along the circle of fifths, one row per system, and the fifth minus the semitone.
 
     Parameters
     ----------
@@ -31,12 +31,16 @@ def circle_table(profile: pd.DataFrame, fifths: pd.DataFrame, runs: Mapping[str,
     for name, group in profile.groupby("name", sort=False):
         row, own = shown.row(name), lead.loc[name]
         for cell in group.sort_values("steps").itertuples():
-            row.cell(_steps(cell.steps), f"{100 * cell.cosine:.0f}", [runs[name]])
+            row.cell(_steps(cell.steps), _rounded(cell.cosine, cell.low, cell.high), [runs[name]])
         row.cell("fifth minus semitone", with_interval(own["value"], own["low"], own["high"], "+"), [runs[name]])
         if name != against:
             column = f"fifth minus semitone, minus {against}"
             row.cell(column, difference_cell({"shared": 1, **own}), [runs[name], runs[against]])
     return shown
+
+
+def _rounded(value: float, low: float, high: float) -> str:
+    return f"{100 * value:.0f} [{100 * low:.0f}, {100 * high:.0f}]"
 
 
 def _steps(steps: int) -> str:
@@ -55,7 +59,7 @@ def rank_table(lengths: pd.DataFrame) -> TracedTable:
     for cell in lengths.to_dict("records"):
         row = shown.row(cell["objective"], str(cell["steps"]))
         for column, name in (("loss, first tenth", "first_loss"), ("loss, last tenth", "last_loss")):
-            row.cell(column, "" if pd.isna(cell[name]) else f"{cell[name]:.2f}", cell["run_ids"])
+            row.cell(column, "" if pd.isna(cell[name]) else f"{cell[name]:.1f}", cell["run_ids"])
         row.cell("effective rank", f"{cell['rank']:.1f}", cell["run_ids"])
         row.cell("weighted score x 100", with_interval(cell["score"], cell["low"], cell["high"]), cell["run_ids"])
     return shown
@@ -150,18 +154,18 @@ def property_difference_table(found: pd.DataFrame, runs: Mapping[str, str], agai
 
 
 def layer_table(values: pd.DataFrame, runs: Mapping[str, str]) -> TracedTable:
-    """What a linear map reads off every layer, times 100, one row per system and layer.
+    """What a linear map reads off every layer, times 100 with intervals, one row per system and layer.
 
     Parameters
     ----------
-    values : columns system, block, property, value.
+    values : columns system, block, property, value, low, high.
     runs : system -> run id.
     """
     shown = TracedTable(["system", "layer"])
     for (system, block), group in values.groupby(["system", "block"], sort=False):
         row = shown.row(system, block)
         for cell in group.itertuples():
-            row.cell(cell.property, f"{100 * cell.value:.0f}", [runs[system]])
+            row.cell(cell.property, _rounded(cell.value, cell.low, cell.high), [runs[system]])
     return shown
 
 

@@ -85,16 +85,18 @@ def by_track(profile: str, run_ids: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(rows).sort_values(["score", "track_id"], ignore_index=True)
 
 
-def worst_table(profile: str, run_ids: Sequence[str], number: int) -> TracedTable:
-    """The tracks of the lowest scores with true and estimated key, as text."""
-    shown = TracedTable(["track", "source"])
-    for cell in by_track(profile, run_ids).head(number).to_dict("records"):
-        row = shown.row(cell["track_id"], cell["source"])
-        row.cell("key", short_name(cell["reference"]))
-        row.cell("estimate", named(cell["estimate"]), run_ids)
-        row.cell("relation", cell["relation"], run_ids)
-        row.cell("right", f"{cell['right']} of {len(run_ids)} seeds", run_ids)
-    return shown
+def as_text(tracks: pd.DataFrame, runs: int) -> pd.DataFrame:
+    """Rows of `by_track`, of so many runs, as text: track, source, key, estimate, relation, right."""
+    return pd.DataFrame(
+        {
+            "track": tracks["track_id"],
+            "source": tracks["source"],
+            "key": tracks["reference"].map(short_name),
+            "estimate": tracks["estimate"].map(named),
+            "relation": tracks["relation"],
+            "right": [f"{right} of {runs} seeds" for right in tracks["right"]],
+        }
+    )
 
 
 def named(estimate: int) -> str:
