@@ -34,6 +34,7 @@ def gain():
     "place, text",
     [
         ("linear probe, 48 labels / ours * / gains", "gains 5.1 [1.2, 9.0]"),
+        ("linear\n  probe, all * /\n ours minus theirs / gains", "loses 5.1 [1.2, 9.0]"),
         ("linear probe, all * / ours minus theirs / gains", "loses 5.1 [1.2, 9.0]"),
         ("wide MLP, {n} labels / ours * / gains", "shows no difference that can be told: +0.3 [-2.1, +2.7]"),
         ("wide MLP, all * / ours * / gains", "shows no difference that can be told: +2.0 [+0.1, +4.0]"),

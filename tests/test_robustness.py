@@ -1,6 +1,5 @@
 """Augmentations measured in the spectrum and in time; measures against closed forms."""
 
-import matplotlib.figure
 import numpy as np
 import pytest
 import scipy.signal
@@ -10,7 +9,6 @@ from keymyna_lib.compute.processes import Processes
 from keymyna_lib.corpus.sound.effects import peaking_filter
 from keymyna_lib.experiments import audio_changes, robustness
 from keymyna_lib.experiments.audio_changes import AUGMENTATIONS
-from keymyna_lib.report import figures
 from keymyna_lib.spectrogram import SAMPLE_RATE, compress, mel_power
 
 SECONDS = 4
@@ -86,7 +84,7 @@ def test_bad_audio():
             apply("softer", bad)
 
 
-@pytest.mark.parametrize("name, snr, slope", [("white_noise", 10, 0), ("pink_noise", 5, -10 * np.log10(2))])
+@pytest.mark.parametrize("name, snr, slope", [("white_noise", 0, 0), ("pink_noise", 5, -10 * np.log10(2))])
 def test_noise_level_and_slope(name, snr, slope):
     audio = 0.2 * music()  # far from full scale, so that nothing is scaled
     added = apply(name, audio).astype(np.float64) - audio
@@ -235,16 +233,35 @@ def test_tsne_parts_clusters_and_repeats():
         robustness.tsne(points[:20], seed=1)
 
 
-def test_plot_tsne():
-    family, shift = np.repeat(["", "reverb", "pitch"], 4), np.repeat([0, 0, -1], 4)
-    track = np.tile(["a", "b", "c", "d"], 3)
-    xy = np.random.default_rng(0).standard_normal((12, 2))
-    fig = matplotlib.figure.Figure(figsize=(6, 6), layout="constrained")
-    figures.plot_tsne(fig, {"ours": xy, "untrained": -xy}, track, family, shift)
-    fig.canvas.draw()
-    assert [axis.get_title() for axis in fig.axes[:2]] == ["ours", "untrained"]
-    assert [text.get_text() for text in fig.legends[0].get_texts()] == ["clean", "reverb", "pitch"]
-    rings = fig.axes[0].collections[-1].get_offsets()
-    assert np.allclose(rings, xy[:4])
-    with pytest.raises(KeyMynaError, match="one clean point"):
-        figures.plot_tsne(fig, {"ours": xy[1:]}, track[1:], family[1:], shift[1:])
+def test_measures_of_an_encoder_that_hears_pitch_alone_and_of_one_that_hears_all():
+    """One encoder's embedding names the key, the other's the version; both heads are perfect or constant."""
+    keys = np.arange(4)
+    versions = {robustness.CLEAN: 0, **{name: one.shift for name, one in AUGMENTATIONS.items()}}
+    one_hot = np.eye(24)
+    embeddings = {("key", name): one_hot[(keys + shift) % 24] for name, shift in versions.items()}
+    embeddings |= {("sound", name): one_hot[[5 + i] * 4] for i, name in enumerate(versions)}
+    estimates = {}
+    for name, shift in versions.items():
+        for encoder in ("key", "sound"):
+            estimates[encoder, "perfect", name] = robustness.keys.transpose(keys, shift)
+            estimates[encoder, "constant", name] = np.zeros(4, int)
+    values = robustness.measured(embeddings, {"key": np.zeros(24), "sound": np.zeros(24)}, estimates)
+    assert len(values) == len(AUGMENTATIONS) * 2 * 5 * 4
+    means = robustness.by_track(values).groupby(["change", "features", "measure"])["value"].mean()
+    for change in (robustness.STAYS, robustness.MOVES):
+        assert (means[change, :, "key (perfect)"] == 1).all()
+        assert (means[change, :, "key (constant)"] == (change == robustness.STAYS)).all()
+        assert means[change, "sound", "cosine"] == 0 and means[change, "sound", "retrieval"] == 0.25
+    assert means[robustness.STAYS, "key", "cosine"] == 1 and means[robustness.MOVES, "key", "cosine"] == 0
+    found = robustness.compared(values, "key", "sound", by="features", groups=list("abcd"), seed=0)
+    stays = found.set_index(["change", "measure"]).loc[(robustness.STAYS, "cosine")]
+    assert (stays[["one", "other", "difference", "low", "high"]] == [1, 0, 1, 1, 1]).all()
+    heads = robustness.compared(
+        values[values["features"] == "key"],
+        "key (perfect)",
+        "key (constant)",
+        by="measure",
+        groups=list("abcd"),
+        seed=0,
+    )
+    assert list(heads["difference"]) == [0, 1] and list(heads["change"]) == [robustness.STAYS, robustness.MOVES]

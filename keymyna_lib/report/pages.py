@@ -233,7 +233,7 @@ def _record_of_gpu(path: Path) -> Rows | None:
 def _record(root: Path, profile: str) -> Rows | None:
     """Commits and machines of the runs behind a profile's tables, those made on request left out."""
     commits, devices = {}, {}  # as ordered sets
-    for name, entry in _notebooks(root).items():
+    for name, entry in described(root).items():
         index = root / "results" / profile / "index" / f"{name}.json"
         if entry.get("on_request") or not index.is_file():
             continue
@@ -258,7 +258,7 @@ def _of_model(path: Path) -> Rows | None:
     return rows
 
 
-def _notebooks(root: Path) -> dict[str, dict[str, Any]]:
+def described(root: Path) -> dict[str, dict[str, Any]]:
     """The notebooks of a clone in order, as the pipeline describes them."""
     described = tomllib.loads((root / "keymyna_lib" / "run" / "pipeline.toml").read_text(encoding="utf-8"))
     return {name: described[name] for name in sorted(described)}
@@ -271,7 +271,7 @@ def _executed(root: Path, profile: str, notebook: str) -> Path:
 def _minutes(root: Path, profile: str) -> Rows | None:
     """Duration of each executed notebook, by papermill's record in it; the total is of those that run unasked."""
     taken, total = {}, 0.0
-    for name, entry in _notebooks(root).items():
+    for name, entry in described(root).items():
         if (path := _executed(root, profile, name)).is_file():
             taken[name] = read_json(path)["metadata"]["papermill"]["duration"] / 60
             total += 0 if entry.get("on_request") else taken[name]
@@ -284,7 +284,7 @@ def _reading(root: Path, profile: str, page: Path) -> str:
     """The notebooks as a table, each linked to its executed copy, or to its source where there is none."""
     minutes = {row["notebook"]: row["minutes"] for row in _minutes(root, profile) or []}
     lines = ["| notebook | what it is about | minutes |", "| --- | --- | --- |"]
-    for name, entry in _notebooks(root).items():
+    for name, entry in described(root).items():
         path = _executed(root, profile, name) if name in minutes else root / "notebooks" / f"{name}.ipynb"
         link = os.path.relpath(path, page.parent)
         took = minutes.get(name, NOT_RUN) + (", on request" if entry.get("on_request") else "")

@@ -77,7 +77,7 @@ def say(template: str, **given: Table | str | int | float | bool) -> Said:
         return name if name[0].isdigit() else str(values[name]) if name in values else match[0]
 
     def place(match: re.Match[str]) -> str:
-        name, *where = match[1].split(" / ")
+        name, *where = " ".join(match[1].split()).split(" / ")  # it may run over the end of a line
         try:
             if name in values and len(where) == 1:
                 return _formatted(values[name], where[0])
@@ -98,6 +98,16 @@ def typed(template: str) -> list[str]:
     """The numbers in a template that are typed as if they were no results, each with what stands around it."""
     prose = _NO_RESULT.sub("", _PLACE.sub("", _VALUE.sub("", template)))
     return [prose[max(0, match.start() - 20) : match.end() + 10] for match in re.finditer(r"\d[\d.,]*", prose)]
+
+
+def spelled(number: int) -> str:
+    """A small number as a word.
+
+    >>> spelled(6), spelled(13)
+    ('six', '13')
+    """
+    words = "no one two three four five six seven eight nine ten eleven twelve".split()
+    return words[number] if 0 <= number < len(words) else str(number)
 
 
 def listed(items: Iterable[object]) -> str:
