@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keymyna_lib.base.errors import KeyMynaError
-from keymyna_lib.experiments.geometry import circle_profile, circle_steps, effective_rank, transposition_cosines
+from keymyna_lib.experiments.geometry import (
+    circle_profile,
+    circle_steps,
+    effective_rank,
+    fifth_over_semitone,
+    transposition_cosines,
+)
 from keymyna_lib.features import Features, spread_windows
 from keymyna_lib.report import figures
 
@@ -74,6 +80,34 @@ def test_a_profile_averages_shifts_of_one_distance_and_draws_compositions_togeth
     together = circle_profile({"a": found}, {name: str(i % 4) for i, name in enumerate(NAMES)})
     assert (alone["low"] < alone["cosine"]).all() and (alone["cosine"] < alone["high"]).all()
     assert not np.allclose(together[["low", "high"]], alone[["low", "high"]])
+
+
+def test_scales_hear_fifths_and_what_moves_with_frequency_hears_semitones():
+    """Scales share six notes with the fifth and two with the semitone; a bump on a line of frequency is nearest to the
+    semitone."""
+    scale = transposition_cosines(scales(), NAMES[:36], SHIFTS)
+    bump = scales()
+    places = torch.arange(12.0) - 6
+    x = torch.stack([torch.exp(-((places - s) ** 2) / 8) for s in bump.shift.tolist()])
+    x += 0.01 * torch.from_numpy(np.random.default_rng(0).normal(size=x.shape)).float()
+    bump = transposition_cosines(Features(x, bump.track, bump.shift, NAMES), NAMES[:36], SHIFTS)
+    compositions = {name: str(i // 2) for i, name in enumerate(NAMES)}
+    found = fifth_over_semitone({"scale": scale, "bump": bump, "twin": scale}, compositions, "scale").set_index("name")
+    assert found.loc["scale", "value"] == pytest.approx(4 / (7 - 49 / 12), abs=1e-5)
+    assert found.loc["bump", "value"] < 0 and found.loc["bump", "high"] < 0
+    assert found.loc["bump", "difference"] == pytest.approx(found.loc["bump", "value"] - found.loc["scale", "value"])
+    assert found.loc["bump", "d_high"] < 0 and found.loc["bump", "p_holm"] < 0.001
+    assert np.allclose(found.loc["twin", ["difference", "d_low", "d_high"]].astype(float), 0)
+    assert found.loc["twin", "p_holm"] == 1 and np.isnan(found.loc["scale", "p_holm"])
+
+
+def test_fifths_and_semitones_are_needed_of_the_same_tracks():
+    found = transposition_cosines(scales(), NAMES, SHIFTS)
+    names = {name: name for name in NAMES}
+    with pytest.raises(KeyMynaError, match="'a': shifts .* a fifth and a semitone"):
+        fifth_over_semitone({"a": found[found["shift"] != 1]}, names, "a")
+    with pytest.raises(KeyMynaError, match="'b' and 'a': expected cosines of the same tracks"):
+        fifth_over_semitone({"a": found, "b": found[found["track_id"] != "t3"]}, names, "a")
 
 
 def test_the_figure_draws_each_system_at_its_cosines():

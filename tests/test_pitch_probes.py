@@ -20,6 +20,8 @@ from keymyna_lib.experiments.pitch_probes import (
     fit_ridge,
     probe,
     probe_properties,
+    property_differences,
+    score_table,
 )
 
 N, DIM = 900, 20
@@ -196,7 +198,8 @@ def test_every_property_is_probed(table):
     mixed = (table["purity"] < MIN_PURITY).to_numpy()
     table.loc[mixed, "family"] = np.random.default_rng(1).permutation(table.loc[mixed, "family"])
     table.loc[7, "register"] = np.nan
-    results = probe_properties(torch.from_numpy(held), table, np.random.default_rng(0)).set_index("property")
+    scores = probe_properties(torch.from_numpy(held), table, np.random.default_rng(0))
+    results = score_table(scores).set_index("property")
     assert results.index.tolist() == [wanted.name for wanted in PROPERTIES]
     assert results["measure"].tolist() == ["skill", "skill", "R2", "R2", "R2", "skill", "skill", "R2", "R2"]
     assert (results["value"] > 0.99).all()
@@ -211,3 +214,30 @@ def test_the_property_that_cannot_be_probed_is_named(table):
         probe_properties(np.zeros((N, 2)), table.assign(tuning=0.0), np.random.default_rng(0))
     with pytest.raises(KeyMynaError, match="899 rows"):
         probe_properties(np.zeros((N - 1, 2)), table, np.random.default_rng(0))
+
+
+def test_differences_of_properties_are_those_of_their_values_and_paired(table):
+    """A feature set beside a noisier copy of itself, and a set beside itself: no window tells one from the other."""
+    rng = np.random.default_rng(0)
+    known = pd.get_dummies(table[["tonic", "mode"]].astype(str)).to_numpy(float)
+    known = np.column_stack([known, table[list(CHROMA_COLUMNS)], table[["tuning", "register"]]])
+    sets = {"clear": known, "noisy": known + rng.normal(size=known.shape), "again": known}
+    scores = {name: probe_properties(x, table, np.random.default_rng(0)) for name, x in sets.items()}
+    found = property_differences(scores, "clear").set_index(["system", "property"])
+    assert list(found.index) == [(name, wanted.name) for name in ("noisy", "again") for wanted in PROPERTIES]
+    for (name, wanted), row in found.iterrows():
+        assert row["difference"] == pytest.approx(scores[name][wanted].value - scores["clear"][wanted].value)
+        assert row["p"] <= row["p_holm"] <= 1
+    for wanted in ("tonic", "mode", "chroma", "tuning", "register"):
+        lost = found.loc[("noisy", wanted)]
+        assert lost["d_low"] <= lost["difference"] <= lost["d_high"] < 0 and lost["p_holm"] < 0.05
+    assert (found.loc["again", ["difference", "d_low", "d_high"]] == 0).all(axis=None)
+    assert (found.loc["again", "p_holm"] == 1).all()
+
+
+def test_differences_need_the_same_windows(table):
+    x = np.random.default_rng(0).normal(size=(N, 3))
+    one = probe_properties(x, table, np.random.default_rng(0))
+    other = probe_properties(x, table.assign(composition=np.arange(N)), np.random.default_rng(0))
+    with pytest.raises(KeyMynaError, match="'b' and 'a': 'tonic' was not probed on the same windows"):
+        property_differences({"a": one, "b": other}, "a")

@@ -201,6 +201,38 @@ def test_what_does_not_vary_in_a_corpus_divides_nothing():
     assert summaries.kinds_of(manifest[:2]).columns.empty
 
 
+def test_heads_of_one_budget_each_are_compared_and_corrected_together(home):
+    """As `comparison` has them, budget by budget, over the seeds that both have; Holm's correction is over all."""
+    ids = []
+    for name, shares, seeds in (("ours", {48: 0.5, 0: 0.95}, (0, 1)), ("theirs", {48: 0.45, 0: 0.3}, (0, 1, 2))):
+        for budget, share in shares.items():
+            for seed in seeds:
+                config = {"name": name, "budget": budget, "task": "t"}
+                with Run("x", profile="smoke", notebook="n", config=config, seed=seed, inputs={"corpus": "c"}) as run:
+                    run.predictions(estimates(share, seed=10 * seed + budget + len(name), source="s"))
+                ids.append(run.run_id)
+    runs = describe_runs("smoke", ids)
+    found = summaries.head_comparison("smoke", runs, [48, 0], "theirs", n_resamples=500)
+    assert list(zip(found["name"], found["budget"])) == [("ours", 48), ("theirs", 48), ("ours", 0), ("theirs", 0)]
+    ours = found[found["name"] == "ours"].set_index("budget")
+    assert list(ours["shared"]) == [2, 2] and list(found["seeds"]) == [2, 3, 2, 3]
+    shared = runs[runs["seed"] < 2]
+    for budget, row in zip(ours.index, ours.to_dict("records")):
+        a, b = (
+            np.stack(
+                [
+                    load_predictions("smoke", run)["score"].to_numpy()
+                    for run in shared.loc[(shared["name"] == name) & (shared["budget"] == budget), "run_id"]
+                ]
+            )
+            for name in ("ours", "theirs")
+        )
+        assert row["difference"] == pytest.approx(a.mean() - b.mean(), abs=1e-6)
+    assert ours.loc[0, "p"] < ours.loc[48, "p"]
+    assert ours.loc[0, "p_holm"] == pytest.approx(min(1, 2 * ours.loc[0, "p"]))
+    assert ours.loc[48, "p_holm"] == pytest.approx(max(ours.loc[48, "p"], ours.loc[0, "p_holm"]))
+
+
 def test_a_difference_is_decided_by_adjusted_p_and_interval_together():
     found = pd.DataFrame(
         [

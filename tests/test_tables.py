@@ -105,6 +105,13 @@ def test_missing_and_surplus_runs_are_errors(runs):
         summaries.expect_complete(pd.concat([runs, runs.iloc[:1]]))
 
 
+def test_a_head_may_have_fewer_seeds_but_no_fewer_budgets(runs):
+    ids = [store("spectrogram", "network", REFERENCE, budget) for budget in (48, 0)]
+    summaries.expect_complete(pd.concat([runs, describe_runs("smoke", ids)]))
+    with pytest.raises(KeyMynaError, match="network: 0 runs with 0 labels and seed 0"):
+        summaries.expect_complete(pd.concat([runs, describe_runs("smoke", ids[:1])]))
+
+
 def test_every_measured_cell_of_the_detail_table_is_traced(runs):
     shown = tables.detail_table(summaries.systems("smoke", runs), 90)
     for row in shown.frame.to_dict("records"):

@@ -9,7 +9,8 @@ training rows and on iterations, and the purity asked of a window are our choice
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ import pandas as pd
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.corpus.rendered.window_truth import CHROMA_COLUMNS
 from keymyna_lib.corpus.splits import SPLITS
-from keymyna_lib.evaluate import ratio_interval
+from keymyna_lib.evaluate import holm, paired_difference, ratio_interval
 from keymyna_lib.experiments.label_efficiency import logistic_path
 
 MEASURES = {"numeric": "R2", "category": "skill"}  # by kind of target
@@ -25,6 +26,7 @@ ALPHAS = tuple(10.0 ** np.arange(-1, 7))  # penalty on the squared weights, the 
 CS = (1e-3, 1e-2, 1e-1, 1.0)  # inverse of that penalty, the cross-entropy summed over rows
 MAX_TRAIN_ROWS = 8000
 MAX_ITERATIONS, TOLERANCE = 100, 1e-4  # of L-BFGS, for one C
+N_RESAMPLES = 20_000  # of paired differences: Holm's correction multiplies their smallest p, 2 in so many
 MIN_PURITY = 0.75  # least share of a window filled by one section, for properties of that section
 
 
@@ -78,8 +80,17 @@ class LinearMap:
 
 @dataclass(frozen=True)
 class Score:
-    """Outcome of a probe: "R2" or "skill", its value on test with its 95 % interval, rows fitted on and scored, and the
-    alpha or C chosen."""
+    """Outcome of a probe.
+
+    Attributes
+    ----------
+    measure : "R2" or "skill".
+    value, low, high : on test, 1 - the sum of the errors over that of the reference, with its 95 % interval.
+    n_train, n_test : rows fitted on and scored.
+    chosen : alpha or C.
+    errors, reference : (test row,) of the probe and of the guess that its measure compares it with, see `probe`.
+    groups : (test row,) as given.
+    """
 
     measure: str
     value: float
@@ -88,6 +99,9 @@ class Score:
     n_train: int
     n_test: int
     chosen: float
+    errors: np.ndarray = field(compare=False, repr=False)
+    reference: np.ndarray = field(compare=False, repr=False)
+    groups: np.ndarray = field(compare=False, repr=False)
 
 
 def fit_ridge(x: np.ndarray, y: np.ndarray, x_valid: np.ndarray, y_valid: np.ndarray) -> LinearMap:
@@ -187,7 +201,8 @@ def probe(
     fitted = fit(x[train], y[train], x[valid], y[valid])
     estimate = fitted.predict(x[test])
     errors, reference = _squared(estimate, y[test]) if kind == "numeric" else _wrong(estimate, y[test], y[train])
-    low, high = ratio_interval(errors, reference, groups=np.asarray(groups)[test], seed=0)
+    groups = np.asarray(groups)[test]
+    low, high = ratio_interval(errors, reference, groups=groups, seed=0)
     return Score(
         MEASURES[kind],
         float(1 - errors.sum() / reference.sum()),
@@ -196,12 +211,15 @@ def probe(
         len(train),
         len(test),
         fitted.chosen,
+        errors,
+        reference,
+        groups,
     )
 
 
 def probe_properties(
     x, table: pd.DataFrame, generator: np.random.Generator, *, max_train_rows: int = MAX_TRAIN_ROWS
-) -> pd.DataFrame:
+) -> dict[str, Score]:
     """Probe one feature set for every one of PROPERTIES.
 
     Parameters
@@ -213,9 +231,7 @@ def probe_properties(
 
     Returns
     -------
-    DataFrame
-        One row per property: property, measure ("R2" or "skill"), value, low, high (resampling compositions), n_train,
-        n_test, chosen (alpha or C).
+    By the name of the property, in their order; intervals resample compositions.
 
     Raises
     ------
@@ -224,13 +240,13 @@ def probe_properties(
     """
     if len(x) != len(table):
         raise KeyMynaError(f"x has {len(x)} rows and the table {len(table)} windows: pass the same tracks to both.")
-    x, results = np.asarray(x), []
+    x, results = np.asarray(x), {}
     for wanted in PROPERTIES:
         values = table[list(wanted.columns)]
         keep = (values.notna().all(axis=1) & (table["purity"].ge(MIN_PURITY) | (not wanted.pure))).to_numpy()
         y = values.to_numpy()[keep] if len(wanted.columns) > 1 else values[wanted.columns[0]].to_numpy()[keep]
         try:
-            score = probe(
+            results[wanted.name] = probe(
                 wanted.kind,
                 x[keep],
                 y,
@@ -241,8 +257,61 @@ def probe_properties(
             )
         except KeyMynaError as error:
             raise KeyMynaError(f"property {wanted.name!r}: {error}") from None
-        results.append({"property": wanted.name, **vars(score)})
-    return pd.DataFrame(results)
+    return results
+
+
+def score_table(scores: Mapping[str, Score]) -> pd.DataFrame:
+    """What `probe_properties` returns as one row per property: property, and a `Score`'s attributes up to `chosen`."""
+    shown = ("measure", "value", "low", "high", "n_train", "n_test", "chosen")
+    return pd.DataFrame(
+        [{"property": name} | {column: getattr(score, column) for column in shown} for name, score in scores.items()]
+    )
+
+
+def property_differences(scores: Mapping[str, Mapping[str, Score]], against: str) -> pd.DataFrame:
+    """What each feature set tells of each property more than one of them does, paired over test windows.
+
+    Of two probes with the same reference, the difference of R2 or skill is the sum of the differences of their errors
+    over that of the reference. Compositions are resampled; p is for a difference of zero.
+
+    Parameters
+    ----------
+    scores : by system, what `probe_properties` returns for the same windows and generator.
+    against : the system that the others are compared with.
+
+    Returns
+    -------
+    One row per other system and property: system, property, measure, difference, d_low, d_high, p, and p_holm (adjusted
+    over all rows).
+
+    Raises
+    ------
+    KeyMynaError
+        When a property was not probed on the same windows for both.
+    """
+    rows, others = [], {system: found for system, found in scores.items() if system != against}
+    for system, found in others.items():
+        for name, ours in found.items():
+            theirs = scores[against][name]
+            if not np.array_equal(ours.reference, theirs.reference) or not np.array_equal(ours.groups, theirs.groups):
+                raise KeyMynaError(f"{system!r} and {against!r}: {name!r} was not probed on the same windows of both.")
+            less = theirs.errors - ours.errors
+            low, high = ratio_interval(less, ours.reference, groups=ours.groups, n_resamples=N_RESAMPLES, seed=0)
+            of_group = np.bincount(np.unique(ours.groups, return_inverse=True)[1], less)
+            p = paired_difference(of_group, np.zeros_like(of_group), n_resamples=N_RESAMPLES, seed=0).p
+            rows.append(
+                {
+                    "system": system,
+                    "property": name,
+                    "measure": ours.measure,
+                    "difference": float(less.sum() / ours.reference.sum()),
+                    "d_low": low,
+                    "d_high": high,
+                    "p": p,
+                }
+            )
+    table = pd.DataFrame(rows)
+    return table.assign(p_holm=holm(table["p"]))
 
 
 def _moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

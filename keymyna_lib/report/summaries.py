@@ -48,7 +48,7 @@ def estimates_of(profile: str, run_id: str) -> pd.DataFrame:
 
 
 def expect_complete(runs: pd.DataFrame) -> None:
-    """Check that, in each task, every system with a trained head has one run for each label budget and seed.
+    """Check that, in each task, every system with a trained head has one run per label budget and seed of the head.
 
     Raises
     ------
@@ -58,7 +58,8 @@ def expect_complete(runs: pd.DataFrame) -> None:
     trained = runs.dropna(subset="budget")
     counts = trained.groupby([*TASK_SYSTEM, "budget", "seed"]).size()
     for (task, head), group in trained.groupby(["task", "head"]):
-        names = group["features"].unique(), trained["budget"].unique(), trained["seed"].unique()
+        # A head may have seeds of its own: a network trained from its beginning costs more than a grid of heads.
+        names = group["features"].unique(), trained["budget"].unique(), group["seed"].unique()
         for features, budget, seed in product(*names):
             if (found := counts.get((task, features, head, budget, seed), 0)) != 1:
                 raise KeyMynaError(
@@ -319,6 +320,28 @@ def comparison(
     if (known := table["p"].notna()).any():
         table.loc[known, "p_holm"] = holm(table.loc[known, "p"])
     return table
+
+
+def head_comparison(
+    profile: str, runs: pd.DataFrame, budgets: Sequence[int], against: str, *, n_resamples: int = 20_000
+) -> pd.DataFrame:
+    """`comparison` of heads that were trained with one label budget each: columns as there, over the seeds of both.
+
+    Parameters
+    ----------
+    runs : rows of `runs.load_runs` with name, of one task, a run for each name, budget and seed.
+    budgets, against, n_resamples : as for `comparison`; a name without runs at one of the budgets has no row there.
+    """
+    found = pd.concat(
+        [
+            comparison(profile, runs[runs["budget"] == budget], [budget], against, n_resamples=n_resamples)
+            for budget in budgets
+        ],
+        ignore_index=True,
+    )
+    known = found["p"].notna()
+    found.loc[known, "p_holm"] = holm(found.loc[known, "p"])
+    return found
 
 
 def decided(found: pd.DataFrame, *, level: float = 0.05) -> pd.Series:

@@ -38,7 +38,10 @@ SPEED, ANSWERS, CONCLUSIONS, TRY_IT, TABLES = ("70_speed", "75_answers", "80_con
 # Numbers that only notebooks have.
 _SIZES = {
     **dict.fromkeys(("n_test_chorales", "n_test_songs", "compared_tracks"), at_least(0)),
-    **dict.fromkeys(("shift_step", "n_neighbours"), at_least(1)),
+    **dict.fromkeys(("shift_step", "n_neighbours", "circle_windows", "cnn_steps"), at_least(1)),
+    "circle_tracks": at_least(2),
+    "cnn_seeds": each(at_least(0), least=0),
+    "cnn_lr": POSITIVE,
 }
 # Notebook 60: what may be varied -> the parameter with its values, and the setting that takes them.
 FACTORS = {

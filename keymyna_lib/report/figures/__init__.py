@@ -7,7 +7,6 @@ from keymyna_lib.report.figures.compared import (
     cost_curve,
     designs,
     differences,
-    layer_heatmap,
     systems,
     transfer,
 )
@@ -30,7 +29,6 @@ __all__ = [
     "key_histogram",
     "label_audit",
     "label_curves",
-    "layer_heatmap",
     "mlp_grid",
     "pretraining_curves",
     "probe_selection",

@@ -108,28 +108,6 @@ def circle_of_fifths(axis: Axes, found: pd.DataFrame) -> None:
     label_points(axis, ends)
 
 
-def layer_heatmap(axis: Axes, values: pd.DataFrame, *, colorbar: bool) -> None:
-    """What can be read off each layer: properties down, layers across; `values` has block, property, value."""
-    import seaborn as sns
-
-    table = values.pivot_table(index="property", columns="block", values="value", sort=False)
-    sns.heatmap(
-        table,
-        vmin=0,
-        vmax=1,
-        cmap="viridis",
-        annot=100 * table,
-        fmt=".0f",
-        annot_kws={"size": 7},
-        ax=axis,
-        cbar=colorbar,
-        cbar_kws={"label": "skill or R2"},
-    )
-    axis.set(xlabel="", ylabel="")
-    axis.tick_params(axis="x", labelrotation=60, labelsize=8)
-    axis.tick_params(axis="y", labelrotation=0, labelsize=8)
-
-
 def transfer(found: pd.DataFrame) -> Figure:
     """Scores of probes trained elsewhere, a panel a condition, a row a system; a bar is the control of the same row.
 
