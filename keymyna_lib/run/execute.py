@@ -21,6 +21,7 @@ from traitlets import Float
 from keymyna_lib.base import files, interrupts, paths
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.report.navigation import rebased
+from keymyna_lib.run.captions import describe
 from keymyna_lib.run.live import LiveBars
 from keymyna_lib.run.parameters import local_paths
 from keymyna_lib.run.project import Project
@@ -164,6 +165,7 @@ def tidy(
         if timing.get("duration") is not None:
             cell.metadata["papermill"] = {"duration": round(timing["duration"], 1)}
         cell.outputs = [_scrub(output, project, brought) for output in _merge_streams(cell.outputs)]
+        describe(cell)
     return node
 
 

@@ -141,7 +141,10 @@ def label_points(axis: Axes, points: Sequence[tuple[float, float, str, str]]) ->
     axis.figure.draw_without_rendering()  # type: ignore[union-attr]  # for the height that the layout leaves
     line = 1.2 * TEXT / 72 * axis.figure.dpi / axis.get_window_extent().height  # type: ignore[union-attr]
     to_fraction = axis.transLimits.transform
-    wrapped = [(x, y, "\n".join(textwrap.fill(part, 30) for part in name.split("\n")), c) for x, y, name, c in points]
+    wrapped = [
+        (x, y, "\n".join(textwrap.fill(part, 30, break_on_hyphens=False) for part in name.split("\n")), c)
+        for x, y, name, c in points
+    ]
     ordered = sorted(wrapped, key=lambda point: point[1])
     wanted = np.array([to_fraction(axis.transScale.transform((x, y)))[1] for x, y, _, _ in ordered])
     heights = line * np.array([1 + name.count("\n") for _, _, name, _ in ordered])

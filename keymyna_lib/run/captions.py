@@ -1,0 +1,32 @@
+"""What figures show, in words: `captions.toml`, and alternative texts for the pictures of executed notebooks."""
+
+from __future__ import annotations
+
+import functools
+import re
+import tomllib
+from pathlib import Path
+
+from nbformat import NotebookNode
+
+
+@functools.cache
+def captions() -> dict[str, dict[str, str]]:
+    """Name of a figure -> "caption" and "alt"."""
+    return tomllib.loads(Path(__file__).with_name("captions.toml").read_text(encoding="utf-8"))
+
+
+def describe(cell: NotebookNode) -> None:
+    """Give the pictures among a cell's outputs their alternative text, where its code names as many figures.
+
+    A figure is named by a string in quotes, as in `stage.figure(figure, "NAME")`; an f-string names all that it fits.
+    nbconvert, and what builds on it, takes the text from the metadata of the output.
+    """
+    pictures = [output for output in cell.outputs if "image/png" in output.get("data", {})]
+    written = [re.sub(r"\{[^{}]*\}", r"\\w+", name) for name in re.findall(r'"([\w{}]+)"', cell.source)]
+    names = list(dict.fromkeys(name for pattern in written for name in captions() if re.fullmatch(pattern, name)))
+    if len(names) == 1:
+        names *= len(pictures)  # the same figure of each task
+    if len(names) == len(pictures):
+        for picture, name in zip(pictures, names):
+            picture.setdefault("metadata", {}).setdefault("image/png", {})["alt"] = captions()[name]["alt"]
