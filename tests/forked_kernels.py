@@ -11,6 +11,7 @@ import contextlib
 import importlib
 import multiprocessing
 import os
+import socket
 import sys
 from multiprocessing import forkserver
 
@@ -53,7 +54,6 @@ def kernel(arguments, environment, folder, ready):
     os.environ.clear()
     os.environ.update(environment, JPY_PARENT_PID=str(os.getppid()))  # it ends when that process does
     os.chdir(folder)
-    forkserver._forkserver.ensure_running = lambda: None  # the workers of its pools come from where it comes from
     from ipykernel.kernelapp import launch_new_instance
 
     try:
@@ -92,9 +92,24 @@ class Forked:
         self._process.terminate()
 
 
-if __name__ == "__mp_main__":  # in the process that kernels are forked from
-    import_all()
+def serve():
+    """From here on, kernels and the workers of their pools are forked from a copy of this process."""
+    server = forkserver._forkserver
+    server.ensure_running = lambda: None  # it is, for them as well
+    listener, (read, server._forkserver_alive_fd) = socket.socket(socket.AF_UNIX), os.pipe()
+    listener.bind("")
+    listener.listen()
+    server._forkserver_address = listener.getsockname()
+    if not os.fork():
+        os.close(server._forkserver_alive_fd)
+        forkserver.main(listener.detach(), read, [])  # to the end of the processes that may ask
+    listener.close()
+    os.close(read)
+
+
 if __name__ == "__main__":
     os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"  # read when matplotlib is first imported
+    import_all()
+    serve()
     local_provisioner.launch_kernel = Forked
     main(["run", *sys.argv[1:]], prog_name="run_all.sh")
