@@ -15,6 +15,7 @@ import socket
 import sys
 from multiprocessing import forkserver
 
+import numpy
 from jupyter_client.provisioning import local_provisioner
 
 from keymyna_lib.__main__ import main
@@ -28,8 +29,9 @@ LATE = """essentia.standard ipykernel.kernelapp librosa.core librosa.effects lib
 
 
 def import_all():
-    """Import what notebooks import, and what the functions that they call import late."""
+    """Import what notebooks import, and what the functions that they call import or compile late."""
     from keymyna_lib.bench import growth, step
+    from keymyna_lib.experiments.controls import template_keys
 
     found = set(LATE)
     for path in paths.NOTEBOOKS.glob("*.ipynb"):
@@ -43,6 +45,7 @@ def import_all():
     for name in sorted(found):
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
+    template_keys(numpy.random.default_rng(0).normal(size=32000))
     for module in (growth, step):  # a process that imports all this anew, for each measurement of memory
         module.in_fresh_process = lambda function, *arguments: function(*arguments)
 
