@@ -15,6 +15,7 @@ import socket
 import sys
 from multiprocessing import forkserver
 
+import matplotlib
 import numpy
 from jupyter_client.provisioning import local_provisioner
 
@@ -32,6 +33,7 @@ def import_all():
     """Import what notebooks import, and what the functions that they call import or compile late."""
     from keymyna_lib.bench import growth, step
     from keymyna_lib.experiments.controls import template_keys
+    from keymyna_lib.report import figures
 
     found = set(LATE)
     for path in paths.NOTEBOOKS.glob("*.ipynb"):
@@ -46,8 +48,19 @@ def import_all():
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     template_keys(numpy.random.default_rng(0).normal(size=32000))
+    figures.use_style = quick(figures.use_style)
     for module in (growth, step):  # a process that imports all this anew, for each measurement of memory
         module.in_fresh_process = lambda function, *arguments: function(*arguments)
+
+
+def quick(use_style):
+    """The same style in a coarse picture, of a size that is not fitted to its content: drawn once instead of twice."""
+
+    def use():
+        use_style()
+        matplotlib.rcParams.update({"figure.dpi": 40, "savefig.dpi": 40, "savefig.bbox": None})
+
+    return use
 
 
 def kernel(arguments, environment, folder, ready):
