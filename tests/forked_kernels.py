@@ -24,9 +24,10 @@ from keymyna_lib.base import paths
 from keymyna_lib.run.parameters import read_cells
 
 CONTEXT = multiprocessing.get_context("forkserver")
-LATE = """essentia.standard ipykernel.kernelapp librosa.core librosa.effects librosa.feature librosa.filters seaborn
-    matplotlib.pyplot scipy.linalg scipy.sparse.csgraph sklearn.feature_extraction.text sklearn.linear_model
-    sklearn.manifold sklearn.preprocessing torch._dynamo""".split()  # what functions import
+LATE = """essentia.standard ipykernel.debugger ipykernel.kernelapp librosa.core librosa.effects librosa.feature
+    librosa.filters matplotlib.backends.backend_pdf matplotlib.pyplot pandas.io.formats.style scipy.linalg
+    scipy.sparse.csgraph seaborn sklearn.feature_extraction.text sklearn.linear_model sklearn.manifold
+    sklearn.preprocessing torch._dynamo""".split()  # what functions import
 
 
 def import_all():
