@@ -11,16 +11,20 @@ from keymyna_lib.run import warmup
 COPIED = ("keymyna_lib", "notebooks", "requirements.lock", "pyproject.toml")
 
 
-def run_in(clone, *arguments, profile="smoke"):
-    """The runner in the copy, with a cache of its own."""
+FORKED = paths.ROOT / "tests" / "forked_kernels.py"
+
+
+def run_in(clone, *arguments, profile="smoke", forked=True):
+    """The runner in the copy, with a cache of its own; its kernels are forked, see `forked_kernels`, or started."""
     environment = {
         **os.environ,
         "PYTHONPATH": str(clone),
         "KEYMYNA_CACHE": str(clone / ".cache"),
         "OMP_NUM_THREADS": "1",
     }
+    command = [FORKED] if forked else ["-m", "keymyna_lib", "run"]
     done = subprocess.run(
-        [sys.executable, "-m", "keymyna_lib", "run", "--profile", profile, *arguments],
+        [sys.executable, *command, "--profile", profile, *arguments],
         cwd=clone,
         env=environment,
         capture_output=True,

@@ -1,5 +1,8 @@
 """Fixtures that several modules of tests share; the scores are parsed once, then cached as in a normal run."""
 
+import multiprocessing
+from multiprocessing import forkserver
+
 import filelock
 import hypothesis
 import matplotlib
@@ -41,6 +44,14 @@ def pieces(scores):
     """The table of all kept pieces with their composition and split."""
     table = scores.table.assign(composition=compositions.composition_ids(scores))
     return table.assign(split=splits.assign_splits(table, seed=0))
+
+
+@pytest.fixture(scope="session")
+def fork_server():
+    """What the processes of a test need is imported once, in the one that they are forked from."""
+    needed = "distributed librosa.feature torch keymyna_lib.experiments.upstream keymyna_lib.run.torchrun"
+    multiprocessing.get_context("forkserver").set_forkserver_preload(needed.split())
+    forkserver.ensure_running()
 
 
 @pytest.fixture

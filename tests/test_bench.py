@@ -303,6 +303,7 @@ def tiny(tmp_path_factory):
         patch.setattr(paths, "CACHE", tmp_path_factory.mktemp("cache"))
         patch.setattr(torch.cuda, "is_available", lambda: False)
         patch.setattr(goals, "stored_at", lambda: paths.CACHE / "gpu.json")
+        patch.setattr(step, "LEAST_TURN", 0.05)
         patch.setattr("keymyna_lib.bench.song.process", lambda *arguments: lambda: None)
         for module in ("step", "growth"):
             patch.setattr(

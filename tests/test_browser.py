@@ -69,7 +69,7 @@ def lab(clone, tmp_path_factory):
         yield files.read_json(said)["url"]
     finally:
         process.terminate()  # and with it its kernels
-        process.wait(60)
+        process.wait(PATIENCE)
 
 
 @pytest.fixture(scope="module")

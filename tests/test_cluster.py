@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
+import dask
 import numpy as np
 import pandas as pd
 import pytest
@@ -35,9 +36,10 @@ from keymyna_lib.model import EncoderConfig, build_encoder
 
 
 @pytest.fixture(scope="module")
-def client():
-    with cluster.connect("local:2") as client:
-        yield client
+def client(fork_server):
+    # Instead of "spawn", by which each worker, and who follows a killed one, imports everything.
+    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}), cluster.connect("local:2") as it:
+        yield it
 
 
 def product(a, b):

@@ -53,19 +53,19 @@ class Resource:
             pass
 def work():
     Resource()
-    time.sleep(60)
+    time.sleep(300)
 """
     ended = run(code)
-    assert ended.communicate(timeout=50)[1] == ONE_LINE and ended.returncode == 130
+    assert ended.communicate(timeout=600)[1] == ONE_LINE and ended.returncode == 130
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_kernel_at_work_and_its_own_processes_end_with_the_runner(tmp_path, number):
     notebook = (
         '{"cells": [{"cell_type": "code", "id": "a", "metadata": {}, "outputs": [], "execution_count": null, "source": '
-        "\"import os, subprocess, time\\nchild = subprocess.Popen(['sleep', '60'])\\n"
+        "\"import os, subprocess, time\\nchild = subprocess.Popen(['sleep', '300'])\\n"
         "open('pids.new', 'w').write(f'{os.getpid()} {child.pid}')\\nos.rename('pids.new', 'pids')\\n"
-        'time.sleep(60)"}], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}'
+        'time.sleep(300)"}], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}'
     )
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "notebooks" / "00_x.ipynb").write_text(notebook)
@@ -80,7 +80,7 @@ def work():
     while not pids.exists() and running.poll() is None:
         time.sleep(0.05)
     os.kill(running.pid, number)
-    assert running.communicate(timeout=50)[1] == ONE_LINE and running.returncode == 130
+    assert running.communicate(timeout=600)[1] == ONE_LINE and running.returncode == 130
     assert all(gone(pid) for pid in pids.read_text().split())
 
 

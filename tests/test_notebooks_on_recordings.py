@@ -39,6 +39,7 @@ SHRUNK = {
     "min_windows": "0",
     "budget": "24",
     "n_test_songs": "2",
+    "test_shifts": "-5,2",
 }
 
 

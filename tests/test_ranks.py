@@ -51,9 +51,9 @@ def serve(rank, pipe):
 
 
 @pytest.fixture(scope="module")
-def on_two():
+def on_two(fork_server):
     """Calls a function of this module in two processes, and returns what each of them returned."""
-    context, workers = multiprocessing.get_context("spawn"), []
+    context, workers = multiprocessing.get_context("forkserver"), []
     for rank in range(WORLD):
         here, there = context.Pipe()
         workers.append((context.Process(target=serve, args=(rank, there), daemon=True), here))

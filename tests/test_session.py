@@ -128,6 +128,6 @@ def test_what_is_interrupted_is_whole(library):
     ) as running:
         start = running.stdout.readline() + running.stdout.readline()
         running.send_signal(signal.SIGINT)
-        rest, said = running.communicate(timeout=60)
+        rest, said = running.communicate(timeout=600)
     assert running.returncode == 130 and said.splitlines()[-1].startswith("stopped: ")
     assert 1 <= len(json.loads(start + rest)) < 212
