@@ -182,6 +182,15 @@ def test_what_has_not_run_says_so(project):
         page.write(project, "smoke", project.made)
 
 
+def test_what_only_the_larger_profile_has_tested_is_taken_from_what_is_committed(project, committed):
+    results = project.made / "results" / "mini"
+    soup = BeautifulSoup(page.build(project.made, "mini", {}, committed), "html.parser")
+    links = {tag["href"] for tag in soup.find_all("a", href=True) if "mini-full" in tag["href"]}
+    assert "In profile mini-full." in soup.text and links and all((results / link).is_file() for link in links)
+    (project.made / "results" / "mini-full" / "tables").mkdir(parents=True)  # run here, with nothing to tell
+    assert "mini-full" not in BeautifulSoup(page.build(project.made, "mini", {}, committed), "html.parser").text
+
+
 def test_pictures_are_made_smaller(project):
     soup = BeautifulSoup(page.write(project, "mini", project.made).read_text(), "html.parser")
     with Image.open(project.made / "figures/mini/odd.png") as picture:

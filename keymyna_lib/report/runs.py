@@ -234,12 +234,12 @@ def published(profile: str, notebook: str) -> dict[str, Any]:
     Raises
     ------
     KeyMynaError
-        When it has not run yet in this profile.
+        When it has not run here in this profile.
     """
     path = _index(profile, notebook)
     if not path.exists():
         raise KeyMynaError(
-            f"notebook {notebook} has not run in profile {profile!r}: "
+            f"notebook {notebook} has not run here in profile {profile!r}: "
             f"./run_all.sh --profile {profile} --only {notebook[:2]}"
         )
     return publication.read_index(path)

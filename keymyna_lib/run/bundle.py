@@ -8,8 +8,8 @@
     packages/           what the library needs and that machine lacks, of the lock's versions, for its Python
     .cache/scores/      the parsed scores, from which it renders the corpus: parsing needs music21 and takes minutes
 
-and `bring_back` takes the results into this clone, as if the runner had made them here: index, runs with that machine's
-provenance, tables, figures, executed notebooks, and the runner's note that they are up to date.
+and `bring_back` takes the results to where runs write, as if the runner had made them here: index, runs with that
+machine's provenance, tables, figures, executed notebooks, and the runner's note that they are up to date.
 """
 
 from __future__ import annotations
@@ -212,7 +212,7 @@ def _parsed_scores() -> Path:
 
 
 def bring_back(project: Project, archives: Sequence[Path]) -> dict[str, Any]:
-    """Take the results of another machine into this clone; nothing is changed unless all of it is in order.
+    """Take the results of another machine to where runs write; nothing is changed unless all of it is in order.
 
     The corpus, weights and features stayed there: a notebook that needs them runs there, or makes all of them anew.
 
