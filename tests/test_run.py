@@ -416,6 +416,14 @@ def test_a_failure_stops_and_forgets_the_last_success(project, fake_kernel, monk
     assert go(project, fake_kernel) == ["10"]
 
 
+def test_a_committed_copy_does_not_stand_in_for_what_was_made_here(project, fake_kernel):
+    go(project, fake_kernel)
+    made = "results/mini/made_10_second.txt"
+    files.write_text(project.root / made, (project.made / made).read_text())
+    (project.made / made).unlink()
+    assert go(project, fake_kernel) == ["10"]
+
+
 def test_a_notebook_that_publishes_nothing_has_not_succeeded(project, fake_kernel, monkeypatch):
     go(project, fake_kernel)  # leaves an index, which must not pass for a new one
     monkeypatch.setattr(execute, "execute", lambda *arguments: None)

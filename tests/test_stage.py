@@ -73,10 +73,12 @@ def test_the_index_names_all_files_with_their_sizes(home):
     run_id = make(stage, artifact=b"12345")
     stage.table("t", table_of(run_id), caption="A caption.")
     draw(stage, "f", [run_id])
-    further = paths.CACHE / "corpus" / "shard"
-    files.write_text(further, "123")
-    stage.done(files=[further])
+    further, model = paths.CACHE / "corpus" / "shard", home / "keymyna_lib" / "models" / "a.safetensors"
+    for path in (further, model):
+        files.write_text(path, "123")
+    stage.done(files=[further, model])
     sizes = published("smoke", "20_x")["files"]
+    assert sizes["keymyna_lib/models/a.safetensors"] == 3
     assert sizes[f"artifacts/smoke/{run_id}/head.safetensors"] == 5 and sizes["corpus/shard"] == 3
     for name in (f"runs/{run_id}/metrics.csv", f"runs/{run_id}/provenance.json", "tables/t.csv", "tables/t.trace.json"):
         assert sizes[f"results/smoke/{name}"] == (home / "local/results/smoke" / name).stat().st_size

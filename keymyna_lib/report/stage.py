@@ -191,9 +191,10 @@ class Stage:
 
 
 def _portable(path: Path) -> str:
-    """A path relative to the folder that runs write to, or to the cache when it lies there."""
-    path, made = Path(path).resolve(), (paths.ROOT / paths.LOCAL).resolve()
-    return path.relative_to(paths.CACHE if path.is_relative_to(paths.CACHE) else made).as_posix()
+    """A path relative to the cache or the folder that runs write to, where it lies there, or else to the clone."""
+    path = Path(path).resolve()
+    bases = paths.CACHE, (paths.ROOT / paths.LOCAL).resolve()
+    return path.relative_to(next(filter(path.is_relative_to, bases), paths.ROOT)).as_posix()
 
 
 def markdown(table: pd.DataFrame) -> str:

@@ -224,8 +224,8 @@ def mark_of(path: Path) -> Mark | None:
 
 
 def _marks(project: Project, name: str) -> list[Mark]:
-    """The marks of an output, named relative to where runs write or to the cache."""
-    return [mark for base in (project.made, project.cache) if (mark := mark_of(base / name))]
+    """The marks of a file that an index names."""
+    return [mark for place in project.places(name) if (mark := mark_of(place))]
 
 
 def _altered(project: Project, produced: dict[str, Mark]) -> list[str]:
@@ -241,7 +241,7 @@ def _set_aside(project: Project, profile: str, altered: list[str]) -> None:
     of_runs = f"results/{profile}/runs/", f"artifacts/{profile}/"
     runs = {Path(name).parent.name for name in altered if name.startswith(of_runs)}
     places = [project.made / "results" / profile / "runs" / run for run in runs]
-    places += [base / name for name in altered for base in (project.made, project.cache)]
+    places += [place for name in altered for place in project.places(name)]
     for place in places:
         if place.is_dir():
             aside = project.cache / "damaged" / profile / place.name

@@ -50,6 +50,11 @@ class Project:
         """A file that was made here, by the name that an index has for it and that it keeps when it is published."""
         return path.relative_to(self.made).as_posix()
 
+    def places(self, name: str) -> list[Path]:
+        """Where a file that an index names may lie: results and figures as made here, all else in the clone or the cache."""
+        made = name.startswith(("results/", "figures/"))
+        return [self.made / name] if made else [self.root / name, self.cache / name]
+
     def show(self, path: Path) -> str:
         """A path as a reader in the clone types it."""
         return os.path.relpath(path, self.root) if path.is_relative_to(self.root) else str(path)
