@@ -51,7 +51,7 @@ class Project:
         return path.relative_to(self.made).as_posix()
 
     def places(self, name: str) -> list[Path]:
-        """Where a file that an index names may lie: results and figures as made here, all else in the clone or the cache."""
+        """Where a file that an index names may lie: results and figures as made here, all else in clone or cache."""
         made = name.startswith(("results/", "figures/"))
         return [self.made / name] if made else [self.root / name, self.cache / name]
 
