@@ -14,7 +14,7 @@ CACHE = Path(os.path.realpath(os.path.expanduser(os.environ.get("KEYMYNA_CACHE")
 BUNDLE = ROOT / "bundle.json"  # there only in a copy that `keymyna bundle` made, see run/bundle.py
 SET_BY_HAND = "KEYMYNA_SET_BY_HAND"  # environment variable of the runner for its notebooks, see report/provenance.py
 
-PROFILES = ("smoke", "mini", "mini-full", "gpu", "paper")
+PROFILES = ("smoke", "mini", "mini-full", "mini-full-piece", "gpu", "paper")
 
 
 def expanded(path: Path | str) -> Path:
@@ -23,10 +23,10 @@ def expanded(path: Path | str) -> Path:
 
 
 def results_dir(profile: str) -> Path:
-    """Runs, tables, executed notebooks and the index of a profile; committed for `mini` and `mini-full`."""
+    """Runs, tables, executed notebooks and the index of a profile; committed but for `smoke`, `gpu` and `paper`."""
     return ROOT / "results" / profile
 
 
 def figures_dir(profile: str) -> Path:
-    """Figures of a profile, each with its data and its provenance; committed for `mini` and `mini-full`."""
+    """Figures of a profile, each with its data and its provenance; committed but for `smoke`, `gpu` and `paper`."""
     return ROOT / "figures" / profile
