@@ -1,0 +1,219 @@
+"""One style for all figures: sizes as printed, one colour and one marker for each system, and how names are drawn."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+
+from keymyna_lib.evaluate import chance_scores
+
+COLUMN, PAGE = 3.4, 7.0  # inches that a column and a page have in print; figures are drawn at this size
+TEXT = 8.0  # points, of all text
+
+
+class Look(NamedTuple):
+    """How a system is drawn, in every figure."""
+
+    colour: str
+    marker: str
+
+
+# Okabe and Ito's palette and, where it ends, Tol's muted one: both can be told apart by colour-blind readers. The
+# markers tell systems apart without any colour.
+SYSTEMS = {
+    "pre-trained": Look("#D55E00", "o"),  # by masked contrast, if notebook 10's objective is not changed
+    "masked contrastive": Look("#D55E00", "o"),
+    "masked contrastive, timbre-augmented": Look("#882255", "X"),
+    "untrained": Look("#0072B2", "s"),
+    "bare contrastive": Look("#999933", "v"),
+    "augmented contrastive": Look("#56B4E9", "<"),
+    "augmented contrastive, pitch-shifted": Look("#332288", ">"),
+    "augmented contrastive, transposed": Look("#AA4499", "8"),
+    "masked reconstruction": Look("#E69F00", "d"),
+    "supervised": Look("#555555", "P"),
+    "supervised CNN": Look("#117733", "p"),
+    "mean mel": Look("#009E73", "^"),
+    "mean mel, LDA": Look("#44AA99", "H"),
+    "chroma": Look("#CC79A7", "D"),
+    "template": Look("#999999", "h"),
+    "essentia": Look("#8B6F47", "X"),
+    "default model": Look("#000000", "*"),
+}
+OUTSIDE = Look("#DDCC77", "o")  # frozen encoders and answers from elsewhere
+# What a test of a difference says; none of these is a system's colour.
+BETTER, WORSE, UNDECIDED = Look("#004488", ">"), Look("#BB5566", "<"), Look("#888888", "o")
+MODE_COLOURS = {"major": "#DDAA33", "minor": "#44546A"}
+GREY, DARK = "#777777", "#222222"
+SEQUENTIAL = "viridis"  # for what has no natural colour
+
+_THEME: dict[str, Any] = {
+    "figure.dpi": 130,
+    "savefig.dpi": 200,
+    "pdf.fonttype": 42,
+    "figure.constrained_layout.use": True,
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib: the same picture everywhere
+    "axes.axisbelow": True,
+    "axes.edgecolor": DARK,
+    "axes.labelcolor": DARK,
+    "axes.linewidth": 0.6,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlepad": 4,
+    "axes.titleweight": "bold",
+    "axes.labelpad": 2,
+    "axes.prop_cycle": mpl.rcsetup.cycler(color=["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]),
+    "legend.frameon": False,
+    "legend.handletextpad": 0.4,
+    "legend.columnspacing": 1.2,
+    "lines.linewidth": 1.1,
+    "lines.markersize": 4,
+    "text.color": DARK,
+    **{f"{axis}tick.{name}": value for axis in "xy" for name, value in {"color": DARK, "major.size": 2.5}.items()},
+    **{f"{axis}tick.major.{name}": value for axis in "xy" for name, value in {"width": 0.6, "pad": 2}.items()},
+    **{f"{axis}tick.minor.{name}": value for axis in "xy" for name, value in {"width": 0.4, "size": 1.5}.items()},
+    **dict.fromkeys(
+        ("font.size", "axes.labelsize", "axes.titlesize", "figure.titlesize", "figure.labelsize")
+        + ("legend.fontsize", "legend.title_fontsize", "xtick.labelsize", "ytick.labelsize"),
+        TEXT,
+    ),
+}
+
+
+def use_style() -> None:
+    """Set the style of every figure."""
+    mpl.rcParams.update(_THEME)
+
+
+def look(system: str) -> Look:
+    """How a system is drawn; "template-krumhansl" is drawn as all templates, an unknown name as one from outside."""
+    return SYSTEMS.get(system) or SYSTEMS.get(system.split("-")[0], OUTSIDE)
+
+
+_PLAIN = {  # names of designs in tables -> in figures
+    r"untrained": "untrained encoder",
+    r"loss infonce": "InfoNCE loss",
+    r"loss (.+)": r"loss \1",
+    r"mask ratio 0": "no masking",
+    r"mask ratio (.+)": r"mask ratio \1",
+    r"patches (\w+)": r"\1 patches",
+    r"input (\w+)": r"\1 mel input",
+    r"batch (\d+)": r"batches of \1",
+    r"crops within (\d+) frames": r"crops within \1 frames",
+}
+
+
+def plain_name(name: str) -> str:
+    """A system's or design's name as figures write it.
+
+    >>> plain_name("loss infonce"), plain_name("batch 32"), plain_name("template-shaath"), plain_name("chroma")
+    ('InfoNCE loss', 'batches of 32', 'key profile: Shaath', 'chroma')
+    """
+    kind, _, profile = name.partition("-")
+    if kind in ("template", "essentia") and profile:
+        author = profile if profile in ("edma", "bgate") else profile.capitalize()
+        return f"{'key profile' if kind == 'template' else kind}: {author}"
+    for pattern, plain in _PLAIN.items():
+        if match := re.fullmatch(pattern, name):
+            return match.expand(plain)
+    return name
+
+
+def label_points(axis: Axes, points: Sequence[tuple[float, float, str, str]]) -> None:
+    """Names right of an axis, moved apart so that none covers another, each joined to what it names by a thin line.
+
+    Parameters
+    ----------
+    points : x, y (in data), name (of one or more lines), colour. Call it last: it takes the limits as they are.
+    """
+    from scipy.optimize import isotonic_regression
+
+    if not points:
+        return
+    axis.figure.draw_without_rendering()  # type: ignore[union-attr]  # for the height that the layout leaves
+    line = 1.2 * TEXT / 72 * axis.figure.dpi / axis.get_window_extent().height  # type: ignore[union-attr]
+    to_fraction = axis.transLimits.transform
+    ordered = sorted(points, key=lambda point: point[1])
+    wanted = np.array([to_fraction(axis.transScale.transform((x, y)))[1] for x, y, _, _ in ordered])
+    heights = line * np.array([1 + name.count("\n") for _, _, name, _ in ordered])
+    least = np.concatenate([[0], np.cumsum((heights[1:] + heights[:-1]) / 2)])  # of each above the first
+    places = isotonic_regression(wanted - least).x
+    places = np.clip(places, 0, max(1 - least[-1], 0)) + least
+    for (x, y, name, colour), place in zip(ordered, places):
+        axis.annotate(
+            name,
+            (x, y),
+            xytext=(1.04, place),
+            textcoords="axes fraction",
+            color=colour,
+            va="center",
+            linespacing=1.0,
+            annotation_clip=False,
+            arrowprops={
+                "arrowstyle": "-",
+                "color": colour,
+                "linewidth": 0.4,
+                "shrinkA": 0,
+                "shrinkB": 3,
+                "relpos": (0, 0.5),
+            },
+        )
+
+
+def score_limits(low: float, high: float) -> tuple[float, float]:
+    """Limits [points] of an axis of scores that hold these: from a multiple of ten below to one above, at most 100."""
+    floor, ceiling = 10 * np.floor((low - 1) / 10), 10 * np.ceil((high + 1) / 10)
+    return max(float(floor), 0.0), min(float(ceiling), 100.0) + (1.5 if ceiling >= 100 else 0)
+
+
+CHANCE = 100 * float(chance_scores([0], fifths="both").mean())  # weighted score [points] of a uniform guess
+
+
+def mark_chance(axis: Axes, value: float, *, along: str = "y") -> None:
+    """A dotted line at the value by chance with its name, or, where it is off the axis, an arrow that says where.
+
+    Parameters
+    ----------
+    value : in the units of the axis, whose limits stay as they are. along : the axis that it is a value of, x or y.
+    """
+    low, high = sorted(axis.get_ylim() if along == "y" else axis.get_xlim())
+    inside = low <= value <= high
+    text = f"chance {value:.3g}" if inside else f"{'↓' if along == 'y' else '←'} chance {value:.3g}"
+    if along == "y":
+        if inside:
+            axis.axhline(value, color=GREY, linestyle=":", linewidth=0.8, zorder=0)
+        at = (0.01, value if inside else low)
+        axis.annotate(
+            text, at, xycoords=axis.get_yaxis_transform(), xytext=(1, 2), textcoords="offset points", color=GREY
+        )
+        return
+    if inside:
+        axis.axvline(value, color=GREY, linestyle=":", linewidth=0.8, zorder=0)
+    at = (value if inside else low, 0.0)
+    axis.annotate(text, at, xycoords=axis.get_xaxis_transform(), xytext=(2, 2), textcoords="offset points", color=GREY)
+
+
+def readable_limits(low: np.ndarray, high: np.ndarray) -> tuple[float, float]:
+    """Limits of an axis of differences that hold zero and these intervals, but for outliers that would crush the rest.
+
+    An interval is an outlier when it reaches more than twice as far from zero as 85 % of them (our choice).
+
+    Parameters
+    ----------
+    low, high : (row,) NaN where there is no interval.
+    """
+    known = ~np.isnan(low)
+    low, high = low[known], high[known]
+    if not len(low):
+        return -1.0, 1.0
+    reach = np.maximum(np.abs(low), np.abs(high))
+    kept = reach <= 2 * np.quantile(reach, 0.85)
+    bottom, top = min(low[kept].min(), 0.0), max(high[kept].max(), 0.0)
+    margin = 0.08 * (top - bottom) or 1.0
+    return bottom - margin, top + margin
