@@ -549,7 +549,7 @@ def make_model(
 @click.option("--data-root", required=True, metavar="DIR", help="Folder with the data sets; their annotations suffice.")
 @click.pass_context
 def score(ctx: click.Context, task: str, lists: tuple[str, ...], data_root: str) -> None:
-    """Score each LIST, a table with the columns track and key, on the test tracks of TASK.
+    """Score each LIST, a table with the columns track (or file) and key, on TASK's test tracks.
 
     TASK is a task or a data set of notebook 05. Printed are tracks, MIREX weighted score with both fifths, its 95 %
     interval, the score with ascending fifths alone, accuracy, and answers without a key, which score 0. A list that

@@ -12,7 +12,6 @@ reads no others; losses and gradients are those of the joint batch.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -32,12 +31,11 @@ from keymyna_lib.base import paths
 from keymyna_lib.base.checks import check, one_of, ranges_of
 from keymyna_lib.base.device import pick_device
 from keymyna_lib.base.errors import KeyMynaError
-from keymyna_lib.base.files import discard
 from keymyna_lib.base.hashing import code_hash_of, sha256_json
 from keymyna_lib.base.progress import bar
 from keymyna_lib.base.seeds import torch_stream
-from keymyna_lib.base.tensors import CHECKPOINT, reading, save_tensors
 from keymyna_lib.compute import ranks
+from keymyna_lib.compute.checkpoints import read_checkpoint, save_checkpoint
 from keymyna_lib.corpus.corpus import Corpus
 from keymyna_lib.front_ends import N_BANDS, same_front_end
 from keymyna_lib.losses import LOSSES
@@ -399,37 +397,19 @@ class Pretraining:
 
     def save(self, path: Path) -> None:
         """Write everything that the next step depends on; all processes call it, the first writes."""
-        tensors = {f"modules.{name}": value for name, value in self.modules.state_dict().items()}
-        if ranks.rank():
-            return
-        for index, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
-        save_tensors(path, tensors, fingerprint=self.fingerprint, step=str(self.step), history=json.dumps(self.history))
+        states = {"modules": self.modules.state_dict()}
+        save_checkpoint(
+            path, states, self.optimizer, fingerprint=self.fingerprint, step=self.step, history=self.history
+        )
 
     def restore(self, path: Path) -> bool:
         """Resume from a checkpoint of this very run; False (and nothing changed) when there is none that fits."""
-        if not path.exists():
+        found = read_checkpoint(path, self.fingerprint)
+        if found is None:
             return False
-        try:
-            with reading(path, CHECKPOINT, "Starting from step 0.") as (tensors, metadata):
-                if metadata["fingerprint"] != self.fingerprint:
-                    return False
-        except KeyMynaError as error:
-            if not ranks.rank():
-                print(error)
-                if path.is_relative_to(paths.CACHE):
-                    discard(path)
-            return False
-        self.modules.load_state_dict(
-            {name.removeprefix("modules."): value for name, value in tensors.items() if name.startswith("modules.")}
-        )
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, value in tensors.items():
-            if name.startswith("optimizer."):
-                _, index, key = name.split(".")
-                state.setdefault(int(index), {})[key] = value
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
-        self.step, self.history = int(metadata["step"]), json.loads(metadata["history"])
+        self.modules.load_state_dict(found.states["modules"])
+        found.restore_optimizer(self.optimizer)
+        self.step, self.history = found.step, found.history
         return True
 
 

@@ -242,7 +242,7 @@ def test_what_is_no_encoder_is_told_apart_and_never_to_be_deleted(tmp_path):
 
     ours = json.dumps({"preset": "vit-toy", "patch": "vertical", "scale": "log1p"})
     assert "is a head of this library; expected an encoder" in refusal({"mean": torch.zeros(2)}, head="{}")
-    assert "is a checkpoint of unfinished pre-training" in refusal({"modules.x": torch.zeros(2)}, fingerprint="")
+    assert "is a checkpoint of unfinished training" in refusal({"modules.x": torch.zeros(2)}, fingerprint="")
     assert "is a feature set" in refusal({"x": torch.zeros(2)}, track_ids="[]")
     projection = ProjectionHead(64, 8, generator()).state_dict()
     assert "holds 0.bias, 0.weight, 2.bias, 2.weight, and not the configuration" in refusal(projection)

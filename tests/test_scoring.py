@@ -169,6 +169,15 @@ def test_a_name_that_a_training_track_shares_is_ambiguous(tmp_path, corpus):
         scoring.score_list(path, manifest.assign(source=manifest.index.str[0]), ["y/one"])
 
 
+@pytest.mark.parametrize("header, row", [("file,key", "/music/one.mp3,D"), ("file,key,track", "else,D,one")])
+def test_a_list_of_files_is_one_of_tracks_unless_it_has_both(tmp_path, corpus, header, row):
+    path = tmp_path / "a.csv"
+    path.write_text(f"{header}\n{row}\n")
+    manifest = corpus.manifest.rename(index={"test0": "y/one"})
+    found = scoring.score_list(path, manifest.assign(source=manifest.index.str[0]), ["y/one"])
+    assert list(found["estimate"]) == [2]
+
+
 @pytest.mark.parametrize("answer", ["N", "X", "no key", "", "-", "C major / A minor", "D dorian"])
 def test_an_answer_without_a_single_key_scores_nothing_and_is_counted(outside, corpus, capsys, answer):
     assert mir_eval.key.weighted_score("C major", "X") == 0

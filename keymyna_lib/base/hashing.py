@@ -43,14 +43,17 @@ def source_hash(*paths: Path | str) -> str:
     return digest.hexdigest()
 
 
-# What carries work without deciding what comes out: a new wording of an error message makes nothing anew.
+# What carries work without deciding what comes out: a new wording of an error message, or another
+# range of a parameter, makes nothing anew.
 _PLUMBING = frozenset(
     f"keymyna_lib.{name}"
     for name in (
+        "base.checks",
         "base.errors",
         "base.files",
         "base.paths",
         "base.progress",
+        "compute.checkpoints",
         "compute.cluster",
         "compute.executor",
         "compute.processes",

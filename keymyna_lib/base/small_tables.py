@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from keymyna_lib.base.errors import KeyMynaError, unreadable
@@ -70,7 +70,12 @@ def read_lines(path: Path | str, *, advice: str = "") -> list[tuple[int, str]]:
 
 
 def read_table(
-    path: Path | str, needed: Sequence[str], *, optional: Sequence[str] | None = None, advice: str = ""
+    path: Path | str,
+    needed: Sequence[str],
+    *,
+    optional: Sequence[str] | None = None,
+    or_else: Mapping[str, str] | None = None,
+    advice: str = "",
 ) -> list[tuple[int, dict[str, str]]]:
     """Number of the line and cells by column of each row below the header.
 
@@ -82,6 +87,7 @@ def read_table(
     ----------
     needed : columns that must be there, as `cells` names them; in the file, case and blanks do not matter.
     optional : columns that may be there; any by default, which keep their names.
+    or_else : for a needed column, the one that is taken where it is absent.
     advice : what to do when the file is missing or has other columns; ends the error.
 
     Raises
@@ -101,6 +107,7 @@ def read_table(
     if not header:
         expected = f"expected a header with the columns {', '.join(map(repr, needed))}, and rows"
         raise KeyMynaError(f"{path} is empty: {expected}. {advice}".rstrip())
+    header = _renamed(header, or_else or {})
     columns = _columns(str(path), header, separator, needed, optional, advice)
     found = []
     for line, cells in rows:
@@ -197,6 +204,13 @@ def _rows(path: str, text: str, separator: str, start: int) -> Iterator[tuple[in
             at, line = end.end(), line + 1
         if any(cells):
             yield first, cells
+
+
+def _renamed(header: list[str], or_else: Mapping[str, str]) -> list[str]:
+    """The header, in which a column that stands in for an absent one has its name."""
+    there = set(map(identity, header))
+    names = {identity(other): name for name, other in or_else.items() if identity(name) not in there}
+    return [names.get(identity(cell), cell) for cell in header]
 
 
 def _columns(

@@ -28,7 +28,7 @@ ENCODER, HEAD, MODEL, FEATURES, CHECKPOINT = (
     "a head of this library",
     "a key model of this library",
     "a feature set of this library",
-    "a checkpoint of unfinished pre-training",
+    "a checkpoint of unfinished training",
 )
 _KINDS = {"encoder_config": ENCODER, "head": HEAD, "key_model": MODEL, "track_ids": FEATURES, "fingerprint": CHECKPOINT}
 # Types of tensors that are read; others (complex, quantised, 8-bit floating-point) have no place in these files.

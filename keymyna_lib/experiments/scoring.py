@@ -142,6 +142,7 @@ def score_list(
     say: Callable[[str], None] = print,
 ) -> pd.DataFrame:
     """Score one list of estimates, a small table with the columns track and key, against labels; no audio is needed.
+    Where there is no column track, file is meant, as `keymyna predict --csv` writes it.
 
     A track goes by its id, or by the part of it that is its file's path or name, with or without folders before it and
     the endings of audio behind it: "giantsteps_key/1004923.LOFI", "1004923", "/music/1004923.LOFI.mp3"; and by a number
@@ -168,7 +169,9 @@ def score_list(
     estimates: dict[str, int] = {}
     lines: dict[str, int] = {}
     others, repeated, answers = [], 0, Counter()
-    rows = read_table(path, ("track", "key"), advice="Give a table with the columns track and key.")
+    rows = read_table(
+        path, ("track", "key"), or_else={"track": "file"}, advice="Give a table with the columns track and key."
+    )
     if not rows:
         raise KeyMynaError(f"{path} has a header and no rows; write one row for each track, N where it has no key.")
     if {row["key"] for _, row in rows} <= {"0", "0.0"}:  # which is C major where keys are numbered

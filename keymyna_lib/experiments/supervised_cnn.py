@@ -9,7 +9,6 @@ It gets the labelled tracks, validation tracks and score of the heads on frozen 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,11 +24,10 @@ from keymyna_lib.base import paths
 from keymyna_lib.base.checks import at_least, check, ranges_of
 from keymyna_lib.base.device import pick_device
 from keymyna_lib.base.errors import KeyMynaError
-from keymyna_lib.base.files import discard
 from keymyna_lib.base.hashing import code_hash_of, sha256_json
 from keymyna_lib.base.progress import bar
 from keymyna_lib.base.seeds import torch_stream
-from keymyna_lib.base.tensors import CHECKPOINT, reading, save_tensors
+from keymyna_lib.compute.checkpoints import read_checkpoint, save_checkpoint
 from keymyna_lib.corpus.corpus import Corpus
 from keymyna_lib.corpus.splits import budget_tracks
 from keymyna_lib.evaluate import mirex_scores, track_predictions
@@ -231,38 +229,20 @@ class CnnTraining:
 
     def save(self, path: Path) -> None:
         """Write everything that the next step depends on."""
-        tensors = {f"net.{name}": value for name, value in self.net.state_dict().items()}
-        tensors |= {f"best.{name}": value for name, value in self.best.items()}
-        for index, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
-        save_tensors(path, tensors, fingerprint=self.fingerprint, step=str(self.step), history=json.dumps(self.history))
+        states = {"net": self.net.state_dict(), "best": self.best}
+        save_checkpoint(
+            path, states, self.optimizer, fingerprint=self.fingerprint, step=self.step, history=self.history
+        )
 
     def restore(self, path: Path) -> bool:
         """Resume from a checkpoint of this very run; False (and nothing changed) when there is none that fits."""
-        if not path.exists():
+        found = read_checkpoint(path, self.fingerprint)
+        if found is None:
             return False
-        try:
-            with reading(path, CHECKPOINT, "Starting from step 0.") as (tensors, metadata):
-                if metadata["fingerprint"] != self.fingerprint:
-                    return False
-        except KeyMynaError as error:
-            print(error)
-            if path.is_relative_to(paths.CACHE):  # elsewhere it is somebody's file
-                discard(path)
-            return False
-        states: dict[str, dict[str, Tensor]] = {"net": {}, "best": {}}
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, value in tensors.items():
-            kind, rest = name.split(".", 1)
-            if kind == "optimizer":
-                index, entry = rest.split(".")
-                moments.setdefault(int(index), {})[entry] = value
-            else:
-                states[kind][rest] = value.to(self.device)
-        self.net.load_state_dict(states["net"])
-        self.best = states["best"]
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
-        self.step, self.history = int(metadata["step"]), json.loads(metadata["history"])
+        self.net.load_state_dict(found.states["net"])
+        self.best = {name: value.to(self.device) for name, value in found.states["best"].items()}
+        found.restore_optimizer(self.optimizer)
+        self.step, self.history = found.step, found.history
         return True
 
 
