@@ -586,9 +586,11 @@ def score(ctx: click.Context, task: str, lists: tuple[str, ...], data_root: str)
     ctx.exit(status)
 
 
-@main.command(short_help="Write the committed results into README and docs.")
+@main.command(short_help="Write the committed results into README and docs, and links into notebooks.")
 def docs() -> None:
     """Write the results into the places that README and docs mark for them, see keymyna_lib/report/pages.py.
+
+    The notebooks get their first and last lines, see keymyna_lib/report/navigation.py.
 
     Nothing is written when a mark names no result, or a number looks like a result and has no mark.
 
@@ -596,11 +598,13 @@ def docs() -> None:
     Example:
       keymyna docs
     """
-    from keymyna_lib.report import pages
+    from keymyna_lib.report import navigation, pages
 
     if not (paths.ROOT / "README.md").is_file():
         raise KeyMynaError("keymyna docs belongs to a clone: this is an installed package.")
-    changed = [str(page.relative_to(paths.ROOT)) for page in pages.rewrite(paths.ROOT)]
+    changed = [
+        str(page.relative_to(paths.ROOT)) for page in (*pages.rewrite(paths.ROOT), *navigation.rewrite(paths.ROOT))
+    ]
     click.echo(f"rewritten: {', '.join(changed)}" if changed else "every page says what the results say")
 
 

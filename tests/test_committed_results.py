@@ -5,6 +5,7 @@ notebooks are those that its runs name by their hash.
 """
 
 import io
+import re
 import subprocess
 import tarfile
 
@@ -17,6 +18,7 @@ from keymyna_lib.evaluate import mirex_scores, summary
 from keymyna_lib.experiments import conclusions
 from keymyna_lib.experiments.encoder_study import OBJECTIVES, UNTRAINED
 from keymyna_lib.report.intervals import CANNOT_BE_TOLD, DOES_NOT, NOT_TESTED, UNDECIDED
+from keymyna_lib.report.navigation import rebased
 from keymyna_lib.run import pipeline
 from keymyna_lib.run.project import Project
 
@@ -146,13 +148,25 @@ def test_metrics_of_each_label_budget_follow_from_the_estimates(stored):
     assert seen > 15
 
 
+def sources_of(executed):
+    """The cells of an executed copy as the notebook has them: without parameters, links as they were."""
+    cells = [
+        cell
+        for cell in files.read_json(executed)["cells"]
+        if "injected-parameters" not in cell["metadata"].get("tags", [])
+    ]
+    texts = ["".join(cell["source"]) for cell in cells]
+    there = executed.parents[3] / "notebooks"
+    return [
+        rebased(text, executed.parent, there) if cell["cell_type"] == "markdown" else text
+        for cell, text in zip(cells, texts)
+    ]
+
+
 def test_executed_notebooks_are_those_that_made_the_runs(stored):
     for run in published_runs(stored, left_out=()):
         origin = files.read_json(stored / "runs" / run / "provenance.json")
-        cells = files.read_json(stored / "notebooks" / f"{origin['notebook']}.ipynb")["cells"]
-        source = [
-            "".join(cell["source"]) for cell in cells if "injected-parameters" not in cell["metadata"].get("tags", [])
-        ]
+        source = sources_of(stored / "notebooks" / f"{origin['notebook']}.ipynb")
         assert hashing.sha256_json(source) == origin["notebook_hash"]
 
 
@@ -287,11 +301,13 @@ def test_executed_notebooks_are_those_of_this_clone_and_hold_no_audio():
         executed = MINI / "notebooks" / path.name
         if path.stem in ON_REQUEST:  # of the clone in which it was asked to run
             continue
-        source = [cell["source"] for cell in files.read_json(path)["cells"]]
-        copied = [
-            cell["source"]
-            for cell in files.read_json(executed)["cells"]
-            if "injected-parameters" not in cell["metadata"].get("tags", [])
-        ]
-        assert ["".join(s) for s in copied] == ["".join(s) for s in source]
+        assert sources_of(executed) == ["".join(cell["source"]) for cell in files.read_json(path)["cells"]]
         assert "<audio" not in executed.read_text()
+
+
+def test_executed_notebooks_are_free_of_warnings_and_of_what_only_a_terminal_shows(stored):
+    for path in sorted((stored / "notebooks").glob("*.ipynb")):
+        for cell in files.read_json(path)["cells"]:
+            for output in cell.get("outputs", ()):
+                said = "".join(output.get("text", ()))
+                assert not re.search(r"[A-Za-z]Warning: |\x1b|\r|%\|", said), f"{path.stem}: {said[:300]}"

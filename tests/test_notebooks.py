@@ -68,6 +68,7 @@ def test_every_figure_has_its_data_and_its_origin(clone):
         "piano_roll_minor",
         "spectrograms",
         "pretraining",
+        "similarity",
         "probe_selection",
         "mlp_grid",
         "robustness",

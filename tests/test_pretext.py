@@ -8,7 +8,14 @@ import pytest
 import torch
 from store_stand_in import TRAIN, VALID, config, store
 
-from keymyna_lib.experiments.pretext import MARK, chance_measure, pretext_scores, pretext_table
+from keymyna_lib.experiments.pretext import (
+    MARK,
+    chance_measure,
+    matching_table,
+    pretext_scores,
+    pretext_table,
+    similarity,
+)
 from keymyna_lib.losses import top1
 from keymyna_lib.objectives import OBJECTIVES
 from keymyna_lib.pretrain import Pretraining
@@ -94,3 +101,20 @@ def test_a_row_near_chance_is_marked(home):
     table = pretext_table(found.reset_index())
     assert list(table.frame["mark"]) == ["", MARK, "", MARK] and list(table.frame["learned"])[2] == "75 %"
     assert table.cells["learned, 5 / validation"] == found.loc["learned", "run_ids"] and len(table.cells) == 16
+
+
+def test_similarities_are_cosines_of_centred_embeddings():
+    """An encoder that passes a number on: two views of three recordings, by hand."""
+    embeddings = torch.tensor([[[3.0, 0], [0, 3], [-3, -3]], [[1, 0], [0, -1], [-1, 1.0]]])  # their mean is 0
+
+    def encoder(crops, mask_ratio, generator):
+        assert crops.shape == (6, 1, 2) and mask_ratio == 0.5
+        return crops[:, 0]
+
+    found = similarity(encoder, embeddings[:, :, None], 0.5, None)
+    root = 0.5**0.5
+    assert found == pytest.approx(np.array([[1, 0, -root], [0, -1, root], [-root, root, 0]]), abs=1e-6)
+    table = matching_table({"ours": found}, "run").frame.set_index("encoder")
+    assert table.loc["ours", "top-1"] == "33"  # the first alone finds its own
+    assert table.loc["ours", "same recording"] == "0.00" and table.loc["a guess", "top-1"] == "33"
+    assert float(table.loc["ours", "other recordings"]) == pytest.approx(0.0, abs=0.005)

@@ -86,7 +86,7 @@ def test_bad_audio():
             apply("softer", bad)
 
 
-@pytest.mark.parametrize("name, snr, slope", [("white_noise", 10, 0), ("pink_noise", 5, -10 * np.log10(2))])
+@pytest.mark.parametrize("name, snr, slope", [("white_noise", 0, 0), ("pink_noise", 5, -10 * np.log10(2))])
 def test_noise_level_and_slope(name, snr, slope):
     audio = 0.2 * music()  # far from full scale, so that nothing is scaled
     added = apply(name, audio).astype(np.float64) - audio
@@ -248,3 +248,37 @@ def test_plot_tsne():
     assert np.allclose(rings, xy[:4])
     with pytest.raises(KeyMynaError, match="one clean point"):
         figures.plot_tsne(fig, {"ours": xy[1:]}, track[1:], family[1:], shift[1:])
+
+
+def test_measures_of_an_encoder_that_hears_pitch_alone_and_of_one_that_hears_all():
+    """One encoder's embedding names the key, the other's the version; both heads are perfect or constant."""
+    keys = np.arange(4)
+    versions = {robustness.CLEAN: 0, **{name: one.shift for name, one in AUGMENTATIONS.items()}}
+    one_hot = np.eye(24)
+    embeddings = {("key", name): one_hot[(keys + shift) % 24] for name, shift in versions.items()}
+    embeddings |= {("sound", name): one_hot[[5 + i] * 4] for i, name in enumerate(versions)}
+    estimates = {}
+    for name, shift in versions.items():
+        for encoder in ("key", "sound"):
+            estimates[encoder, "perfect", name] = robustness.keys.transpose(keys, shift)
+            estimates[encoder, "constant", name] = np.zeros(4, int)
+    values = robustness.measured(embeddings, {"key": np.zeros(24), "sound": np.zeros(24)}, estimates)
+    assert len(values) == len(AUGMENTATIONS) * 2 * 5 * 4
+    means = robustness.by_track(values).groupby(["change", "features", "measure"])["value"].mean()
+    for change in (robustness.STAYS, robustness.MOVES):
+        assert (means[change, :, "key (perfect)"] == 1).all()
+        assert (means[change, :, "key (constant)"] == (change == robustness.STAYS)).all()
+        assert means[change, "sound", "cosine"] == 0 and means[change, "sound", "retrieval"] == 0.25
+    assert means[robustness.STAYS, "key", "cosine"] == 1 and means[robustness.MOVES, "key", "cosine"] == 0
+    found = robustness.compared(values, "key", "sound", by="features", groups=list("abcd"), seed=0)
+    stays = found.set_index(["change", "measure"]).loc[(robustness.STAYS, "cosine")]
+    assert (stays[["one", "other", "difference", "low", "high"]] == [1, 0, 1, 1, 1]).all()
+    heads = robustness.compared(
+        values[values["features"] == "key"],
+        "key (perfect)",
+        "key (constant)",
+        by="measure",
+        groups=list("abcd"),
+        seed=0,
+    )
+    assert list(heads["difference"]) == [0, 1] and list(heads["change"]) == [robustness.STAYS, robustness.MOVES]

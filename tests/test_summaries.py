@@ -199,3 +199,27 @@ def test_what_does_not_vary_in_a_corpus_divides_nothing():
     manifest = pd.DataFrame({"source": ["chorale", "tune", "song"], "scope": ["section"] * 3})
     assert summaries.kinds_of(manifest).columns.to_list() == ["material"]
     assert summaries.kinds_of(manifest[:2]).columns.empty
+
+
+def test_a_difference_is_decided_by_adjusted_p_and_interval_together():
+    found = pd.DataFrame(
+        [
+            (0.01, 0.2, 0.4, "better"),
+            (0.01, -0.4, -0.2, "worse"),
+            (0.06, 0.1, 0.4, "undecided"),  # not after Holm's correction
+            (0.04, -0.1, 0.4, "undecided"),
+            (np.nan, np.nan, np.nan, ""),  # what the others are compared with
+        ],
+        columns=["p_holm", "d_low", "d_high", "expected"],
+    )
+    assert list(summaries.decided(found)) == list(found["expected"])
+
+
+def test_a_difference_on_one_source_is_of_its_tracks_alone(home):
+    source = ["chorale", "tune"] * 12
+    ours = [store("head", {"seed": seed}, estimates(0.9, seed, source=source)) for seed in (0, 1)]
+    theirs = [store("control", {"seed": 0}, estimates(0.5, 2, source=source))]
+    found = summaries.source_difference("smoke", theirs, ours, source="chorale")
+    a, b = (np.mean([load_predictions("smoke", run)["score"][::2] for run in runs], axis=0) for runs in (theirs, ours))
+    assert found.difference == pytest.approx(np.mean(a - b)) and found.low <= found.difference <= found.high
+    assert found == paired_difference(a, b, groups=[f"c{i}" for i in range(12)], seed=0)

@@ -180,3 +180,38 @@ def test_the_corpus_is_counted_by_source_and_split(home):
         ["song", "valid", 8, 3, 6, 4, "1.00"],
         ["tune", "test", 7, 3, 6, 4, "0.88"],
     ]
+
+
+def test_cards_stand_side_by_side_without_validation_and_say_what_was_not_run():
+    def score(name, measure, value, low=None, high=None):
+        return {"set": name, "measure": measure, "value": value, "low": low, "high": high, "tracks": 9}
+
+    cards = {
+        "ours": {
+            "scores": [
+                score("valid: all", "accuracy", 0.9, 0.8, 1.0),
+                score("test: all", "accuracy", 0.875, 0.75, 1.0),
+                score("test: all", "answered", 0.5),
+                score("test: all", "calibration error", 0.1),
+            ]
+        },
+        "theirs": {"scores": [score("test: all", "accuracy", 0.25, 0.125, 0.5)]},
+        "nobody": {"scores": []},
+    }
+    table = tables.card_table(cards, "run-1")
+    assert table.frame.to_dict("records") == [
+        {
+            "set": "test: all",
+            "measure": "accuracy",
+            "ours": "87.5 [75.0, 100.0]",
+            "theirs": "25.0 [12.5, 50.0]",
+            "nobody": "not run",
+        },
+        {"set": "test: all", "measure": "answered", "ours": "50.0", "theirs": "not run", "nobody": "not run"},
+    ]
+    assert set(table.cells) == {
+        "test: all, accuracy / ours",
+        "test: all, accuracy / theirs",
+        "test: all, answered / ours",
+    }
+    assert table.cells["test: all, accuracy / theirs"] == ["run-1"]

@@ -112,6 +112,10 @@ def test_the_key_over_time_is_judged_by_music():
     assert found.loc[("songs", "one key", "boundaries (F)"), "value"] == 0
     assert found.loc[("chorales", "template, smoothed", "score over time"), "value"] == 1
     assert found["n"].tolist() == [1] * 2 * len(SYSTEMS) + [2] * 2 * len(SYSTEMS)
+    ahead = trust.leads(judged, "smoothed").set_index(["music", "system"])
+    assert ahead.loc[("chorales", "template, smoothed"), ["difference", "low", "high"]].tolist() == [0, 0, 0]
+    expected = 1 - found.loc[("songs", "one key", "score over time"), "value"]
+    assert ahead.loc[("songs", "one key"), ["difference", "low", "high"]].tolist() == [expected] * 3
     table = answers.tracking_table(trust.tracking(judged), SYSTEMS, ["run-1"])
     shown = table.frame.set_index(["music", "system"])
     assert shown.loc[("songs", "smoothed"), "boundaries (F)"] == "100.0"

@@ -132,7 +132,7 @@ def _registry() -> dict[str, Augmentation]:
         return Augmentation(name, family, label, functools.partial(function, **options), shift)
 
     listed = [
-        entry("white_noise", "noise", "white noise, 10 dB SNR", add_noise, snr=10.0, exponent=0.0),
+        entry("white_noise", "noise", "white noise, 0 dB SNR", add_noise, snr=0.0, exponent=0.0),
         entry("pink_noise", "noise", "pink noise, 5 dB SNR", add_noise, snr=5.0, exponent=1.0),
         entry("low_pass", "filter", "low-pass, 2 kHz", butterworth, kind="lowpass", cutoff=2000.0),
         entry("high_pass", "filter", "high-pass, 500 Hz", butterworth, kind="highpass", cutoff=500.0),

@@ -2,19 +2,24 @@
 
 An encoder that never learned its pretext task says nothing about that task: it was not trained long enough, or at the
 wrong learning rate. Such a row is shown with its mark, and no sentence should explain its score by the objective.
+
+And what an encoder makes of the views of a few recordings, as a matrix of similarities.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from keymyna_lib.base.seeds import torch_stream
 from keymyna_lib.corpus.corpus import Corpus
+from keymyna_lib.model import Encoder
 from keymyna_lib.objectives import OBJECTIVES, Batch
 from keymyna_lib.pretrain import CropSampler, PretrainConfig
 from keymyna_lib.report.runs import config_of, load_metrics
@@ -110,4 +115,40 @@ def pretext_table(found: pd.DataFrame) -> TracedTable:
             row.cell(column, f"{value:.3f}", cell.run_ids)
         row.cell("learned", f"{100 * cell.learned:.0f} %", cell.run_ids)
         row.cell("mark", MARK if cell.near_chance else "", cell.run_ids)
+    return table
+
+
+@torch.inference_mode()
+def similarity(encoder: Encoder, crops: Tensor, mask_ratio: float, generator: torch.Generator) -> np.ndarray:
+    """Centred cosines between two views' embeddings.
+
+    Parameters
+    ----------
+    crops : (2, recording, band, frame) stored spectrograms of the two views.
+    mask_ratio, generator : as in `model.Encoder.forward`; every crop has a mask of its own.
+
+    Returns
+    -------
+    (first view, second view) float32 in [-1, 1], the mean embedding of all crops taken off before.
+    """
+    embeddings = encoder(crops.flatten(0, 1).float(), mask_ratio, generator)
+    first, second = F.normalize(embeddings - embeddings.mean(dim=0), dim=1).chunk(2)
+    return (first @ second.T).numpy()
+
+
+def matching_table(cosines: Mapping[str, np.ndarray], run_id: str) -> TracedTable:
+    """What matrices of `similarity` say, by encoder, and a guess: top-1 in percent, mean cosines of pairs.
+
+    Parameters
+    ----------
+    run_id : of the pre-training.
+    """
+    table = TracedTable(["encoder"])
+    for name, matrix in cosines.items():
+        n, own = len(matrix), np.diagonal(matrix)
+        row = table.row(name)
+        row.cell("top-1", f"{100 * np.mean(matrix.argmax(axis=1) == np.arange(n)):.0f}", [run_id])
+        row.cell("same recording", f"{own.mean():.2f}", [run_id])
+        row.cell("other recordings", f"{(matrix.sum() - own.sum()) / (n * (n - 1)):.2f}", [run_id])
+    table.row("a guess").cell("top-1", f"{100 / n:.0f}")
     return table

@@ -11,17 +11,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from keymyna_lib import keys
 from keymyna_lib.base import seeds
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.compute.executor import Executor
 from keymyna_lib.compute.processes import HERE
+from keymyna_lib.evaluate import paired_difference
 from keymyna_lib.experiments.audio_changes import AUGMENTATIONS, Augmentation
 from keymyna_lib.front_ends import power
 from keymyna_lib.spectrogram import compress
 
 CLEAN = "clean"  # the name of the unchanged audio among those of the augmentations
+STAYS, MOVES = "key should stay", "key should move"  # under all changes but pitch shifts, and under these
 
 
 def _augment(augmentations: Mapping[str, Augmentation], seed: int, corpus: Any, track_id: str) -> dict[str, np.ndarray]:
@@ -132,3 +135,83 @@ def tsne(points: np.ndarray, *, seed: int, perplexity: float = 30.0) -> np.ndarr
         raise KeyMynaError(f"t-SNE of {len(points)} points: expected more than perplexity={perplexity:g}.")
     model = TSNE(2, init="pca", metric="cosine", perplexity=perplexity, random_state=seed)
     return model.fit_transform(np.asarray(points, dtype=np.float64))
+
+
+def measured(
+    embeddings: Mapping[tuple[str, str], np.ndarray],
+    centres: Mapping[str, np.ndarray],
+    estimates: Mapping[tuple[str, str, str], np.ndarray],
+    augmentations: Mapping[str, Augmentation] = AUGMENTATIONS,
+) -> pd.DataFrame:
+    """Every measure of every track under every augmentation.
+
+    Parameters
+    ----------
+    embeddings : (encoder, version) -> (track, dim), `CLEAN` among the versions; their other names are augmentations.
+    centres : encoder -> (dim,), the mean training embedding.
+    estimates : (encoder, head, version) -> (track,) keys, the same tracks in the same order.
+
+    Returns
+    -------
+    Columns augmentation (its label), family, shift (semitones), features (the encoder), measure, track (its place in
+    the arrays), value. The measures are "raw cosine", "cosine" and "retrieval" of embeddings, and "key (HEAD)" for each
+    head: whether the estimate moves by the shift, which is 0 for all augmentations but pitch shifts.
+    """
+    heads = list(dict.fromkeys(head for _, head, _ in estimates))
+    tables = []
+    for version, augmentation in augmentations.items():
+        for encoder, centre in centres.items():
+            clean, moved = embeddings[encoder, CLEAN], embeddings[encoder, version]
+            values = {
+                "raw cosine": cosine_to_clean(clean, moved),
+                "cosine": cosine_to_clean(clean, moved, centre=centre),
+                "retrieval": retrieval_top1(clean, moved, centre=centre),
+            }
+            for head in heads:
+                before, after = estimates[encoder, head, CLEAN], estimates[encoder, head, version]
+                values[f"key ({head})"] = moved_by(before, after, augmentation.shift)
+            about = {"augmentation": augmentation.label, "family": augmentation.family, "shift": augmentation.shift}
+            tables += [
+                pd.DataFrame(
+                    {**about, "features": encoder, "measure": name, "track": range(len(of)), "value": of * 1.0}
+                )
+                for name, of in values.items()
+            ]
+    return pd.concat(tables, ignore_index=True)
+
+
+def by_track(values: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `measured` averaged over the changes of a kind.
+
+    Returns
+    -------
+    Columns change ("key should stay" or "key should move"), features, measure, track, value.
+    """
+    kinds = values.assign(change=np.where(values["shift"] == 0, STAYS, MOVES))
+    return kinds.groupby(["change", "features", "measure", "track"], sort=False)["value"].mean().reset_index()
+
+
+def compared(values: pd.DataFrame, one: str, other: str, *, by: str, groups: Sequence[str], seed: int) -> pd.DataFrame:
+    """Two systems under all changes of a kind together, paired over tracks.
+
+    Parameters
+    ----------
+    values : rows of `measured`.
+    one, other : the two, as column `by` names them.
+    by : the column in which the two differ, "features" or "measure".
+    groups : (track,) labels, such as compositions, that the bootstrap draws together.
+    seed : of the bootstrap.
+
+    Returns
+    -------
+    Columns change, measure or features (the one that is not `by`), one, other (their means), difference, low, high (one
+    minus other, 95 %).
+    """
+    rest = "measure" if by == "features" else "features"
+    rows = []
+    for (change, name), of in by_track(values).groupby(["change", rest], sort=False):
+        sides = of.pivot(index="track", columns=by, values="value")
+        found = paired_difference(sides[one], sides[other], groups=groups, seed=seed)
+        means = {"one": sides[one].mean(), "other": sides[other].mean()}
+        rows.append({"change": change, rest: name, **means, **found._asdict()})
+    return pd.DataFrame(rows).drop(columns="p")

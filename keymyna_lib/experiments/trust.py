@@ -14,7 +14,7 @@ import pandas as pd
 from keymyna_lib.base.progress import bar
 from keymyna_lib.calibration import answered, coverage, most_doubt, reliability
 from keymyna_lib.corpus.corpus import Corpus
-from keymyna_lib.evaluate import bootstrap_interval, mirex_scores
+from keymyna_lib.evaluate import bootstrap_interval, mirex_scores, paired_difference
 from keymyna_lib.experiments.key_tracking import Heard, choose_persistence, f_measure, judge
 from keymyna_lib.experiments.recipe import LOST, Answers, Recipe, listen, without_key
 from keymyna_lib.key_model import KeyModel
@@ -123,6 +123,27 @@ def tracking(judged: pd.DataFrame) -> pd.DataFrame:
         rows.append((music, system, "score over time", *_mean_and_interval(of["score"]), len(of)))
         rows.append((music, system, "boundaries (F)", f_measure(of), np.nan, np.nan, len(of)))
     return pd.DataFrame(rows, columns=["music", "system", "measure", "value", "low", "high", "n"])
+
+
+def leads(judged: pd.DataFrame, one: str) -> pd.DataFrame:
+    """A system's score over time minus each other system's, paired over passages.
+
+    Parameters
+    ----------
+    judged : rows of `over_time`.
+    one : of `key_tracking.SYSTEMS`.
+
+    Returns
+    -------
+    Columns music, system (the other one), difference, low, high (95 %).
+    """
+    rows = []
+    for music, of in judged.groupby("music", sort=False):
+        scores = of.pivot(index="passage", columns="system", values="score")
+        for other in scores.columns.drop(one):
+            found = paired_difference(scores[one], scores[other], seed=0)
+            rows.append((music, other, found.difference, found.low, found.high))
+    return pd.DataFrame(rows, columns=["music", "system", "difference", "low", "high"])
 
 
 def _mean_and_interval(values: pd.Series) -> tuple[float, float, float]:

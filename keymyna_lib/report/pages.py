@@ -40,8 +40,8 @@ ANSWERS = {  # verdicts of all tables, earlier versions' included
     "not tested": NOT_RUN,
 }
 _MARK = re.compile(r"<!--= (?P<what>.*?) -->(?P<shown>.*?)<!--/-->", re.DOTALL)
-_NUMBER = r"[+-]?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?"
-_WITH_INTERVAL = re.compile(rf"{_NUMBER} \[{_NUMBER}, {_NUMBER}\]")
+NUMBER = r"[+-]?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?"
+_WITH_INTERVAL = re.compile(rf"{NUMBER} \[{NUMBER}, {NUMBER}\]")
 # What only a measurement can say: an interval, a signed or a decimal number, a rate, a ratio, a duration. Sizes of
 # windows, frequencies and numbers of versions and licences are no results.
 _RESULT = re.compile(
@@ -105,7 +105,7 @@ def filled(text: str, page: Path, root: Path) -> str:
                     raise KeyMynaError("a mark within a text cannot begin its line.")
                 if table not in tables:
                     tables[table] = _rows(root, table)
-                shown = _cell(tables[table], *place)
+                shown = cell_of(tables[table], *place)
         except (KeyMynaError, KeyError, TypeError, ValueError) as error:
             wrong.append(f"{page.relative_to(root)}: {what}: {error}")
             return match[0]
@@ -125,26 +125,45 @@ def unmarked(text: str) -> list[str]:
     return [prose[max(0, m.start() - 20) : m.end() + 10].replace("\n", " ") for m in _RESULT.finditer(prose)]
 
 
-def _cell(rows: Rows | None, row: str, column: str, shown: str = "") -> str:
+def cell_of(rows: Rows | None, row: str, column: str, shown: str = "") -> str:
+    """The text that a mark shows: of the table's rows, the one named so, its column named so, in a format.
+
+    Raises
+    ------
+    KeyMynaError
+        When not exactly one row and one column are named so, or the cell has no such number.
+    """
     if rows is None:
         return NOT_RUN
-    found = [cells for cells in rows if _is_named(cells, row)]
-    if len(found) != 1:
-        raise KeyMynaError(f"{len(found)} rows are named so.")
-    columns = [name for name in found[0] if _fits(column, name)]
+    found = named(rows, row)
+    columns = [name for name in found if _fits(column, name)]
     if len(columns) != 1:
-        raise KeyMynaError(f"{len(columns)} columns are named so, of {', '.join(found[0])}.")
-    cell = found[0][columns[0]]
+        raise KeyMynaError(f"{len(columns)} columns are named so, of {', '.join(found)}.")
+    cell = found[columns[0]]
     if not cell or cell.startswith(NOT_RUN):
         return NOT_RUN
     if not shown:
         return cell
     if shown == "answer":
         return ANSWERS[cell]
-    match = (_WITH_INTERVAL if shown == "interval" else re.compile(_NUMBER)).search(cell)
+    match = (_WITH_INTERVAL if shown == "interval" else re.compile(NUMBER)).search(cell)
     if match is None:
         raise KeyMynaError(f"there is no {'interval' if shown == 'interval' else 'number'} in {cell!r}.")
     return match[0] if shown in ("value", "interval") else format(float(match[0].replace(",", "")), shown)
+
+
+def named(rows: Rows, name: str) -> Mapping[str, str]:
+    """The one row that is named so.
+
+    Raises
+    ------
+    KeyMynaError
+        When there is none, or several.
+    """
+    found = [cells for cells in rows if _is_named(cells, name)]
+    if len(found) != 1:
+        raise KeyMynaError(f"{len(found)} rows are named so.")
+    return found[0]
 
 
 def _is_named(cells: Mapping[str, str], row: str) -> bool:
@@ -214,7 +233,7 @@ def _record_of_gpu(path: Path) -> Rows | None:
 def _record(root: Path, profile: str) -> Rows | None:
     """Commits and machines of the runs behind a profile's tables, those made on request left out."""
     commits, devices = {}, {}  # as ordered sets
-    for name, entry in _notebooks(root).items():
+    for name, entry in described(root).items():
         index = root / "results" / profile / "index" / f"{name}.json"
         if entry.get("on_request") or not index.is_file():
             continue
@@ -239,7 +258,7 @@ def _of_model(path: Path) -> Rows | None:
     return rows
 
 
-def _notebooks(root: Path) -> dict[str, dict[str, Any]]:
+def described(root: Path) -> dict[str, dict[str, Any]]:
     """The notebooks of a clone in order, as the pipeline describes them."""
     described = tomllib.loads((root / "keymyna_lib" / "run" / "pipeline.toml").read_text(encoding="utf-8"))
     return {name: described[name] for name in sorted(described)}
@@ -252,7 +271,7 @@ def _executed(root: Path, profile: str, notebook: str) -> Path:
 def _minutes(root: Path, profile: str) -> Rows | None:
     """Duration of each executed notebook, by papermill's record in it; the total is of those that run unasked."""
     taken, total = {}, 0.0
-    for name, entry in _notebooks(root).items():
+    for name, entry in described(root).items():
         if (path := _executed(root, profile, name)).is_file():
             taken[name] = read_json(path)["metadata"]["papermill"]["duration"] / 60
             total += 0 if entry.get("on_request") else taken[name]
@@ -265,7 +284,7 @@ def _reading(root: Path, profile: str, page: Path) -> str:
     """The notebooks as a table, each linked to its executed copy, or to its source where there is none."""
     minutes = {row["notebook"]: row["minutes"] for row in _minutes(root, profile) or []}
     lines = ["| notebook | what it is about | minutes |", "| --- | --- | --- |"]
-    for name, entry in _notebooks(root).items():
+    for name, entry in described(root).items():
         path = _executed(root, profile, name) if name in minutes else root / "notebooks" / f"{name}.ipynb"
         link = os.path.relpath(path, page.parent)
         took = minutes.get(name, NOT_RUN) + (", on request" if entry.get("on_request") else "")

@@ -1,10 +1,10 @@
-"""What a notebook publishes, put in place as a whole: its tables, its figures and the index that names them.
+"""What a notebook publishes, put in place as a whole: its tables, figures and findings, and the index that names them.
 
-Until a notebook is done, its tables and figures lie in a staging folder, each under its path in the clone, and what was
-published before stays as it is. Publishing is a single rename, which turns the staging folder, by then with the new
-index in it, into a journal. The journal is then worked off: what is no longer made is removed, the new files are moved
-into place, the index last. Every step can be repeated, so a journal that a kill leaves behind is completed by whoever
-comes next: the runner and every `Stage` begin with `complete`.
+Until a notebook is done, they lie in a staging folder, each under its path in the clone, and what was published before
+stays as it is. Publishing is a single rename, which turns the staging folder, by then with the new index in it, into a
+journal. The journal is then worked off: what is no longer made is removed, the new files are moved into place, the
+index last. Every step can be repeated, so a journal that a kill leaves behind is completed by whoever comes next: the
+runner and every `Stage` begin with `complete`.
 
     results/<profile>/.staged/<notebook>-<process>/   being made
     results/<profile>/.publishing/<notebook>/         the journal: published, and being moved into place
@@ -152,7 +152,7 @@ def _complete(root: Path, profile: str) -> None:
         # Without an index, or with a damaged one, only the journal itself is left to remove; its notebook runs again.
         if published := _index_or_nothing(journal / _INDEX):
             before = _index_or_nothing(index).get("files", {})
-            shown = (f"results/{profile}/tables/", f"figures/{profile}/")
+            shown = (f"results/{profile}/tables/", f"results/{profile}/findings/", f"figures/{profile}/")
             for name in set(before) - set(published["files"]):
                 if name.startswith(shown):
                     (root / name).unlink(missing_ok=True)

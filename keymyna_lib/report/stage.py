@@ -13,7 +13,7 @@ from keymyna_lib.base import paths
 from keymyna_lib.base.checks import broken, one_of
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.files import atomic_path, write_json, write_text
-from keymyna_lib.report import provenance
+from keymyna_lib.report import prose, provenance
 from keymyna_lib.report.publication import Staging
 from keymyna_lib.report.runs import Run, files_of, other_seeds, provenance_of, published_run, write_csv
 
@@ -148,6 +148,13 @@ class Stage:
                 "cells": table.cells,
             },
         )
+
+    def say(self, template: str, **given: prose.Table | str | int | float | bool) -> prose.Said:
+        """State what the notebook found (see `prose.say`), and stage it as results/<profile>/findings/NOTEBOOK.md."""
+        said = prose.say(template, **given)
+        path = paths.results_dir(self.profile) / "findings" / f"{self.notebook}.md"
+        write_text(self._staging.path(path), f"{said}\n")
+        return said
 
     def _set_by_hand(self, origins: Iterable[Mapping[str, Any]]) -> list[str]:
         """Parameters set by hand in this notebook, and in those that runs of these provenances depend on."""

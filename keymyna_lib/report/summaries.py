@@ -14,6 +14,7 @@ import pandas as pd
 
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.evaluate import (
+    PairedDifference,
     bootstrap_interval,
     confusion,
     holm,
@@ -22,6 +23,7 @@ from keymyna_lib.evaluate import (
     paired_difference_interval,
     summary,
 )
+from keymyna_lib.report.intervals import UNDECIDED
 from keymyna_lib.report.runs import config_of, load_metrics, load_predictions, run_file
 
 SYSTEM = ["features", "head"]
@@ -215,6 +217,18 @@ def differences(profile: str, table: pd.DataFrame, against: str, compared: str) 
     return pd.DataFrame(rows)
 
 
+def source_difference(profile: str, run_ids: Sequence[str], against: Sequence[str], *, source: str) -> PairedDifference:
+    """Score of some runs minus that of others on the test tracks of one source; each side is averaged over its runs."""
+
+    def scores(runs: Sequence[str]) -> pd.DataFrame:
+        tables = [load_predictions(profile, run) for run in runs]
+        table = pd.concat([table[table["source"] == source] for table in tables])
+        return table.groupby("track_id").agg({"score": "mean", "composition": "first"})
+
+    a, b = scores(run_ids), scores(against)
+    return paired_difference(a["score"], b["score"], groups=a["composition"].to_numpy(), seed=_BOOTSTRAP_SEED)
+
+
 def mean_confusion(profile: str, run_ids: Sequence[str]) -> np.ndarray:
     """(24, 24) counts along the circle of fifths, averaged over the runs of a system."""
     tables = [load_predictions(profile, run) for run in run_ids]
@@ -303,6 +317,18 @@ def comparison(
     if (known := table["p"].notna()).any():
         table.loc[known, "p_holm"] = holm(table.loc[known, "p"])
     return table
+
+
+def decided(found: pd.DataFrame, *, level: float = 0.05) -> pd.Series:
+    """Which differences of `comparison` are "better" or "worse", and which "undecided".
+
+    Decided is one whose adjusted p is below the level and whose interval excludes 0. Empty where nothing was compared.
+    """
+    sure = found["p_holm"] < level
+    verdict = pd.Series(UNDECIDED, index=found.index)
+    verdict[sure & (found["d_low"] > 0)] = "better"
+    verdict[sure & (found["d_high"] < 0)] = "worse"
+    return verdict.where(found["p_holm"].notna(), "")
 
 
 def interaction(

@@ -7,12 +7,12 @@ settings of one tune are drawn together) and, where a system was trained with se
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from keymyna_lib.report import summaries
+from keymyna_lib.report import published, summaries
 from keymyna_lib.report.intervals import NOT_RUN, UNDECIDED, budget_label, difference_cell, with_interval
 from keymyna_lib.report.runs import load_metrics, run_file
 from keymyna_lib.report.summaries import SYSTEM
@@ -109,12 +109,12 @@ def published_table(table: pd.DataFrame) -> TracedTable:
     table : of `summaries.systems`. A published row is measured where its data set is a task and its system was run;
         predictions of an outside system (see `scoring.outside_predictions`) count under the name of their file.
     """
-    published = pd.read_csv(Path(__file__).with_name("published.csv"), keep_default_na=False, dtype=str)
+    quoted = published.read()
     labels = ["system", "dataset", "metric"]
     shown = TracedTable(labels)
-    for values in published.to_dict("records"):
+    for values in quoted.to_dict("records"):
         row = shown.row(*(values[label] for label in labels))
-        for column in published.columns.drop(labels):
+        for column in quoted.columns.drop(labels):
             row.cell(column, values[column])
         features, head = _HERE.get(values["system"], ("outside", values["system"]))
         found = table[
@@ -259,4 +259,35 @@ def optimism_table(profile: str, run_ids: Sequence[str], n_train: int) -> Traced
         row.cell("chosen on test (not a result)", f"{100 * cell['chosen_on_test']:.1f}", runs)
         row.cell("optimism", with_interval(cell["difference"], cell["low"], cell["high"], "+"), runs)
         row.cell("seeds", len(runs))
+    return shown
+
+
+CARD_MEASURES = ("weighted_both", "accuracy", "answered", "halves agree", "moves with a transposition")
+
+
+def card_table(cards: Mapping[str, Mapping[str, Any]], run_id: str) -> TracedTable:
+    """Cards of key models side by side: their scores on what they were not chosen on, times 100.
+
+    Parameters
+    ----------
+    cards : model -> what `recipe.write_card` wrote.
+    run_id : the run that names the cards' commands and commits.
+    """
+    shown = TracedTable(["set", "measure"], ["set", "measure", *cards])
+    found = {
+        (one["set"], one["measure"], name): one
+        for name, card in cards.items()
+        for one in card["scores"]
+        if one["measure"] in CARD_MEASURES and not one["set"].startswith("valid") and one["value"] is not None
+    }
+    for labels in dict.fromkeys(key[:2] for key in found):
+        row = shown.row(*labels)
+        for name in cards:
+            one = found.get((*labels, name))
+            if one is None:
+                row.cell(name, NOT_RUN)
+            elif one["low"] is None:
+                row.cell(name, f"{100 * one['value']:.1f}", [run_id])
+            else:
+                row.cell(name, with_interval(one["value"], one["low"], one["high"]), [run_id])
     return shown

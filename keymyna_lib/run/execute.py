@@ -20,6 +20,7 @@ from traitlets import Float
 
 from keymyna_lib.base import files, interrupts, paths
 from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.report.navigation import rebased
 from keymyna_lib.run.live import LiveBars
 from keymyna_lib.run.parameters import local_paths
 from keymyna_lib.run.project import Project
@@ -46,7 +47,8 @@ class ThisInterpreter(AsyncKernelManager):
             ],  # it would log a traceback of its own on Ctrl-C
             display_name="Python 3",
             language="python",
-            env={"PYTHONPATH": str(paths.ROOT)},
+            # tqdm asks for widgets when a package that we call imports it; the bars here are text.
+            env={"PYTHONPATH": str(paths.ROOT), "PYTHONWARNINGS": "ignore:IProgress not found"},
         )
 
     async def start_kernel(self, **options: Any) -> None:  # type: ignore[override]  # it awaits, as its parent's does
@@ -134,8 +136,8 @@ def tidy(
 ) -> nbformat.NotebookNode:
     """Make an executed notebook fit to be committed; changes it in place and returns it.
 
-    Progress bars keep their last state and audio players become a note; paths of this machine and times of day are
-    removed, while the durations of cells stay.
+    A progress bar becomes a line that says what was done in which time, and an audio player a note; paths of this
+    machine and times of day are removed, while the durations of cells stay.
 
     Parameters
     ----------
@@ -149,6 +151,10 @@ def tidy(
     }
     for cell in node.cells:
         cell.source = _hidden(cell.source, brought)
+        if cell.cell_type == "markdown":
+            cell.source = rebased(
+                cell.source, project.source(notebook).parent, project.executed(profile, notebook).parent
+            )
         timing = cell.metadata.pop("papermill", {})
         cell.metadata.pop("execution", None)
         if "injected-parameters" in cell.metadata.get("tags", []):
@@ -175,6 +181,28 @@ def collapse(text: str) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
+_BAR = re.compile(
+    r"(?P<what>[^\r\n]*?): *\d+%\|[^|\n]*\| *(?P<done>[\d.]+\w?)/(?P<total>[\d.]+\w?) "
+    r"\[(?P<time>[\d:]+)<[^,\]]*, *(?:[\d.]+|\?)(?:s/)?[A-Za-z ]*(?:/s)?(?:, )?(?P<more>[^\]\n]*)\]\n?"
+)
+
+
+def plain_bars(text: str) -> str:
+    """The last state of each progress bar as a line for readers; what took less than ten seconds says nothing.
+
+    >>> plain_bars("tracks: 100%|████| 248/248 [01:17<00:00,  3.20track/s, loss 0.5]")
+    'tracks: 248 of 248 in 1:17 (loss 0.5)\\n'
+    """
+
+    def line(match: re.Match[str]) -> str:
+        if re.fullmatch("00:0.", match["time"]):
+            return ""
+        more = f" ({match['more']})" if match["more"] else ""
+        return f"{match['what']}: {match['done']} of {match['total']} in {match['time'].removeprefix('0')}{more}\n"
+
+    return _BAR.sub(line, text)
+
+
 def _merge_streams(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
     """Join neighbouring pieces of one stream, collapse them, and replace audio players."""
     merged: list[nbformat.NotebookNode] = []
@@ -189,7 +217,7 @@ def _merge_streams(outputs: list[nbformat.NotebookNode]) -> list[nbformat.Notebo
             merged.append(output)
     for output in merged:
         if output.output_type == "stream":
-            output.text = collapse(output.text)
+            output.text = plain_bars(collapse(output.text))
     return [output for output in merged if output.output_type != "stream" or output.text.strip()]
 
 

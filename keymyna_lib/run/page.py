@@ -20,14 +20,14 @@ from keymyna_lib.base import files
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.hashing import sha256_bytes, sha256_file, sha256_json
 from keymyna_lib.report.intervals import NOT_RUN, UNDECIDED
-from keymyna_lib.run import findings, pipeline, stored
+from keymyna_lib.run import findings, pipeline, said, stored
 from keymyna_lib.run.pipeline import duration
 from keymyna_lib.run.project import Project
 
 NAME = "report.html"
 VERIFICATION = "verification.json"  # of `verify`, beside the page
 _HERE = Path(__file__).parent
-_CODE = ("page.py", "page.html", "findings.py", "stored.py", "captions.toml")
+_CODE = ("page.py", "page.html", "findings.py", "said.py", "stored.py", "captions.toml")
 _FIRST = {"label_efficiency": 0, "table1": 1, "pretraining_gain": 2}  # shown at once, in this order
 _LARGER = {"mini": "mini-full"}  # where a claim is tested that the profile itself is too small for
 _MAX_ROWS = 60  # a longer table is folded
@@ -89,7 +89,7 @@ def _results(root: Path, profile: str) -> Path:
 def _digest(root: Path, profile: str, titles: Mapping[str, str]) -> str:
     """SHA-256 over everything that the page is made of."""
     results, figures = _results(root, profile), root / "figures" / profile
-    read = [path for folder in ("index", "tables", "notebooks") for path in (results / folder).glob("*")]
+    read = [path for folder in ("index", "tables", "findings", "notebooks") for path in (results / folder).glob("*")]
     read += [*results.glob("runs/*/provenance.json"), *results.glob(VERIFICATION), *figures.glob("*.*")]
     read += _results(root, _LARGER.get(profile, profile)).glob("tables/*")
     made_of = {path.relative_to(root).as_posix(): sha256_file(path) for path in sorted(read) if path.is_file()}
@@ -180,6 +180,7 @@ def _notebook(
         "executed": f"notebooks/{name}.ipynb" if executed.exists() else "",
         "seconds": (seconds := float(metadata.get("papermill", {}).get("duration") or 0)),
         "took": duration(seconds) if seconds else "",
+        "said": said.sections(results / "findings" / f"{name}.md"),
         "runs": len(index.get("runs", [])),
         "commit": " ".join(_different(map(_commit, [*origins, *drawn]))),
         "code": str(index.get("code_hash", ""))[:10],

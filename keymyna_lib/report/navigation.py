@@ -1,0 +1,81 @@
+"""The first and the last cell of each notebook: the one before, the one after, the paper's section, the modules.
+
+They follow from the pipeline, `keymyna docs` writes them, and a test compares.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from keymyna_lib.base.files import read_json, write_text
+from keymyna_lib.report.pages import described
+
+TOP, END = "navigation", "navigation-end"  # ids of the cells
+
+
+def rewrite(root: Path) -> list[Path]:
+    """Write the navigation into all notebooks of a clone, and say which ones changed."""
+    changed = []
+    for name, cells in navigation(root).items():
+        path = root / "notebooks" / f"{name}.ipynb"
+        node = read_json(path)
+        between = [cell for cell in node["cells"] if cell.get("id") not in cells]
+        top, end = (
+            {"cell_type": "markdown", "id": name, "metadata": {}, "source": text.splitlines(keepends=True)}
+            for name, text in cells.items()
+        )
+        if node["cells"] != [top, *between, end]:
+            new = {**node, "cells": [top, *between, end]}
+            write_text(path, json.dumps(new, indent=1, ensure_ascii=False) + "\n")  # as nbformat writes it
+            changed.append(path)
+    return changed
+
+
+def navigation(root: Path) -> dict[str, dict[str, str]]:
+    """The text of the two cells of each notebook that is there, by the cell's id."""
+    entries = {name: entry for name, entry in described(root).items() if _source(root, name).is_file()}
+    names = list(entries)
+    found = {}
+    for before, name, after in zip([None, *names], names, [*names[1:], None]):
+        links = [
+            f"[← {_title(before)}]({before}.ipynb)" if before else "",
+            "[all notebooks, words explained](README.md)",
+            f"[{_title(after)} →]({after}.ipynb)" if after else "",
+        ]
+        line = " | ".join(filter(None, links))
+        found[name] = {TOP: f"{line}\n\n{_about(entries[name])}", END: line}
+    return found
+
+
+def _source(root: Path, name: str) -> Path:
+    return root / "notebooks" / f"{name}.ipynb"
+
+
+def _title(name: str) -> str:
+    number, _, words = name.partition("_")
+    return f"{number} {words.replace('_', ' ')}"
+
+
+def _about(entry: dict[str, Any]) -> str:
+    paper = f"In the [paper](https://arxiv.org/abs/2604.10021): {entry['paper']}."
+    modules = (f"[`{name}`](../keymyna_lib/{name.replace('.', '/')}.py)" for name in entry["code"])
+    return f"{paper} Code: {', '.join(modules)}."
+
+
+def rebased(text: str, folder: Path, to: Path) -> str:
+    """Markdown of a notebook in `folder` as a copy in the folder `to` has it: links to files of the clone lead there.
+
+    Links between notebooks stay, from copy to copy. The way back is `rebased(text, to, folder)`.
+    """
+
+    def link(match: re.Match[str]) -> str:
+        target = match[1]
+        if re.match(r"[a-z]+:|#|/", target) or re.fullmatch(r"\d\d_\w+\.ipynb(#.*)?", target):
+            return match[0]
+        return f"]({Path(os.path.relpath(folder / target, to)).as_posix()})"
+
+    return re.sub(r"\]\(([^)\s]+)\)", link, text)
