@@ -1,55 +1,468 @@
-"""The style of all figures is seaborn's theme, without seaborn; legends name what is drawn."""
+"""Figures at print size: text of 8 points without overlaps, one look a system, chance and every interval on them."""
+
+from itertools import combinations
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
-from matplotlib.colors import to_rgba
+import pytest
+import torch
+from matplotlib.colors import to_rgb
+from matplotlib.text import Text
 
+from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.evaluate import mirex_scores
+from keymyna_lib.experiments.encoder_study import OBJECTIVES
+from keymyna_lib.experiments.upstream import TRAINED, UNTRAINED
+from keymyna_lib.features import CHROMA, MEAN_MEL
 from keymyna_lib.report import figures
+from keymyna_lib.report.figures import style
 
-OWN = {  # what is set on top of the theme
-    *("figure.dpi", "savefig.dpi", "savefig.bbox", "pdf.fonttype", "figure.constrained_layout.use"),
-    *("axes.spines.top", "axes.spines.right", "axes.titleweight", "axes.titlelocation", "legend.frameon"),
-    "image.cmap",  # every figure names its own
-}
+NAMES = ["untrained", *OBJECTIVES]
 
 
-def test_the_style_is_seaborns_theme():
-    found = []
-    for style in (lambda: sns.set_theme(context="notebook", style="ticks", font_scale=0.9), figures.use_style):
-        with mpl.rc_context():
-            mpl.rcdefaults()
-            style()
-            parameters = {name: value for name, value in mpl.rcParams.items() if name not in OWN}
-            cycle = parameters.pop("axes.prop_cycle").by_key()["color"]
-            found.append((parameters, [to_rgba(colour) for colour in cycle]))
-    assert found[0] == found[1] and len(found[0][1]) == 10
-    assert found[0][0]["axes.linewidth"] != mpl.rcParamsDefault["axes.linewidth"]
+@pytest.fixture(autouse=True)
+def drawn_in_style():
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        figures.use_style()
+        yield
+    plt.close("all")
 
 
-def test_the_legend_of_head_curves_names_features_of_any_head():
-    systems = pd.DataFrame(
+def compared(budgets=(24, 200, 0), names=NAMES, seed=0):
+    """What `summaries.comparison` returns, of random scores."""
+    rng = np.random.default_rng(seed)
+    rows = [{"name": name, "budget": budget, "score": rng.uniform(0.4, 0.95)} for budget in budgets for name in names]
+    found = pd.DataFrame(rows)
+    found["difference"] = found["score"] - 0.7
+    found["p_holm"] = np.where(found["difference"].abs() > 0.1, 0.001, 0.4)
+    for low, high, of in (("low", "high", "score"), ("d_low", "d_high", "difference")):
+        found[low], found[high] = found[of] - 0.03, found[of] + 0.04
+    return found
+
+
+def texts(figure):
+    """All texts that can be seen, with their boxes [pixels]; without the lines of annotations."""
+    figure.canvas.draw()
+    shown = [t for t in figure.findobj(Text) if t.get_visible() and t.get_text().strip()]
+    ticks = set()
+    for axis in figure.axes:
+        for one in (axis.xaxis, axis.yaxis):  # of ticks beyond the limits, too, there are texts
+            low, high = sorted(one.get_view_interval())
+            both = [*one.get_major_ticks(), *one.get_minor_ticks()]
+            ticks |= {
+                label
+                for tick in both
+                for label in (tick.label1, tick.label2)
+                if not low <= tick.get_loc() <= high or not axis.get_visible()
+            }
+            if not axis.get_visible():
+                ticks |= {one.label, axis.title}
+    return [(text, Text.get_window_extent(text)) for text in shown if text not in ticks]
+
+
+def overlapping(figure):
+    def shared(a, b):
+        width, height = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
+        return width > 1 and height > 0.25 * min(a.height, b.height)  # boxes are taller than letters
+
+    return [
+        (a.get_text(), b.get_text()) for (a, of_a), (b, of_b) in combinations(texts(figure), 2) if shared(of_a, of_b)
+    ]
+
+
+def is_printable(figure):
+    assert figure.get_size_inches()[0] == style.PAGE and figure.get_size_inches()[1] < 9.5  # a page in print
+    found = texts(figure)
+    assert {text.get_fontsize() for text, _ in found} == {8.0}
+    inside = figure.bbox.padded(1)
+    outside = [text.get_text() for text, box in found if not (inside.contains(*box.p0) and inside.contains(*box.p1))]
+    assert not outside and not overlapping(figure)
+
+
+def test_every_system_has_a_look_of_its_own():
+    looks = {name: look for name, look in style.SYSTEMS.items() if name != TRAINED}  # masked contrast by another name
+    assert set(OBJECTIVES) | {UNTRAINED, MEAN_MEL, CHROMA} <= set(looks)
+    assert style.look(TRAINED) == style.look("masked contrastive")
+    assert len(set(looks.values())) == len(looks) and len({look.colour for look in looks.values()}) == len(looks)
+    verdicts = [style.BETTER, style.WORSE, style.UNDECIDED]
+    for a, b in combinations([look.colour for look in [*looks.values(), *verdicts]], 2):
+        assert np.abs(np.subtract(to_rgb(a), to_rgb(b))).max() > 0.06, (a, b)
+    assert len({look.marker for look in verdicts}) == 3
+    assert style.look("template-shaath") == style.look("template") != style.look("essentia-bgate")
+    assert style.look("an encoder from elsewhere") == style.OUTSIDE
+
+
+@pytest.mark.parametrize("n", [1, 5, 12])
+def test_names_beside_points_do_not_overlap_and_keep_their_order(n):
+    rng = np.random.default_rng(n)
+    figure, axis = plt.subplots(figsize=(style.PAGE, 2.5))
+    axis.set(xscale="log", xlim=(1, 10), ylim=(0, 1))
+    points = [(float(rng.uniform(1, 10)), 0.5 + 0.01 * i, f"system {i}", "black") for i in range(n)]
+    style.label_points(axis, points)
+    assert not overlapping(figure)
+    places = {text.get_text(): Text.get_window_extent(text).y0 for text in axis.texts}
+    assert sorted(places, key=places.__getitem__) == [name for _, _, name, _ in points]
+    if n == 1:  # nothing pushes it away
+        at = axis.transData.transform((points[0][0], 0.5))[1]
+        box = Text.get_window_extent(axis.texts[0])
+        assert abs((box.y0 + box.y1) / 2 - at) < 2
+
+
+@pytest.mark.parametrize("along", ["x", "y"])
+def test_chance_is_a_line_or_an_arrow(along):
+    axis = plt.figure().subplots()
+    axis.set(xlim=(50, 100), ylim=(50, 100))
+    style.mark_chance(axis, 60.0, along=along)
+    (line,) = axis.lines
+    assert set(line.get_xdata() if along == "x" else line.get_ydata()) == {60.0}
+    style.mark_chance(axis, 10.0, along=along)
+    assert (
+        list(axis.lines) == [line] and axis.texts[0].get_text() == "chance 60" and axis.texts[1].get_text()[0] in "↓←"
+    )
+    assert axis.get_xlim() == axis.get_ylim() == (50, 100)
+
+
+def test_chance_is_the_mean_score_of_all_answers():
+    scores = [mirex_scores(np.full(24, key), np.arange(24), fifths="both").mean() for key in range(24)]
+    assert np.isclose(style.CHANCE, 100 * np.mean(scores))
+
+
+def test_limits_of_differences_hold_all_but_outliers():
+    low, high = np.array([-4.0, -2, 1, -3, np.nan]), np.array([-1.0, 2, 3, 0, np.nan])
+    left, right = style.readable_limits(low, high)
+    assert left < -4 and right > 3 and right - left < 9
+    with_outlier = np.append(low, -80), np.append(high, -70)
+    assert style.readable_limits(*with_outlier) == (left, right)
+    assert style.readable_limits(np.array([-9.0, -1]), np.array([-7.0, 1]))[0] < -9  # of two rows none is one
+    left, right = style.readable_limits(np.array([np.nan]), np.array([np.nan]))
+    assert left < 0 < right
+
+
+def test_designs_show_every_interval_or_write_it():
+    found = compared(names=["default", "untrained", "loss infonce", "batch 32", "patches square", "crops of 98 frames"])
+    outlier = (found["name"] == "patches square") & (found["budget"] == 0)
+    found.loc[outlier, ["difference", "d_low", "d_high"]] = -0.95, -0.99, -0.91
+    figure = figures.designs(found, 1147)
+    is_printable(figure)
+    assert [axis.get_title("left") for axis in figure.axes] == ["24 labels", "200 labels", "all 1147 labels"]
+    names = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    assert names == ["untrained encoder", "InfoNCE loss", "batches of 32", "square patches", "crops of 98 frames"]
+    for axis, budget in zip(figure.axes, (24, 200, 0)):
+        rows = found[(found["budget"] == budget) & (found["name"] != "default")].reset_index()
+        markers = {line.get_ydata()[0]: line for line in axis.lines if len(line.get_ydata()) == 1}
+        for place, row in rows.iterrows():
+            if budget == 0 and row["name"] == "patches square":
+                assert place not in markers and "← -95 [-99, -91]" in [text.get_text() for text in axis.texts]
+                continue
+            significant = style.BETTER if row["difference"] > 0 else style.WORSE
+            expected = significant if row["p_holm"] < 0.05 else style.UNDECIDED
+            line = markers[place]
+            assert np.isclose(line.get_xdata()[0], 100 * row["difference"])
+            assert (line.get_color(), line.get_marker()) == expected
+            assert axis.get_xlim()[0] < 100 * row["d_low"] and 100 * row["d_high"] < axis.get_xlim()[1]
+
+
+def claims():
+    rows = [
+        ("masked contrastive pre-training beats no pre-training", 0.2, 0.15, 0.25, "holds"),
+        ("masked contrastive pre-training beats bare contrastive at equal steps", np.nan, np.nan, np.nan, "not tested"),
+        ("the default design beats loss infonce", 0.01, -0.02, 0.03, "cannot be told"),
+        ("the default design beats batch 32", -0.1, -0.13, -0.06, "does not"),
+        ("something else is true where instruments change, and that is a long sentence", 0.1, 0.05, 0.14, "holds"),
+    ]
+    table = pd.DataFrame(rows, columns=["claim", "difference", "low", "high", "verdict"])
+    table["p"] = np.where(table["difference"].isna(), np.nan, 0.01)
+    some = table.assign(labels="48 labels")
+    all_ = table.assign(labels="all 90 labels")
+    all_.loc[2, ["difference", "low", "high", "p"]] = np.nan
+    all_.loc[2, "verdict"] = "not tested"
+    return pd.concat([some, all_], ignore_index=True)
+
+
+def test_the_forest_plot_has_plain_rows_and_a_shape_for_each_verdict():
+    figure = figures.claims(claims())
+    is_printable(figure)
+    rows = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    assert rows[:5] == [
+        "masked contrastive pre-training is better than",
+        "no pre-training",
+        "the default design is better than",
+        "InfoNCE loss",
+        "batches of 32",
+    ]
+    assert rows[5].replace("\n", " ") == claims()["claim"].iloc[4] and len(rows) == 6
+    drawn = {
+        line.get_ydata()[0]: (line.get_color(), line.get_marker())
+        for line in figure.axes[0].lines
+        if len(line.get_ydata()) == 1
+    }
+    assert drawn == {1: style.BETTER, 3: style.UNDECIDED, 4: style.WORSE, 5: style.BETTER}
+    assert [(text.get_text(), text.get_position()[1]) for text in figure.axes[1].texts] == [("not tested", 3)]
+
+
+def label_efficiency():
+    rows = [
+        {"features": features, "head": head, "budget": budget, "n_train": 1147, "weighted_both": score, "low": 0.33}
+        for head, score in (("linear probe", 0.62), ("wide MLP", 0.8))
+        for features in (TRAINED, UNTRAINED, "mean mel", "chroma", "mean mel, LDA")
+        for budget in (48, 150, 0)
+        if (features, head) != ("mean mel, LDA", "wide MLP")
+    ]
+    rows += [
+        {"features": "spectrogram", "head": "supervised CNN", "budget": budget, "n_train": 1147, "weighted_both": 0.9}
+        for budget in (48, 0)
+    ]
+    rows += [{"features": "template", "head": head, "weighted_both": 0.7} for head in ("krumhansl", "shaath")]
+    return pd.DataFrame(rows).fillna({"low": 0.6}).assign(high=0.93)
+
+
+def test_head_curves_name_all_systems_and_begin_near_the_data():
+    figure = figures.head_curves(label_efficiency())
+    is_printable(figure)
+    assert [axis.get_title("left") for axis in figure.axes] == ["linear probe", "wide MLP"]
+    for axis, more in zip(figure.axes, (["mean mel, LDA"], [])):
+        named = {text.get_text() for text in axis.texts}
+        expected = [TRAINED, UNTRAINED, "mean mel", "chroma", "supervised CNN", *more]
+        assert named == {*expected, "key profile,\nKrumhansl", "↓ chance 10.4"}
+        for container in axis.containers:
+            line = container.lines[0]
+            assert (line.get_color(), line.get_marker()) == style.look(container.get_label())
+        assert {container.get_label() for container in axis.containers} == set(expected)
+    assert figure.axes[0].get_ylim() == (30, 101.5)
+
+
+def test_curves_and_costs_of_objectives():
+    found = compared()
+    figure = figures.label_curves(found, 1147)
+    is_printable(figure)
+    (axis,) = figure.axes
+    assert {text.get_text().replace("\n", " ") for text in axis.texts} == {*NAMES, "↓ chance 10.4"}
+    for container in axis.containers:
+        rows = found[found["name"] == container.get_label()]
+        line = container.lines[0]
+        assert (line.get_color(), line.get_marker()) == style.look(container.get_label())
+        assert np.allclose(line.get_ydata(), 100 * rows["score"])
+    low, high = axis.get_ylim()
+    assert low <= 100 * found["low"].min() and 100 * found["high"].max() <= high
+
+    for lengths in ([150, 500], [30, 100, 200, 1000, 3200]):
+        rows = [("untrained", 0, 0.37)] + [("masked contrastive", n, 0.4) for n in lengths]
+        rows += [("masked reconstruction", 150, 0.31), ("augmented contrastive, pitch-shifted", 150, 0.33)]
+        cost = pd.DataFrame(rows, columns=["objective", "steps", "score"])
+        cost = cost.assign(tflop=cost["steps"] / 100, low=cost["score"] - 0.04, high=cost["score"] + 0.04)
+        figure = figures.cost_curve(cost, "masked contrastive", "untrained", "48 labels")
+        is_printable(figure)
+        shown = {text.get_text().replace("\n", " ") for text in figure.axes[0].texts}
+        assert set(cost["objective"]) <= shown and "↓ chance 10.4" in shown
+
+
+def test_transfer_draws_controls_and_all_names():
+    conditions = ["tunes to chorales", "chorales to tunes", "clean to noisy", "unheard instrument"]
+    found = pd.DataFrame([{"system": name, "condition": c} for c in conditions for name in NAMES])
+    found = found.assign(score=np.linspace(0.5, 0.8, len(found)), control=0.85)
+    found = found.assign(low=found["score"] - 0.1, high=found["score"] + 0.1)
+    figure = figures.transfer(found)
+    is_printable(figure)
+    shown = [axis for axis in figure.axes if axis.get_visible()]
+    assert [axis.get_title("left") for axis in shown] == conditions
+    for axis, condition in zip(shown, conditions):
+        scores = 100 * found[found["condition"] == condition]["score"].to_numpy()
+        dots = [line for line in axis.lines if len(line.get_xdata()) == 1]
+        assert np.allclose([line.get_xdata()[0] for line in dots], scores)
+        assert [(line.get_color(), line.get_marker()) for line in dots] == [style.look(name) for name in NAMES]
+        assert axis.get_xlim()[0] < 10 * 4 + 1 and "chance" in axis.texts[-1].get_text()
+
+
+def test_systems_that_were_not_run_are_named():
+    table = pd.DataFrame({"score": [0.7, np.nan, 0.75], "low": [0.6, np.nan, 0.7], "high": [0.8, np.nan, 0.8]})
+    table.index = ["pre-trained", "default model", "template-krumhansl"]
+    figure = figures.systems({"synthetic test tracks, 248 tracks": table, "songs, 40 tracks": table})
+    is_printable(figure)
+    assert [text.get_text() for text in figure.axes[0].texts] == ["not run", "← chance 10.4"]
+    names = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    assert names == ["pre-trained", "default model", "key profile: Krumhansl"]
+
+
+def test_grids_and_confusions_share_one_scale_with_a_bar():
+    grid = pd.DataFrame(
         [
-            {"features": features, "head": head, "budget": budget, "n_train": 90, "weighted_both": 0.5}
-            for features, head in (("mean mel", "one"), ("mean mel, LDA", "one"), ("mean mel", "two"))
-            for budget in (48, 0)
+            {"task": "rendered", "budget": budget, "depth": depth, "width": width, "dropout": dropout}
+            for budget in (0, 48)
+            for depth, widths in ((1, (512, 2048)), (2, (512,)))
+            for width in widths
+            for dropout in (0.5, 0.9)
         ]
-        + [{"features": "template", "head": "bgate", "budget": None, "weighted_both": 0.6}]
-    ).assign(low=0.4, high=0.7)
-    figure = figures.head_curves(systems)
-    (legend,) = [axis.get_legend() for axis in figure.axes if axis.get_legend()]
-    assert [text.get_text() for text in legend.get_texts()] == ["mean mel", "mean mel, LDA"]
-    plt.close(figure)
+    ).assign(valid_score=np.linspace(0.4, 0.9, 12))
+    figure = figures.mlp_grid(grid)
+    is_printable(figure)
+    *panels, bar = figure.axes
+    assert [axis.get_title("left") for axis in panels[:2]] == [
+        "48 labels, 1 hidden layer",
+        "all labels, 1 hidden layer",
+    ]
+    assert {axis.images[0].get_clim() for axis in panels} == {(40, 90)}
+    assert "validation" in bar.get_ylabel()
+    for axis in panels:
+        values = axis.images[0].get_array()
+        assert [float(text.get_text()) for text in axis.texts] == pytest.approx(values.ravel().tolist(), abs=0.05)
+        ((x, y),) = [patch.get_center() for patch in axis.patches]
+        assert values[round(y), round(x)] == values.max()
+
+    counts = np.eye(24) * 3 + np.roll(np.eye(24), 1, axis=1)
+    figure = figures.confusion({"pre-trained, 48 labels": counts, "untrained, 48 labels": 2 * counts})
+    is_printable(figure)
+    *panels, bar = figure.axes
+    for axis in panels:
+        assert np.allclose(axis.images[0].get_array().sum(axis=1), 100) and axis.images[0].get_clim() == (0, 100)
+    assert "%" in bar.get_ylabel()
+
+
+def test_probe_selection_draws_every_setting_once():
+    rng = np.random.default_rng(0)
+    tried = pd.DataFrame(
+        [
+            {"task": "rendered", "budget": b, "features": f, "standardize": s, "valid_score": rng.uniform(0.2, 0.8)}
+            for b in (48, 0)
+            for f in (TRAINED, UNTRAINED, "mean mel, LDA")
+            for s in (True, False)
+            for _ in range(5)
+        ]
+    )
+    figure = figures.probe_selection(tried)
+    is_printable(figure)
+    for axis, budget in zip(figure.axes, (48, 0)):
+        of = tried[tried["budget"] == budget]
+        drawn = [y for line in axis.lines if line.get_linestyle() == "None" for y in line.get_ydata()]
+        assert sorted(drawn) == pytest.approx(sorted(100 * of["valid_score"]))
+        assert any("chance" in text.get_text() for text in axis.texts)
+
+
+def test_robustness_keeps_one_order_and_each_axis_holds_its_values():
+    changes, measures = ["white noise", "gain", "pitch"], {"cosine": "cosine to clean (centred)", "retrieval": "found"}
+    rng = np.random.default_rng(0)
+    measured = pd.DataFrame(
+        [
+            {"augmentation": c, "features": f, "measure": m, "value": rng.uniform(-0.2 if m == "cosine" else 0.3, 1)}
+            for c in changes
+            for f in (TRAINED, UNTRAINED)
+            for m in measures
+        ]
+    )
+    figure = figures.robustness(measured, measures, [TRAINED, UNTRAINED], {"retrieval": 0.01})
+    is_printable(figure)
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == changes
+    for axis, measure in zip(figure.axes, measures):
+        for name in (TRAINED, UNTRAINED):
+            (line,) = [line for line in axis.lines if line.get_label() == name]
+            values = measured[(measured["features"] == name) & (measured["measure"] == measure)]["value"]
+            assert np.array_equal(line.get_xdata(), values) and line.get_color() == style.look(name).colour
+            assert axis.get_xlim()[0] < values.min() and values.max() < axis.get_xlim()[1]
+    assert [text.get_text() for text in figure.axes[1].texts] == ["← chance 0.01"]
+
+
+def test_tsne_is_a_panel_for_each_kind_of_change():
+    family, shift = np.repeat(["", "reverb", "pitch", "pitch"], 4), np.repeat([0, 0, -1, 2], 4)
+    track = np.tile(["a", "b", "c", "d"], 4)
+    xy = np.random.default_rng(0).standard_normal((16, 2))
+    figure = figures.tsne({"pre-trained": xy, "untrained": -xy}, track, family, shift)
+    is_printable(figure)
+    panels = [axis for axis in figure.axes if axis.get_visible()]
+    assert [axis.get_title("left") for axis in panels] == ["reverb", "pitch"] * 2
+    for axis, points, system in zip(panels, (xy, xy, -xy, -xy), ["pre-trained"] * 2 + ["untrained"] * 2):
+        grey, *coloured = [line for line in axis.lines if len(line.get_xdata())]
+        assert np.allclose(grey.get_xydata(), points[:4])
+        assert {line.get_color() for line in coloured} == {style.look(system).colour}
+    assert [line.get_marker() for line in panels[1].lines if len(line.get_xdata())] == ["o", "^", "v"]
+    with pytest.raises(KeyMynaError, match="one clean point"):
+        figures.tsne({"pre-trained": xy[1:]}, track[1:], family[1:], shift[1:])
+
+
+def test_the_framework_shows_the_kept_patches_alone():
+    crops = [torch.rand(128, 40, generator=torch.Generator().manual_seed(i)).half() for i in range(2)]
+    keep = torch.tensor([[1, 7], [0, 19]])
+    figure = figures.framework(crops, keep)
+    is_printable(figure)
+    shown = [
+        axis.images[0].get_array() for axis in figure.axes if axis.images and axis.images[0].get_array().shape[0] == 128
+    ]
+    for crop, tokens, whole, seen in zip(crops, keep, shown[::2], shown[1::2]):
+        assert np.allclose(whole, crop)
+        kept = np.zeros(40, bool)
+        kept[[2 * token + i for token in tokens for i in (0, 1)]] = True
+        assert np.array_equal(~np.ma.getmaskarray(np.ma.masked_invalid(seen)).all(axis=0), kept)
+        assert np.allclose(seen[:, kept], crop.numpy()[:, kept])
+
+
+@pytest.mark.parametrize("chance", [1 / 16, None])
+def test_pretraining_curves_hold_all_checks_and_chance(chance):
+    history = pd.DataFrame({"step": range(60), "loss": np.linspace(-1, -2, 60), "measure": np.linspace(0.1, 0.6, 60)})
+    history = history.assign(lr=1e-3, valid_measure=[0.7 if step % 20 == 19 else np.nan for step in range(60)])
+    figure = figures.pretraining_curves(history, "in-batch top-1", chance)
+    is_printable(figure)
+    axis = figure.axes[1]
+    assert axis.get_ylim()[1] > 0.7 and axis.get_title("left") == "in-batch top-1"
+    assert [text.get_text() for text in axis.texts] == ([] if chance is None else ["chance 0.0625"])
+
+
+def test_corpora_by_key():
+    counts = pd.DataFrame([{"split": s, "key": k, "size": k + 1} for s in ("train", "test") for k in range(24)])
+    figure = figures.key_histogram(counts)
+    is_printable(figure)
+    heights = [patch.get_height() for patch in figure.axes[0].patches]
+    assert heights[:2] == [1, 22] and sum(heights) == 300  # C major, then A minor
+    is_printable(figures.source_histograms(counts.assign(source="a set")))
+    closes = pd.DataFrame([{"source": s, "interval": i, "size": 3} for s in ("chorale", "tune") for i in (2, 7)])
+    is_printable(figures.label_audit(closes))
 
 
 def test_spectrograms_stand_in_rows_and_columns_on_one_scale():
     lengths = {("piece", "tune"): 40, ("section", "tune"): 90, ("section", "song"): 60}
     shown = {place: ("a name", np.full((n, 128), n / 10, np.float16)) for place, n in lengths.items()}
     figure = figures.spectrograms(shown)
-    drawn = [axis.images for axis in figure.axes]
+    is_printable(figure)
+    drawn = [axis.images for axis in figure.axes[:4]]
     assert [picture.get_array().shape for (picture,) in filter(None, drawn)] == [(128, 40), (128, 90), (128, 60)]
     assert not drawn[1] and not figure.axes[1].get_visible()  # no song of scope "piece"
     assert {picture.get_clim() for (picture,) in filter(None, drawn)} == {(0, 9)}
-    plt.close(figure)
+
+
+def measurements(rows):
+    columns = ["subject", "case", "system", "quantity", "unit", "median", "ratio_to", "size"]
+    table = pd.DataFrame(rows, columns=columns)
+    return table.assign(low=table["median"] * 0.9, high=table["median"] * 1.1)
+
+
+def test_figures_of_the_benchmark():
+    ratios = [
+        ("step", f"vit-s, batch {n}", "ours", "examples", "x", n / 20, "reference implementation", None)
+        for n in (8, 64)
+    ]
+    ratios += [("song", "vit-s, warm", "ours, one thread", "songs", "x", 0.3, "essentia", None)]
+    ratios += [("song", "vit-s, cold", "ours", "songs", "x", None, "essentia", None)]  # not run
+    figure = figures.speed_ratios(measurements(ratios))
+    is_printable(figure)
+    assert [text.get_text() for text in figure.axes[1].get_yticklabels()] == ["vit-s, warm, one thread / essentia"]
+    drawn = [point for axis in figure.axes for one in axis.containers for point in one.lines[0].get_xdata()]
+    assert drawn == [0.4, 3.2, 0.3]
+
+    shares = [
+        ("step", "vit-s, batch 8, profile", system, f"share: {part}", "", share, "", None)
+        for system in ("ours", "reference implementation")
+        for part, share in (("attention", 0.1), ("matrix products", 0.7), ("other operators", 0.2))
+    ]
+    figure = figures.step_shares(measurements(shares))
+    is_printable(figure)
+    assert figure.axes[0].get_yticklabels()[0].get_text() == "matrix products"
+    assert [patch.get_width() for patch in figure.axes[0].patches] == pytest.approx([70, 20, 10])
+
+    growth = [("growth", "step by batch", "ours", "time", "s", 0.1 * n, "", n) for n in (1, 2, 4, 8)]
+    growth += [("growth", "step by batch", "ours", "exponent", "", 1.0, "", None)]
+    figure = figures.growth_lines(measurements(growth))
+    is_printable(figure)
+    (axis,) = figure.axes
+    assert axis.get_xlabel() == "batch" and axis.get_ylabel() == "time [s]"
+    (fit,) = [line for line in axis.lines if line.get_marker() == "None"]
+    assert np.allclose(fit.get_ydata(), 0.1 * fit.get_xdata())

@@ -1,6 +1,5 @@
 """Augmentations measured in the spectrum and in time; measures against closed forms."""
 
-import matplotlib.figure
 import numpy as np
 import pytest
 import scipy.signal
@@ -10,7 +9,6 @@ from keymyna_lib.compute.processes import Processes
 from keymyna_lib.corpus.sound.effects import peaking_filter
 from keymyna_lib.experiments import audio_changes, robustness
 from keymyna_lib.experiments.audio_changes import AUGMENTATIONS
-from keymyna_lib.report import figures
 from keymyna_lib.spectrogram import SAMPLE_RATE, compress, mel_power
 
 SECONDS = 4
@@ -233,21 +231,6 @@ def test_tsne_parts_clusters_and_repeats():
     assert (group[distance.argmin(axis=1)] == group).all()
     with pytest.raises(KeyMynaError, match="perplexity"):
         robustness.tsne(points[:20], seed=1)
-
-
-def test_plot_tsne():
-    family, shift = np.repeat(["", "reverb", "pitch"], 4), np.repeat([0, 0, -1], 4)
-    track = np.tile(["a", "b", "c", "d"], 3)
-    xy = np.random.default_rng(0).standard_normal((12, 2))
-    fig = matplotlib.figure.Figure(figsize=(6, 6), layout="constrained")
-    figures.plot_tsne(fig, {"ours": xy, "untrained": -xy}, track, family, shift)
-    fig.canvas.draw()
-    assert [axis.get_title() for axis in fig.axes[:2]] == ["ours", "untrained"]
-    assert [text.get_text() for text in fig.legends[0].get_texts()] == ["clean", "reverb", "pitch"]
-    rings = fig.axes[0].collections[-1].get_offsets()
-    assert np.allclose(rings, xy[:4])
-    with pytest.raises(KeyMynaError, match="one clean point"):
-        figures.plot_tsne(fig, {"ours": xy[1:]}, track[1:], family[1:], shift[1:])
 
 
 def test_measures_of_an_encoder_that_hears_pitch_alone_and_of_one_that_hears_all():

@@ -43,7 +43,7 @@ def framework(crops: Sequence[Tensor], keep: Tensor) -> Figure:
         seconds = crop.shape[1] * HOP / SAMPLE_RATE
         for axis, picture in ((patches, crop), (masked, seen)):
             axis.imshow(
-                picture,
+                picture.numpy(),
                 origin="lower",
                 aspect="auto",
                 cmap="magma",

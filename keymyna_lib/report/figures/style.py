@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -29,11 +30,12 @@ SYSTEMS = {
     "pre-trained": Look("#D55E00", "o"),  # by masked contrast, if notebook 10's objective is not changed
     "masked contrastive": Look("#D55E00", "o"),
     "masked contrastive, timbre-augmented": Look("#882255", "X"),
+    "masked contrastive, transpositions told apart": Look("#AA4499", "8"),
+    "masked contrastive, crops within 3.75 s": Look("#661100", "h"),
     "untrained": Look("#0072B2", "s"),
     "bare contrastive": Look("#999933", "v"),
     "augmented contrastive": Look("#56B4E9", "<"),
     "augmented contrastive, pitch-shifted": Look("#332288", ">"),
-    "augmented contrastive, transposed": Look("#AA4499", "8"),
     "masked reconstruction": Look("#E69F00", "d"),
     "supervised": Look("#555555", "P"),
     "supervised CNN": Look("#117733", "p"),
@@ -130,7 +132,7 @@ def label_points(axis: Axes, points: Sequence[tuple[float, float, str, str]]) ->
 
     Parameters
     ----------
-    points : x, y (in data), name (of one or more lines), colour. Call it last: it takes the limits as they are.
+    points : x, y (in data), name (a long one is wrapped), colour. Call it last: it takes the limits as they are.
     """
     from scipy.optimize import isotonic_regression
 
@@ -139,7 +141,8 @@ def label_points(axis: Axes, points: Sequence[tuple[float, float, str, str]]) ->
     axis.figure.draw_without_rendering()  # type: ignore[union-attr]  # for the height that the layout leaves
     line = 1.2 * TEXT / 72 * axis.figure.dpi / axis.get_window_extent().height  # type: ignore[union-attr]
     to_fraction = axis.transLimits.transform
-    ordered = sorted(points, key=lambda point: point[1])
+    wrapped = [(x, y, "\n".join(textwrap.fill(part, 30) for part in name.split("\n")), c) for x, y, name, c in points]
+    ordered = sorted(wrapped, key=lambda point: point[1])
     wanted = np.array([to_fraction(axis.transScale.transform((x, y)))[1] for x, y, _, _ in ordered])
     heights = line * np.array([1 + name.count("\n") for _, _, name, _ in ordered])
     least = np.concatenate([[0], np.cumsum((heights[1:] + heights[:-1]) / 2)])  # of each above the first
@@ -213,7 +216,7 @@ def readable_limits(low: np.ndarray, high: np.ndarray) -> tuple[float, float]:
     if not len(low):
         return -1.0, 1.0
     reach = np.maximum(np.abs(low), np.abs(high))
-    kept = reach <= 2 * np.quantile(reach, 0.85)
+    kept = reach <= 2 * np.quantile(reach, 0.85, method="nearest")
     bottom, top = min(low[kept].min(), 0.0), max(high[kept].max(), 0.0)
     margin = 0.08 * (top - bottom) or 1.0
     return bottom - margin, top + margin
