@@ -30,6 +30,7 @@ from keymyna_lib.model import Encoder, build_encoder, load_encoder, save_encoder
 from keymyna_lib.pretrain import INITIAL_WEIGHTS, PretrainConfig, pretrain_once, training_tracks
 from keymyna_lib.report.runs import Run, artifact, config_of, run_file
 from keymyna_lib.report.stage import Stage
+from keymyna_lib.report.traced import TracedTable
 from keymyna_lib.spectrogram import window_frames
 
 MASKED, UNTRAINED = "masked contrastive", "untrained"
@@ -258,12 +259,14 @@ class Tuned(NamedTuple):
     valid_score : its mean weighted score on validation, 0..1.
     tried : all rates that were tried, rising.
     on_edge : whether it is the lowest or highest of several that were tried, so that a better one may lie beyond.
+    run_id : of the run that holds all scores.
     """
 
     lr: float
     valid_score: float
     tried: list[float]
     on_edge: bool
+    run_id: str
 
 
 def tune(
@@ -336,7 +339,20 @@ def tune(
     table = pd.read_csv(run_file(stage.profile, run_id, "scores.csv"), dtype={"lr": str})
     scores = dict(zip(map(float, table["lr"]), table["valid_score"]))
     best = _best(scores)
-    return Tuned(best, scores[best], sorted(scores), len(scores) > 1 and best in (min(scores), max(scores)))
+    on_edge = len(scores) > 1 and best in (min(scores), max(scores))
+    return Tuned(best, scores[best], sorted(scores), on_edge, run_id)
+
+
+def tuning_table(tuned: Mapping[str, Tuned]) -> TracedTable:
+    """The learning rate of each objective, by `tune`, as text."""
+    table = TracedTable(["objective"])
+    for name, found in tuned.items():
+        row, runs = table.row(name), [found.run_id]
+        row.cell("learning rate", f"{found.lr:g}", runs)
+        row.cell("validation", f"{100 * found.valid_score:.1f}", runs)
+        row.cell("tried", ", ".join(f"{lr:g}" for lr in found.tried), runs)
+        row.cell("on the edge", "yes" if found.on_edge else "no", runs)
+    return table
 
 
 def _best(scores: Mapping[float, float]) -> float:

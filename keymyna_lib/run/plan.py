@@ -233,6 +233,11 @@ def _own() -> dict[str, dict[str, Rule]]:
         DESIGN: {"budgets": each(probed)},
         # Every other passage modulates; a kind is left out of the others, and songs have two outcomes.
         ANSWERS: {"n_test_songs": at_least(2), "n_no_key": at_least(1), "n_passages": at_least(2)},
+        CONCLUSIONS: {
+            "beside": Rule(
+                lambda value: value == "" or value in paths.PROFILES, f"nothing, or one of {', '.join(paths.PROFILES)}"
+            )
+        },
         SPEED: {"subjects": each(one_of(SUBJECTS)), "size": one_of(list(SIZES)), "budget": POSITIVE},
     }
 
@@ -422,6 +427,11 @@ def _try_it(values: Values, root: Path) -> Iterator[str]:
         )
 
 
+def _conclusions(values: Values, root: Path) -> Iterator[str]:
+    if values["beside"] and values["beside"] == values["profile"]:
+        yield f"beside {values['beside']!r}: it is the profile itself; name the one to compare it with, or nothing."
+
+
 _WITHIN = {
     RECORDINGS: _recordings,
     PRETRAIN: _pretrain,
@@ -432,6 +442,7 @@ _WITHIN = {
     REAL: _real_music,
     OBJECTIVES: _objectives,
     HEADS: _heads,
+    CONCLUSIONS: _conclusions,
     TRY_IT: _try_it,
 }
 

@@ -8,6 +8,7 @@ from keymyna_lib.report.figures.compared import (
     designs,
     differences,
     layer_heatmap,
+    scopes,
     systems,
     transfer,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "pretraining_curves",
     "probe_selection",
     "robustness",
+    "scopes",
     "source_histograms",
     "spectrograms",
     "speed_ratios",
