@@ -317,10 +317,8 @@ def test_objectives_change_nothing_but_the_objective():
     config = replace(CONFIG, mask_ratio=0.6)
     for name, change in encoder_study.OBJECTIVES.items():
         changed = encoder_study.with_objective(config, name)
-        assert (
-            replace(changed, objective=config.objective, mask_ratio=config.mask_ratio, augmentation=config.augmentation)
-            == config
-        )
+        kept = ("objective", "mask_ratio", "augmentation", "crop_distance", "loss")
+        assert replace(changed, **{field: getattr(config, field) for field in kept}) == config
         assert {key: getattr(changed, key) for key in change} == change
     assert encoder_study.with_objective(config, encoder_study.MASKED).mask_ratio == 0.6
     with pytest.raises(KeyMynaError, match="'rotation'"):
@@ -354,40 +352,77 @@ def test_a_learning_rate_is_kept_in_full(home, monkeypatch):
             lambda lr, *_, best=best, **__: (None, pd.DataFrame({"valid_score": [lr == best]})),
         )
         stage = Stage("50_objectives", "mini")
-        assert encoder_study.tune(stage, f"best {best}", CONFIG, lrs, 1, corpus, 1, [0]) == best
+        assert encoder_study.tune(stage, f"best {best}", CONFIG, lrs, 1, corpus, 1, [0]).lr == best
         assert load_metrics("mini", stage.runs)["condition"].to_list() == [f"lr {lr}" for lr in lrs]
 
 
-def test_tuning_takes_the_best_on_validation_never_sees_the_test_and_is_shared_by_seeds(home, monkeypatch):
+@pytest.fixture
+def rates(home, monkeypatch):
+    """A stand-in for pilots, whose validation score is a function of the rate; what was trained and looked at."""
     tracks = {"train": [f"a{i}" for i in range(20)], "valid": ["v0", "v1"], "test": ["t0"]}
     corpus = SimpleNamespace(
         hash="corpus", tracks=lambda split: tracks[split], pretraining_tracks=lambda labelled: ["u0", "u1"]
     )
-    seen, trained = [], []
+    made = SimpleNamespace(corpus=corpus, seen=[], trained=[], score_of={})
 
     def pretrained(config, corpus, train, valid, desc):
-        trained.append(config)
+        made.trained.append(config)
         assert (train, valid) == (["u0", "u1"], tracks["valid"])
         return SimpleNamespace(to=lambda device: config.lr), None
 
     def scored(lr, corpus, budgets, draws, scored):
         assert scored == "valid"
-        return None, pd.DataFrame({"valid_score": [{1e-3: 0.5, 3e-3: 0.7, 1e-2: 0.6}[lr]] * len(draws)})
+        return None, pd.DataFrame({"valid_score": [made.score_of[lr]] * len(draws)})
 
     monkeypatch.setattr(encoder_study, "pretrain_once", pretrained)
     monkeypatch.setattr(
         encoder_study, "budget_tracks", lambda corpus, budget, draw: tracks["train"][draw : draw + budget]
     )
     monkeypatch.setattr(
-        encoder_study, "extract", lambda corpus, name, lr, frames, track_ids: seen.append(track_ids) or lr
+        encoder_study, "extract", lambda corpus, name, lr, frames, track_ids: made.seen.append(track_ids) or lr
     )
     monkeypatch.setattr(encoder_study, "label_efficiency", scored)
+    return made
+
+
+def test_tuning_takes_the_best_on_validation_never_sees_the_test_and_is_shared_by_seeds(rates):
+    rates.score_of |= {1e-3: 0.5, 3e-3: 0.7, 1e-2: 0.6}
     for seed in (4, 5):
         config = replace(CONFIG, steps=50, warmup_steps=10, seed=seed)
         stage = Stage("50_objectives", "mini")
-        assert encoder_study.tune(stage, "toy", config, [1e-3, 3e-3, 1e-2], 5, corpus, 3, [0, 2]) == 3e-3
+        found = encoder_study.tune(stage, "toy", config, [1e-3, 3e-3, 1e-2], 5, rates.corpus, 3, [0, 2])
+        assert found == (3e-3, 0.7, [1e-3, 3e-3, 1e-2], False)
         assert len(stage.runs) == 1
         stage.done()
-    assert len(trained) == 3  # the second seed takes what the first has found
-    assert {(c.steps, c.warmup_steps, c.seed) for c in trained} == {(5, 1, 0)}
-    assert seen == [["a0", "a1", "a2", "a3", "a4", "v0", "v1"]] * 3
+    assert len(rates.trained) == 3  # the second seed takes what the first has found
+    assert {(c.steps, c.warmup_steps, c.seed) for c in rates.trained} == {(5, 1, 0)}
+    assert rates.seen == [["a0", "a1", "a2", "a3", "a4", "v0", "v1"]] * 3
+
+
+def test_a_pilot_of_the_full_length_is_the_run_of_seed_0(rates):
+    rates.score_of |= {1e-3: 0.5, 3e-3: 0.7}
+    config = encoder_study.with_objective(replace(CONFIG, steps=50, warmup_steps=7), encoder_study.TIMBRE)
+    found = encoder_study.tune(
+        Stage("50_objectives", "mini"), "toy", replace(config, seed=2), [1e-3, 3e-3], 50, rates.corpus, 3, [0]
+    )
+    assert replace(config, lr=found.lr) in rates.trained
+
+
+@pytest.mark.parametrize(
+    "best, tried, on_edge",
+    [
+        (1e-3, [1e-3, 3e-4, 3e-3], False),  # none but those asked for
+        (1e-2, [1e-3, 3e-4, 3e-3, 1e-2, 3e-2], False),  # one by one, until the next is worse
+        (3e-2, [1e-3, 3e-4, 3e-3, 1e-2, 3e-2], True),  # as far as there are candidates
+        (1e-4, [1e-3, 3e-4, 3e-3, 1e-4, 3e-5], False),
+        (3e-5, [1e-3, 3e-4, 3e-3, 1e-4, 3e-5], True),
+    ],
+)
+def test_tuning_goes_on_beyond_an_edge(rates, best, tried, on_edge):
+    further = [1e-4, 1e-2, 3e-2, 3e-5]
+    rates.score_of |= {lr: 1 / (1 + abs(np.log(lr / best))) for lr in (1e-3, 3e-4, 3e-3, *further)}
+    found = encoder_study.tune(
+        Stage("50_objectives", "mini"), "toy", CONFIG, [1e-3, 3e-4, 3e-3], 5, rates.corpus, 3, [0], further=further
+    )
+    assert [config.lr for config in rates.trained] == tried
+    assert found.lr == best and found.tried == sorted(tried) and found.on_edge == on_edge

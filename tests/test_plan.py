@@ -114,7 +114,7 @@ def test_the_names_of_factors_and_rows_are_those_of_the_notebooks():
         ({"seed": -1}, "10, 40, 50, 55, 60, 85: seed -1"),
         ({"seeds": "0,0"}, "20, 30, 45, 65: seeds [0, 0]: expected a list of different values"),
         ({"draws": ""}, "50, 60: draws []"),
-        ({"dropouts": "0.5,1"}, "20, 30, 45, 65: dropouts [0.5, 1.0]"),
+        ({"dropouts": "0.5,1"}, "20, 30, 45, 50, 65: dropouts [0.5, 1.0]"),
         ({"device": "gpu"}, "device 'gpu': expected auto, cpu or cuda."),
         ({"preset": "vit-l"}, "10, 50, 60: preset 'vit-l'"),
         ({"tasks": "giantstep"}, "05: task 'giantstep': choose among giantsteps"),

@@ -25,7 +25,7 @@ DECLARED = {
     "temperature": "10 50 60",
     "gamma": "10 50 60",
     "projection_dim": "10 50 60",
-    "transpositions": "",  # of an objective that no notebook compares
+    "transpositions": "",  # of an objective of notebook 50, as its augmentations are
     "steps": "10 50 60",
     "batch_size": "10 50 60",
     "micro_batch": "10 50 60",

@@ -56,7 +56,7 @@ def test_runs_are_kept_at_once_and_published_when_done(home):
 
 @pytest.mark.parametrize("profile", ["smol", "", "Smoke", "mini ", "../mini"])
 def test_an_unknown_profile_leaves_nothing_behind(home, profile):
-    with pytest.raises(KeyMynaError, match="expected one of smoke, mini, mini-full, gpu, paper"):
+    with pytest.raises(KeyMynaError, match="expected one of smoke, mini, mini-full, mini-full-piece, gpu, paper"):
         Stage("20_x", profile)
     assert not (home / "local/results").exists() or not any((home / "local/results").rglob("*"))
 

@@ -18,7 +18,7 @@ LOCAL = "local"
 BUNDLE = ROOT / "bundle.json"  # there only in a copy that `keymyna bundle` made, see run/bundle.py
 SET_BY_HAND = "KEYMYNA_SET_BY_HAND"  # environment variable of the runner for its notebooks, see report/provenance.py
 
-PROFILES = ("smoke", "mini", "mini-full", "gpu", "paper")
+PROFILES = ("smoke", "mini", "mini-full", "mini-full-piece", "gpu", "paper")
 
 
 def expanded(path: Path | str) -> Path:

@@ -8,15 +8,20 @@ holds. Otherwise it cannot be told; without runs it was not tested.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.evaluate import holm
 from keymyna_lib.experiments.encoder_study import MASKED, OBJECTIVES, UNTRAINED
+from keymyna_lib.experiments.pretext import MARK
+from keymyna_lib.experiments.references import ESSENTIA, KEY_PROFILES, discriminants_of
+from keymyna_lib.features import CHROMA, MEAN_MEL
 from keymyna_lib.report.intervals import CANNOT_BE_TOLD, DOES_NOT, HOLDS, NOT_TESTED, budget_label, with_interval
+from keymyna_lib.report.runs import load_runs
 from keymyna_lib.report.traced import TracedTable
 
 ALPHA = 0.05
@@ -31,14 +36,27 @@ class Claim(NamedTuple):
     worse: str
 
 
+_SUBJECT = "masked contrastive pre-training beats"
+_WIDE = "under the wide MLP, "  # the paper's head; elsewhere, a logistic probe
 OBJECTIVE_CLAIMS: tuple[Claim, ...] = (
-    Claim("masked contrastive pre-training beats no pre-training", MASKED, UNTRAINED),
+    Claim(f"{_SUBJECT} no pre-training", MASKED, UNTRAINED),
     *(
-        Claim(f"masked contrastive pre-training beats {name} at equal steps", MASKED, name)
+        Claim(f"{_SUBJECT} {name} at equal steps", MASKED, name)
         for name in OBJECTIVES
         if name not in (MASKED, "supervised")
     ),
-    Claim("masked contrastive pre-training beats supervised training with every label", MASKED, "supervised"),
+    Claim(f"{_SUBJECT} supervised training with every label", MASKED, "supervised"),
+)
+_FEATURES = (Claim(f"{_SUBJECT} the mean mel spectrum", MASKED, MEAN_MEL), Claim(f"{_SUBJECT} chroma", MASKED, CHROMA))
+# What needs no pre-training, or no labels at all.
+REFERENCE_CLAIMS: tuple[Claim, ...] = (
+    *_FEATURES,
+    Claim(f"{_SUBJECT} the best key profile", MASKED, KEY_PROFILES),
+    Claim(f"{_SUBJECT} essentia", MASKED, ESSENTIA),
+    *(Claim(f"{_SUBJECT} {name}", MASKED, name) for name in map(discriminants_of, (MEAN_MEL, UNTRAINED, MASKED))),
+)
+WIDE_CLAIMS: tuple[Claim, ...] = tuple(
+    claim._replace(text=f"{_WIDE}{claim.text}") for claim in (*OBJECTIVE_CLAIMS, *_FEATURES)
 )
 
 
@@ -52,44 +70,63 @@ SCOPE_CLAIM = (
     "masked contrastive pre-training gains more over no pre-training where instruments, room and tuning change within "
     "a piece than where they do not"
 )
+WIDE_SCOPE_CLAIM = f"{_WIDE}{SCOPE_CLAIM}"
+# What the abstract says of data sets that are not freely available.
+STATE_OF_THE_ART = "the wide MLP on the frozen embedding beats all earlier systems on GiantSteps and Billboard"
+ANY = "any"  # label budget of a claim that was tested at none
 
 
-def conclude(claims: Sequence[Claim], found: pd.DataFrame, n_train: int) -> pd.DataFrame:
-    """The evidence for every claim at every label budget.
+def _untested(claim: str) -> dict[str, Any]:
+    return {
+        "claim": claim,
+        "labels": ANY,
+        "seeds": 0,
+        **dict.fromkeys(("difference", "low", "high", "p"), np.nan),
+        "run_ids": [],
+        "mark": "",
+    }
+
+
+def not_tested(text: str) -> pd.DataFrame:
+    """The line of a claim that these runs cannot test, to be decided together with those of `conclude`."""
+    return pd.DataFrame([_untested(text)])
+
+
+def conclude(
+    claims: Sequence[Claim], found: pd.DataFrame, n_train: int, unlearned: Collection[str] = ()
+) -> pd.DataFrame:
+    """The evidence for every claim at every label budget at which it was tested.
 
     Parameters
     ----------
     claims : about systems of one comparison, `better` being the one that the others are compared with.
     found : what `summaries.comparison` returns.
+    unlearned : systems that hardly learned their own task (see `pretext.unlearned`): their claims are marked.
 
     Returns
     -------
     Columns claim, labels, seeds (shared by both systems), difference, low, high (better minus worse, weighted score in
-    0..1), p (not adjusted), run_ids. Without runs, the numbers are missing and run_ids is empty.
+    0..1), p (not adjusted), run_ids, mark. A claim that was tested nowhere has one row: labels ANY, the numbers are
+    missing and run_ids is empty.
     """
     rows = []
     for claim in claims:
-        for budget in dict.fromkeys(found["budget"]):
-            row = {
+        tested = [
+            {
                 "claim": claim.text,
-                "labels": budget_label(budget, n_train),
-                "seeds": 0,
-                "difference": np.nan,
-                "low": np.nan,
-                "high": np.nan,
-                "p": np.nan,
-                "run_ids": [],
+                "labels": budget_label(cell["budget"], n_train),
+                "seeds": cell["shared"],
+                "difference": -cell["difference"],
+                "low": -cell["d_high"],
+                "high": -cell["d_low"],
+                "p": cell["p"],
+                "run_ids": cell["pair_ids"],
+                "mark": MARK if {claim.better, claim.worse} & set(unlearned) else "",
             }
-            for cell in found[(found["budget"] == budget) & (found["name"] == claim.worse)].to_dict("records"):
-                row |= {
-                    "seeds": cell["shared"],
-                    "difference": -cell["difference"],
-                    "low": -cell["d_high"],
-                    "high": -cell["d_low"],
-                    "p": cell["p"],
-                    "run_ids": cell["pair_ids"],
-                }
-            rows.append(row)
+            for cell in found.to_dict("records")
+            if cell["name"] == claim.worse and cell["shared"]
+        ]
+        rows += tested or [_untested(claim.text)]
     return pd.DataFrame(rows)
 
 
@@ -103,12 +140,29 @@ def conclude_interaction(text: str, found: pd.DataFrame, n_train: int) -> pd.Dat
 
     Returns
     -------
-    The columns of `conclude`.
+    The columns of `conclude`, in one row without numbers where nothing was found or no seed is common.
     """
-    labels = [budget_label(budget, n_train) for budget in found["budget"]]
-    return found.drop(columns="budget").assign(claim=text, labels=labels)[
-        ["claim", "labels", "seeds", "difference", "low", "high", "p", "run_ids"]
+    rows = [
+        {**_untested(text), "labels": budget_label(cell.pop("budget"), n_train), **cell}
+        for cell in found.to_dict("records")
+        if cell["seeds"]
     ]
+    return pd.DataFrame(rows) if rows else not_tested(text)
+
+
+def runs_beside(profile: str, notebooks: Sequence[str]) -> pd.DataFrame:
+    """What notebooks published in another profile, as of `runs.load_runs`; empty, with a word why, if there is nothing.
+
+    Parameters
+    ----------
+    profile : "" for none.
+    """
+    if profile:
+        try:
+            return load_runs(profile, notebooks)
+        except KeyMynaError as error:
+            print(f"nothing to compare with: {error}")
+    return pd.DataFrame(columns=["name", "experiment", "seed", "steps", "base_steps", "budgets", "scope", "run_id"])
 
 
 def verdict(low: float, high: float, p_holm: float) -> str:
@@ -144,7 +198,8 @@ def seeds_warning(decided: pd.DataFrame) -> str:
 
 def conclusions_table(decided: pd.DataFrame) -> TracedTable:
     """`decide` as text; cells of claims that were not tested are not traced."""
-    table = TracedTable(["claim", "labels", "seeds"], ["claim", "labels", "seeds", "verdict", "evidence", "p"])
+    columns = ["claim", "labels", "seeds", "verdict", "evidence", "p", "pretext task"]
+    table = TracedTable(["claim", "labels", "seeds"], columns)
     for cell in decided.itertuples():
         row = table.row(cell.claim, cell.labels, str(cell.seeds))
         if cell.verdict == NOT_TESTED:
@@ -153,4 +208,5 @@ def conclusions_table(decided: pd.DataFrame) -> TracedTable:
         row.cell("verdict", cell.verdict, cell.run_ids)
         row.cell("evidence", with_interval(cell.difference, cell.low, cell.high, "+"), cell.run_ids)
         row.cell("p", f"{cell.p_holm:.4f}", cell.run_ids)
+        row.cell("pretext task", cell.mark)
     return table

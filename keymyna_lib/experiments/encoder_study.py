@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -22,23 +22,33 @@ from keymyna_lib.evaluate import summary
 from keymyna_lib.experiments.cost import counted_flops
 from keymyna_lib.experiments.label_efficiency import label_efficiency
 from keymyna_lib.experiments.pretext import chance_measure
+from keymyna_lib.experiments.scoring import prediction_table
+from keymyna_lib.experiments.upstream import feature_sets
+from keymyna_lib.experiments.wide_mlp import WideMlp, labelled_sets, wide_mlp
 from keymyna_lib.features import extract
 from keymyna_lib.model import Encoder, build_encoder, load_encoder, save_encoder
 from keymyna_lib.pretrain import INITIAL_WEIGHTS, PretrainConfig, pretrain_once, training_tracks
 from keymyna_lib.report.runs import Run, artifact, config_of, run_file
 from keymyna_lib.report.stage import Stage
+from keymyna_lib.report.traced import TracedTable
 from keymyna_lib.spectrogram import window_frames
 
 MASKED, UNTRAINED = "masked contrastive", "untrained"
+TIMBRE = "masked contrastive, timbre-augmented"
+# AudioSet's clips last 10 s: two crops of 6.25 s out of one start at most 3.75 s apart, 117 frames.
+NEAR = "masked contrastive, crops within 3.75 s"
 # What each objective changes in a configuration. Masked contrastive keeps the mask ratio; reconstruction hides the
 # three quarters that He et al. (2022) found best; the others see every patch.
 OBJECTIVES: dict[str, dict[str, Any]] = {
     MASKED: dict(objective="contrastive", augmentation="none"),
+    TIMBRE: dict(objective="contrastive", augmentation="timbre"),
+    NEAR: dict(objective="contrastive", augmentation="none", crop_distance=117),
+    "masked contrastive, transpositions told apart": dict(objective="transposed", augmentation="none", loss="infonce"),
+    "bare contrastive": dict(objective="contrastive", mask_ratio=0.0, augmentation="none"),
     "augmented contrastive": dict(objective="contrastive", mask_ratio=0.0, augmentation="timbre"),
     "augmented contrastive, pitch-shifted": dict(
         objective="contrastive", mask_ratio=0.0, augmentation="timbre and pitch"
     ),
-    "bare contrastive": dict(objective="contrastive", mask_ratio=0.0, augmentation="none"),
     "masked reconstruction": dict(objective="reconstruction", mask_ratio=0.75, augmentation="none"),
     "supervised": dict(objective="supervised", mask_ratio=0.0, augmentation="none"),
 }
@@ -177,6 +187,88 @@ def record_predictions(run: Run, predictions: pd.DataFrame, choices: pd.DataFram
         run.metric("all", "valid", "weighted_both", group["valid_score"].mean(), n_valid, budget=budget)
 
 
+def record_wide_mlps(
+    stage: Stage,
+    protocol: WideMlp,
+    encoder_runs: Mapping[str, str],
+    base: PretrainConfig,
+    corpus: Corpus,
+    budgets: Sequence[int],
+    draws: Sequence[int],
+    *,
+    windows: int,
+) -> list[str]:
+    """Train the paper's heads on each encoder, on the mean mel spectrum and on chroma; a run each, "wide_mlp".
+
+    Views of the labelled tracks are shifted once for all of them.
+
+    Parameters
+    ----------
+    encoder_runs : name of a system -> id of its run of `record`.
+    base : the configuration that the systems vary; its seed and its number of steps are the runs'.
+    budgets, draws : see `wide_mlp.labelled_sets`; where there is no budget, nothing is done.
+    windows : of each shifted view, see `features.add_shifted`.
+
+    Returns
+    -------
+    The runs' ids. Their files: predictions.csv, estimates.csv and choices.csv, as of `record`.
+    """
+    if not budgets:
+        return []
+    labelled = {track for pair in labelled_sets(budgets, draws) for track in budget_tracks(corpus, *pair)}
+    encoders = encoders_of_runs(stage.profile, list(encoder_runs.values()))
+    sets = feature_sets(
+        corpus,
+        {name: encoder.to(pick_device(base.device)) for name, encoder in encoders.items()},
+        windows=windows,
+        frames=window_frames(base.crop_frames),
+        shifts=dict.fromkeys(sorted(labelled), protocol.shifts),
+    )
+    made = []
+    for name, features in sets.items():
+        with stage.run(
+            "wide_mlp",
+            seed=base.seed,
+            inputs={"corpus": corpus.hash, "encoder_run": encoder_runs.get(name, "")},
+            config={
+                **asdict(protocol),
+                "name": name,
+                "steps": base.steps,
+                "base_steps": base.steps,
+                "budgets": list(budgets),
+                "draws": list(draws),
+                "shifted_windows": windows,
+            },
+        ) as run:
+            estimates, choices = wide_mlp(
+                protocol, features, corpus, budgets, draws, base.device, desc=f"wide MLP, {name}"
+            )
+            tables = [
+                prediction_table(corpus, list(group["track_id"]), group["estimate"]).assign(budget=budget, draw=draw)
+                for (budget, draw), group in estimates.groupby(["budget", "draw"], sort=False)
+            ]
+            record_predictions(run, pd.concat(tables, ignore_index=True), choices, len(corpus.tracks(split="valid")))
+        made.append(run.run_id)
+    return made
+
+
+class Tuned(NamedTuple):
+    """A learning rate that validation has chosen.
+
+    lr : the rate.
+    valid_score : its mean weighted score on validation, 0..1.
+    tried : all rates that were tried, rising.
+    on_edge : whether it is the lowest or highest of several that were tried, so that a better one may lie beyond.
+    run_id : of the run that holds all scores.
+    """
+
+    lr: float
+    valid_score: float
+    tried: list[float]
+    on_edge: bool
+    run_id: str
+
+
 def tune(
     stage: Stage,
     name: str,
@@ -186,26 +278,31 @@ def tune(
     corpus: Corpus,
     budget: int,
     draws: Sequence[int],
-) -> float:
-    """Choose the learning rate of an objective on validation tracks, by short pilots of equal length.
+    *,
+    further: Sequence[float] = (),
+) -> Tuned:
+    """Choose the learning rate of an objective on validation tracks, by pilots of equal length.
 
-    Test tracks are not even embedded.
+    Test tracks are not even embedded. A pilot of the full length is the very run that seed 0 makes with this rate, so
+    it is trained once (see `pretrain_once`).
 
     Parameters
     ----------
     lrs : the candidates.
     steps : length of a pilot; warm-up and schedule are shortened in proportion.
     budget, draws : of the logistic probe that judges the pilots, see `label_efficiency`.
+    further : candidates beyond those, tried one by one, the nearest first, for as long as the best lies on an edge.
 
     Returns
     -------
-    The learning rate with the best validation score. The run that holds all scores is added to the stage; one that
-    the notebook has published with this code is taken over, so that further seeds share one tuning.
+    What was chosen. The run that holds all scores is added to the stage; one that the notebook has published with this
+    code is taken over, so that further seeds share one tuning.
     """
     settings = {
         **_shown(config),
         "name": name,
         "lrs": list(lrs),
+        "further": list(further),
         "pilot_steps": steps,
         "budget": budget,
         "draws": list(draws),
@@ -215,29 +312,60 @@ def tune(
     if run_id is None:
         valid = corpus.tracks(split="valid")
         seen = sorted({track for draw in draws for track in budget_tracks(corpus, budget, draw)}) + valid
+
+        def score(lr: float) -> float:
+            pilot = replace(
+                config, lr=lr, steps=steps, seed=0, warmup_steps=round(config.warmup_steps * steps / config.steps)
+            )
+            encoder, _ = pretrain_once(pilot, corpus, training_tracks(pilot, corpus), valid, desc=f"{name}, lr {lr}")
+            features = extract(
+                corpus,
+                name,
+                encoder.to(pick_device(config.device)),
+                frames=window_frames(config.crop_frames),
+                track_ids=seen,
+            )
+            _, choices = label_efficiency(features, corpus, [budget], draws, scored="valid")
+            return round(float(choices["valid_score"].mean()), 6)  # as it is stored
+
         with stage.run("tuning", config=settings, seed=0, inputs={"corpus": corpus.hash}) as run:
-            scores = []
-            for lr in lrs:
-                pilot = replace(
-                    config, lr=lr, steps=steps, seed=0, warmup_steps=round(config.warmup_steps * steps / config.steps)
-                )
-                encoder, _ = pretrain_once(
-                    pilot, corpus, training_tracks(pilot, corpus), valid, desc=f"{name}, lr {lr}"
-                )
-                features = extract(
-                    corpus,
-                    name,
-                    encoder.to(pick_device(config.device)),
-                    frames=window_frames(config.crop_frames),
-                    track_ids=seen,
-                )
-                _, choices = label_efficiency(features, corpus, [budget], draws, scored="valid")
-                scores.append({"lr": str(lr), "valid_score": choices["valid_score"].mean()})
-                run.metric("all", "valid", "weighted_both", scores[-1]["valid_score"], len(valid), condition=f"lr {lr}")
-            run.attach("scores", pd.DataFrame(scores))
+            scores = {lr: score(lr) for lr in lrs}
+            while (lr := _beyond(scores, further)) is not None:
+                scores[lr] = score(lr)
+            for lr, value in scores.items():
+                run.metric("all", "valid", "weighted_both", value, len(valid), condition=f"lr {lr}")
+            run.attach("scores", pd.DataFrame({"lr": [str(lr) for lr in scores], "valid_score": scores.values()}))
         run_id = run.run_id
-    table = pd.read_csv(run_file(stage.profile, run_id, "scores.csv"))  # one row per candidate, in their order
-    return float(lrs[table["valid_score"].argmax()])
+    table = pd.read_csv(run_file(stage.profile, run_id, "scores.csv"), dtype={"lr": str})
+    scores = dict(zip(map(float, table["lr"]), table["valid_score"]))
+    best = _best(scores)
+    on_edge = len(scores) > 1 and best in (min(scores), max(scores))
+    return Tuned(best, scores[best], sorted(scores), on_edge, run_id)
+
+
+def tuning_table(tuned: Mapping[str, Tuned]) -> TracedTable:
+    """The learning rate of each objective, by `tune`, as text."""
+    table = TracedTable(["objective"])
+    for name, found in tuned.items():
+        row, runs = table.row(name), [found.run_id]
+        row.cell("learning rate", f"{found.lr:g}", runs)
+        row.cell("validation", f"{100 * found.valid_score:.1f}", runs)
+        row.cell("tried", ", ".join(f"{lr:g}" for lr in found.tried), runs)
+        row.cell("on the edge", "yes" if found.on_edge else "no", runs)
+    return table
+
+
+def _best(scores: Mapping[float, float]) -> float:
+    """The rate with the best score, the first of equals."""
+    return max(scores, key=lambda lr: scores[lr])
+
+
+def _beyond(scores: Mapping[float, float], further: Sequence[float]) -> float | None:
+    """The candidate to try next: the nearest beyond the best rate, if that lies on an edge of those tried."""
+    best = _best(scores)
+    above = [lr for lr in further if lr > best and best == max(scores)]
+    below = [lr for lr in further if lr < best and best == min(scores)]
+    return min(above) if above else max(below, default=None)
 
 
 def encoders_of_runs(profile: str, run_ids: Sequence[str]) -> dict[str, Encoder]:

@@ -118,6 +118,22 @@ def pretext_table(found: pd.DataFrame) -> TracedTable:
     return table
 
 
+def learned(found: pd.DataFrame) -> dict[str, tuple[str, list[str]]]:
+    """By system, how far it came in its own task, with MARK where that is hardly at all, and the runs that say so.
+
+    Parameters
+    ----------
+    found : of `pretext_scores`, one number of steps for each system.
+    """
+    shown = {row.name: f"{100 * row.learned:.0f} %" + f", {MARK}" * row.near_chance for row in found.itertuples()}
+    return {name: (text, runs) for (name, text), runs in zip(shown.items(), found["run_ids"])}
+
+
+def unlearned(found: pd.DataFrame) -> list[str]:
+    """The systems of `pretext_scores` that hardly learned their task: their scores say nothing about that task."""
+    return list(found.loc[found["near_chance"], "name"]) if len(found) else []
+
+
 @torch.inference_mode()
 def similarity(encoder: Encoder, crops: Tensor, mask_ratio: float, generator: torch.Generator) -> np.ndarray:
     """Centred cosines between two views' embeddings.

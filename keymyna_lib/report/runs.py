@@ -344,8 +344,9 @@ def files_of(profile: str, run_id: str) -> list[Path]:
 
 
 def run_file(profile: str, run_id: str, name: str) -> Path:
-    """Path of one of a run's files."""
-    return _folder(profile, run_id) / name
+    """Path of one of a run's files; a run of another profile is named "profile/run", see `name_elsewhere`."""
+    elsewhere, _, run_id = run_id.rpartition("/")
+    return _folder(elsewhere or profile, run_id) / name
 
 
 def _folder(profile: str, run_id: str) -> Path:
@@ -361,6 +362,15 @@ def copy_run(run: Path, runs: Path) -> None:
         discard(unfinished)
         shutil.copytree(run, unfinished)
         os.replace(unfinished, copy)
+
+
+def name_elsewhere(run_id: str, of: str, profile: str) -> str:
+    """What a run of profile `of` is called in the traces of another profile.
+
+    >>> name_elsewhere("probe-0123456789-s0-a1", "mini-full", "mini")
+    'mini-full/probe-0123456789-s0-a1'
+    """
+    return run_id if of == profile else f"{of}/{run_id}"
 
 
 def config_of(profile: str, run_id: str) -> dict[str, Any]:

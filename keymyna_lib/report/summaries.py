@@ -24,7 +24,7 @@ from keymyna_lib.evaluate import (
     summary,
 )
 from keymyna_lib.report.intervals import UNDECIDED
-from keymyna_lib.report.runs import config_of, load_metrics, load_predictions, run_file
+from keymyna_lib.report.runs import config_of, load_metrics, load_predictions, name_elsewhere, run_file
 
 SYSTEM = ["features", "head"]
 TASK_SYSTEM = ["task", *SYSTEM]
@@ -380,8 +380,9 @@ def interaction(
 
     Returns
     -------
-    One row per budget: budget, seeds (that all four have), difference, low, high (in 0..1), p (not adjusted), run_ids.
-    Without a common seed, seeds is 0, run_ids is empty and the numbers are missing.
+    One row per budget: budget, seeds (that all four have), difference, low, high (in 0..1), p (not adjusted), run_ids
+    (those of the second profile as `runs.name_elsewhere` has them). Without a common seed, seeds is 0, run_ids is empty
+    and the numbers are missing.
 
     Raises
     ------
@@ -398,7 +399,7 @@ def interaction(
             "budget": budget,
             "seeds": len(shared),
             **dict.fromkeys(("difference", "low", "high", "p"), np.nan),
-            "run_ids": [run for some in ids for run in some],
+            "run_ids": [name_elsewhere(run, of, first[0]) for (of, _), some in zip(sides, ids) for run in some],
         }
         if shared:
             scored = [comparison_scores(profile, some, budget) for (profile, _), some in zip(sides, ids)]
@@ -413,6 +414,11 @@ def interaction(
             row |= found._asdict()
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def common_budgets(runs: pd.DataFrame, budgets: Sequence[int]) -> list[int]:
+    """Those of some label budgets that every run of `encoder_study` was scored at; none without runs."""
+    return [budget for budget in budgets if len(runs) and all(budget in of for of in runs["budgets"])]
 
 
 def at_equal_steps(runs: pd.DataFrame) -> pd.DataFrame:

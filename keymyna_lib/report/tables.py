@@ -187,9 +187,16 @@ def exclusions_table(profile: str, run_id: str) -> TracedTable:
     return TracedTable.of_runs(table, labels, [run_id])
 
 
-def comparison_table(found: pd.DataFrame, n_train: int, against: str) -> TracedTable:
-    """`summaries.comparison` as text: one row per system, score and paired difference at each label budget."""
-    shown = TracedTable(["system", "seeds"])
+def comparison_table(
+    found: pd.DataFrame, n_train: int, against: str, learned: Mapping[str, tuple[str, Sequence[str]]] | None = None
+) -> TracedTable:
+    """`summaries.comparison` as text: one row per system, score and paired difference at each label budget.
+
+    Parameters
+    ----------
+    learned : system -> how far it came in its own task and the runs that say so, see `pretext.learned`; a last column.
+    """
+    shown, columns = TracedTable(["system", "seeds"]), learned or {}
     for name, group in found.groupby("name", sort=False):
         row = shown.row(name, str(group["seeds"].iloc[0]))
         for cell in group.to_dict("records"):
@@ -197,6 +204,8 @@ def comparison_table(found: pd.DataFrame, n_train: int, against: str) -> TracedT
             row.cell(label, with_interval(cell["score"], cell["low"], cell["high"]), cell["run_ids"])
             if name != against:
                 row.cell(f"{label}, minus {against}", difference_cell(cell), cell["pair_ids"] or cell["run_ids"])
+        if name in columns:
+            row.cell("learned of its task", *columns[str(name)])
     return shown
 
 

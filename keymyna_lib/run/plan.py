@@ -42,6 +42,10 @@ _SIZES = {
     "circle_tracks": at_least(2),
     "cnn_seeds": each(at_least(0), least=0),
     "cnn_lr": POSITIVE,
+    "timbre_steps": each(at_least(1), least=0),
+    "further_lrs": each(POSITIVE, least=0),
+    "mlp_budgets": each(at_least(0), least=0),
+    **dict.fromkeys(("mlp_draws", "head_seeds"), each(at_least(0))),
 }
 # Notebook 60: what may be varied -> the parameter with its values, and the setting that takes them.
 FACTORS = {
@@ -62,6 +66,7 @@ _COUPLED |= {
     "tune",
     "tuning_steps",
     "masked_steps",
+    "timbre_steps",
     "factors",
     *(listed for listed, _ in FACTORS.values()),
 }
@@ -177,6 +182,7 @@ def _names() -> dict[str, Rule]:
     """The rules of parameters that hold names."""
     from keymyna_lib.corpus.rendered.arrange import MIXED, SCOPES
     from keymyna_lib.experiments import encoder_study
+    from keymyna_lib.experiments.references import REFERENCES
     from keymyna_lib.losses import LOSSES
     from keymyna_lib.model import PATCHES, PRESETS, SCALES
     from keymyna_lib.objectives import OBJECTIVES as KINDS
@@ -197,6 +203,7 @@ def _names() -> dict[str, Rule]:
         "precision": one_of(PRECISIONS),
         "device": Rule(lambda value: re.fullmatch(r"auto|cpu|cuda(:\d+)?", value), "auto, cpu or cuda"),
         "objectives": each(one_of(encoder_study.OBJECTIVES)),
+        "references": each(one_of(REFERENCES), least=0),
         "patches": each(one_of(PATCHES)),
         "scales": each(one_of(SCALES)),
         "losses": each(one_of(LOSSES)),
@@ -229,6 +236,11 @@ def _own() -> dict[str, dict[str, Rule]]:
         DESIGN: {"budgets": each(probed)},
         # Every other passage modulates; a kind is left out of the others, and songs have two outcomes.
         ANSWERS: {"n_test_songs": at_least(2), "n_no_key": at_least(1), "n_passages": at_least(2)},
+        CONCLUSIONS: {
+            "beside": Rule(
+                lambda value: value == "" or value in paths.PROFILES, f"nothing, or one of {', '.join(paths.PROFILES)}"
+            )
+        },
         SPEED: {"subjects": each(one_of(SUBJECTS)), "size": one_of(list(SIZES)), "budget": POSITIVE},
     }
 
@@ -296,8 +308,10 @@ def _changes(notebook: str, values: Values) -> Iterator[tuple[str, dict[str, Any
         return
     for name in values["objectives"]:
         yield f"objectives, {name!r}", usual | encoder_study.OBJECTIVES[name]
-    for steps in values["masked_steps"]:
-        yield f"masked_steps, {steps}", {"steps": steps, "warmup_steps": round(values["warmup_share"] * steps)}
+    for listed, name in (("masked_steps", encoder_study.MASKED), ("timbre_steps", encoder_study.TIMBRE)):
+        for steps in values[listed]:
+            length = {"steps": steps, "warmup_steps": round(values["warmup_share"] * steps)}
+            yield f"{listed}, {steps}", length | encoder_study.OBJECTIVES[name]
 
 
 def _recordings(values: Values, root: Path) -> Iterator[str]:
@@ -416,6 +430,11 @@ def _try_it(values: Values, root: Path) -> Iterator[str]:
         )
 
 
+def _conclusions(values: Values, root: Path) -> Iterator[str]:
+    if values["beside"] and values["beside"] == values["profile"]:
+        yield f"beside {values['beside']!r}: it is the profile itself; name the one to compare it with, or nothing."
+
+
 _WITHIN = {
     RECORDINGS: _recordings,
     PRETRAIN: _pretrain,
@@ -426,6 +445,7 @@ _WITHIN = {
     REAL: _real_music,
     OBJECTIVES: _objectives,
     HEADS: _heads,
+    CONCLUSIONS: _conclusions,
     TRY_IT: _try_it,
 }
 
@@ -472,6 +492,7 @@ def _known_tasks(values: Mapping[str, Values]) -> Iterator[tuple[str, str]]:
 
 def _with_corpus(notebook: str, values: Values, corpus: Corpus) -> Iterator[str]:
     """What is wrong in one notebook, given the tracks that there are."""
+    from keymyna_lib.experiments.references import DISCRIMINANTS
     from keymyna_lib.experiments.upstream import tasks_of
     from keymyna_lib.pretrain import training_tracks
 
@@ -491,8 +512,12 @@ def _with_corpus(notebook: str, values: Values, corpus: Corpus) -> Iterator[str]
             if notebook == ROBUSTNESS:
                 n_tracks = min(values["n_tracks"] or float("inf"), sizes["extra"] or sizes["test"])
                 yield from _points(n_tracks, values["perplexity"])
-            for name in ("budget", "budgets", "tuning_budget", "optimism_budgets"):
-                if name == "tuning_budget" and not values.get("tune"):
+            for name in ("budget", "budgets", "tuning_budget", "mlp_budgets", "optimism_budgets"):
+                if (
+                    name == "tuning_budget"
+                    and not values.get("tune")
+                    and DISCRIMINANTS not in values.get("references", [])
+                ):
                     continue
                 asked = values.get(name, [])
                 for budget in asked if isinstance(asked, list) else [asked]:

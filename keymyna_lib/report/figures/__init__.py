@@ -7,6 +7,7 @@ from keymyna_lib.report.figures.compared import (
     cost_curve,
     designs,
     differences,
+    scopes,
     systems,
     transfer,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "pretraining_curves",
     "probe_selection",
     "robustness",
+    "scopes",
     "source_histograms",
     "spectrograms",
     "speed_ratios",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -220,6 +220,50 @@ def differences(found: Mapping[str, pd.DataFrame]) -> Figure:
     return figure
 
 
+def scopes(found: pd.DataFrame, levels: Sequence[str], n_train: int) -> Figure:
+    """Scores by what the encoder was pre-trained to do, in two corpora: a row an objective, a panel a label budget.
+
+    The first corpus is filled, the second open; `levels` are upright lines, whole in the first and dashed in the second.
+
+    Parameters
+    ----------
+    found : rows of `summaries.comparison`, of both corpora, with a column scope.
+    levels : systems to measure the others by.
+    """
+    corpora, budgets = list(dict.fromkeys(found["scope"])), list(dict.fromkeys(found["budget"]))
+    names = [name for name in dict.fromkeys(found["name"]) if name not in levels]
+    figure, axes = plt.subplots(
+        1, len(budgets), figsize=(PAGE, 1.2 + 2 * _ROW * len(names)), sharey=True, squeeze=False
+    )
+    for axis, budget in zip(axes[0], budgets):
+        for corpus, line, away in zip(corpora, ("-", "--"), (-0.16, 0.16)):
+            here = (found["scope"] == corpus) & (found["budget"] == budget)
+            table = found[here].set_index("name")
+            for level in [level for level in levels if level in table.index]:
+                axis.axvline(100 * table.loc[level, "score"], color=look(level).colour, linestyle=line, linewidth=0.9)
+            for place, name in enumerate(names):
+                if name not in table.index:
+                    continue
+                row, (colour, marker) = table.loc[name], look(name)
+                inside = colour if line == "-" else "white"
+                axis.plot([100 * row["low"], 100 * row["high"]], [place + away] * 2, color=colour)
+                axis.plot(100 * row["score"], place + away, marker, color=colour, markerfacecolor=inside, markersize=5)
+        axis.set(title=budget_label(budget, n_train))
+        axis.set_xlim(_score_axis(found[found["budget"] == budget], ["low", "high"]))
+        axis.grid(axis="x", color="0.92", linewidth=0.5)
+        mark_chance(axis, CHANCE, along="x")
+    axes[0, 0].set_yticks(range(len(names)), [textwrap.fill(name, 24) for name in names], linespacing=0.9)
+    axes[0, 0].set_ylim(len(names) - 0.1, -0.6)  # with room for a word below
+    figure.supxlabel("weighted score x 100")
+    handles = [
+        Line2D([], [], color=DARK, marker="o", linestyle=line, markerfacecolor=inside, label=corpus)
+        for corpus, line, inside in zip(corpora, ("-", "--"), (DARK, "white"))
+    ]
+    handles += [Line2D([], [], color=look(level).colour, label=level) for level in levels]
+    figure.legend(handles=handles, loc="outside upper right", ncols=len(handles), borderpad=0)
+    return figure
+
+
 def claims(concluded: pd.DataFrame) -> Figure:
     """A forest plot: a row a claim, a panel a label budget; colour and shape are the verdict.
 
@@ -230,7 +274,7 @@ def claims(concluded: pd.DataFrame) -> Figure:
     concluded : of `conclusions.decide`.
     """
     tested = concluded[concluded.groupby("claim")["p"].transform(lambda p: p.notna().any())]
-    budgets, rows = list(dict.fromkeys(concluded["labels"])), _claim_rows(list(dict.fromkeys(tested["claim"])))
+    budgets, rows = list(dict.fromkeys(tested["labels"])), _claim_rows(list(dict.fromkeys(tested["claim"])))
     texts, names = [claim for claim, _ in rows], [name for _, name in rows]
     size = (PAGE, 1.0 + 0.125 * sum(1.3 + name.count("\n") for name in names))
     figure, axes = plt.subplots(1, max(len(budgets), 1), figsize=size, sharey=True, squeeze=False)
