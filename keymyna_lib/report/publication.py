@@ -1,11 +1,11 @@
 """What a notebook publishes, put in place as a whole: its tables, figures and findings, and the index that names them.
 
 All of it lies below one root: the folder `local` of the clone, or the clone itself when `--publish` replaces what is
-committed. Until a notebook is done, its tables and figures lie in a staging folder, each under its path below the root,
-and what was published before stays as it is. Publishing is a single rename, which turns the staging folder, by then
-with the new index in it, into a journal. The journal is then worked off: what is no longer made is removed, the new
-files are moved into place, the index last. Every step can be repeated, so a journal that a kill leaves behind is
-completed by whoever comes next: the runner and every `Stage` begin with `complete`.
+committed. Until a notebook is done, they lie in a staging folder, each under its path below the root, and what was
+published before stays as it is. Publishing is a single rename, which turns the staging folder, by then with the new
+index in it, into a journal. The journal is then worked off: what is no longer made is removed, the new files are
+moved into place, the index last. Every step can be repeated, so a journal that a kill leaves behind is completed by
+whoever comes next: the runner and every `Stage` begin with `complete`.
 
     results/<profile>/.staged/<notebook>-<process>/   being made
     results/<profile>/.publishing/<notebook>/         the journal: published, and being moved into place

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from keymyna_lib.base import files
 from keymyna_lib.report import publication
+from keymyna_lib.report.navigation import moved
 from keymyna_lib.run import page, pipeline
 from keymyna_lib.run.project import Project
 
@@ -48,7 +49,13 @@ def publish(project: Project, profile: str, notebooks: Sequence[str]) -> list[st
 def _put_in_place(project: Project, profile: str, notebook: str) -> None:
     index = publication.read_index(project.index(profile, notebook))
     staging = publication.Staging(project.root, profile, notebook)
-    for name in (*index["files"], project.named(project.executed(profile, notebook))):
+    executed = project.executed(profile, notebook)
+    if executed.is_file():  # its links lead to files of the clone, by paths relative to it
+        place = project.root / project.named(executed)
+        files.write_text(
+            staging.path(place), moved(executed.read_text(encoding="utf-8"), executed.parent, place.parent)
+        )
+    for name in index["files"]:
         if (made := project.made / name).is_file():  # the others are of the cache
             place = staging.path(project.root / name)
             place.parent.mkdir(parents=True, exist_ok=True)
