@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from keymyna_lib.calibration import Coverage, Reliability
 from keymyna_lib.key_over_time import Timeline
 from keymyna_lib.keys import CIRCLE_OF_FIFTHS, KEY_NAMES, N_KEYS, short_name
+from keymyna_lib.report.figures.style import GREY, PAGE
 from keymyna_lib.report.intervals import NOT_RUN, with_interval
 from keymyna_lib.report.traced import TracedRow, TracedTable
 from keymyna_lib.spectrogram import HOP, SAMPLE_RATE
@@ -23,7 +24,7 @@ _COLOURS = plt.get_cmap("hsv")(np.arange(N_KEYS) / N_KEYS)  # along the circle: 
 def key_timeline(timeline: Timeline, *, title: str = "") -> Figure:
     """Probability of the 24 keys along the circle of fifths against time, and above it the segments with their keys."""
     figure, (above, axis) = plt.subplots(
-        2, 1, figsize=(11, 5.6), sharex=True, gridspec_kw={"height_ratios": [1, 9]}, layout="constrained"
+        2, 1, figsize=(PAGE, 4.4), sharex=True, gridspec_kw={"height_ratios": [1, 9]}, layout="constrained"
     )
     order = list(CIRCLE_OF_FIFTHS)
     picture = axis.pcolormesh(
@@ -35,7 +36,7 @@ def key_timeline(timeline: Timeline, *, title: str = "") -> Figure:
         vmax=1,
         rasterized=True,
     )
-    axis.set_yticks(range(N_KEYS), [KEY_NAMES[key] for key in order], fontsize=8)
+    axis.set_yticks(range(N_KEYS), [KEY_NAMES[key] for key in order])
     axis.set(xlabel="time [s]", xlim=(timeline.edges[0], timeline.edges[-1]))
     figure.colorbar(picture, ax=axis, label="probability", pad=0.01)
     for segment in timeline.segments:
@@ -84,7 +85,7 @@ def masked_spectrogram(
     start, frames : of the window.
     kept : for each kind of patch, (row, column) bool: which of the patches that tile the window are kept.
     """
-    figure, axes = plt.subplots(1 + len(kept), 1, figsize=(11, 2.4 + 2.4 * len(kept)), layout="constrained")
+    figure, axes = plt.subplots(1 + len(kept), 1, figsize=(PAGE, 1.6 + 1.6 * len(kept)), layout="constrained")
     top = float(np.quantile(stored, 0.995))
     seconds = HOP / SAMPLE_RATE
     window = stored[:, start : start + frames].astype(np.float32)
@@ -175,7 +176,7 @@ def neighbour_map(
 
 def reliability_diagram(axis: Axes, found: Reliability, label: str) -> None:
     """Share of right answers against confidence, a point a bin; on the diagonal, confidence means what it says."""
-    axis.plot([0, 1], [0, 1], color="#999999", linestyle="--", linewidth=1)
+    axis.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=0.8)
     axis.plot(found.confidence, found.accuracy, marker="o", label=f"{label} (error {found.error:.3f})")
     axis.set(xlabel="confidence", ylabel="share of right answers", xlim=(0, 1), ylim=(0, 1.02), aspect="equal")
     axis.legend(loc="lower right")

@@ -20,7 +20,7 @@ def describe(cell: NotebookNode) -> None:
     """Give the pictures among a cell's outputs their alternative text, where its code names as many figures.
 
     A figure is named by a string in quotes, as in `stage.figure(figure, "NAME")`; an f-string names all that it fits.
-    nbconvert, and what builds on it, takes the text from the metadata of the output.
+    The text goes where nbconvert looks for it: into the metadata of the output.
     """
     pictures = [output for output in cell.outputs if "image/png" in output.get("data", {})]
     written = [re.sub(r"\{[^{}]*\}", r"\\w+", name) for name in re.findall(r'"([\w{}]+)"', cell.source)]
