@@ -196,6 +196,28 @@ def seeds_warning(decided: pd.DataFrame) -> str:
     )
 
 
+def meaning(verdicts: Collection[str]) -> str:
+    """What follows from the verdicts on SCOPE_CLAIM at the label budgets, in words that fit any of them."""
+    if len(verdicts) > 1:
+        return "How much the corpus decides depends on the number of labels: the first line has no single verdict."
+    (one,) = verdicts
+    return {
+        HOLDS: (
+            "The corpus decides: pre-training gains more where the sound changes within a piece, so that harmony is "
+            "what tells that two crops belong together. What varies between two views decides what is learned."
+        ),
+        DOES_NOT: (
+            "Pre-training gains less where the sound changes within a piece: the guess that timbre gives the pretext "
+            "task away is refuted here."
+        ),
+        CANNOT_BE_TOLD: (
+            "Whether the gain depends on what varies within a piece cannot be told from these runs; a sentence about "
+            "pre-training then holds for the corpus that it was measured in."
+        ),
+        NOT_TESTED: "All lines are about one corpus. Whether they hold where the sound varies otherwise is not tested.",
+    }[one]
+
+
 def conclusions_table(decided: pd.DataFrame) -> TracedTable:
     """`decide` as text; cells of claims that were not tested are not traced."""
     columns = ["claim", "labels", "seeds", "verdict", "evidence", "p", "pretext task"]

@@ -341,13 +341,17 @@ def files_of(profile: str, run_id: str) -> list[Path]:
 
 
 def run_file(profile: str, run_id: str, name: str) -> Path:
-    """Path of one of a run's files; a run of another profile is named "profile/run", see `name_elsewhere`."""
-    elsewhere, _, run_id = run_id.rpartition("/")
-    return paths.results_dir(elsewhere or profile) / "runs" / run_id / name
+    """Path of one of a run's files."""
+    return paths.results_dir(profile) / "runs" / run_id / name
+
+
+def config_of(profile: str, run_id: str) -> dict[str, Any]:
+    """The configuration of a run, with its experiment, seed and inputs."""
+    return read_json(run_file(profile, run_id, "config.json"))
 
 
 def name_elsewhere(run_id: str, of: str, profile: str) -> str:
-    """What a run of profile `of` is called in the traces of another profile.
+    """What a run of profile `of` is called in the traces of a profile.
 
     >>> name_elsewhere("probe-0123456789-s0-a1", "mini-full", "mini")
     'mini-full/probe-0123456789-s0-a1'
@@ -355,9 +359,14 @@ def name_elsewhere(run_id: str, of: str, profile: str) -> str:
     return run_id if of == profile else f"{of}/{run_id}"
 
 
-def config_of(profile: str, run_id: str) -> dict[str, Any]:
-    """The configuration of a run, with its experiment, seed and inputs."""
-    return read_json(run_file(profile, run_id, "config.json"))
+def traced_to(run: str, profile: str) -> tuple[str, str]:
+    """Profile and id of a run as the traces of a profile call it, see `name_elsewhere`.
+
+    >>> traced_to("mini-full/probe-0123456789-s0-a1", "mini")
+    ('mini-full', 'probe-0123456789-s0-a1')
+    """
+    of, _, run_id = run.rpartition("/")
+    return of or profile, run_id
 
 
 def provenance_of(profile: str, run_id: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.files import atomic_path, write_json, write_text
 from keymyna_lib.report import prose, provenance
 from keymyna_lib.report.publication import Staging
-from keymyna_lib.report.runs import Run, files_of, other_seeds, provenance_of, published_run, write_csv
+from keymyna_lib.report.runs import Run, files_of, other_seeds, provenance_of, published_run, traced_to, write_csv
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -132,7 +132,7 @@ class Stage:
             return self._staging.path(paths.results_dir(self.profile) / "tables" / f"{name}.{suffix}")
 
         run_ids = sorted({run for runs in table.cells.values() for run in runs})
-        origins = {run: provenance_of(self.profile, run) for run in run_ids}
+        origins = {run: provenance_of(*traced_to(run, self.profile)) for run in run_ids}
         if changed := self._set_by_hand(origins.values()):
             caption += f" Not the profile's own values: {'; '.join(changed)}."
         caption += self._note
