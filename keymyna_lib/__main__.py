@@ -133,7 +133,7 @@ def main() -> None:
     multiple=True,
     help="Run notebook number N and, where not up to date, what it needs (repeatable).",
 )
-@click.option("--from", "start", metavar="N", help="Run notebook number N and all later ones.")
+@click.option("--from", "start", metavar="N", help="Run notebook N and all of higher number.")
 @click.option("--force", is_flag=True, help="Run them even if nothing has changed.")
 @_overrides
 @click.option(
@@ -141,8 +141,9 @@ def main() -> None:
     is_flag=False,
     flag_value=_COMMITTED,
     metavar="[DIR]",
-    help="Then compare the tables with the committed ones, or DIR's.",
+    help="Compare with the committed tables or DIR's.",
 )
+@click.option("--publish", is_flag=True, help="Then replace the committed results.")
 @click.option("--list", "listed", is_flag=True, help="List notebooks and parameters, and stop.")
 @click.option("--tests", is_flag=True, help="Run the test suite instead; the rest of the line goes to pytest.")
 @click.pass_context
@@ -156,13 +157,14 @@ def run(
     force: bool,
     overrides: tuple[tuple[str, str], ...],
     verify: str | None,
+    publish: bool,
     listed: bool,
     tests: bool,
 ) -> None:
-    """Run the notebooks in order. Results go to results/<profile>/ and figures/<profile>/.
+    """Run the notebooks that are not up to date. Results, and a report, go to local/results/<profile>.
 
-    A notebook whose parameters, code and inputs are those of its last success is skipped. report.html, beside the
-    results, shows them on one page. A value for -p is an int, float, string, true, false, or a list such as 48,150.
+    --publish replaces the committed ones, after --verify only if they agree. A value for -p is an int, float, string,
+    true, false, or a list such as 48,150.
 
     \b
     Examples:
@@ -170,7 +172,7 @@ def run(
       ./run_all.sh --profile smoke           the same at toy size, in a few minutes
       ./run_all.sh --list                    notebooks, parameters and their values
       ./run_all.sh --only 20 -p seeds 5,6    notebook 20 and what it needs, with other seeds
-      ./run_all.sh --from 20 --force         20 and all later ones, even if nothing has changed
+      ./run_all.sh --from 20 --force         20 and all of higher number, even if unchanged
       ./run_all.sh --profile paper --data-root ~/music   the paper's data sets found in that folder
       ./run_all.sh --verify                  everything, then compared with the committed tables
       ./run_all.sh --tests -k keys           the tests that match
@@ -209,23 +211,42 @@ def run(
 
         def work() -> None:
             warmup.compile_librosa()
-            pipeline.run(Project(), profile, only=list(only), start=start, force=force, overrides=given)
+            ran = pipeline.run(Project(), profile, only=list(only), start=start, force=force, overrides=given)
             try:
                 agrees = verify is None or _verify(profile, verify)
             finally:
                 _write_page(profile)
             if not agrees:
                 raise click.exceptions.Exit(1)
+            if publish:
+                _publish(profile, ran)
+            elif verify is None:
+                click.echo(
+                    "Not compared with the committed tables: --verify does so. Not published: --publish does so."
+                )
+            else:
+                click.echo("Not published: --publish puts these results in place of the committed ones.")
 
         interrupts.apart(work)
 
 
-def _write_page(profile: str) -> None:
+def _write_page(profile: str, *, committed: bool = False) -> None:
     from keymyna_lib.run import page
     from keymyna_lib.run.project import Project
 
     project = Project()
-    click.echo(f"Report: {project.show(page.write(project, profile))}")
+    path = page.write(project, profile, project.root if committed else project.made)
+    click.echo(f"Report: {project.show(path)}")
+
+
+def _publish(profile: str, notebooks: list[str]) -> None:
+    """Replace committed results by those made here, and say what to do next."""
+    from keymyna_lib.run import publish
+    from keymyna_lib.run.project import Project
+
+    if kept := publish.publish(Project(), profile, notebooks):
+        click.echo(f"Earlier results stay of: {', '.join(kept)}")
+    click.echo(f"Published: results/{profile}/ and figures/{profile}/. Then: keymyna docs, and commit.")
 
 
 def _verify(profile: str, against: str) -> bool:
@@ -252,16 +273,18 @@ def _become_pytest(arguments: list[str]) -> None:
 
 @main.command(short_help="Write a profile's report, one page.")
 @_profile
-def report(profile: str) -> None:
-    """Write results/<profile>/report.html from the stored results: summary, figures, tables, conclusions, what ran.
+@click.option("--committed", is_flag=True, help="Of the committed results, not of those made here.")
+def report(profile: str, committed: bool) -> None:
+    """Write report.html, beside a profile's results and from them: summary, figures, tables, conclusions, what ran.
 
     Every run does this at its end. The page needs no network and nothing beside it; its links lead to the traces.
 
     \b
-    Example:
+    Examples:
       keymyna report --profile mini-full
+      keymyna report --committed             after a change of captions
     """
-    _write_page(profile)
+    _write_page(profile, committed=committed)
 
 
 @main.command(short_help="Pre-train on several processes, under torchrun.")

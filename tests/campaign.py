@@ -81,7 +81,9 @@ class Clone:
     def tables(self) -> dict[str, bytes]:
         """The tables, and the data of the figures, by name."""
         found = [
-            path for folder in ("results/smoke/tables", "figures/smoke") for path in (self.root / folder).glob("*.csv")
+            path
+            for folder in ("results/smoke/tables", "figures/smoke")
+            for path in (self.root / "local" / folder).glob("*.csv")
         ]
         return {path.name: path.read_bytes() for path in found}
 
@@ -291,9 +293,9 @@ KINDS = {
     "an encoder or a head": ("cache/artifacts/smoke/*/*.safetensors", ()),
     "a checkpoint": ("cache/pretraining/*.safetensors", ("--only", "50", "--force")),
     "a note of the runner": ("cache/state/smoke/*.json", ()),
-    "a notebook's index": ("clone/results/smoke/index/*.json", ()),
-    "a stored run": ("clone/results/smoke/runs/*/*", ()),
-    "a table": ("clone/results/smoke/tables/*", ()),
+    "a notebook's index": ("clone/local/results/smoke/index/*.json", ()),
+    "a stored run": ("clone/local/results/smoke/runs/*/*", ()),
+    "a table": ("clone/local/results/smoke/tables/*", ()),
 }
 
 

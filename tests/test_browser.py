@@ -39,7 +39,7 @@ def clone(tmp_path_factory, scores):
     made = {"corpus": corpus.hash, "folder": str(corpus.path.relative_to(folder / ".cache"))}
     for name, outputs in (("00_data", made), ("05_recordings", {"corpus": "", "folder": ""})):
         index = {"notebook": name, "runs": [], "outputs": outputs, "files": {}}
-        write_index(folder / "results" / "smoke" / "index" / f"{name}.json", index)
+        write_index(folder / "local" / "results" / "smoke" / "index" / f"{name}.json", index)
     model = models.write(folder / "model.safetensors")
     notebook = folder / "notebooks" / "85_try_it.ipynb"
     node = json.loads(notebook.read_text())

@@ -129,11 +129,11 @@ def test_a_notebook_that_fails_stops_no_other_and_a_second_start_goes_on(there):
 def test_results_come_back_as_if_made_here_with_the_provenance_of_there(there, home):
     manifest = bundle.bring_back(home, [there[0] / "out" / away.ARCHIVE])
     assert list(manifest["notebooks"]) == ["00_first", "10_second"]
-    (run,) = (home.root / "results" / "smoke" / "runs").iterdir()
+    (run,) = (home.made / "results" / "smoke" / "runs").iterdir()
     origin = files.read_json(run / "provenance.json")
     assert origin["commit"] == "c0ffee" and not origin["dirty"]
     assert not (home.cache / "artifacts").exists()  # the weights stay there
-    assert (home.root / "figures" / "smoke" / "toy.pdf").is_file()
+    assert (home.made / "figures" / "smoke" / "toy.pdf").is_file()
     ran = []
 
     def execute(project, profile, notebook, values):
@@ -162,9 +162,9 @@ def test_an_executed_notebook_is_like_one_of_papermill(there, home):
 def test_bringing_back_twice_changes_nothing(there, home):
     archive = there[0] / "out" / away.ARCHIVE
     bundle.bring_back(home, [archive])
-    before = {path: path.read_bytes() for path in (home.root / "results").rglob("*.*") if path.is_file()}
+    before = {path: path.read_bytes() for path in (home.made / "results").rglob("*.*") if path.is_file()}
     bundle.bring_back(home, [archive])
-    assert {path: path.read_bytes() for path in (home.root / "results").rglob("*.*") if path.is_file()} == before
+    assert {path: path.read_bytes() for path in (home.made / "results").rglob("*.*") if path.is_file()} == before
 
 
 def altered(archive, change):
@@ -215,7 +215,7 @@ def test_a_damaged_archive_is_refused_and_nothing_is_written(damage, there, home
     bad.write_bytes(damage(there[0] / "out" / away.ARCHIVE))
     with pytest.raises(KeyMynaError, match=r"bad\.tar\.gz: damaged"):
         bundle.bring_back(home, [bad])
-    assert not (home.root / "results").exists()
+    assert not (home.made / "results").exists()
 
 
 @pytest.mark.parametrize(
@@ -233,13 +233,13 @@ def test_results_of_another_version_are_refused_by_name(name, said, there, home)
         path.write_text(path.read_text() + "x = 1\n")
     with pytest.raises(KeyMynaError, match=f"{said}.*at commit c0ffee"):
         bundle.bring_back(home, [there[0] / "out" / away.ARCHIVE])
-    assert not (home.root / "results").exists()
+    assert not (home.made / "results").exists()
 
 
 def test_a_run_of_the_same_name_and_other_content_is_not_overwritten(there, home):
     archive = there[0] / "out" / away.ARCHIVE
     bundle.bring_back(home, [archive])
-    (path,) = (home.root / "results" / "smoke" / "runs").glob("*/metrics.csv")
+    (path,) = (home.made / "results" / "smoke" / "runs").glob("*/metrics.csv")
     path.write_text("mine\n")
     with pytest.raises(KeyMynaError, match=f"run {path.parent.name} .*is here already, with other content"):
         bundle.bring_back(home, [archive])

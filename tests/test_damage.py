@@ -189,7 +189,7 @@ def shown(project):
     """What is published: the metrics of the indexed runs by notebook, in six decimals, without their attempts."""
     return {
         name: [
-            (project.root / "results/smoke/runs" / run / "metrics.csv").read_text().replace(run, run.rsplit("-", 1)[0])
+            (project.made / "results/smoke/runs" / run / "metrics.csv").read_text().replace(run, run.rsplit("-", 1)[0])
             for run in publication.read_index(project.index("smoke", name))["runs"]
         ]
         for name in NOTEBOOKS
@@ -197,12 +197,12 @@ def shown(project):
 
 
 PUBLISHED = [
-    "results/smoke/runs/probe-*/metrics.csv",
-    "results/smoke/runs/probe-*/config.json",
-    "results/smoke/runs/probe-*/provenance.json",
-    "results/smoke/runs/tuning-*/metrics.csv",
-    "results/smoke/runs/tuning-*/config.json",
-    "results/smoke/notebooks/10_second.ipynb",
+    "local/results/smoke/runs/probe-*/metrics.csv",
+    "local/results/smoke/runs/probe-*/config.json",
+    "local/results/smoke/runs/probe-*/provenance.json",
+    "local/results/smoke/runs/tuning-*/metrics.csv",
+    "local/results/smoke/runs/tuning-*/config.json",
+    "local/results/smoke/notebooks/10_second.ipynb",
     ".cache/artifacts/smoke/probe-*/head.safetensors",
     ".cache/corpus/10_second",
 ]

@@ -153,7 +153,8 @@ def test_ci_calls_exactly_the_tests():
 
 def test_citation_file():
     cff = yaml.safe_load((paths.ROOT / "CITATION.cff").read_text())
-    assert {"cff-version", "message", "title", "authors", "preferred-citation"} <= set(cff)
+    assert {"cff-version", "message", "title", "authors"} <= set(cff)
     assert cff["cff-version"] == "1.2.0" and cff["license"] == PROJECT["license"] == "MIT"
     assert Version(cff["version"]) == Version(PROJECT["version"])
-    assert cff["preferred-citation"]["identifiers"][0]["value"] == "arXiv:2604.10021"
+    (paper,) = cff["references"]
+    assert {"type", "title", "authors"} <= set(paper) and paper["identifiers"][0]["value"] == "arXiv:2604.10021"

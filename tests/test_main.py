@@ -24,7 +24,7 @@ from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.keys import KEY_NAMES, parse_key
 from keymyna_lib.model import save_encoder
 from keymyna_lib.report import publication
-from keymyna_lib.run import page, pipeline, torchrun, verify, warmup
+from keymyna_lib.run import page, pipeline, publish, torchrun, verify, warmup
 from keymyna_lib.run.project import Project
 
 COMMANDS = list(cli.main.commands)
@@ -39,9 +39,11 @@ def call(*arguments):
 def asked(monkeypatch, tmp_path):
     """The calls of the runner, (profile, options), which does nothing here, in an empty project."""
     calls = []
-    monkeypatch.setattr(pipeline, "run", lambda project, profile, **options: calls.append((profile, options)))
+    monkeypatch.setattr(
+        pipeline, "run", lambda project, profile, **options: calls.append((profile, options)) or ["00_a"]
+    )
     monkeypatch.setattr(warmup, "compile_librosa", lambda: None)
-    monkeypatch.setattr(page, "write", lambda project, profile: project.root / f"{profile}.html")
+    monkeypatch.setattr(page, "write", lambda project, profile, root: root / f"{profile}.html")
     monkeypatch.setattr("keymyna_lib.run.project.Project", lambda: Project(tmp_path, tmp_path / "cache"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     monkeypatch.chdir(tmp_path)
@@ -57,9 +59,22 @@ def test_without_options_everything_runs(asked):
 
 
 def test_a_run_ends_with_the_report(asked):
-    assert call("run", "--profile", "smoke").stdout == "Report: smoke.html\n"
-    assert call("report").stdout == "Report: mini.html\n"
+    report, *hints = call("run", "--profile", "smoke").stdout.splitlines()
+    assert report == "Report: local/smoke.html" and "--verify" in hints[0] and "--publish" in hints[0]
+    assert call("report").stdout == "Report: local/mini.html\n"
+    assert call("report", "--committed").stdout == "Report: mini.html\n"
     assert len(asked) == 1
+
+
+@pytest.mark.parametrize("verified", [True, False, None])
+def test_results_are_published_on_request_and_only_if_a_verification_agrees(asked, monkeypatch, verified):
+    published = []
+    monkeypatch.setattr(cli, "_verify", lambda profile, against: verified)
+    monkeypatch.setattr(publish, "publish", lambda project, *given: published.append(given) or ["70_b"])
+    done = call("run", "--publish", *([] if verified is None else ["--verify"]))
+    assert done.exit_code == (verified is False)
+    assert published == ([] if verified is False else [("mini", ["00_a"])])
+    assert ("Earlier results stay of: 70_b\n" in done.stdout) == bool(published)
 
 
 @pytest.mark.parametrize("differ, status", [(0, 0), (1, 1)])
@@ -74,12 +89,13 @@ def test_verify_comes_after_the_run_and_decides_the_status(asked, monkeypatch, t
         return verify.Verification("commit x", [table])
 
     monkeypatch.setattr(verify, "verify", found)
-    for place in ("results/mini", "tables"):
+    for place in ("local/results/mini", "tables"):
         (tmp_path / place).mkdir(parents=True)
     done = call("run", "--verify", *([folder] if folder else []), "--force")
     assert done.exit_code == status and given == [Path(folder) if folder else None]
-    assert "| table1 |" in done.stdout and done.stdout.endswith("Report: mini.html\n")
-    assert (tmp_path / "results/mini/verification.md").exists() and asked[0][1]["force"]
+    assert "| table1 |" in done.stdout and "\nReport: local/mini.html\n" in done.stdout
+    assert ("--publish" in done.stdout) == (not differ)
+    assert (tmp_path / "local/results/mini/verification.md").exists() and asked[0][1]["force"]
 
 
 def test_a_folder_to_verify_against_must_be_there(asked):

@@ -80,6 +80,16 @@ def test_links_of_an_executed_copy_lead_where_those_of_the_source_do(clone, link
     assert navigation.rebased(f"See [it]({there}).", copies, source) == f"See [it]({link})."
 
 
+def test_a_copy_that_is_moved_is_otherwise_the_same(clone):
+    source, copies = clone / "notebooks", clone / "results" / "mini" / "notebooks"
+    navigation.rewrite(clone)
+    text = (source / "00_a.ipynb").read_text()
+    there = navigation.moved(text, source, copies)
+    assert "(../../../keymyna_lib/heads.py)" in there and "(20_b_c.ipynb)" in there
+    assert navigation.moved(there, copies, source) == text
+    assert navigation.moved('{"seed": 1}', source, copies) == '{"seed": 1}'
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_the_links_of_this_clone_are_current_and_lead_somewhere(path):
     cells = nbformat.read(path, 4).cells

@@ -40,8 +40,8 @@ def test_a_notebook_opens_one_stage_and_is_done_in_its_last_code_cell(path):
 
 
 def test_every_notebook_ran_and_holds_its_outputs_but_no_audio(clone):
-    names = [name for name, notebook in load_notebooks(Project()).items() if not notebook.on_request]
-    executed = sorted((clone / "results/smoke/notebooks").glob("*.ipynb"))
+    names = sorted(name for name, notebook in load_notebooks(Project()).items() if not notebook.on_request)
+    executed = sorted((clone / "local/results/smoke/notebooks").glob("*.ipynb"))
     assert [path.stem for path in executed] == names
     for path in executed:
         text = path.read_text()
@@ -52,13 +52,13 @@ def test_every_notebook_ran_and_holds_its_outputs_but_no_audio(clone):
 
 def test_an_unchanged_pipeline_is_skipped(clone):
     status, output = run_in(clone)
-    assert status == 0 and output.count("skipped") == len(list((clone / "results/smoke/notebooks").glob("*.ipynb"))), (
-        output
-    )
+    assert status == 0 and output.count("skipped") == len(
+        list((clone / "local/results/smoke/notebooks").glob("*.ipynb"))
+    ), output
 
 
 def test_every_figure_has_its_data_and_its_origin(clone):
-    figures = {path.stem for path in (clone / "figures/smoke").glob("*.png")}
+    figures = {path.stem for path in (clone / "local/figures/smoke").glob("*.png")}
     assert figures == {
         "framework",
         "key_histogram",
@@ -88,33 +88,33 @@ def test_every_figure_has_its_data_and_its_origin(clone):
         "conclusions",
     }
     for name in figures:
-        assert (clone / f"figures/smoke/{name}.pdf").stat().st_size > 1000
-        assert len(pd.read_csv(clone / f"figures/smoke/{name}.csv")) > 0
-        origin = files.read_json(clone / f"figures/smoke/{name}.json")
+        assert (clone / f"local/figures/smoke/{name}.pdf").stat().st_size > 1000
+        assert len(pd.read_csv(clone / f"local/figures/smoke/{name}.csv")) > 0
+        origin = files.read_json(clone / f"local/figures/smoke/{name}.json")
         assert origin["runs"] and origin["scale"] == "smoke"
-        assert all((clone / "results/smoke/runs" / run).is_dir() for run in origin["runs"])
+        assert all((clone / "local/results/smoke/runs" / run).is_dir() for run in origin["runs"])
 
 
 def test_every_measured_cell_has_a_trace_to_runs_that_exist(clone):
-    tables = clone / "results/smoke/tables"
+    tables = clone / "local/results/smoke/tables"
     traced = 0
     for path in tables.glob("*.trace.json"):
         trace = files.read_json(path)
         for runs in trace["cells"].values():
-            assert runs and all((clone / "results/smoke/runs" / run / "provenance.json").exists() for run in runs)
+            assert runs and all((clone / "local/results/smoke/runs" / run / "provenance.json").exists() for run in runs)
             assert set(runs) <= set(trace["runs"])
             traced += 1
     assert traced > 200
 
 
 def test_table_cells_follow_from_the_predictions(clone):
-    trace = files.read_json(clone / "results/smoke/tables/table1.trace.json")["cells"]
-    table = pd.read_csv(clone / "results/smoke/tables/table1.csv").set_index(["features", "head"])
+    trace = files.read_json(clone / "local/results/smoke/tables/table1.trace.json")["cells"]
+    table = pd.read_csv(clone / "local/results/smoke/tables/table1.csv").set_index(["features", "head"])
     for cell, runs in trace.items():
         system, column = cell.split(" / ")
         if system.startswith("chance"):
             continue  # a closed form, without predictions
-        predictions = [pd.read_csv(clone / "results/smoke/runs" / run / "predictions.csv") for run in runs]
+        predictions = [pd.read_csv(clone / "local/results/smoke/runs" / run / "predictions.csv") for run in runs]
         score = np.mean(
             [
                 mirex_scores(p["reference"].to_numpy(), p["estimate"].to_numpy(), fifths="both").mean()
@@ -127,22 +127,22 @@ def test_table_cells_follow_from_the_predictions(clone):
 
 
 def test_pretraining_and_heads_saw_their_own_split_only(clone):
-    index = files.read_json(clone / "results/smoke/index/00_data.json")
+    index = files.read_json(clone / "local/results/smoke/index/00_data.json")
     run_id = next(run for run in index["runs"] if run.startswith("corpus-"))
-    manifest = pd.read_csv(clone / "results/smoke/runs" / run_id / "manifest.csv").set_index("track_id")
+    manifest = pd.read_csv(clone / "local/results/smoke/runs" / run_id / "manifest.csv").set_index("track_id")
     assert manifest.groupby("composition")["split"].nunique().max() == 1
-    (pretrained,) = (clone / "results/smoke/runs").glob("pretrain-*-a1")
+    (pretrained,) = (clone / "local/results/smoke/runs").glob("pretrain-*-a1")
     seen = pd.read_csv(pretrained / "training_tracks.csv")["track_id"]
     assert set(manifest.loc[seen, "split"]) == {"train"} and len(seen) == (manifest["split"] == "train").sum()
-    for run in (clone / "results/smoke/runs").glob("wide_mlp-*"):
+    for run in (clone / "local/results/smoke/runs").glob("wide_mlp-*"):
         assert set(manifest.loc[pd.read_csv(run / "predictions.csv")["track_id"], "split"]) == {"test"}
 
 
 def listing(clone):
     """Names of all runs, and the content of every table."""
     return (
-        set(os.listdir(clone / "results/smoke/runs")),
-        {path.name: path.read_bytes() for path in (clone / "results/smoke/tables").glob("*.csv")},
+        set(os.listdir(clone / "local/results/smoke/runs")),
+        {path.name: path.read_bytes() for path in (clone / "local/results/smoke/tables").glob("*.csv")},
     )
 
 
@@ -168,6 +168,6 @@ def test_forced_repeats_are_new_attempts_with_the_same_tables(again):
 
 
 def test_the_benchmark_runs_when_it_is_named(clone, again):
-    table = pd.read_csv(clone / "results/smoke/tables/speed.csv")
+    table = pd.read_csv(clone / "local/results/smoke/tables/speed.csv")
     assert set(table["subject"]) == {"embedding"}
-    assert set(pd.read_csv(clone / "figures/smoke/speed_growth.csv")["subject"]) == {"growth"}
+    assert set(pd.read_csv(clone / "local/figures/smoke/speed_growth.csv")["subject"]) == {"growth"}

@@ -57,7 +57,7 @@ def recorded(tmp_path_factory, scores):
 
 def test_recordings_give_the_papers_table_and_figure(recorded):
     folder, _ = recorded
-    tables = folder / "results/paper/tables"
+    tables = folder / "local/results/paper/tables"
     for task in ("giantsteps", "billboard"):
         table = pd.read_csv(tables / f"table1_{task}.csv")
         assert {
@@ -74,46 +74,48 @@ def test_recordings_give_the_papers_table_and_figure(recorded):
     assert (published["measured here"] != "not run").sum() == 4  # KeyMyna, two data sets, two metrics; nobody else
     assert "ascending only" in published.loc[("KeyMyna", "GiantSteps", "weighted score"), "measured here"]
     assert "vit-toy after 10 pre-training steps of batch 8" in (tables / "published.md").read_text()
-    points = pd.read_csv(folder / "figures/paper/tsne.csv")
+    points = pd.read_csv(folder / "local/figures/paper/tsne.csv")
     assert points["track"].str.startswith("gtzan/").all() and points["track"].nunique() == 12
 
 
 def test_recordings_that_are_scored_were_never_trained_on(recorded):
     folder, _ = recorded
-    index = files.read_json(folder / "results/paper/index/05_recordings.json")
-    manifest = pd.read_csv(folder / "results/paper/runs" / index["runs"][0] / "manifest.csv").set_index("track_id")
+    index = files.read_json(folder / "local/results/paper/index/05_recordings.json")
+    manifest = pd.read_csv(folder / "local/results/paper/runs" / index["runs"][0] / "manifest.csv").set_index(
+        "track_id"
+    )
     by_task = manifest[manifest["task"] != ""].groupby(["task", "composition"])["split"].nunique()
     assert by_task.max() == 1
-    for run in (folder / "results/paper/runs").glob("wide_mlp-*"):
+    for run in (folder / "local/results/paper/runs").glob("wide_mlp-*"):
         task = files.read_json(run / "config.json")["task"]
         scored = manifest.loc[pd.read_csv(run / "predictions.csv")["track_id"]]
         assert set(scored["split"]) == {"test"} and set(scored["task"]) == {task}
         assert set(manifest.loc[pd.read_csv(run / "extra.csv")["track_id"], "source"]) == {"gtzan"}
-    (pretrained,) = (folder / "results/paper/runs").glob("pretrain-*")
+    (pretrained,) = (folder / "local/results/paper/runs").glob("pretrain-*")
     seen = pd.read_csv(pretrained / "training_tracks.csv")["track_id"]
     assert set(manifest.loc[seen, "split"]) == {"pretrain"}
 
 
 def test_heads_of_synthetic_labels_are_tested_on_all_recordings(recorded):
     folder, _ = recorded
-    (made,) = files.read_json(folder / "results/paper/index/05_recordings.json")["runs"]
-    manifest = pd.read_csv(folder / "results/paper/runs" / made / "manifest.csv").set_index("track_id")
+    (made,) = files.read_json(folder / "local/results/paper/index/05_recordings.json")["runs"]
+    manifest = pd.read_csv(folder / "local/results/paper/runs" / made / "manifest.csv").set_index("track_id")
     labelled = set(manifest.index[manifest["key"] >= 0])
     assert set(manifest.loc[list(labelled), "split"]) == {"train", "valid", "test", "extra"}
     tested = {}
-    for run in (folder / "results/paper/runs").glob("real_music-*"):
+    for run in (folder / "local/results/paper/runs").glob("real_music-*"):
         config, predictions = files.read_json(run / "config.json"), pd.read_csv(run / "predictions.csv")
         if config["test"] == "recordings of notebook 05":
             tested |= {features: set(part["track_id"]) for features, part in predictions.groupby("features")}
     assert {"pre-trained", "untrained", "mean mel", "chroma", "essentia-bgate"} <= set(tested)
     assert all(tracks == labelled for tracks in tested.values())
-    agreement = pd.read_csv(folder / "results/paper/tables/agreement.csv")
+    agreement = pd.read_csv(folder / "local/results/paper/tables/agreement.csv")
     assert {"synthetic test tracks", "unlabelled recordings"} <= set(agreement["material"])
 
 
 def test_data_cards_count_what_was_written(recorded):
     folder, data = recorded
-    cards = pd.read_csv(folder / "results/paper/tables/data_sets.csv").set_index("name")
+    cards = pd.read_csv(folder / "local/results/paper/tables/data_sets.csv").set_index("name")
     assert (cards.loc[["giantsteps_key", "billboard"], "found"] == 48).all()
     assert cards.loc["giantsteps_key", "missing"] == 1 and cards.loc["giantsteps_key", "corrupt"] == 2
     annotated = GiantStepsKey().index(data)
@@ -122,7 +124,7 @@ def test_data_cards_count_what_was_written(recorded):
 
 def test_recordings_leave_no_path_of_this_machine(recorded):
     folder, data = recorded
-    for path in (*(folder / "results").rglob("*.*"), *(folder / "figures").rglob("*.*")):
+    for path in (*(folder / "local/results").rglob("*.*"), *(folder / "local/figures").rglob("*.*")):
         if path.suffix in (".ipynb", ".json", ".csv", ".md"):
             text = path.read_text()
             assert str(folder) not in text and str(data) not in text, path

@@ -41,12 +41,12 @@ def committed(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def titles():
-    return {notebook.name: notebook.title for notebook in pipeline.load_notebooks(Project()).values()}
+    return {name: notebook.title for name, notebook in sorted(pipeline.load_notebooks(Project()).items())}
 
 
 @pytest.fixture(scope="module")
 def html(committed, titles):
-    return page.build(committed, "mini", titles)
+    return page.build(committed, "mini", titles, committed)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def without_pictures(html):
 
 
 def test_the_committed_page_is_what_the_committed_results_give(committed, html):
-    """If not: `keymyna report` makes it anew."""
+    """If not: `keymyna report --committed` makes it anew."""
     stored_page = (committed / "results" / "mini" / page.NAME).read_text(encoding="utf-8")
     assert without_pictures(stored_page) == without_pictures(html)
 
@@ -143,7 +143,7 @@ def project(tmp_path):
     for name in names:
         parameters = v4.new_code_cell('profile = "mini"  # scale', metadata={"tags": ["parameters"]})
         files.write_text(made.source(name), nbformat.writes(v4.new_notebook(cells=[parameters])))
-    results, figures = made.root / "results" / "mini", made.root / "figures" / "mini"
+    results, figures = made.made / "results" / "mini", made.made / "figures" / "mini"
     frame = pd.DataFrame([[HOSTILE, HOSTILE, "not run"]], columns=["name", HOSTILE, "verdict"])
     (results / "tables").mkdir(parents=True)
     figures.mkdir(parents=True)
@@ -162,7 +162,7 @@ def project(tmp_path):
 
 
 def test_everything_is_escaped(project):
-    html = page.write(project, "mini").read_text()
+    html = page.write(project, "mini", project.made).read_text()
     soup = BeautifulSoup(html, "html.parser")
     assert not soup.find("script") and HOSTILE not in html
     assert [cell.text for cell in soup.find(id="table-odd").find_all(["th", "td"])] == [
@@ -172,19 +172,28 @@ def test_everything_is_escaped(project):
 
 
 def test_what_has_not_run_says_so(project):
-    soup = BeautifulSoup(page.write(project, "mini").read_text(), "html.parser")
+    soup = BeautifulSoup(page.write(project, "mini", project.made).read_text(), "html.parser")
     for part in ("main-result", "conclusions", "nb-20_second"):
         assert soup.find(id=part).p.text == "not run"
     verdicts = [row.find_all("td")[0].text for row in soup.find(id="summary").find_all("tr")[1:]]
     assert verdicts == ["not run"] * 5
     assert "not run" in soup.find(id="ran").find_all("tr")[2].text
     with pytest.raises(KeyMynaError, match="profile smoke has no results"):
-        page.write(project, "smoke")
+        page.write(project, "smoke", project.made)
+
+
+def test_what_only_the_larger_profile_has_tested_is_taken_from_what_is_committed(project, committed):
+    results = project.made / "results" / "mini"
+    soup = BeautifulSoup(page.build(project.made, "mini", {}, committed), "html.parser")
+    links = {tag["href"] for tag in soup.find_all("a", href=True) if "mini-full" in tag["href"]}
+    assert "In profile mini-full." in soup.text and links and all((results / link).is_file() for link in links)
+    (project.made / "results" / "mini-full" / "tables").mkdir(parents=True)  # run here, with nothing to tell
+    assert "mini-full" not in BeautifulSoup(page.build(project.made, "mini", {}, committed), "html.parser").text
 
 
 def test_pictures_are_made_smaller(project):
-    soup = BeautifulSoup(page.write(project, "mini").read_text(), "html.parser")
-    with Image.open(project.root / "figures/mini/odd.png") as picture:
+    soup = BeautifulSoup(page.write(project, "mini", project.made).read_text(), "html.parser")
+    with Image.open(project.made / "figures/mini/odd.png") as picture:
         assert picture.width == 2000
     with Image.open(io.BytesIO(base64.b64decode(soup.img["src"].partition(",")[2]))) as picture:
         assert picture.size == (1400, 140)
@@ -192,28 +201,28 @@ def test_pictures_are_made_smaller(project):
 
 
 def test_damage_is_named(project):
-    page.write(project, "mini")
-    (project.root / "figures/mini/odd.png").write_bytes(b"no picture")
+    page.write(project, "mini", project.made)
+    (project.made / "figures/mini/odd.png").write_bytes(b"no picture")
     with pytest.raises(KeyMynaError, match="odd.png is no picture"):
-        page.write(project, "mini")
-    (project.root / "figures/mini/odd.png").unlink()
+        page.write(project, "mini", project.made)
+    (project.made / "figures/mini/odd.png").unlink()
     with pytest.raises(KeyMynaError, match="odd.png is no picture"):
-        page.write(project, "mini")
-    table = project.root / "results/mini/tables/odd.csv"
+        page.write(project, "mini", project.made)
+    table = project.made / "results/mini/tables/odd.csv"
     table.write_text(table.read_text() + "one cell\n")
     with pytest.raises(KeyMynaError, match="table odd is damaged"):
-        page.write(project, "mini")
+        page.write(project, "mini", project.made)
 
 
 def test_it_is_written_when_something_has_changed_and_only_then(project):
-    path = page.write(project, "mini")
+    path = page.write(project, "mini", project.made)
     first, before = path.read_bytes(), path.stat().st_mtime_ns
-    assert page.write(project, "mini").stat().st_mtime_ns == before
+    assert page.write(project, "mini", project.made).stat().st_mtime_ns == before
     path.unlink()
-    assert page.write(project, "mini").read_bytes() == first
-    table = project.root / "results/mini/tables/odd.csv"
+    assert page.write(project, "mini", project.made).read_bytes() == first
+    table = project.made / "results/mini/tables/odd.csv"
     table.write_text(table.read_text().replace("not run", "holds"))
-    assert page.write(project, "mini").read_bytes() != first
+    assert page.write(project, "mini", project.made).read_bytes() != first
 
 
 # Findings

@@ -369,7 +369,7 @@ def test_the_command_trains_what_the_notebook_then_only_records(on_two, tmp_path
     space = values_of("smoke", CHANGED)
     for source in cells()[1:3]:
         exec(source, space)
-    run = tmp_path / "results/smoke/runs" / space["run"].run_id
+    run = tmp_path / "local/results/smoke/runs" / space["run"].run_id
     assert pd.read_csv(run / "history.csv")["step"].tolist() == [0, 1, 2, 3, 4]
     assert json.loads((run / "config.json").read_text())["batch_size"] == 6
     assert artifact("smoke", space["run"].run_id, "encoder.safetensors").exists()

@@ -28,12 +28,12 @@ sizes = [48, 150]  # labelled pieces
 cutoffs = [1.0, 2]  # Hz"""
 SECOND = 'profile = "mini"\nsteps = 7  # of the head'
 PUBLISH = """import json, pathlib
-made = pathlib.Path("results") / profile / "made_{0}.txt"
+made = pathlib.Path("local/results") / profile / "made_{0}.txt"
 made.parent.mkdir(parents=True, exist_ok=True)
 made.write_text(f"{{steps}}")
 index = made.parent / "index" / "{0}.json"
 index.parent.mkdir(exist_ok=True)
-sizes = {{str(made): made.stat().st_size}}
+sizes = {{str(made.relative_to("local")): made.stat().st_size}}
 index.write_text(json.dumps({{"runs": [], "outputs": {{"steps": steps}}, "files": sizes}}))"""
 
 
@@ -71,7 +71,7 @@ def fake_kernel(project, monkeypatch):
     ran = []
 
     def fake(project, profile, notebook, values):
-        made = project.root / "results" / profile / f"made_{notebook}.txt"
+        made = project.made / "results" / profile / f"made_{notebook}.txt"
         files.write_text(made, str(values.get("steps")))
         files.write_text(project.executed(profile, notebook), "{}")
         files.write_json(
@@ -79,7 +79,7 @@ def fake_kernel(project, monkeypatch):
             {
                 "runs": [],
                 "outputs": {"steps": values.get("steps"), "folder": values.get("data_root", "")},
-                "files": {project.show(made): made.stat().st_size},
+                "files": {project.named(made): made.stat().st_size},
             },
         )
         ran.append((notebook, values))
@@ -327,13 +327,13 @@ def test_a_notebook_is_told_what_was_set_by_hand_where_it_builds_on(project, fak
 
 
 def test_what_a_killed_notebook_had_published_is_put_in_place_first(project, fake_kernel):
-    journal = project.root / "results" / "mini" / ".publishing" / "20_third"
+    journal = project.made / "results" / "mini" / ".publishing" / "20_third"
     table = "results/mini/tables/t.csv"
     files.write_text(journal / "files" / table, "a")
     index = {"runs": [], "outputs": {"steps": 9}, "files": {table: 1}}
     files.write_json(journal / "index.json", index)
     go(project, fake_kernel, only=["00"])
-    assert (project.root / table).read_text() == "a" and not journal.exists()
+    assert (project.made / table).read_text() == "a" and not journal.exists()
     assert files.read_json(project.index("mini", "20_third")) == index
 
 
@@ -367,7 +367,7 @@ def test_the_runner_and_its_tables_do_not_count_as_code(project, fake_kernel):
 @pytest.mark.parametrize("damage", ["remove", "truncate", "executed", "state"])
 def test_missing_outputs_and_damaged_notes_rerun(project, fake_kernel, damage):
     go(project, fake_kernel)
-    made = project.root / "results" / "mini" / "made_10_second.txt"
+    made = project.made / "results" / "mini" / "made_10_second.txt"
     {
         "remove": made.unlink,
         "truncate": lambda: made.write_text(""),
@@ -416,10 +416,18 @@ def test_a_failure_stops_and_forgets_the_last_success(project, fake_kernel, monk
     assert go(project, fake_kernel) == ["10"]
 
 
+def test_a_committed_copy_does_not_stand_in_for_what_was_made_here(project, fake_kernel):
+    go(project, fake_kernel)
+    made = "results/mini/made_10_second.txt"
+    files.write_text(project.root / made, (project.made / made).read_text())
+    (project.made / made).unlink()
+    assert go(project, fake_kernel) == ["10"]
+
+
 def test_a_notebook_that_publishes_nothing_has_not_succeeded(project, fake_kernel, monkeypatch):
     go(project, fake_kernel)  # leaves an index, which must not pass for a new one
     monkeypatch.setattr(execute, "execute", lambda *arguments: None)
-    with pytest.raises(KeyMynaError, match="without writing results/mini/index/00_first.json"):
+    with pytest.raises(KeyMynaError, match="without writing local/results/mini/index/00_first.json"):
         go(project, fake_kernel, only=["00"], force=True)
 
 
@@ -484,7 +492,7 @@ print(name + "/a.wav")""",
     )
     assert node.cells[1].source == '# Parameters\nprofile = "mini"\nsteps = 2\nname = "<name>"\n'
     assert not project.partial("mini", "00_first").exists()
-    assert (project.root / "results/mini/made_00_first.txt").read_text() == "2"
+    assert (project.made / "results/mini/made_00_first.txt").read_text() == "2"
     said = capsys.readouterr().out.splitlines()
     assert said[0] == "[1/1] 00_first  Step 00 (no earlier success, about 2 min) ..."
     assert re.fullmatch(r"\[1/1\] 00_first  done in \d+ s \(total \d+ s\)", said[1])
@@ -596,10 +604,18 @@ each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path
 def test_every_described_notebook_exists_and_every_profile_fits():
     project = Project()
     described = pipeline._read_toml(project.library / "run" / "pipeline.toml")
-    assert list(described) == [path.stem for path in NOTEBOOKS]
+    assert sorted(described) == [path.stem for path in NOTEBOOKS]
     notebooks = pipeline.load_notebooks(project)
     for profile in paths.PROFILES:
         pipeline.resolve(project, notebooks, profile, [])
+
+
+def test_the_papers_own_pipeline_runs_first_and_its_end_is_said():
+    notebooks = pipeline.load_notebooks(Project())
+    order = list(notebooks)
+    (last,) = [name for name in order if notebooks[name].completes]
+    own = {"00_data", "05_recordings", "10_pretrain", "15_controls", "20_linear_probe", "30_wide_mlp", "40_robustness"}
+    assert set(order[: order.index(last)]) == own and set(notebooks[last].needs) <= own
 
 
 @each_notebook

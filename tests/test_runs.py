@@ -34,7 +34,7 @@ def make(seed=0, config=None, corpus="c1", artifact=None):
 
 def test_a_run_holds_what_a_reviewer_needs(home):
     run_id = make()
-    folder = home / "results/smoke/runs" / run_id
+    folder = home / "local/results/smoke/runs" / run_id
     assert sorted(p.name for p in folder.iterdir()) == [
         "config.json",
         "metrics.csv",
@@ -113,7 +113,7 @@ def test_a_failed_run_leaves_no_directory(home):
     run = Run("probe", profile="smoke", notebook="20_x", config={}, seed=0, inputs={})
     with pytest.raises(ZeroDivisionError), run:
         raise ZeroDivisionError
-    assert list((home / "results/smoke/runs").iterdir()) == []
+    assert list((home / "local/results/smoke/runs").iterdir()) == []
 
 
 def test_published_runs_are_found_and_others_are_not(home):

@@ -1,6 +1,7 @@
 """A notebook's stage: its runs, tables and figures, and what it publishes of them when it is done."""
 
 import json
+import shutil
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -39,15 +40,15 @@ def draw(stage, name, run_ids=()):
 
 
 def caption_of(home, name):
-    return (home / f"results/smoke/tables/{name}.md").read_text().splitlines()[0]
+    return (home / f"local/results/smoke/tables/{name}.md").read_text().splitlines()[0]
 
 
 def test_runs_are_kept_at_once_and_published_when_done(home):
     stage = Stage("20_x", "smoke")
     first, second = make(stage), make(stage, seed=1)
     assert stage.runs == [first, second]
-    assert {path.name for path in (home / "results/smoke/runs").iterdir()} == {first, second}
-    assert not (home / "results/smoke/index").exists()
+    assert {path.name for path in (home / "local/results/smoke/runs").iterdir()} == {first, second}
+    assert not (home / "local/results/smoke/index").exists()
     stage.done(outputs={"k": 1})
     assert load_runs("smoke", ["20_x"])["run_id"].tolist() == [first, second]
     assert published("smoke", "20_x")["outputs"] == {"k": 1}
@@ -57,7 +58,7 @@ def test_runs_are_kept_at_once_and_published_when_done(home):
 def test_an_unknown_profile_leaves_nothing_behind(home, profile):
     with pytest.raises(KeyMynaError, match="expected one of smoke, mini, mini-full, mini-full-piece, gpu, paper"):
         Stage("20_x", profile)
-    assert not (home / "results").exists() or not any((home / "results").rglob("*"))
+    assert not (home / "local/results").exists() or not any((home / "local/results").rglob("*"))
 
 
 def test_a_run_that_fails_is_not_among_them(home):
@@ -72,13 +73,15 @@ def test_the_index_names_all_files_with_their_sizes(home):
     run_id = make(stage, artifact=b"12345")
     stage.table("t", table_of(run_id), caption="A caption.")
     draw(stage, "f", [run_id])
-    further = paths.CACHE / "corpus" / "shard"
-    files.write_text(further, "123")
-    stage.done(files=[further])
+    further, model = paths.CACHE / "corpus" / "shard", home / "keymyna_lib" / "models" / "a.safetensors"
+    for path in (further, model):
+        files.write_text(path, "123")
+    stage.done(files=[further, model])
     sizes = published("smoke", "20_x")["files"]
+    assert sizes["keymyna_lib/models/a.safetensors"] == 3
     assert sizes[f"artifacts/smoke/{run_id}/head.safetensors"] == 5 and sizes["corpus/shard"] == 3
     for name in (f"runs/{run_id}/metrics.csv", f"runs/{run_id}/provenance.json", "tables/t.csv", "tables/t.trace.json"):
-        assert sizes[f"results/smoke/{name}"] == (home / "results/smoke" / name).stat().st_size
+        assert sizes[f"results/smoke/{name}"] == (home / "local/results/smoke" / name).stat().st_size
     assert {f"figures/smoke/f.{suffix}" for suffix in ("png", "pdf", "csv", "json")} < set(sizes)
 
 
@@ -88,7 +91,7 @@ def test_a_table_names_run_commit_and_notebook_of_each_cell(home):
     earlier.done()
     stage = Stage("90_tables", "smoke")
     stage.table("t", table_of(run_id), caption="A caption.")
-    folder = home / "results/smoke/tables"
+    folder = home / "local/results/smoke/tables"
     assert not folder.exists()
     stage.done()
     trace = files.read_json(folder / "t.trace.json")
@@ -105,7 +108,7 @@ def test_a_figure_has_its_data_and_its_origin_and_repeats_byte_for_byte(home):
         stage = Stage("20_x", "smoke")
         draw(stage, "f", ["run"])
         stage.done()
-        folder = home / "figures/smoke"
+        folder = home / "local/figures/smoke"
         stored.append({path.name: path.read_bytes() for path in folder.iterdir()})
     assert set(stored[0]) == {"f.png", "f.pdf", "f.csv", "f.json"} and stored[0] == stored[1]
     assert stored[0]["f.csv"] == b"x\n0.500000\n"
@@ -124,10 +127,10 @@ def test_what_a_notebook_makes_no_longer_is_removed_and_nothing_else(home):
     publish("80_x", "other", "other")
     publish("90_x", "table1", "curve")
     publish("90_x", "table1_billboard", "curve_billboard")
-    left = {path.stem.split(".")[0] for path in (home / "results/smoke/tables").iterdir()}
+    left = {path.stem.split(".")[0] for path in (home / "local/results/smoke/tables").iterdir()}
     assert left == {"other", "table1_billboard"}
-    assert {path.stem for path in (home / "figures/smoke").iterdir()} == {"other", "curve_billboard"}
-    assert len(list((home / "results/smoke/runs").iterdir())) == 3  # runs are never removed
+    assert {path.stem for path in (home / "local/figures/smoke").iterdir()} == {"other", "curve_billboard"}
+    assert len(list((home / "local/results/smoke/runs").iterdir())) == 3  # runs are never removed
 
 
 def test_further_seeds_and_shared_runs_are_taken_over(home):
@@ -145,11 +148,35 @@ def test_further_seeds_and_shared_runs_are_taken_over(home):
     assert load_runs("smoke", ["50_x"])["seed"].tolist() == [0, 1, 0]
 
 
+def test_committed_seeds_are_taken_over_where_the_notebook_has_not_run(home):
+    earlier = Stage("50_x", "smoke")
+    tuning, first = make(earlier, config={"lrs": [1]}), make(earlier)
+    earlier.done()
+    shutil.copytree(home / "local" / "results", home / "results")
+    files.discard(home / "local")
+    with pytest.raises(KeyMynaError, match="has not run"):  # for other notebooks, it has to run here
+        published("smoke", "50_x")
+    stage = Stage("50_x", "smoke")
+    assert stage.take_over("probe", {"lrs": [1]}, "c1") == tuning
+    second = make(stage, seed=1)
+    stage.keep_other_seeds([second])
+    stage.done()
+    assert load_runs("smoke", ["50_x"])["run_id"].tolist() == [tuning, second, first]
+    for run in (tuning, first):  # copied, so that what was made here is whole
+        here, committed = home / "local/results/smoke/runs" / run, home / "results/smoke/runs" / run
+        assert {path.name: path.read_bytes() for path in here.iterdir()} == {
+            path.name: path.read_bytes() for path in committed.iterdir()
+        }
+    again = Stage("50_x", "smoke")  # from here on, what was made here is what counts
+    again.done()
+    assert Stage("50_x", "smoke").take_over("probe", {"lrs": [1]}, "c1") is None
+
+
 def test_seeds_that_cannot_be_taken_over_are_named_in_the_captions(home, capsys):
     earlier = Stage("50_x", "smoke")
     first = make(earlier)
     earlier.done()
-    path = home / "results/smoke/runs" / first / "provenance.json"
+    path = home / "local/results/smoke/runs" / first / "provenance.json"
     files.write_json(path, files.read_json(path) | {"code_hash": "an older one"})
     stage = Stage("50_x", "smoke")
     second = make(stage, seed=1)
@@ -202,7 +229,7 @@ def test_a_caption_names_nothing_of_a_corpus_that_was_not_used(home, monkeypatch
 
 def test_runs_of_an_earlier_version_do_not_say_what_was_set_by_hand(home):
     stage = Stage("20_x", "smoke")
-    path = home / "results/smoke/runs" / make(stage) / "provenance.json"
+    path = home / "local/results/smoke/runs" / make(stage) / "provenance.json"
     origin = files.read_json(path)
     del origin["set_by_hand"]
     files.write_json(path, origin)

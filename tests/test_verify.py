@@ -8,7 +8,7 @@ import nbformat
 import pytest
 from nbformat import v4
 
-from keymyna_lib.base import files
+from keymyna_lib.base import files, paths
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.run import page, pipeline, stored, verify
 from keymyna_lib.run.project import Project
@@ -134,11 +134,12 @@ def project(tmp_path):
     for name in names:
         parameters = v4.new_code_cell('profile = "mini"  # scale', metadata={"tags": ["parameters"]})
         files.write_text(made.source(name), nbformat.writes(v4.new_notebook(cells=[parameters])))
-    tables = made.root / "results" / "mini" / "tables"
-    for name, maker in (("gains", "90_tables"), ("speed", "70_speed")):
-        files.write_text(tables / f"{name}.csv", GAIN)
-        files.write_text(tables / f"{name}.trace.json", TRACE.replace("90_tables", maker))
+    for place in (made.root, made.made):
+        for name, maker in (("gains", "90_tables"), ("speed", "70_speed")):
+            files.write_text(place / "results/mini/tables" / f"{name}.csv", GAIN)
+            files.write_text(place / "results/mini/tables" / f"{name}.trace.json", TRACE.replace("90_tables", maker))
     note_made(made)
+    files.write_text(made.root / ".gitignore", f"{paths.LOCAL}/\n")
     for arguments in (
         ["init", "-q"],
         ["add", "-A"],
@@ -150,8 +151,8 @@ def project(tmp_path):
 
 def note_made(project):
     """The runner's note that 90_tables made its table here."""
-    table = project.root / "results/mini/tables/gains.csv"
-    files.write_json(project.state("mini", "90_tables"), {"files": {project.show(table): pipeline.mark_of(table)}})
+    table = project.made / "results/mini/tables/gains.csv"
+    files.write_json(project.state("mini", "90_tables"), {"files": {project.named(table): pipeline.mark_of(table)}})
 
 
 def test_what_was_not_made_here_verifies_nothing(project):
@@ -165,7 +166,7 @@ def test_what_was_not_made_here_verifies_nothing(project):
 
 
 def test_the_committed_table_is_what_counts(project):
-    table = project.root / "results/mini/tables/gains.csv"
+    table = project.made / "results/mini/tables/gains.csv"
     table.write_text(GAIN.replace("+11.6", "+21.6"))
     note_made(project)
     found = verify.verify(project, "mini")
@@ -194,7 +195,7 @@ def test_it_is_written_beside_the_report_and_shown_in_it_until_the_tables_change
     found = verify.verify(project, "mini")
     written = verify.write(project, "mini", found)
     assert found.summary in written.read_text() and verify.RULE in written.read_text()
-    html = page.write(project, "mini").read_text()
+    html = page.write(project, "mini", project.made).read_text()
     assert f'<a href="#verification">{found.summary}</a>' in html
-    (project.root / "results/mini/tables/gains.csv").write_text(GAIN.replace("+11.6", "+11.7"))
-    assert 'href="#verification"' not in page.write(project, "mini").read_text()
+    (project.made / "results/mini/tables/gains.csv").write_text(GAIN.replace("+11.6", "+11.7"))
+    assert 'href="#verification"' not in page.write(project, "mini", project.made).read_text()

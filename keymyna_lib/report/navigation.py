@@ -29,8 +29,7 @@ def rewrite(root: Path) -> list[Path]:
             for name, text in cells.items()
         )
         if node["cells"] != [top, *between, end]:
-            new = {**node, "cells": [top, *between, end]}
-            write_text(path, json.dumps(new, indent=1, ensure_ascii=False) + "\n")  # as nbformat writes it
+            write_text(path, _written({**node, "cells": [top, *between, end]}))
             changed.append(path)
     return changed
 
@@ -64,6 +63,20 @@ def _about(entry: dict[str, Any]) -> str:
     paper = f"In the [paper](https://arxiv.org/abs/2604.10021): {entry['paper']}."
     modules = (f"[`{name}`](../keymyna_lib/{name.replace('.', '/')}.py)" for name in entry["code"])
     return f"{paper} Code: {', '.join(modules)}."
+
+
+def moved(text: str, folder: Path, to: Path) -> str:
+    """The text of an executed copy in `folder` that is to lie in the folder `to`, its links `rebased`."""
+    node = json.loads(text)
+    cells = [cell for cell in node.get("cells", ()) if cell["cell_type"] == "markdown"]
+    for cell in cells:
+        cell["source"] = rebased("".join(cell["source"]), folder, to).splitlines(keepends=True)
+    return _written(node) if cells else text
+
+
+def _written(node: dict[str, Any]) -> str:
+    """A notebook as nbformat writes it."""
+    return json.dumps(node, indent=1, ensure_ascii=False) + "\n"
 
 
 def rebased(text: str, folder: Path, to: Path) -> str:

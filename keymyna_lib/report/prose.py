@@ -21,7 +21,7 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import pandas as pd
 
@@ -30,7 +30,7 @@ from keymyna_lib.report.intervals import NOT_RUN
 from keymyna_lib.report.pages import ANSWERS, NUMBER, Rows, cell_of, named
 from keymyna_lib.report.traced import TracedTable
 
-Table = TracedTable | pd.DataFrame
+Table: TypeAlias = TracedTable | pd.DataFrame
 LEVEL = 0.05  # of adjusted p, as in the verdicts of the tables
 
 _VALUE = re.compile(r"\{([\w.,]+)\}")
@@ -69,7 +69,7 @@ def say(template: str, **given: Table | str | int | float | bool) -> Said:
     """
     template = textwrap.dedent(template).strip()
     wrong = [f"{found!r} is typed: inject it, or put it in braces if it is no result." for found in typed(template)]
-    tables = {name: _rows(table) for name, table in given.items() if isinstance(table, Table)}
+    tables = {name: _rows(table) for name, table in given.items() if isinstance(table, TracedTable | pd.DataFrame)}
     values = {name: value for name, value in given.items() if name not in tables}
 
     def value(match: re.Match[str]) -> str:

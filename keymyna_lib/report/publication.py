@@ -1,10 +1,11 @@
 """What a notebook publishes, put in place as a whole: its tables, figures and findings, and the index that names them.
 
-Until a notebook is done, they lie in a staging folder, each under its path in the clone, and what was published before
-stays as it is. Publishing is a single rename, which turns the staging folder, by then with the new index in it, into a
-journal. The journal is then worked off: what is no longer made is removed, the new files are moved into place, the
-index last. Every step can be repeated, so a journal that a kill leaves behind is completed by whoever comes next: the
-runner and every `Stage` begin with `complete`.
+All of it lies below one root: the folder `local` of the clone, or the clone itself when `--publish` replaces what is
+committed. Until a notebook is done, they lie in a staging folder, each under its path below the root, and what was
+published before stays as it is. Publishing is a single rename, which turns the staging folder, by then with the new
+index in it, into a journal. The journal is then worked off: what is no longer made is removed, the new files are
+moved into place, the index last. Every step can be repeated, so a journal that a kill leaves behind is completed by
+whoever comes next: the runner and every `Stage` begin with `complete`.
 
     results/<profile>/.staged/<notebook>-<process>/   being made
     results/<profile>/.publishing/<notebook>/         the journal: published, and being moved into place
@@ -37,7 +38,7 @@ class Staging:
 
     Parameters
     ----------
-    root : the clone.
+    root : the folder that has results/ and figures/.
     profile, notebook : whose folder it is.
     """
 
@@ -63,7 +64,7 @@ class Staging:
         return self._folder / _FILES / final.relative_to(self._root)
 
     def sizes(self) -> dict[str, int]:
-        """The staged files by their path in the clone, with their sizes [bytes]."""
+        """The staged files by their path below the root, with their sizes [bytes]."""
         return {name: path.stat().st_size for name, path in _files(self._folder).items()}
 
     def publish(self, index: Mapping[str, Any]) -> None:
@@ -121,7 +122,7 @@ def _index_or_nothing(path: Path) -> dict[str, Any]:
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    """The files of a staging folder or journal, by their path in the clone."""
+    """The files of a staging folder or journal, by their path below the root."""
     found = sorted(path for path in (folder / _FILES).rglob("*") if path.is_file())
     return {path.relative_to(folder / _FILES).as_posix(): path for path in found}
 

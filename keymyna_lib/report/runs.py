@@ -11,6 +11,10 @@ A run is one immutable directory, results/<profile>/runs/<id>/:
 The id is experiment-hash-sSEED-aATTEMPT; the hash covers configuration, seed, code and inputs, so a repeat of the
 same run is a new attempt and nothing is overwritten. A notebook that is done publishes the ids of its runs in
 results/<profile>/index/<notebook>.json (see `stage.Stage`); later notebooks and their tables read nothing else.
+
+All of this lies in the folder `local` of the clone, where only what was made here is read: a notebook that has not run
+here counts as not run, whatever is committed. Further seeds are the exception (`other_seeds`, `published_run`): of a
+notebook that has not run here, the committed runs of the same code are taken over, that is, copied.
 """
 
 from __future__ import annotations
@@ -27,7 +31,7 @@ import pandas as pd
 
 from keymyna_lib.base import paths
 from keymyna_lib.base.errors import KeyMynaError
-from keymyna_lib.base.files import read_json, write_json, write_text
+from keymyna_lib.base.files import discard, read_json, write_json, write_text
 from keymyna_lib.base.hashing import sha256_file, sha256_json
 from keymyna_lib.report import provenance, publication
 
@@ -86,9 +90,9 @@ class Run:
         self._artifacts: dict[str, Path] = {}
 
     def __enter__(self) -> Run:
-        runs = paths.results_dir(self.profile) / "runs"
-        runs.mkdir(parents=True, exist_ok=True)
-        taken = [int(path.name.rsplit("-a", 1)[1]) for path in runs.glob(f"{self._identity}-a*")]
+        places = [folder(self.profile) / "runs" for folder in (paths.results_dir, paths.committed_dir)]
+        places[0].mkdir(parents=True, exist_ok=True)
+        taken = [int(path.name.rsplit("-a", 1)[1]) for runs in places for path in runs.glob(f"{self._identity}-a*")]
         self.run_id = f"{self._identity}-a{max(taken, default=0) + 1}"
         self.started = provenance.now()
         return self
@@ -230,12 +234,12 @@ def published(profile: str, notebook: str) -> dict[str, Any]:
     Raises
     ------
     KeyMynaError
-        When it has not run yet in this profile.
+        When it has not run here in this profile.
     """
     path = _index(profile, notebook)
     if not path.exists():
         raise KeyMynaError(
-            f"notebook {notebook} has not run in profile {profile!r}: "
+            f"notebook {notebook} has not run here in profile {profile!r}: "
             f"./run_all.sh --profile {profile} --only {notebook[:2]}"
         )
     return publication.read_index(path)
@@ -253,10 +257,10 @@ def _kin(config: Mapping[str, Any], code: str) -> str:
 
 
 def _published_runs(profile: str, notebook: str) -> dict[str, tuple[dict[str, Any], str]]:
-    """Run id -> (configuration, code hash) of what a notebook published last; empty if it has not run."""
-    path = _index(profile, notebook)
-    runs = publication.read_index(path)["runs"] if path.exists() else []
-    folders = [paths.results_dir(profile) / "runs" / run for run in runs]
+    """Run id -> (configuration, code hash) of what a notebook published last, here or else as committed."""
+    indices = [folder(profile) / "index" / f"{notebook}.json" for folder in (paths.results_dir, paths.committed_dir)]
+    runs = next((publication.read_index(path)["runs"] for path in indices if path.exists()), [])
+    folders = [_folder(profile, run) for run in runs]
     return {
         folder.name: (read_json(folder / "config.json"), read_json(folder / "provenance.json")["code_hash"])
         for folder in folders
@@ -273,8 +277,7 @@ def other_seeds(profile: str, notebook: str, run_ids: Sequence[str]) -> tuple[li
     left_out : the seeds of runs that would belong to them, had they not been made by other code or on another corpus;
         and which of the two.
     """
-    folder = paths.results_dir(profile) / "runs"
-    made = [read_json(folder / run / "config.json") for run in run_ids]
+    made = [config_of(profile, run) for run in run_ids]
     code = provenance.code_hash()
     seeds: dict[str, set[int]] = {}
     for config in made:
@@ -285,7 +288,7 @@ def other_seeds(profile: str, notebook: str, run_ids: Sequence[str]) -> tuple[li
             found.append(run)
         elif _kin(config, its_code) not in seeds and any(_alike(config, each) for each in made):
             left_out[config["seed"]] = "by another version of the code" if its_code != code else "on another corpus"
-    own = {config["seed"] for config in made} | {read_json(folder / run / "config.json")["seed"] for run in found}
+    own = {config["seed"] for config in made} | {config_of(profile, run)["seed"] for run in found}
     return found, {seed: why for seed, why in sorted(left_out.items()) if seed not in own}
 
 
@@ -336,13 +339,28 @@ def describe_runs(profile: str, run_ids: Sequence[str]) -> pd.DataFrame:
 
 def files_of(profile: str, run_id: str) -> list[Path]:
     """All files of a run: those in its directory, and of its large files those in this machine's cache."""
-    folders = paths.results_dir(profile) / "runs" / run_id, _artifact_path(profile, run_id, "")
+    folders = _folder(profile, run_id), _artifact_path(profile, run_id, "")
     return [path for folder in folders for path in sorted(folder.glob("*"))]
 
 
 def run_file(profile: str, run_id: str, name: str) -> Path:
     """Path of one of a run's files."""
-    return paths.results_dir(profile) / "runs" / run_id / name
+    return _folder(profile, run_id) / name
+
+
+def _folder(profile: str, run_id: str) -> Path:
+    """The directory of a run: as made here, or else the committed one."""
+    here, committed = (folder(profile) / "runs" / run_id for folder in (paths.results_dir, paths.committed_dir))
+    return committed if committed.exists() and not here.exists() else here
+
+
+def copy_run(run: Path, runs: Path) -> None:
+    """Copy the directory of a run into a folder of runs, as a whole, if it is not there."""
+    if not (copy := runs / run.name).exists():
+        unfinished = runs / f".unfinished-{run.name}"
+        discard(unfinished)
+        shutil.copytree(run, unfinished)
+        os.replace(unfinished, copy)
 
 
 def config_of(profile: str, run_id: str) -> dict[str, Any]:

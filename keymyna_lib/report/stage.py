@@ -15,7 +15,17 @@ from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.base.files import atomic_path, write_json, write_text
 from keymyna_lib.report import prose, provenance
 from keymyna_lib.report.publication import Staging
-from keymyna_lib.report.runs import Run, files_of, other_seeds, provenance_of, published_run, traced_to, write_csv
+from keymyna_lib.report.runs import (
+    Run,
+    copy_run,
+    files_of,
+    other_seeds,
+    provenance_of,
+    published_run,
+    run_file,
+    traced_to,
+    write_csv,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,7 +61,7 @@ class Stage:
         self.runs: list[str] = []
         self._files: list[Path] = []
         self._note = ""  # of every caption
-        self._staging = Staging(paths.ROOT, profile, notebook)
+        self._staging = Staging(paths.ROOT / paths.LOCAL, profile, notebook)
 
     @contextlib.contextmanager
     def run(self, experiment: str, *, config: Any, seed: int, inputs: Mapping[str, str]) -> Iterator[Run]:
@@ -82,6 +92,8 @@ class Stage:
         return run_id
 
     def _take(self, run_ids: Sequence[str]) -> None:
+        for run in run_ids:  # a committed one is copied
+            copy_run(run_file(self.profile, run, ""), paths.results_dir(self.profile) / "runs")
         self.runs += run_ids
         self._files += [path for run in run_ids for path in files_of(self.profile, run)]
 
@@ -187,9 +199,10 @@ class Stage:
 
 
 def _portable(path: Path) -> str:
-    """A path relative to the clone, or to the cache when it lies there."""
+    """A path relative to the cache or the folder that runs write to, where it lies there, or else to the clone."""
     path = Path(path).resolve()
-    return path.relative_to(paths.CACHE if path.is_relative_to(paths.CACHE) else paths.ROOT).as_posix()
+    bases = paths.CACHE, (paths.ROOT / paths.LOCAL).resolve()
+    return path.relative_to(next(filter(path.is_relative_to, bases), paths.ROOT)).as_posix()
 
 
 def markdown(table: pd.DataFrame) -> str:

@@ -73,7 +73,7 @@ def pack(project: Project, bundle: dict[str, Any], to: Path) -> list[Path]:
     """Write what the notebooks have published so far as one archive, in parts if it is larger than PART.
 
     The archive holds MANIFEST (what ran, where, by which code, and the sha256 of every file), then the files under
-    their paths in the clone.
+    the names that they have in the clone once published.
     """
     profile, ran, names = bundle["profile"], {}, set()
     for notebook in pipeline.load_notebooks(project):
@@ -81,9 +81,9 @@ def pack(project: Project, bundle: dict[str, Any], to: Path) -> list[Path]:
             state = files.read_json(project.state(profile, notebook))
             ran[notebook] = {key: state[key] for key in ("fingerprint", "parameters", "seconds", "finished")}
             own = (project.index(profile, notebook), project.executed(profile, notebook))
-            names |= {project.show(path) for path in own}
+            names |= {project.named(path) for path in own}
             names |= set(publication.read_index(own[0])["files"])
-    names = {name for name in names if (project.root / name).is_file()}  # the others are of the cache
+    names = {name for name in names if (project.made / name).is_file()}  # the others are of the cache
     manifest = {
         "profile": profile,
         "overrides": bundle["overrides"],
@@ -91,7 +91,7 @@ def pack(project: Project, bundle: dict[str, Any], to: Path) -> list[Path]:
         "root": str(project.root),
         "cache": str(project.cache),
         "notebooks": ran,
-        "files": {name: hashing.sha256_file(project.root / name) for name in sorted(names)},
+        "files": {name: hashing.sha256_file(project.made / name) for name in sorted(names)},
     }
     with tempfile.TemporaryDirectory(dir=to) as folder:
         whole, listed = Path(folder, ARCHIVE), Path(folder, MANIFEST)
@@ -99,7 +99,7 @@ def pack(project: Project, bundle: dict[str, Any], to: Path) -> list[Path]:
         with tarfile.open(whole, "w:gz") as archive:
             archive.add(listed, MANIFEST)
             for name in sorted(names):
-                archive.add(project.root / name, name)
+                archive.add(project.made / name, name)
         content = whole.read_bytes()
     parts = [content[start : start + PART] for start in range(0, len(content), PART)]
     written = [to / (ARCHIVE if len(parts) == 1 else f"{ARCHIVE}.{i}") for i in range(1, len(parts) + 1)]

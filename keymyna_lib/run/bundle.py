@@ -8,8 +8,8 @@
     packages/           what the library needs and that machine lacks, of the lock's versions, for its Python
     .cache/scores/      the parsed scores, from which it renders the corpus: parsing needs music21 and takes minutes
 
-and `bring_back` takes the results into this clone, as if the runner had made them here: index, runs with that machine's
-provenance, tables, figures, executed notebooks, and the runner's note that they are up to date.
+and `bring_back` takes the results to where runs write, as if the runner had made them here: index, runs with that
+machine's provenance, tables, figures, executed notebooks, and the runner's note that they are up to date.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import gzip
 import importlib.metadata
 import importlib.util
 import io
-import os
 import shutil
 import subprocess
 import sys
@@ -34,6 +33,7 @@ from typing import Any
 from keymyna_lib.base import files, hashing, paths
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.report import provenance, publication
+from keymyna_lib.report.runs import copy_run
 from keymyna_lib.run import parameters, pipeline
 from keymyna_lib.run.away import MANIFEST
 from keymyna_lib.run.project import Project
@@ -212,7 +212,7 @@ def _parsed_scores() -> Path:
 
 
 def bring_back(project: Project, archives: Sequence[Path]) -> dict[str, Any]:
-    """Take the results of another machine into this clone; nothing is changed unless all of it is in order.
+    """Take the results of another machine to where runs write; nothing is changed unless all of it is in order.
 
     The corpus, weights and features stayed there: a notebook that needs them runs there, or makes all of them anew.
 
@@ -236,7 +236,7 @@ def bring_back(project: Project, archives: Sequence[Path]) -> dict[str, Any]:
         profile, notebooks = manifest["profile"], pipeline.load_notebooks(project)
         _expect_same_version(project, manifest, notebooks)
         with pipeline.locked(project, profile):
-            publication.complete(project.root, profile)
+            publication.complete(project.made, profile)
             _take_runs(project, profile, folder)
             for name, ran in manifest["notebooks"].items():
                 _publish(project, profile, name, folder, manifest, ran)
@@ -302,19 +302,14 @@ def _take_runs(project: Project, profile: str, folder: Path) -> None:
     inside = PurePosixPath("results", profile, "runs")
     runs = sorted((folder / inside).glob("*"))
     for run in runs:
-        here = project.root / inside / run.name
+        here = project.made / inside / run.name
         if here.exists() and any(_contents(run)[name] != _contents(here).get(name) for name in _contents(run)):
             raise KeyMynaError(
-                f"run {run.name} of profile {profile} is here already, with other content. Move results/{profile}/runs/"
-                f"{run.name} away, and bring the results back again."
+                f"run {run.name} of profile {profile} is here already, with other content. Move "
+                f"{project.show(here)} away, and bring the results back again."
             )
-    (project.root / inside).mkdir(parents=True, exist_ok=True)
     for run in runs:
-        if not (here := project.root / inside / run.name).exists():
-            unfinished = here.with_name(f".unfinished-{run.name}")
-            files.discard(unfinished)
-            shutil.copytree(run, unfinished)
-            os.replace(unfinished, here)
+        copy_run(run, project.made / inside)
 
 
 def _contents(run: Path) -> dict[str, str]:
@@ -330,25 +325,25 @@ def _publish(
     from keymyna_lib.run.execute import tidy
 
     there = Project(Path(manifest["root"]), Path(manifest["cache"]))
-    index = publication.read_index(folder / project.show(project.index(profile, notebook)))
-    staging = publication.Staging(project.root, profile, notebook)
+    index = publication.read_index(folder / project.named(project.index(profile, notebook)))
+    staging = publication.Staging(project.made, profile, notebook)
     for name in index["files"]:
         if (folder / name).is_file() and not name.startswith(f"results/{profile}/runs/"):
-            place = staging.path(project.root / name)
+            place = staging.path(project.made / name)
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(folder / name, place)
     files.discard(project.state(profile, notebook))
     staging.publish(index)
     executed = project.executed(profile, notebook)
-    node = nbformat.reads((folder / project.show(executed)).read_text(encoding="utf-8"), as_version=4)
+    node = nbformat.reads((folder / project.named(executed)).read_text(encoding="utf-8"), as_version=4)
     with files.atomic_path(executed) as target:
         nbformat.write(tidy(node, there, profile, notebook, {}), target)
-    produced = [path for name in index["files"] if (path := project.root / name).is_file()]
+    produced = [path for name in index["files"] if (path := project.made / name).is_file()]
     files.write_json(
         project.state(profile, notebook),
         {
             **ran,
-            "files": {project.show(path): pipeline.mark_of(path) for path in (*produced, executed)},
+            "files": {project.named(path): pipeline.mark_of(path) for path in (*produced, executed)},
             "index": index,
         },
     )

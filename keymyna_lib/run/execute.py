@@ -59,7 +59,7 @@ class ThisInterpreter(AsyncKernelManager):
 
 
 def execute(project: Project, profile: str, notebook: str, values: dict[str, Any]) -> None:
-    """Execute a notebook and store its tidied copy under results/.
+    """Execute a notebook and store its tidied copy with the results.
 
     Parameters
     ----------
@@ -145,7 +145,7 @@ def tidy(
     """
     node.metadata["papermill"] = {
         "input_path": project.show(project.source(notebook)),
-        "output_path": project.show(project.executed(profile, notebook)),
+        "output_path": project.named(project.executed(profile, notebook)),
         "duration": round(node.metadata.papermill.duration, 1),
         "parameters": _scrub(dict(node.metadata.papermill.parameters), project, brought),
     }
@@ -217,7 +217,10 @@ def _merge_streams(outputs: list[nbformat.NotebookNode]) -> list[nbformat.Notebo
             merged.append(output)
     for output in merged:
         if output.output_type == "stream":
-            output.text = plain_bars(collapse(output.text))
+            shown = collapse(output.text)
+            output.text = plain_bars(shown)
+            if not _BAR.sub("", shown).strip():  # bars alone, so nothing to warn of: red is how readers see this stream
+                output.name = "stdout"
     return [output for output in merged if output.output_type != "stream" or output.text.strip()]
 
 
@@ -240,7 +243,7 @@ def _scrub(value: Any, project: Project, brought: dict[Path, str]) -> Any:
     elif isinstance(value, str):
         value = _hidden(value, brought)
         value = re.sub(r"/\S*/ipykernel_\d+/\d+\.py", "<cell>", value)
-        for folder, name in ((project.cache, ".cache"), (project.root, "."), (Path.home(), "~")):
+        for folder, name in ((project.cache, ".cache"), (project.made, "."), (project.root, "."), (Path.home(), "~")):
             value = value.replace(f"{folder}/", f"{name}/" if name != "." else "")
             value = re.sub(re.escape(str(folder)) + r"(?![\w.-])", name, value)
     return value

@@ -1,7 +1,8 @@
-"""`results/<profile>/report.html`: what a profile's stored results say, on one page that needs nothing else.
+"""`report.html` of a profile: what its stored results say, on one page that needs nothing else.
 
-It is made of what is stored alone, with no time of writing, so that the same results are the same page. Numbers link to
-the run or the trace behind them, by paths relative to the page.
+It lies beside the results, be they those made here or the committed ones, and is made of what is stored alone, with no
+time of writing, so that the same results are the same page. Numbers link to the run or the trace behind them, by paths
+relative to the page.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import os
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
@@ -47,31 +49,36 @@ class Cell:
     kind: str = ""  # class of the style sheet
 
 
-def write(project: Project, profile: str) -> Path:
+def write(project: Project, profile: str, root: Path) -> Path:
     """Write the page of a profile where it is not up to date, and return its path.
+
+    Parameters
+    ----------
+    root : where its results lie: `project.made`, or `project.root` for the committed ones.
 
     Raises
     ------
     KeyMynaError
         When nothing of the profile has run, or a table or figure is damaged or missing.
     """
-    root, path = project.root, _results(project.root, profile) / NAME
+    path = _results(root, profile) / NAME
     if not any((_results(root, profile) / "index").glob("*.json")):
         raise KeyMynaError(f"profile {profile} has no results: ./run_all.sh --profile {profile} makes them.")
-    titles = {notebook.name: notebook.title for notebook in pipeline.load_notebooks(project).values()}
-    digest = _digest(root, profile, titles)
+    titles = {name: notebook.title for name, notebook in sorted(pipeline.load_notebooks(project).items())}
+    digest = _digest(root, profile, titles, project.root)
     if not path.exists() or digest not in _DIGEST.findall(path.read_text(encoding="utf-8", errors="replace")[:2000]):
-        files.write_text(path, build(root, profile, titles))
+        files.write_text(path, build(root, profile, titles, project.root))
     return path
 
 
-def build(root: Path, profile: str, titles: Mapping[str, str]) -> str:
+def build(root: Path, profile: str, titles: Mapping[str, str], committed: Path) -> str:
     """The page as HTML; the same text for the same results and the same version of Pillow.
 
     Parameters
     ----------
-    root : the clone.
-    titles : notebook -> title, of all notebooks in order.
+    root : where the results lie, in results/ and figures/.
+    titles : notebook -> title, of all notebooks, in the order of their sections.
+    committed : the clone; its results of the larger profile stand in where `root` has none.
     """
     import jinja2  # with Pillow 0.3 s, and not needed where the page is up to date
 
@@ -79,24 +86,35 @@ def build(root: Path, profile: str, titles: Mapping[str, str]) -> str:
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     template = environment.from_string((_HERE / "page.html").read_text(encoding="utf-8"))
-    return template.render(_content(root, profile, titles), digest=_digest(root, profile, titles)) + "\n"
+    content, digest = _content(root, profile, titles, committed), _digest(root, profile, titles, committed)
+    return template.render(content, digest=digest) + "\n"
 
 
 def _results(root: Path, profile: str) -> Path:
     return root / "results" / profile
 
 
-def _digest(root: Path, profile: str, titles: Mapping[str, str]) -> str:
+def _larger(root: Path, profile: str, committed: Path) -> Path | None:
+    """Tables of the profile where claims are tested that this one is too small for, if there is such a profile."""
+    if not (name := _LARGER.get(profile)):
+        return None
+    here = _results(root, name) / "tables"
+    return here if here.exists() else _results(committed, name) / "tables"
+
+
+def _digest(root: Path, profile: str, titles: Mapping[str, str], committed: Path) -> str:
     """SHA-256 over everything that the page is made of."""
     results, figures = _results(root, profile), root / "figures" / profile
     read = [path for folder in ("index", "tables", "findings", "notebooks") for path in (results / folder).glob("*")]
     read += [*results.glob("runs/*/provenance.json"), *results.glob(VERIFICATION), *figures.glob("*.*")]
-    read += _results(root, _LARGER.get(profile, profile)).glob("tables/*")
     made_of = {path.relative_to(root).as_posix(): sha256_file(path) for path in sorted(read) if path.is_file()}
-    return sha256_json([made_of, {name: sha256_file(_HERE / name) for name in _CODE}, dict(titles)])
+    larger = _larger(root, profile, committed)
+    others = {path.name: sha256_file(path) for path in sorted(larger.glob("*"))} if larger else {}
+    where = os.path.relpath(larger, results) if larger else ""  # links lead there
+    return sha256_json([made_of, others, where, {name: sha256_file(_HERE / name) for name in _CODE}, dict(titles)])
 
 
-def _content(root: Path, profile: str, titles: Mapping[str, str]) -> dict[str, Any]:
+def _content(root: Path, profile: str, titles: Mapping[str, str], committed: Path) -> dict[str, Any]:
     results = _results(root, profile)
     tables = stored.read_all(results / "tables")
     notebooks = [_notebook(root, profile, name, title, tables) for name, title in titles.items()]
@@ -104,7 +122,7 @@ def _content(root: Path, profile: str, titles: Mapping[str, str]) -> dict[str, A
     first = _taken(notebooks, lambda item: item["name"] in _FIRST)
     return {
         "profile": profile,
-        "findings": _findings(root, profile, tables),
+        "findings": _findings(profile, results, tables, _larger(root, profile, committed)),
         "first": sorted(first, key=lambda item: _FIRST[item["name"]]),
         "conclusions": _taken(notebooks, lambda item: item["name"] == "conclusions"),
         "notebooks": notebooks,
@@ -130,11 +148,10 @@ def _different(values: Iterable[str]) -> list[str]:
     return sorted({value for value in values if value})
 
 
-def _findings(root: Path, profile: str, tables: findings.Tables) -> list[dict[str, Any]]:
+def _findings(profile: str, results: Path, tables: findings.Tables, larger: Path | None) -> list[dict[str, Any]]:
     """The claims; one that this profile has not tested is shown as the larger profile found it, and says so."""
     own = findings.findings(tables)
-    larger = _LARGER.get(profile)
-    others = findings.findings(stored.read_all(_results(root, larger) / "tables")) if larger else own
+    others = findings.findings(stored.read_all(larger)) if larger else own
     shown = []
     for here, there in zip(own, others, strict=True):
         elsewhere = here.found.verdict == NOT_RUN and there.found.verdict != NOT_RUN
@@ -143,12 +160,12 @@ def _findings(root: Path, profile: str, tables: findings.Tables) -> list[dict[st
         shown.append(
             {
                 "paper": here.paper,
-                "text": f"In profile {larger}. {found.text}" if elsewhere else found.text,
+                "text": f"In profile {_LARGER[profile]}. {found.text}" if elsewhere else found.text,
                 "cells": found.cells,
                 "verdict": found.verdict,
                 "kind": _kind(found.verdict),
                 "table": here.table,
-                "where": f"../{larger}/tables/{here.table}.md" if elsewhere else where,
+                "where": f"{os.path.relpath(larger, results)}/{here.table}.md" if elsewhere else where,
             }
         )
     return shown

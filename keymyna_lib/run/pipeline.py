@@ -43,6 +43,7 @@ class Notebook:
     minutes: dict[str, float]  # profile -> expected time
     parameters: dict[str, parameters.Parameter]
     on_request: bool  # runs only when named
+    completes: str  # what is complete once it has run, and is said then
     only_drawn: tuple[str, ...]  # parameters that a figure shows and no number depends on
 
     @property
@@ -59,7 +60,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 
 def load_notebooks(project: Project) -> dict[str, Notebook]:
-    """All notebooks by name, in the order of their numbers, as described in `pipeline.toml`.
+    """All notebooks by name, in the order in which they run: that of `pipeline.toml`.
 
     Raises
     ------
@@ -67,10 +68,12 @@ def load_notebooks(project: Project) -> dict[str, Notebook]:
         When a notebook is not described, or needs one that does not come before it.
     """
     described = _read_toml(project.library / "run" / "pipeline.toml")
+    order = {name: place for place, name in enumerate(described)}
+    present = {path.stem: path for path in (project.root / "notebooks").glob("[0-9][0-9]_*.ipynb")}
+    if unknown := sorted(present.keys() - order.keys()):
+        raise KeyMynaError(f"{project.show(present[unknown[0]])} is not described in pipeline.toml.")
     found: dict[str, Notebook] = {}
-    for path in sorted((project.root / "notebooks").glob("[0-9][0-9]_*.ipynb")):
-        if path.stem not in described:
-            raise KeyMynaError(f"{project.show(path)} is not described in pipeline.toml.")
+    for path in sorted(present.values(), key=lambda path: order[path.stem]):
         entry = described[path.stem]
         absent = [need for need in entry["needs"] if need not in found]
         if absent:
@@ -82,6 +85,7 @@ def load_notebooks(project: Project) -> dict[str, Notebook]:
             entry["minutes"],
             parameters.declared(path),
             entry.get("on_request", False),
+            entry.get("completes", ""),
             tuple(entry.get("only_drawn", ())),
         )
     if not found:
@@ -157,7 +161,7 @@ def _outcome(project: Project, profile: str, notebook: str) -> str:
     for run in index.get("runs", []):
         name = run.rpartition("-a")[0]
         content = {}
-        for path in sorted((project.root / "results" / profile / "runs" / run).glob("*")):
+        for path in sorted((project.made / "results" / profile / "runs" / run).glob("*")):
             if path.name != "provenance.json" and path.is_file():
                 content[path.name] = hashing.sha256_bytes(path.read_bytes().replace(run.encode(), name.encode()))
         ran.append([name, content])
@@ -220,8 +224,8 @@ def mark_of(path: Path) -> Mark | None:
 
 
 def _marks(project: Project, name: str) -> list[Mark]:
-    """The marks of an output, named relative to the clone or to the cache."""
-    return [mark for base in (project.root, project.cache) if (mark := mark_of(base / name))]
+    """The marks of a file that an index names."""
+    return [mark for place in project.places(name) if (mark := mark_of(place))]
 
 
 def _altered(project: Project, produced: dict[str, Mark]) -> list[str]:
@@ -236,8 +240,8 @@ def _set_aside(project: Project, profile: str, altered: list[str]) -> None:
     """
     of_runs = f"results/{profile}/runs/", f"artifacts/{profile}/"
     runs = {Path(name).parent.name for name in altered if name.startswith(of_runs)}
-    places = [project.root / "results" / profile / "runs" / run for run in runs]
-    places += [base / name for name in altered for base in (project.root, project.cache)]
+    places = [project.made / "results" / profile / "runs" / run for run in runs]
+    places += [place for name in altered for place in project.places(name)]
     for place in places:
         if place.is_dir():
             aside = project.cache / "damaged" / profile / place.name
@@ -269,7 +273,7 @@ def published(project: Project, profile: str, notebook: str, since: int | None) 
         if produced[name] is None:
             raise KeyMynaError(f"{project.show(index)} names {name}, which is not there with that size.")
     executed = project.executed(profile, notebook)
-    return produced | {project.show(executed): mark_of(executed)}
+    return produced | {project.named(executed): mark_of(executed)}
 
 
 def modified(path: Path) -> int | None:
@@ -312,7 +316,7 @@ def run(
     overrides: list[tuple[str, str]] | None = None,
     say: Callable[[str], None] = lambda line: print(line, flush=True),
     execute: Execute | None = None,
-) -> None:
+) -> list[str]:
     """Run the notebooks that are asked for and not up to date, and what they need; stop at the first failure.
 
     Parameters
@@ -322,6 +326,10 @@ def run(
     overrides : (name, value as typed).
     say : where each line of progress goes.
     execute : what executes a notebook; papermill, see `execute.execute`, by default.
+
+    Returns
+    -------
+    The notebooks asked for and those that they need, in order; all are up to date now.
 
     Raises
     ------
@@ -334,7 +342,7 @@ def run(
     order, asked = select(notebooks, only or [], start)
     check = _Check(project, {name: values[name] for name in order}, plain)
     with locked(project, profile):
-        publication.complete(project.root, profile)
+        publication.complete(project.made, profile)
         began = time.monotonic()
         for position, name in enumerate(order, 1):
             head = f"[{position}/{len(order)}] {name}"
@@ -343,11 +351,16 @@ def run(
                 for each in _builds_on(notebooks, {name})
             }
             os.environ[paths.SET_BY_HAND] = json.dumps({each: lines for each, lines in changed.items() if lines})
-            _run_one(project, notebooks[name], values[name], force and name in asked, head, began, say, check, execute)
+            forced = force and name in asked
+            ran = _run_one(project, notebooks[name], values[name], forced, head, began, say, check, execute)
+            if ran and (complete := notebooks[name].completes):
+                took = duration(time.monotonic() - began)
+                say(f"{complete}, after {took}: {paths.LOCAL}/results/{profile}/tables/")
         say(
             f"All done in {duration(time.monotonic() - began)}. Executed notebooks, tables and runs: "
-            f"results/{profile}/; figures: figures/{profile}/"
+            f"{paths.LOCAL}/results/{profile}/; figures: {paths.LOCAL}/figures/{profile}/"
         )
+    return order
 
 
 class _Check:
@@ -429,13 +442,13 @@ def _run_one(
     say: Callable[[str], None],
     check: _Check,
     execute: Execute | None,
-) -> None:
-    """Run or skip one notebook, saying which and why; parameters are checked before it runs."""
+) -> bool:
+    """Run or skip one notebook, saying which and why; whether it ran. Parameters are checked before it runs."""
     profile, name = values["profile"], notebook.name
     reason, state = ("forced", {}) if force else outdated(project, notebook, values)
     if not reason:
         say(f"{head}  skipped: unchanged since {state['finished']}")
-        return
+        return False
     check.before(notebook)
     started = time.monotonic()
     expected = f", about {notebook.minutes[profile]:g} min" if profile in notebook.minutes else ""
@@ -468,6 +481,7 @@ def _run_one(
         },
     )
     say(f"{head}  done in {duration(seconds)} (total {duration(time.monotonic() - began)})")
+    return True
 
 
 def duration(seconds: float) -> str:

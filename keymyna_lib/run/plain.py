@@ -65,7 +65,7 @@ def execute(project: Project, profile: str, notebook: str, values: dict[str, Any
         raise KeyMynaError(f"{notebook} failed: {how}\nThe partly executed copy: {project.show(partial)}")
     node["metadata"]["papermill"] |= {
         "input_path": project.show(project.source(notebook)),
-        "output_path": project.show(project.executed(profile, notebook)),
+        "output_path": project.named(project.executed(profile, notebook)),
     }
     files.write_json(project.executed(profile, notebook), node)
     partial.unlink()

@@ -417,7 +417,7 @@ def _heads(values: Values, root: Path) -> Iterator[str]:
 
 def _try_it(values: Values, root: Path) -> Iterator[str]:
     named = values["model"]
-    runs = (paths.ROOT / "results").glob(f"*/runs/{Path(named).name}")
+    runs = paths.run_folders(Path(named).name)
     if named and not (root / Path(named).expanduser()).exists() and not any(runs):
         yield f"model {named!r}: there is no such file or run."
     if 0 < values["compared_tracks"] <= values["n_neighbours"]:

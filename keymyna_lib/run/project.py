@@ -17,6 +17,11 @@ class Project:
     cache: Path = paths.CACHE
 
     @property
+    def made(self) -> Path:
+        """Where runs write, laid out as the clone itself; it has the committed results under the same names."""
+        return self.root / paths.LOCAL
+
+    @property
     def library(self) -> Path:
         """The library's folder."""
         return self.root / paths.LIBRARY.name
@@ -27,7 +32,7 @@ class Project:
 
     def executed(self, profile: str, notebook: str) -> Path:
         """Its executed copy, there only after a success."""
-        return self.root / "results" / profile / "notebooks" / f"{notebook}.ipynb"
+        return self.made / "results" / profile / "notebooks" / f"{notebook}.ipynb"
 
     def partial(self, profile: str, notebook: str) -> Path:
         """The copy that is being executed, or that a failure left behind."""
@@ -35,11 +40,20 @@ class Project:
 
     def index(self, profile: str, notebook: str) -> Path:
         """What the notebook published: its runs and the files that it made."""
-        return self.root / "results" / profile / "index" / f"{notebook}.json"
+        return self.made / "results" / profile / "index" / f"{notebook}.json"
 
     def state(self, profile: str, notebook: str) -> Path:
         """The runner's note on its last success on this machine."""
         return self.cache / "state" / profile / f"{notebook}.json"
+
+    def named(self, path: Path) -> str:
+        """A file that was made here, by the name that an index has for it and that it keeps when it is published."""
+        return path.relative_to(self.made).as_posix()
+
+    def places(self, name: str) -> list[Path]:
+        """Where a file that an index names may lie: results and figures as made here, all else in clone or cache."""
+        made = name.startswith(("results/", "figures/"))
+        return [self.made / name] if made else [self.root / name, self.cache / name]
 
     def show(self, path: Path) -> str:
         """A path as a reader in the clone types it."""

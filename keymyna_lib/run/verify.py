@@ -130,7 +130,7 @@ def verify(project: Project, profile: str, against: Path | None = None) -> Verif
         reference, there = _committed(project.root, profile)
     if not there:
         raise KeyMynaError(f"{reference} has no tables of profile {profile}. Name a folder of tables: --verify DIR.")
-    here = stored.read_all(project.root / "results" / profile / "tables")
+    here = stored.read_all(project.made / "results" / profile / "tables")
     made = {name for name in here if _made_here(project, profile, here[name])}
     ran = {name for name in pipeline.load_notebooks(project) if project.state(profile, name).exists()}
     compared = []
@@ -170,9 +170,9 @@ def _committed(root: Path, profile: str) -> tuple[str, dict[str, StoredTable]]:
 
 def _made_here(project: Project, profile: str, table: StoredTable) -> bool:
     """Whether the runner noted this very file as made by its notebook on this machine; a committed copy is not."""
-    path = project.root / "results" / profile / "tables" / f"{table.name}.csv"
+    path = project.made / "results" / profile / "tables" / f"{table.name}.csv"
     noted = stored.json_or_nothing(project.state(profile, table.made_by)).get("files", {})
-    return noted.get(project.show(path)) == pipeline.mark_of(path)
+    return noted.get(project.named(path)) == pipeline.mark_of(path)
 
 
 def compare(name: str, here: StoredTable | None, there: StoredTable | None) -> Comparison:
@@ -350,7 +350,7 @@ def text(found: Verification, most_notes: int = _SHOWN) -> str:
 
 def write(project: Project, profile: str, found: Verification) -> Path:
     """Write the verification beside the report, as Markdown and, for the report, as JSON; returns the first."""
-    results = project.root / "results" / profile
+    results = project.made / "results" / profile
     files.write_json(
         results / page.VERIFICATION,
         {

@@ -43,7 +43,7 @@ def open_model(name: str = "", head: str = "", *, patch: str | None = None, scal
             raise KeyMynaError(f"this version comes without a model. Name one by --model: {_KINDS}.")
         return KeyModel.load(DEFAULT)
     path = paths.expanded(name)
-    run = path if path.is_dir() else next((paths.ROOT / "results").glob(f"*/runs/{path.name}"), None)
+    run = path if path.is_dir() else next(paths.run_folders(path.name), None)
     if run and not path.is_file() and path.name == run.name:
         return _of_run(run.resolve(), head)
     kind = kind_of_file(path)
@@ -73,8 +73,11 @@ def _of_run(folder: Path, head: str) -> KeyModel:
     from keymyna_lib.report.runs import artifact  # here, as it needs what the notebooks install
 
     profile, run = folder.parents[1].name, folder.name
-    if folder != paths.results_dir(profile) / "runs" / run:
-        raise KeyMynaError(f"{folder} is no run of this clone: expected a folder in {paths.ROOT}/results/*/runs.")
+    if folder not in [place.resolve() for place in paths.run_folders(run)]:
+        raise KeyMynaError(
+            f"{folder} is no run of this clone: expected a folder in {paths.ROOT}/{paths.LOCAL}/results/*/runs, or in "
+            f"{paths.ROOT}/results/*/runs."
+        )
     config, artifacts = read_json(folder / "config.json"), read_json(folder / "provenance.json")["artifacts"]
     if "encoder.safetensors" in artifacts:
         if not head:

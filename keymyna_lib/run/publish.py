@@ -1,0 +1,63 @@
+"""`--publish`: what was made here becomes what is committed.
+
+Each notebook's index, runs, tables, figures and executed copy are put in place as a whole, by the journal of
+`publication`: after a kill every notebook is as it was before or as it was made here, and the next `--publish` goes on.
+At the end, runs that no index names any longer are removed, and the page is made anew.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+
+from keymyna_lib.base import files
+from keymyna_lib.report import publication
+from keymyna_lib.report.navigation import moved
+from keymyna_lib.run import page, pipeline
+from keymyna_lib.run.project import Project
+
+
+def publish(project: Project, profile: str, notebooks: Sequence[str]) -> list[str]:
+    """Replace the committed results of some notebooks by those made here; committing them is left to git.
+
+    Parameters
+    ----------
+    notebooks : their names; all have run here.
+
+    Returns
+    -------
+    The notebooks that keep earlier results, although they have some: those that were not among `notebooks`.
+
+    Raises
+    ------
+    KeyMynaError
+        When an index is missing or damaged, or a file cannot be moved.
+    """
+    results = project.root / "results" / profile
+    with pipeline.locked(project, profile):
+        for notebook in notebooks:
+            _put_in_place(project, profile, notebook)
+        indices = {path.stem: publication.read_index(path) for path in sorted((results / "index").glob("*.json"))}
+        named = {run for index in indices.values() for run in index["runs"]}
+        for folder in (results / "runs").glob("*"):
+            if folder.name not in named:
+                files.discard(folder)
+        page.write(project, profile, project.root)
+    return [name for name in indices if name not in notebooks]
+
+
+def _put_in_place(project: Project, profile: str, notebook: str) -> None:
+    index = publication.read_index(project.index(profile, notebook))
+    staging = publication.Staging(project.root, profile, notebook)
+    executed = project.executed(profile, notebook)
+    if executed.is_file():  # its links lead to files of the clone, by paths relative to it
+        place = project.root / project.named(executed)
+        files.write_text(
+            staging.path(place), moved(executed.read_text(encoding="utf-8"), executed.parent, place.parent)
+        )
+    for name in index["files"]:
+        if (made := project.made / name).is_file():  # the others are of the cache
+            place = staging.path(project.root / name)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(made, place)
+    staging.publish(index)
