@@ -151,7 +151,7 @@ def conclude_interaction(text: str, found: pd.DataFrame, n_train: int) -> pd.Dat
 
 
 def runs_beside(profile: str, notebooks: Sequence[str]) -> pd.DataFrame:
-    """What notebooks published in another profile, as of `runs.load_runs`; empty, with a word why, if there is nothing.
+    """What notebooks published in another profile, here or else as committed; empty, with a word why, if nothing.
 
     Parameters
     ----------
@@ -159,7 +159,7 @@ def runs_beside(profile: str, notebooks: Sequence[str]) -> pd.DataFrame:
     """
     if profile:
         try:
-            return load_runs(profile, notebooks)
+            return load_runs(profile, notebooks, committed=True)
         except KeyMynaError as error:
             print(f"nothing to compare with: {error}")
     return pd.DataFrame(columns=["name", "experiment", "seed", "steps", "base_steps", "budgets", "scope", "run_id"])

@@ -298,14 +298,20 @@ def published_run(profile: str, notebook: str, experiment: str, config: Mapping[
     return next((run for run, found in _published_runs(profile, notebook).items() if _kin(*found) == wanted), None)
 
 
-def load_runs(profile: str, notebooks: Sequence[str]) -> pd.DataFrame:
+def load_runs(profile: str, notebooks: Sequence[str], *, committed: bool = False) -> pd.DataFrame:
     """The runs that notebooks published last; see `describe_runs`.
+
+    Parameters
+    ----------
+    committed : whether the committed ones do for a notebook that has not run here.
 
     Raises
     ------
     KeyMynaError
         When a notebook has not run, or as `describe_runs`.
     """
+    if committed and (known := [_published_runs(profile, notebook) for notebook in notebooks]) and all(known):
+        return describe_runs(profile, [run for runs in known for run in runs])
     return describe_runs(profile, [run for notebook in notebooks for run in published(profile, notebook)["runs"]])
 
 
