@@ -1,6 +1,6 @@
 """Figures at print size: text of 8 points without overlaps, one look a system, chance and every interval on them."""
 
-from itertools import combinations
+from itertools import combinations, product
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -165,6 +165,31 @@ def test_designs_show_every_interval_or_write_it():
             assert axis.get_xlim()[0] < 100 * row["d_low"] and 100 * row["d_high"] < axis.get_xlim()[1]
 
 
+def test_scopes_have_a_row_an_objective_and_a_level_for_each_corpus():
+    names = ["untrained", "chroma", *list(OBJECTIVES)]
+    parts = [compared(names=names, seed=seed).assign(scope=f"scope {seed}") for seed in (1, 2)]
+    parts[1] = parts[1][parts[1]["name"] != "supervised"]  # which was not run there
+    found = pd.concat(parts, ignore_index=True)
+    figure = figures.scopes(found, ["untrained", "chroma"], 1147)
+    is_printable(figure)
+    assert [axis.get_title("left") for axis in figure.axes] == ["24 labels", "200 labels", "all 1147 labels"]
+    rows = [text.get_text().replace("\n", " ") for text in figure.axes[0].get_yticklabels()]
+    assert rows == list(OBJECTIVES)
+    for axis, budget in zip(figure.axes, (24, 200, 0)):
+        markers = [line for line in axis.lines if len(line.get_xdata()) == 1]
+        assert len(markers) == 2 * len(OBJECTIVES) - 1
+        for line in markers:
+            name, filled = rows[round(line.get_ydata()[0])], line.get_markerfacecolor() == line.get_color()
+            row = found[(found["budget"] == budget) & (found["name"] == name)]
+            (row,) = row[row["scope"] == ("scope 1" if filled else "scope 2")].to_dict("records")
+            assert np.isclose(line.get_xdata()[0], 100 * row["score"])
+            assert (line.get_color(), line.get_marker()) == style.look(name)
+        uprights = {(line.get_color(), line.get_linestyle()): line.get_xdata()[0] for line in axis.lines}
+        for name, (scope, dashes) in product(("untrained", "chroma"), (("scope 1", "-"), ("scope 2", "--"))):
+            at = found[(found["budget"] == budget) & (found["name"] == name) & (found["scope"] == scope)]["score"]
+            assert np.isclose(uprights[style.look(name).colour, dashes], 100 * at.iloc[0])
+
+
 def claims():
     rows = [
         ("masked contrastive pre-training beats no pre-training", 0.2, 0.15, 0.25, "holds"),
@@ -179,7 +204,8 @@ def claims():
     all_ = table.assign(labels="all 90 labels")
     all_.loc[2, ["difference", "low", "high", "p"]] = np.nan
     all_.loc[2, "verdict"] = "not tested"
-    return pd.concat([some, all_], ignore_index=True)
+    nowhere = table.iloc[[1]].assign(claim="what nothing here tests", labels="any")
+    return pd.concat([some, all_, nowhere], ignore_index=True)
 
 
 def test_the_forest_plot_has_plain_rows_and_a_shape_for_each_verdict():

@@ -11,10 +11,12 @@ from store_stand_in import TRAIN, VALID, config, store
 from keymyna_lib.experiments.pretext import (
     MARK,
     chance_measure,
+    learned,
     matching_table,
     pretext_scores,
     pretext_table,
     similarity,
+    unlearned,
 )
 from keymyna_lib.losses import top1
 from keymyna_lib.objectives import OBJECTIVES
@@ -101,6 +103,10 @@ def test_a_row_near_chance_is_marked(home):
     table = pretext_table(found.reset_index())
     assert list(table.frame["mark"]) == ["", MARK, "", MARK] and list(table.frame["learned"])[2] == "75 %"
     assert table.cells["learned, 5 / validation"] == found.loc["learned", "run_ids"] and len(table.cells) == 16
+    assert unlearned(found.reset_index()) == ["not learned", "not rebuilt"] and unlearned(pd.DataFrame()) == []
+    shown = learned(found.reset_index())
+    assert shown["learned"] == ("80 %", found.loc["learned", "run_ids"])
+    assert shown["not rebuilt"] == (f"3 %, {MARK}", found.loc["not rebuilt", "run_ids"])
 
 
 def test_similarities_are_cosines_of_centred_embeddings():

@@ -37,7 +37,7 @@ def figures_dir(profile: str) -> Path:
 
 
 def committed_dir(profile: str) -> Path:
-    """As `results_dir`, but of what was published; committed for `mini` and `mini-full`."""
+    """As `results_dir`, but of what was published; committed but for `smoke`, `gpu` and `paper`."""
     return ROOT / "results" / profile
 
 

@@ -151,7 +151,7 @@ def conclude_interaction(text: str, found: pd.DataFrame, n_train: int) -> pd.Dat
 
 
 def runs_beside(profile: str, notebooks: Sequence[str]) -> pd.DataFrame:
-    """What notebooks published in another profile, as of `runs.load_runs`; empty, with a word why, if there is nothing.
+    """What notebooks published in another profile, here or else as committed; empty, with a word why, if nothing.
 
     Parameters
     ----------
@@ -159,7 +159,7 @@ def runs_beside(profile: str, notebooks: Sequence[str]) -> pd.DataFrame:
     """
     if profile:
         try:
-            return load_runs(profile, notebooks)
+            return load_runs(profile, notebooks, committed=True)
         except KeyMynaError as error:
             print(f"nothing to compare with: {error}")
     return pd.DataFrame(columns=["name", "experiment", "seed", "steps", "base_steps", "budgets", "scope", "run_id"])
@@ -194,6 +194,28 @@ def seeds_warning(decided: pd.DataFrame) -> str:
         f"Warning: {len(few)} of the {len(tested)} lines tested rest on fewer than {ENOUGH_SEEDS} pre-training seeds. "
         "Their intervals are narrower than those of other seeds would have to be; one seed describes one pair of runs."
     )
+
+
+def meaning(verdicts: Collection[str]) -> str:
+    """What follows from the verdicts on SCOPE_CLAIM at the label budgets, in words that fit any of them."""
+    if len(verdicts) > 1:
+        return "How much the corpus decides depends on the number of labels: the first line has no single verdict."
+    (one,) = verdicts
+    return {
+        HOLDS: (
+            "The corpus decides: pre-training gains more where the sound changes within a piece, so that harmony is "
+            "what tells that two crops belong together. What varies between two views decides what is learned."
+        ),
+        DOES_NOT: (
+            "Pre-training gains less where the sound changes within a piece: the guess that timbre gives the pretext "
+            "task away is refuted here."
+        ),
+        CANNOT_BE_TOLD: (
+            "Whether the gain depends on what varies within a piece cannot be told from these runs; a sentence about "
+            "pre-training then holds for the corpus that it was measured in."
+        ),
+        NOT_TESTED: "All lines are about one corpus. Whether they hold where the sound varies otherwise is not tested.",
+    }[one]
 
 
 def conclusions_table(decided: pd.DataFrame) -> TracedTable:

@@ -298,14 +298,20 @@ def published_run(profile: str, notebook: str, experiment: str, config: Mapping[
     return next((run for run, found in _published_runs(profile, notebook).items() if _kin(*found) == wanted), None)
 
 
-def load_runs(profile: str, notebooks: Sequence[str]) -> pd.DataFrame:
+def load_runs(profile: str, notebooks: Sequence[str], *, committed: bool = False) -> pd.DataFrame:
     """The runs that notebooks published last; see `describe_runs`.
+
+    Parameters
+    ----------
+    committed : whether the committed ones do for a notebook that has not run here.
 
     Raises
     ------
     KeyMynaError
         When a notebook has not run, or as `describe_runs`.
     """
+    if committed and (known := [_published_runs(profile, notebook) for notebook in notebooks]) and all(known):
+        return describe_runs(profile, [run for runs in known for run in runs])
     return describe_runs(profile, [run for notebook in notebooks for run in published(profile, notebook)["runs"]])
 
 
@@ -344,9 +350,8 @@ def files_of(profile: str, run_id: str) -> list[Path]:
 
 
 def run_file(profile: str, run_id: str, name: str) -> Path:
-    """Path of one of a run's files; a run of another profile is named "profile/run", see `name_elsewhere`."""
-    elsewhere, _, run_id = run_id.rpartition("/")
-    return _folder(elsewhere or profile, run_id) / name
+    """Path of one of a run's files."""
+    return _folder(profile, run_id) / name
 
 
 def _folder(profile: str, run_id: str) -> Path:
@@ -364,8 +369,13 @@ def copy_run(run: Path, runs: Path) -> None:
         os.replace(unfinished, copy)
 
 
+def config_of(profile: str, run_id: str) -> dict[str, Any]:
+    """The configuration of a run, with its experiment, seed and inputs."""
+    return read_json(run_file(profile, run_id, "config.json"))
+
+
 def name_elsewhere(run_id: str, of: str, profile: str) -> str:
-    """What a run of profile `of` is called in the traces of another profile.
+    """What a run of profile `of` is called in the traces of a profile.
 
     >>> name_elsewhere("probe-0123456789-s0-a1", "mini-full", "mini")
     'mini-full/probe-0123456789-s0-a1'
@@ -373,9 +383,14 @@ def name_elsewhere(run_id: str, of: str, profile: str) -> str:
     return run_id if of == profile else f"{of}/{run_id}"
 
 
-def config_of(profile: str, run_id: str) -> dict[str, Any]:
-    """The configuration of a run, with its experiment, seed and inputs."""
-    return read_json(run_file(profile, run_id, "config.json"))
+def traced_to(run: str, profile: str) -> tuple[str, str]:
+    """Profile and id of a run as the traces of a profile call it, see `name_elsewhere`.
+
+    >>> traced_to("mini-full/probe-0123456789-s0-a1", "mini")
+    ('mini-full', 'probe-0123456789-s0-a1')
+    """
+    of, _, run_id = run.rpartition("/")
+    return of or profile, run_id
 
 
 def provenance_of(profile: str, run_id: str) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from keymyna_lib.report.runs import (
     provenance_of,
     published_run,
     run_file,
+    traced_to,
     write_csv,
 )
 
@@ -143,7 +144,7 @@ class Stage:
             return self._staging.path(paths.results_dir(self.profile) / "tables" / f"{name}.{suffix}")
 
         run_ids = sorted({run for runs in table.cells.values() for run in runs})
-        origins = {run: provenance_of(self.profile, run) for run in run_ids}
+        origins = {run: provenance_of(*traced_to(run, self.profile)) for run in run_ids}
         if changed := self._set_by_hand(origins.values()):
             caption += f" Not the profile's own values: {'; '.join(changed)}."
         caption += self._note
