@@ -55,11 +55,11 @@ def import_all():
 
 
 def quick(use_style):
-    """The same style in a coarse picture, of a size that is not fitted to its content: drawn once instead of twice."""
+    """The same style in a coarse picture, drawn once, as it is not cut to its content, and with no font cut to size."""
 
     def use():
         use_style()
-        matplotlib.rcParams.update({"figure.dpi": 40, "savefig.dpi": 40, "savefig.bbox": None})
+        matplotlib.rcParams.update({"figure.dpi": 40, "savefig.dpi": 40, "savefig.bbox": None, "pdf.fonttype": 3})
 
     return use
 
