@@ -156,6 +156,8 @@ def test_committed_seeds_are_taken_over_where_the_notebook_has_not_run(home):
     files.discard(home / "local")
     with pytest.raises(KeyMynaError, match="has not run"):  # for other notebooks, it has to run here
         published("smoke", "50_x")
+    compared = load_runs("smoke", ["50_x"], or_committed=True)  # by another profile
+    assert compared["run_id"].tolist() == [tuning, first]
     stage = Stage("50_x", "smoke")
     assert stage.take_over("probe", {"lrs": [1]}, "c1") == tuning
     second = make(stage, seed=1)

@@ -159,7 +159,7 @@ def runs_beside(profile: str, notebooks: Sequence[str]) -> pd.DataFrame:
     """
     if profile:
         try:
-            return load_runs(profile, notebooks, committed=True)
+            return load_runs(profile, notebooks, or_committed=True)
         except KeyMynaError as error:
             print(f"nothing to compare with: {error}")
     return pd.DataFrame(columns=["name", "experiment", "seed", "steps", "base_steps", "budgets", "scope", "run_id"])

@@ -13,8 +13,9 @@ same run is a new attempt and nothing is overwritten. A notebook that is done pu
 results/<profile>/index/<notebook>.json (see `stage.Stage`); later notebooks and their tables read nothing else.
 
 All of this lies in the folder `local` of the clone, where only what was made here is read: a notebook that has not run
-here counts as not run, whatever is committed. Further seeds are the exception (`other_seeds`, `published_run`): of a
-notebook that has not run here, the committed runs of the same code are taken over, that is, copied.
+here counts as not run, whatever is committed. There are two exceptions. Further seeds (`other_seeds`, `published_run`):
+of a notebook that has not run here, the committed runs of the same code are taken over, that is, copied. And another
+profile, with which a reader compares its own (`or_committed`).
 """
 
 from __future__ import annotations
@@ -228,8 +229,13 @@ def artifact(profile: str, run_id: str, name: str) -> Path:
     return path
 
 
-def published(profile: str, notebook: str) -> dict[str, Any]:
+def published(profile: str, notebook: str, *, or_committed: bool = False) -> dict[str, Any]:
     """What a notebook published last.
+
+    Parameters
+    ----------
+    or_committed : take what is committed where the notebook has not run here: for another profile than the reader's
+        own, which is compared with it and need not have run.
 
     Raises
     ------
@@ -237,6 +243,8 @@ def published(profile: str, notebook: str) -> dict[str, Any]:
         When it has not run here in this profile.
     """
     path = _index(profile, notebook)
+    if or_committed and not path.exists():
+        path = paths.committed_dir(profile) / "index" / path.name
     if not path.exists():
         raise KeyMynaError(
             f"notebook {notebook} has not run here in profile {profile!r}: "
@@ -298,21 +306,21 @@ def published_run(profile: str, notebook: str, experiment: str, config: Mapping[
     return next((run for run, found in _published_runs(profile, notebook).items() if _kin(*found) == wanted), None)
 
 
-def load_runs(profile: str, notebooks: Sequence[str], *, committed: bool = False) -> pd.DataFrame:
-    """The runs that notebooks published last; see `describe_runs`.
+def load_runs(profile: str, notebooks: Sequence[str], *, or_committed: bool = False) -> pd.DataFrame:
+    """The runs that notebooks published last, see `describe_runs`.
 
     Parameters
     ----------
-    committed : whether the committed ones do for a notebook that has not run here.
+    or_committed : see `published`.
 
     Raises
     ------
     KeyMynaError
         When a notebook has not run, or as `describe_runs`.
     """
-    if committed and (known := [_published_runs(profile, notebook) for notebook in notebooks]) and all(known):
-        return describe_runs(profile, [run for runs in known for run in runs])
-    return describe_runs(profile, [run for notebook in notebooks for run in published(profile, notebook)["runs"]])
+    return describe_runs(
+        profile, [run for each in notebooks for run in published(profile, each, or_committed=or_committed)["runs"]]
+    )
 
 
 def describe_runs(profile: str, run_ids: Sequence[str]) -> pd.DataFrame:
