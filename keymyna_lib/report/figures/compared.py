@@ -252,7 +252,7 @@ def scopes(found: pd.DataFrame, levels: Sequence[str], n_train: int) -> Figure:
         axis.set_xlim(_score_axis(found[found["budget"] == budget], ["low", "high"]))
         axis.grid(axis="x", color="0.92", linewidth=0.5)
         mark_chance(axis, CHANCE, along="x")
-    axes[0, 0].set_yticks(range(len(names)), [textwrap.fill(name, 24) for name in names], linespacing=0.9)
+    axes[0, 0].set_yticks(range(len(names)), [textwrap.fill(name, 24) for name in names], linespacing=1.0)
     axes[0, 0].set_ylim(len(names) - 0.1, -0.6)  # with room for a word below
     figure.supxlabel("weighted score x 100")
     handles = [
