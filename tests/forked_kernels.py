@@ -126,6 +126,7 @@ def serve():
 
 if __name__ == "__main__":
     os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"  # read when matplotlib is first imported
+    os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # a note of the debugger, which kernels import
     import_all()
     serve()
     local_provisioner.launch_kernel = Forked
