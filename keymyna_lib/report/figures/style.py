@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib import rcsetup
 from matplotlib.axes import Axes
 
 from keymyna_lib.evaluate import chance_scores
@@ -70,7 +71,7 @@ _THEME: dict[str, Any] = {
     "axes.titlepad": 4,
     "axes.titleweight": "bold",
     "axes.labelpad": 2,
-    "axes.prop_cycle": mpl.rcsetup.cycler(color=["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]),
+    "axes.prop_cycle": rcsetup.cycler(color=["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]),
     "legend.frameon": False,
     "legend.handletextpad": 0.4,
     "legend.columnspacing": 1.2,
