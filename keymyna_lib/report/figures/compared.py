@@ -205,7 +205,8 @@ def differences(found: Mapping[str, pd.DataFrame]) -> Figure:
         decided = table["p_holm"] < _ALPHA
         looks = np.where(decided, np.where(table["difference"] > 0, "better", "worse"), "undecided")
         kinds = {"better": BETTER, "worse": WORSE, "undecided": UNDECIDED}
-        _intervals(axis, table[["difference", "d_low", "d_high"]].to_numpy(), [kinds[look] for look in looks])
+        shown = table[["difference", "d_low", "d_high"]].to_numpy()
+        _intervals(axis, shown, [kinds[look] for look in looks], range(len(names)))
         axis.set(title=title, xlabel="points above the default")
     axes[0, 0].set_yticks(range(len(names)), [textwrap.fill(plain_name(name), 26) for name in names], linespacing=0.9)
     axes[0, 0].set_ylim(len(names) - 0.4, -0.6)
@@ -276,21 +277,23 @@ def claims(concluded: pd.DataFrame) -> Figure:
     tested = concluded[concluded.groupby("claim")["p"].transform(lambda p: p.notna().any())]
     budgets, rows = list(dict.fromkeys(tested["labels"])), _claim_rows(list(dict.fromkeys(tested["claim"])))
     texts, names = [claim for claim, _ in rows], [name for _, name in rows]
+    lines = np.array([1 + name.count("\n") for name in names])
+    places = np.cumsum(lines) - (lines + 1) / 2  # a row is as high as its name
     size = (PAGE, 1.0 + 0.125 * sum(1.3 + name.count("\n") for name in names))
     figure, axes = plt.subplots(1, max(len(budgets), 1), figsize=size, sharey=True, squeeze=False)
     for axis, labels in zip(axes[0], budgets):
         table = tested[tested["labels"] == labels].set_index("claim").reindex(texts)
         looks = [_VERDICTS.get(verdict, UNDECIDED) for verdict in table["verdict"]]
-        _intervals(axis, table[["difference", "low", "high"]].to_numpy(), looks)
-        for place, verdict in enumerate(table["verdict"]):
+        _intervals(axis, table[["difference", "low", "high"]].to_numpy(), looks, places)
+        for place, verdict in zip(places, table["verdict"]):
             if verdict == NOT_TESTED:
                 axis.text(0.5, place, NOT_TESTED, transform=axis.get_yaxis_transform(), va="center", color=GREY)
         axis.set(title=labels, xlabel="points of difference")
         axis.tick_params(axis="y", length=0)
-    axes[0, 0].set_yticks(range(len(names)), names, linespacing=0.95)
+    axes[0, 0].set_yticks(places, names, linespacing=0.95)
     for claim, text in zip(texts, axes[0, 0].get_yticklabels()):
         text.set_fontweight("normal" if claim else "bold")
-    axes[0, 0].set_ylim(len(names) - 0.4, -0.6)
+    axes[0, 0].set_ylim(lines.sum() - 0.4, -0.6)
     _key(
         figure,
         [
@@ -310,7 +313,7 @@ def _claim_rows(claims: list[str]) -> list[tuple[str, str]]:
         heading = f"{match[1]} is better than" if match else ""
         if heading and heading != before:
             rows.append(("", heading))
-        rows.append((claim, plain_name(match[2]) if match else textwrap.fill(claim, 44)))
+        rows.append((claim, plain_name(match[2].removesuffix(" at equal steps")) if match else textwrap.fill(claim, 44)))
         before = heading
     return rows
 
@@ -328,19 +331,20 @@ def _key(figure: Figure, entries: list[tuple[str, str, str, str]]) -> None:
     figure.legend(handles=handles, loc="outside upper right", ncols=len(handles), borderpad=0)
 
 
-def _intervals(axis: Axes, found: np.ndarray, looks: list[Look]) -> None:
+def _intervals(axis: Axes, found: np.ndarray, looks: list[Look], places: Sequence[float] | np.ndarray) -> None:
     """Differences and their intervals, a row each from the top down, with zero; what lies off the axis is a number.
 
     Parameters
     ----------
     found : (row, 3) difference, low, high in -1..1; NaN where there is none.
+    places : (row,) where each row lies.
     """
     found = 100 * found.astype(float)
     left, right = readable_limits(found[:, 1], found[:, 2])
     axis.axvline(0, color=GREY, linewidth=0.8, zorder=0)
     axis.set_xlim(left, right)
     axis.grid(axis="x", color="0.92", linewidth=0.5)
-    for place, ((middle, low, high), (colour, marker)) in enumerate(zip(found, looks)):
+    for place, (middle, low, high), (colour, marker) in zip(places, found, looks):
         if np.isnan(middle):
             continue
         inside = "white" if (colour, marker) == UNDECIDED else colour
