@@ -129,7 +129,7 @@ def test_things_in_a_row():
 def test_a_stage_stores_what_was_said_and_removes_it_when_it_is_no_longer_said(home):
     stage = Stage("20_x", "smoke")
     stage.say("It is {n}.", n=3)
-    path = home / "results/smoke/findings/20_x.md"
+    path = home / "local/results/smoke/findings/20_x.md"
     assert not path.exists()
     stage.done()
     assert path.read_text() == "It is 3.\n"

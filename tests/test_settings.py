@@ -41,7 +41,7 @@ DECLARED = {
     "seed": "10 40 50 55 60 85",  # in 40 and 55, of other draws
 }
 # Defaults that differ from the library's: one training run of notebook 10 against many short ones.
-OWN = {("60_design", "steps"): 100, ("50_objectives", "validate_every"): 50, ("60_design", "validate_every"): 50}
+OWN = {("60_design", "steps"): 75, ("50_objectives", "validate_every"): 50, ("60_design", "validate_every"): 50}
 TRAINING = ("10_pretrain", "50_objectives", "60_design")
 
 
