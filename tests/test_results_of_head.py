@@ -70,8 +70,9 @@ def decides(root, notebook, folder):
                 source = hashing._source_of(name)
                 found[name] = code_of(source)
                 todo += imports_of(source)
-        data = [path for kind in ("csv", "toml") for path in (root / "keymyna_lib").rglob(f"*.{kind}")]
-        for path in (*data, root / paths.LOCK.name):
+        locked = (root / paths.LOCK.name).read_text(encoding="utf-8").splitlines()
+        found["the lock"] = "\n".join(line for line in locked if not line.lstrip().startswith("#"))
+        for path in (path for kind in ("csv", "toml") for path in (root / "keymyna_lib").rglob(f"*.{kind}")):
             if "run" not in path.relative_to(root).parts:
                 found[path.relative_to(root).as_posix()] = path.read_text(encoding="utf-8")
         project = Project(root, folder)

@@ -33,7 +33,7 @@ def test_headings_divide_the_text(sections, tmp_path):
 
 def test_blocks_and_inline_marks(sections):
     assert sections["What we found"] == (
-        "<p>Before the list:</p><ul><li>One point with <code>a &lt; b</code>, <em>so</em> <strong>it is</strong>.</li>"
-        '<li>Another, see <a href="#nb-20_linear_probe">notebook 20</a> and docs.</li></ul>'
+        "<p>Before the list:</p>\n<ul>\n<li>One\npoint with <code>a &lt; b</code>, <em>so</em> <strong>it is</strong>."
+        '</li>\n<li>Another, see <a href="#nb-20_linear_probe">notebook 20</a> and docs.</li>\n</ul>\n'
         "<p>After &lt;script&gt; &amp; 3 * 4 * 5.</p>"
     )
