@@ -179,7 +179,7 @@ def reliability_diagram(axis: Axes, found: Reliability, label: str) -> None:
     axis.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=0.8)
     axis.plot(found.confidence, found.accuracy, marker="o", label=f"{label} (error {found.error:.3f})")
     axis.set(xlabel="confidence", ylabel="share of right answers", xlim=(0, 1), ylim=(0, 1.02), aspect="equal")
-    axis.legend(loc="lower right")
+    _legend_above(axis)
 
 
 def coverage_curve(axis: Axes, found: Coverage, label: str, *, least: float | None = None) -> None:
@@ -189,7 +189,12 @@ def coverage_curve(axis: Axes, found: Coverage, label: str, *, least: float | No
     if len(given):
         axis.plot(found.answered[given[-1]], found.score[given[-1]], marker="o", color=line.get_color())
     axis.set(xlabel="share answered", ylabel="MIREX weighted score", xlim=(0, 1.02))
-    axis.legend(loc="lower left")
+    _legend_above(axis)
+
+
+def _legend_above(axis: Axes) -> None:
+    """Curves may pass anywhere, so no corner inside is free for certain."""
+    axis.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.3)
 
 
 _MEASURES = {
@@ -257,6 +262,7 @@ def doubt_points(axis: Axes, doubt: dict[str, np.ndarray], most: float) -> None:
     for i, values in enumerate(doubt.values()):
         axis.plot(values, i + rng.uniform(-0.25, 0.25, len(values)), ".", alpha=0.5)
     axis.axvline(most, color="black", linestyle="--", linewidth=1)
+    axis.annotate("no answer", (most, 0.02), (4, 0), xycoords=("data", "axes fraction"), textcoords="offset points")
     axis.set_yticks(range(len(doubt)), list(doubt))
     axis.set(xlabel="mean entropy of the windows [nats]", xlim=(0, np.log(N_KEYS)))
     axis.invert_yaxis()
