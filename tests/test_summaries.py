@@ -47,7 +47,12 @@ def test_lengths_of_one_objective_cost_what_they_did_and_are_named_by_their_step
             "objective",
             {"name": name, "steps": steps, "base_steps": 10, "budget": 48},
             estimates(share, seed=steps),
-            [(("all", "train", "flops", 2e12 * steps, 24), {}), (("all", "test", "accuracy", 0.5, 24), {})],
+            [
+                (("all", "train", "flops", 2e12 * steps, 24), {}),
+                (("all", "test", "accuracy", 0.5, 24), {}),
+                (("all", "valid", "weighted_both", share / 2, 20), {"budget": 48}),
+                (("all", "valid", "weighted_both", 1.0, 20), {"budget": 200}),
+            ],
         )
         for name, steps, share in (("untrained", 0, 0.2), ("masked", 10, 0.6), ("masked", 30, 0.9))
     ]
@@ -60,6 +65,7 @@ def test_lengths_of_one_objective_cost_what_they_did_and_are_named_by_their_step
         assert row.score == pytest.approx(load_predictions("smoke", run)["score"].mean())
     table = tables.cost_table(cost)
     assert list(table.frame["system"]) == list(cost["name"]) and list(table.frame["TFLOP"]) == ["0.0", "20.0", "60.0"]
+    assert list(table.frame["validation"]) == ["10.0", "30.0", "45.0"]
     assert table.cells["masked, 30 steps, 30 / score"] == [ids[2]]
 
 

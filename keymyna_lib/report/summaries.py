@@ -432,12 +432,13 @@ def comparison_cost(profile: str, runs: pd.DataFrame, budget: int) -> pd.DataFra
     Returns
     -------
     Columns name (with the steps, where they are not those of the comparison), objective (the name alone), steps, tflop,
-    score, low, high, run_ids.
+    valid (the score on validation tracks, by which a length may be chosen), score, low, high (on test tracks), run_ids.
     """
     rows, common = [], set(at_equal_steps(runs)["run_id"])
     for (name, steps), group in runs.groupby(["name", "steps"], sort=False):
         ids, steps = list(group["run_id"]), int(steps)
-        metrics = load_metrics(profile, ids).groupby("metric")["value"].mean()
+        metrics = load_metrics(profile, ids)
+        chosen = (metrics["split"] == "valid") & (metrics["metric"] == "weighted_both") & (metrics["budget"] == budget)
         scores, compositions = comparison_scores(profile, ids, budget)
         low, high = bootstrap_interval(scores, groups=compositions, seed=_BOOTSTRAP_SEED)
         rows.append(
@@ -445,7 +446,8 @@ def comparison_cost(profile: str, runs: pd.DataFrame, budget: int) -> pd.DataFra
                 "name": name if common.issuperset(ids) else f"{name}, {steps} steps",
                 "objective": name,
                 "steps": steps,
-                "tflop": metrics["flops"] / 1e12,
+                "tflop": metrics.loc[metrics["metric"] == "flops", "value"].mean() / 1e12,
+                "valid": metrics.loc[chosen, "value"].mean(),
                 "score": scores.mean(),
                 "low": low,
                 "high": high,

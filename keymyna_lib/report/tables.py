@@ -215,6 +215,7 @@ def cost_table(cost: pd.DataFrame) -> TracedTable:
     for cell in cost.sort_values("tflop", kind="stable").to_dict("records"):
         row = shown.row(cell["name"], str(cell["steps"]))
         row.cell("TFLOP", f"{cell['tflop']:.1f}", cell["run_ids"])
+        row.cell("validation", f"{100 * cell['valid']:.1f}", cell["run_ids"])
         row.cell("score", with_interval(cell["score"], cell["low"], cell["high"]), cell["run_ids"])
     return shown
 
