@@ -228,8 +228,8 @@ def test_the_forest_plot_has_plain_rows_and_a_shape_for_each_verdict():
         for line in figure.axes[0].lines
         if len(line.get_ydata()) == 1
     }
-    # The first heading and the last claim have two lines.
-    assert drawn == {2: style.BETTER, 4: style.UNDECIDED, 5: style.WORSE, 6.5: style.BETTER}
+    # The first heading has two lines, the last claim three.
+    assert drawn == {2: style.BETTER, 4: style.UNDECIDED, 5: style.WORSE, 7: style.BETTER}
     assert [(text.get_text(), text.get_position()[1]) for text in figure.axes[1].texts] == [("not tested", 4)]
 
 
