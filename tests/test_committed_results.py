@@ -15,8 +15,8 @@ import pytest
 
 from keymyna_lib.base import files, hashing, paths
 from keymyna_lib.evaluate import mirex_scores, summary
-from keymyna_lib.experiments import conclusions
-from keymyna_lib.experiments.encoder_study import OBJECTIVES, UNTRAINED
+from keymyna_lib.experiments import conclusions, pipeline_claims
+from keymyna_lib.experiments.encoder_study import MASKED, OBJECTIVES, UNTRAINED
 from keymyna_lib.report.intervals import CANNOT_BE_TOLD, DOES_NOT, NOT_TESTED, UNDECIDED
 from keymyna_lib.report.navigation import rebased
 from keymyna_lib.report.runs import traced_to
@@ -287,6 +287,7 @@ def test_each_conclusion_follows_from_the_estimates_of_its_runs(stored):
     of_objectives = (*conclusions.OBJECTIVE_CLAIMS, *conclusions.REFERENCE_CLAIMS, *conclusions.WIDE_CLAIMS)
     named = {claim.text: claim for claim in (*of_objectives, *conclusions.design_claims(sorted(designs)))}
     interactions = {conclusions.SCOPE_CLAIM, conclusions.WIDE_SCOPE_CLAIM}
+    table = table[~table["claim"].isin(OF_PIPELINE)]
     assert set(table["claim"]) <= {*named, *interactions, conclusions.STATE_OF_THE_ART}
     decided = 0
     for row in table.itertuples():
@@ -314,6 +315,69 @@ def test_each_conclusion_follows_from_the_estimates_of_its_runs(stored):
             assert row.verdict == conclusions.verdict(low, high, float(row.p))
         decided += 1
     assert decided > 5
+
+
+OF_PIPELINE = {  # claim -> what its difference is of
+    **{claim.text: claim for claims in pipeline_claims.HEAD_CLAIMS.values() for claim in claims},
+    pipeline_claims.SHIFTING_CLAIM: ("default", "no pitch shift"),
+    **{text: kind for kind, text in pipeline_claims.ROBUSTNESS_CLAIMS.items()},
+    pipeline_claims.FIFTH_CLAIM: None,
+    pipeline_claims.MORE_FIFTH_CLAIM: None,
+    **{text: name for name, (text, _) in pipeline_claims.PROPERTY_CLAIMS.items()},
+}
+
+
+def pipeline_difference(stored, claim, runs):
+    """The difference that a line of OF_PIPELINE is about, from the files of its runs."""
+    about, folders = OF_PIPELINE[claim], [stored / "runs" / run for run in runs]
+    configs = [files.read_json(folder / "config.json") for folder in folders]
+
+    def mean_of(chosen, value):
+        return np.mean([value(folder) for folder, config in zip(folders, configs) if chosen(config)])
+
+    def score(folder):
+        return pd.read_csv(folder / "predictions.csv")["score"].mean()
+
+    def lead(folder):
+        cosines = pd.read_csv(folder / "cosines.csv").groupby("steps")["cosine"].mean()
+        return cosines[1] - cosines[5]
+
+    if isinstance(about, conclusions.Claim):
+        better, worse = (
+            mean_of(lambda config, of=of: of in (config["features"], config["head"]), score) for of in about[1:]
+        )
+    elif claim == pipeline_claims.SHIFTING_CLAIM:
+        better, worse = (mean_of(lambda config, of=of: config["head"].startswith(of), score) for of in about)
+    elif claim == pipeline_claims.FIFTH_CLAIM:
+        better, worse = lead(folders[0]), 0
+    elif claim == pipeline_claims.MORE_FIFTH_CLAIM:
+        better, worse = (mean_of(lambda config, of=of: config["name"] == of, lead) for of in (MASKED, UNTRAINED))
+    elif isinstance(about, tuple):
+        means = pd.read_csv(folders[0] / "by_track.csv").set_index(["change", "measure"]).loc[about]
+        better, worse = (means.loc[means["features"] == of, "value"].mean() for of in ("pre-trained", UNTRAINED))
+    else:
+
+        def value(folder):
+            return (
+                pd.read_csv(folder / "metrics.csv").set_index(["condition", "layer"]).loc[about, "embedding"]["value"]
+            )
+
+        better, worse = (mean_of(lambda config, of=of: config["name"] == of, value) for of in (MASKED, UNTRAINED))
+    return better - worse
+
+
+def test_each_conclusion_about_the_pipeline_follows_from_its_runs(stored):
+    table = pd.read_csv(stored / "tables" / "conclusions.csv", dtype=str, keep_default_na=False)
+    trace = files.read_json(stored / "tables" / "conclusions.trace.json")["cells"]
+    for row in table[table["claim"].isin(OF_PIPELINE)].itertuples():
+        runs = trace.get(f"{row.claim}, {row.labels}, {row.seeds} / evidence", [])
+        if row.verdict == NOT_TESTED:
+            assert not runs and not row.evidence
+            continue
+        shown, low, high = (float(v.strip("[],")) for v in row.evidence.split())
+        # Of the network, which has fewer seeds than the heads, each pair has one of both.
+        assert shown == pytest.approx(100 * pipeline_difference(stored, row.claim, runs), abs=0.051)
+        assert row.verdict == conclusions.verdict(low, high, float(row.p)) or 0 in (low, high)
 
 
 def test_executed_notebooks_are_those_of_this_clone_and_hold_no_audio():

@@ -52,7 +52,7 @@ def test_a_line_is_the_comparison_turned_round():
     assert list(lines["mark"]) == ["", "", MARK, ""] and list(lines["seeds"]) == [2, 2, 2, 0]
     decided = conclusions.decide(lines)
     assert list(decided["verdict"]) == [HOLDS, HOLDS, DOES_NOT, NOT_TESTED]
-    table = conclusions.conclusions_table(decided)
+    table = conclusions.conclusions_table(decided.assign(notebook="50"))
     assert list(table.frame["pretext task"]) == ["", "", MARK, ""]
     assert table.cells["a beats c, 48 labels, 2 / verdict"] == ["c-run"] * 2
     assert not any("a beats d" in name for name in table.cells)
@@ -132,7 +132,7 @@ def test_the_interaction_of_two_profiles_is_traced_to_both(two_profiles):
     assert decided["seeds"][0] == 3 and "fewer than 4" in conclusions.seeds_warning(decided)
 
     stage = Stage("80_conclusions", "mini-full")
-    stage.table("conclusions", conclusions.conclusions_table(decided), caption="Lines.")
+    stage.table("conclusions", conclusions.conclusions_table(decided.assign(notebook="50")), caption="Lines.")
     stage.done()
     trace = files.read_json(paths.results_dir("mini-full") / "tables" / "conclusions.trace.json")
     assert {origin["scale"] for origin in trace["runs"].values()} == {"mini-full", "mini-full-piece"}

@@ -198,7 +198,7 @@ def test_conclusions_follow_the_rule(compared):
         assert worse["verdict"] == "holds" and worse["difference"] == -raw["difference"] > 0.2
         assert (worse["low"], worse["high"]) == (-raw["d_high"], -raw["d_low"]) and worse["seeds"] == 2
     assert by_claim.loc[("base beats nobody", "any"), "verdict"] == "not tested"
-    table = conclusions.conclusions_table(decided)
+    table = conclusions.conclusions_table(decided.assign(notebook="50"))
     assert not any("nobody" in cell for cell in table.cells) and len(table.cells) == 4 * 3 and len(table.frame) == 5
 
 
@@ -298,7 +298,7 @@ def test_an_interaction_is_decided_together_with_the_other_claims(two_corpora, c
     assert tested.sum() == 6 and np.allclose(decided["p_holm"][tested], holm(decided["p"][tested]))
     assert conclusions.seeds_warning(decided).startswith("Warning: 4 of the 6 lines")
     assert conclusions.seeds_warning(decided[:2]) == ""  # four seeds
-    table = conclusions.conclusions_table(decided)
+    table = conclusions.conclusions_table(decided.assign(notebook="50"))
     assert table.frame["claim"][0] == conclusions.SCOPE_CLAIM and table.frame["seeds"][0] == "4"
 
 

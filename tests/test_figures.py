@@ -209,11 +209,14 @@ def claims():
 
 
 def test_the_forest_plot_has_plain_rows_and_a_shape_for_each_verdict():
-    figure = figures.claims(claims())
+    other = claims().iloc[[0]].assign(claim="something that was tested elsewhere", labels="150 labels")
+    found = pd.concat([claims(), other], ignore_index=True)
+    figure = figures.claims(found, ["48 labels", "200 labels", "all 90 labels"])
     is_printable(figure)
+    assert [axis.get_title(loc="left") for axis in figure.axes] == ["48 labels", "all 90 labels"]
     rows = [text.get_text() for text in figure.axes[0].get_yticklabels()]
     assert rows[:5] == [
-        "masked contrastive pre-training is better than",
+        "masked contrastive pre-training is\nbetter than",
         "no pre-training",
         "the default design is better than",
         "InfoNCE loss",
@@ -225,8 +228,9 @@ def test_the_forest_plot_has_plain_rows_and_a_shape_for_each_verdict():
         for line in figure.axes[0].lines
         if len(line.get_ydata()) == 1
     }
-    assert drawn == {1: style.BETTER, 3: style.UNDECIDED, 4: style.WORSE, 5.5: style.BETTER}  # the last has two lines
-    assert [(text.get_text(), text.get_position()[1]) for text in figure.axes[1].texts] == [("not tested", 3)]
+    # The first heading has two lines, the last claim three.
+    assert drawn == {2: style.BETTER, 4: style.UNDECIDED, 5: style.WORSE, 7: style.BETTER}
+    assert [(text.get_text(), text.get_position()[1]) for text in figure.axes[1].texts] == [("not tested", 4)]
 
 
 def label_efficiency():

@@ -95,6 +95,7 @@ def test_scales_hear_fifths_and_what_moves_with_frequency_hears_semitones():
     found = fifth_over_semitone({"scale": scale, "bump": bump, "twin": scale}, compositions, "scale").set_index("name")
     assert found.loc["scale", "value"] == pytest.approx(4 / (7 - 49 / 12), abs=1e-5)
     assert found.loc["bump", "value"] < 0 and found.loc["bump", "high"] < 0
+    assert (found["value_p"] < 0.001).all()
     assert found.loc["bump", "difference"] == pytest.approx(found.loc["bump", "value"] - found.loc["scale", "value"])
     assert found.loc["bump", "d_high"] < 0 and found.loc["bump", "p_holm"] < 0.001
     assert np.allclose(found.loc["twin", ["difference", "d_low", "d_high"]].astype(float), 0)

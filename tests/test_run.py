@@ -396,6 +396,32 @@ def test_what_is_there_on_request_runs_only_when_named(project, fake_kernel):
     assert "10_second  Step 10 (needs 00; about 2 min; only when named by --only)" in pipeline.describe(project, "mini")
 
 
+def test_what_is_merely_read_comes_first_and_counts_but_is_not_started(project, fake_kernel, monkeypatch):
+    described = project.library / "run" / "pipeline.toml"
+    described.write_text(
+        described.read_text().replace('needs = ["10_second"]', 'needs = ["00_first"]\nreads = ["10_second"]')
+    )
+    told = {}
+    monkeypatch.setattr(
+        pipeline,
+        "_run_one",
+        lambda *a, one=pipeline._run_one: (
+            told.update({a[1].name: json.loads(os.environ[paths.SET_BY_HAND])}),
+            one(*a),
+        ),
+    )
+    assert go(project, fake_kernel, only=["20"]) == ["00", "20"]  # without results of 10
+    assert go(project, fake_kernel) == ["10", "20"]  # which there are now
+    assert go(project, fake_kernel) == []
+    assert go(project, fake_kernel, only=["10"], overrides=[("steps", "5")]) == ["00", "10"]
+    assert go(project, fake_kernel, only=["20"]) == ["00", "20"]
+    assert told["20_third"] == {"10_second": ["steps = 5"]}  # as 10 ran last
+    assert "20_third  Step 20 (needs 00; reads 10 if run; about 2 min)" in pipeline.describe(project, "mini")
+    described.write_text(described.read_text().replace("10_second", "30_third").replace("[30_third]", "[10_second]"))
+    with pytest.raises(KeyMynaError, match="20_third needs 30_third"):
+        pipeline.load_notebooks(project)
+
+
 def test_profiles_do_not_touch_each_other(project, fake_kernel):
     go(project, fake_kernel)
     assert go(project, fake_kernel, profile="smoke") == ["00", "10", "20"]
@@ -627,7 +653,7 @@ def test_notebooks_need_what_they_read(path):
     makers = {"00_data", "05_recordings"}
     reads |= makers if re.search(r"(?<!rendered_)corpus_of\(|task_of\(|inputs_of\(", code) else set()
     reads |= {"10_pretrain"} if re.search(r"(encoders_of|inputs_of|window_of|describe_encoder)\(", code) else set()
-    assert set(pipeline.load_notebooks(Project())[path.stem].needs) == reads
+    assert set(pipeline.load_notebooks(Project())[path.stem].inputs) == reads
 
 
 @each_notebook

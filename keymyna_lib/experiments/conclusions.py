@@ -1,5 +1,8 @@
 """What may be concluded from stored results, by one rule for interval and p-value.
 
+This module has the rule, the claims about objectives, references and designs, and the table; `pipeline_claims` has
+those about the paper's own pipeline. All of them are decided together.
+
 A claim says that one system is better than another, or better by more in one corpus than in another. It holds when the
 95 % interval of the paired difference lies above zero and the p-value, Holm-adjusted over all claims of the table, is
 below 0.05. It does not when the interval lies below zero and the adjusted p-value is below 0.05: then the opposite
@@ -20,7 +23,9 @@ from keymyna_lib.experiments.encoder_study import MASKED, OBJECTIVES, UNTRAINED
 from keymyna_lib.experiments.pretext import MARK
 from keymyna_lib.experiments.references import ESSENTIA, KEY_PROFILES, discriminants_of
 from keymyna_lib.features import CHROMA, MEAN_MEL
+from keymyna_lib.report import summaries
 from keymyna_lib.report.intervals import CANNOT_BE_TOLD, DOES_NOT, HOLDS, NOT_TESTED, budget_label, with_interval
+from keymyna_lib.report.prose import listed
 from keymyna_lib.report.runs import load_runs
 from keymyna_lib.report.traced import TracedTable
 
@@ -74,14 +79,19 @@ WIDE_SCOPE_CLAIM = f"{_WIDE}{SCOPE_CLAIM}"
 # What the abstract says of data sets that are not freely available.
 STATE_OF_THE_ART = "the wide MLP on the frozen embedding beats all earlier systems on GiantSteps and Billboard"
 ANY = "any"  # label budget of a claim that was tested at none
+NO_LABELS = budget_label(None, 0)  # of one that is about no head
+SCORE = "points of weighted score"  # the scale of a difference where nothing else is said
+N_RESAMPLES = 20_000  # of each difference: Holm's correction multiplies the smallest p, 2 in so many, by the lines
 
 
-def _untested(claim: str) -> dict[str, Any]:
+def untested(text: str, scale: str = SCORE) -> dict[str, Any]:
+    """The line of a claim without runs, as a row of `conclude`."""
     return {
-        "claim": claim,
+        "claim": text,
         "labels": ANY,
         "seeds": 0,
         **dict.fromkeys(("difference", "low", "high", "p"), np.nan),
+        "scale": scale,
         "run_ids": [],
         "mark": "",
     }
@@ -89,7 +99,7 @@ def _untested(claim: str) -> dict[str, Any]:
 
 def not_tested(text: str) -> pd.DataFrame:
     """The line of a claim that these runs cannot test, to be decided together with those of `conclude`."""
-    return pd.DataFrame([_untested(text)])
+    return pd.DataFrame([untested(text)])
 
 
 def conclude(
@@ -105,9 +115,9 @@ def conclude(
 
     Returns
     -------
-    Columns claim, labels, seeds (shared by both systems), difference, low, high (better minus worse, weighted score in
-    0..1), p (not adjusted), run_ids, mark. A claim that was tested nowhere has one row: labels ANY, the numbers are
-    missing and run_ids is empty.
+    Columns claim, labels, seeds (of pre-training, shared by both systems), difference, low, high (better minus worse),
+    p (not adjusted), scale (what they are a hundredth of: SCORE, the weighted score in 0..1), run_ids, mark. A claim
+    that was tested nowhere has one row: labels ANY, the numbers are missing and run_ids is empty.
     """
     rows = []
     for claim in claims:
@@ -120,13 +130,14 @@ def conclude(
                 "low": -cell["d_high"],
                 "high": -cell["d_low"],
                 "p": cell["p"],
+                "scale": SCORE,
                 "run_ids": cell["pair_ids"],
                 "mark": MARK if {claim.better, claim.worse} & set(unlearned) else "",
             }
             for cell in found.to_dict("records")
             if cell["name"] == claim.worse and cell["shared"]
         ]
-        rows += tested or [_untested(claim.text)]
+        rows += tested or [untested(claim.text)]
     return pd.DataFrame(rows)
 
 
@@ -143,11 +154,53 @@ def conclude_interaction(text: str, found: pd.DataFrame, n_train: int) -> pd.Dat
     The columns of `conclude`, in one row without numbers where nothing was found or no seed is common.
     """
     rows = [
-        {**_untested(text), "labels": budget_label(cell.pop("budget"), n_train), **cell}
+        {**untested(text), "labels": budget_label(cell.pop("budget"), n_train), **cell}
         for cell in found.to_dict("records")
         if cell["seeds"]
     ]
     return pd.DataFrame(rows) if rows else not_tested(text)
+
+
+def at_equal_steps(runs: pd.DataFrame, *experiments: str) -> pd.DataFrame:
+    """The runs of some experiments of notebook 50, at the number of steps at which systems are compared."""
+    return summaries.at_equal_steps(runs[runs["experiment"].isin(experiments)])
+
+
+def about_systems(
+    claims: Sequence[Claim],
+    profile: str,
+    runs: pd.DataFrame,
+    budgets: Sequence[int],
+    n_train: int,
+    unlearned: Collection[str] = (),
+) -> pd.DataFrame:
+    """`conclude` on some runs, at those of the label budgets that all of them were scored at.
+
+    Parameters
+    ----------
+    claims : all with the same `better`.
+    runs : rows of `runs.load_runs`, for `summaries.comparison`.
+    """
+    found, shown = pd.DataFrame(), summaries.common_budgets(runs, budgets)
+    if claims and shown:
+        found = summaries.comparison(profile, runs, shown, claims[0].better, n_resamples=N_RESAMPLES)
+    return conclude(claims, found, n_train, unlearned)
+
+
+def about_scopes(
+    text: str, here: tuple[str, pd.DataFrame], beside: tuple[str, pd.DataFrame], budgets: Sequence[int], n_train: int
+) -> pd.DataFrame:
+    """`conclude_interaction` on whether masked pre-training gains more in one profile than in another.
+
+    Parameters
+    ----------
+    text : the claim.
+    here, beside : each a profile and its runs of one experiment; the second may be empty.
+    """
+    both = pd.concat([here[1][["budgets"]], beside[1][["budgets"]]])
+    shown = summaries.common_budgets(both, budgets) if len(beside[1]) else []
+    found = summaries.interaction(here, beside, MASKED, UNTRAINED, shown, n_resamples=N_RESAMPLES)
+    return conclude_interaction(text, found, n_train)
 
 
 def runs_beside(profile: str, notebooks: Sequence[str]) -> pd.DataFrame:
@@ -219,16 +272,43 @@ def meaning(verdicts: Collection[str]) -> str:
 
 
 def conclusions_table(decided: pd.DataFrame) -> TracedTable:
-    """`decide` as text; cells of claims that were not tested are not traced."""
-    columns = ["claim", "labels", "seeds", "verdict", "evidence", "p", "pretext task"]
+    """`decide` as text; cells of claims that were not tested are not traced.
+
+    Parameters
+    ----------
+    decided : with a column notebook: where each line is from.
+    """
+    columns = ["claim", "labels", "seeds", "verdict", "evidence", "scale", "p", "pretext task", "notebook"]
     table = TracedTable(["claim", "labels", "seeds"], columns)
     for cell in decided.itertuples():
         row = table.row(cell.claim, cell.labels, str(cell.seeds))
+        row.cell("notebook", cell.notebook)
         if cell.verdict == NOT_TESTED:
             row.cell("verdict", NOT_TESTED)
             continue
         row.cell("verdict", cell.verdict, cell.run_ids)
         row.cell("evidence", with_interval(cell.difference, cell.low, cell.high, "+"), cell.run_ids)
+        row.cell("scale", cell.scale)
         row.cell("p", f"{cell.p_holm:.4f}", cell.run_ids)
         row.cell("pretext task", cell.mark)
     return table
+
+
+def lines_of(rows: pd.DataFrame, claim: str) -> str:
+    """What the rows of the table say of a claim, in words, at each label budget; a difference of scores has no unit."""
+
+    def line(row: Any) -> str:
+        if row.verdict == NOT_TESTED:
+            return "not tested here"
+        scale = "" if row.scale == SCORE else f" {row.scale}"
+        said = f"it {row.verdict} ({row.evidence}{scale}, pre-training seeds: {row.seeds})"
+        return said if row.labels == NO_LABELS else f"with {row.labels}, {said}"
+
+    return "; ".join(map(line, rows[rows["claim"] == claim].itertuples()))
+
+
+def claims_with(rows: pd.DataFrame, verdict: str) -> str:
+    """The claims of the table that have a verdict, each with the label budgets at which it has it; "none"."""
+    at = rows[rows["verdict"] == verdict].groupby("claim", sort=False)["labels"]
+    named = (claim if set(labels) <= {ANY, NO_LABELS} else f"{claim} ({listed(labels)})" for claim, labels in at)
+    return "; ".join(named) or "none"

@@ -119,8 +119,8 @@ def fifth_over_semitone(
 
     Returns
     -------
-    One row per system: name, value, low, high (95 % interval over compositions), and for all but `against` the paired
-    difference from it: difference, d_low, d_high, p, p_holm (adjusted over all rows).
+    One row per system: name, value, low, high (95 % interval over compositions), value_p (that it is 0), and for all
+    but `against` the paired difference from it: difference, d_low, d_high, p, p_holm (adjusted over all rows).
 
     Raises
     ------
@@ -133,21 +133,17 @@ def fifth_over_semitone(
         if not {FIFTH, SEMITONE} <= set(by_steps):
             raise KeyMynaError(f"{name!r}: shifts {sorted(set(found['shift']))}: expected a fifth and a semitone.")
         of_track[name] = by_steps[FIFTH] - by_steps[SEMITONE]
-    rows = []
+    rows, seed = [], _BOOTSTRAP_SEED
     for name, values in of_track.items():
         if not values.index.equals(of_track[against].index):
             raise KeyMynaError(f"{name!r} and {against!r}: expected cosines of the same tracks.")
         groups = [compositions[track] for track in values.index]
-        low, high = bootstrap_interval(values, groups=groups, seed=_BOOTSTRAP_SEED)
-        row = {"name": name, "value": values.mean(), "low": low, "high": high}
+        own = paired_difference(values, np.zeros(len(values)), groups=groups, n_resamples=n_resamples, seed=seed)
+        row = {"name": name, **dict(zip(("value", "low", "high", "value_p"), own))}
         row |= dict.fromkeys(("difference", "d_low", "d_high", "p"), np.nan)
         if name != against:
-            row |= zip(
-                ("difference", "d_low", "d_high", "p"),
-                paired_difference(
-                    values, of_track[against], groups=groups, n_resamples=n_resamples, seed=_BOOTSTRAP_SEED
-                ),
-            )
+            more = paired_difference(values, of_track[against], groups=groups, n_resamples=n_resamples, seed=seed)
+            row |= zip(("difference", "d_low", "d_high", "p"), more)
         rows.append(row)
     table = pd.DataFrame(rows)
     known = table["p"].notna()

@@ -7,7 +7,7 @@ same tracks; keys are indices of `keymyna_lib.keys`. The changes themselves are 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -204,14 +204,41 @@ def compared(values: pd.DataFrame, one: str, other: str, *, by: str, groups: Seq
 
     Returns
     -------
+    As `compared_by_track`.
+    """
+    return compared_by_track(by_track(values), one, other, by=by, groups=dict(enumerate(groups)), seed=seed)
+
+
+def compared_by_track(
+    means: pd.DataFrame,
+    one: str,
+    other: str,
+    *,
+    by: str,
+    groups: Mapping[Hashable, str],
+    seed: int,
+    n_resamples: int = 2000,
+) -> pd.DataFrame:
+    """`compared`, from the means of each track.
+
+    Parameters
+    ----------
+    means : what `by_track` returns, or a run of notebook 40 stored.
+    one, other, by, seed : as for `compared`.
+    groups : by track, labels that the bootstrap draws together.
+    n_resamples : of the bootstrap.
+
+    Returns
+    -------
     Columns change, measure or features (the one that is not `by`), one, other (their means), difference, low, high (one
-    minus other, 95 %).
+    minus other, 95 %), p.
     """
     rest = "measure" if by == "features" else "features"
     rows = []
-    for (change, name), of in by_track(values).groupby(["change", rest], sort=False):
+    for (change, name), of in means.groupby(["change", rest], sort=False):
         sides = of.pivot(index="track", columns=by, values="value")
-        found = paired_difference(sides[one], sides[other], groups=groups, seed=seed)
-        means = {"one": sides[one].mean(), "other": sides[other].mean()}
-        rows.append({"change": change, rest: name, **means, **found._asdict()})
-    return pd.DataFrame(rows).drop(columns="p")
+        together = [groups[track] for track in sides.index]
+        found = paired_difference(sides[one], sides[other], groups=together, n_resamples=n_resamples, seed=seed)
+        shown = {"one": sides[one].mean(), "other": sides[other].mean()}
+        rows.append({"change": change, rest: name, **shown, **found._asdict()})
+    return pd.DataFrame(rows)

@@ -40,6 +40,7 @@ class Notebook:
     name: str  # "20_linear_probe"
     title: str
     needs: tuple[str, ...]  # notebooks whose published results it reads
+    reads: tuple[str, ...]  # others whose results it reads where there are any; to run it does not start them
     minutes: dict[str, float]  # profile -> expected time
     parameters: dict[str, parameters.Parameter]
     on_request: bool  # runs only when named
@@ -50,6 +51,11 @@ class Notebook:
     def number(self) -> int:
         """The leading number."""
         return int(self.name.split("_")[0])
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The notebooks that it comes after and whose results its own depend on."""
+        return self.needs + self.reads
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -65,7 +71,7 @@ def load_notebooks(project: Project) -> dict[str, Notebook]:
     Raises
     ------
     KeyMynaError
-        When a notebook is not described, or needs one that does not come before it.
+        When a notebook is not described, or needs or reads one that does not come before it.
     """
     described = _read_toml(project.library / "run" / "pipeline.toml")
     order = {name: place for place, name in enumerate(described)}
@@ -75,13 +81,14 @@ def load_notebooks(project: Project) -> dict[str, Notebook]:
     found: dict[str, Notebook] = {}
     for path in sorted(present.values(), key=lambda path: order[path.stem]):
         entry = described[path.stem]
-        absent = [need for need in entry["needs"] if need not in found]
+        absent = [need for need in (*entry["needs"], *entry.get("reads", ())) if need not in found]
         if absent:
             raise KeyMynaError(f"{path.stem} needs {', '.join(absent)}: no such notebook before it.")
         found[path.stem] = Notebook(
             path.stem,
             entry["title"],
             tuple(entry["needs"]),
+            tuple(entry.get("reads", ())),
             entry["minutes"],
             parameters.declared(path),
             entry.get("on_request", False),
@@ -149,7 +156,7 @@ def fingerprint(project: Project, notebook: Notebook, values: dict[str, paramete
         "parameters": hashing.sha256_json(asked),
         "notebook": hashing.sha256_json(cells),
         "code": hashing.source_hash(*sorted(code), project.root / paths.LOCK.name),
-        "inputs": {need: _outcome(project, values["profile"], need) for need in notebook.needs},
+        "inputs": {need: _outcome(project, values["profile"], need) for need in notebook.inputs},
         "files brought": {name: hashing.listing_hash(path) for name, path in brought.items()},
     }
 
@@ -346,10 +353,7 @@ def run(
         began = time.monotonic()
         for position, name in enumerate(order, 1):
             head = f"[{position}/{len(order)}] {name}"
-            changed = {
-                each: _differences(project, values[each], plain[each], notebooks[each].only_drawn)
-                for each in _builds_on(notebooks, {name})
-            }
+            changed = _set_by_hand(project, notebooks, name, values, plain)
             os.environ[paths.SET_BY_HAND] = json.dumps({each: lines for each, lines in changed.items() if lines})
             forced = force and name in asked
             ran = _run_one(project, notebooks[name], values[name], forced, head, began, say, check, execute)
@@ -411,13 +415,30 @@ def _corpus(project: Project, profile: str, maker: str) -> Corpus | None:
         return None
 
 
-def _builds_on(notebooks: dict[str, Notebook], asked: set[str]) -> list[str]:
-    """Some notebooks and those whose results they read, however indirectly; in order."""
+def _builds_on(notebooks: dict[str, Notebook], asked: set[str], *, reads: bool = False) -> list[str]:
+    """Some notebooks and those that they need, or also those that they read, however indirectly; in order."""
     found = set(asked)
     for notebook in reversed(notebooks.values()):
         if notebook.name in found:
-            found.update(notebook.needs)
+            found.update(notebook.inputs if reads else notebook.needs)
     return [each for each in notebooks if each in found]
+
+
+def _set_by_hand(
+    project: Project, notebooks: dict[str, Notebook], name: str, values: Values, plain: Values
+) -> dict[str, list[str]]:
+    """`_differences` of a notebook and of those that it builds on; of one merely read, as it ran last, if it has."""
+    needed, found = set(_builds_on(notebooks, {name})), {}
+    for each in _builds_on(notebooks, {name}, reads=True):
+        ran_with = values[each]
+        if each not in needed:
+            try:
+                then = files.read_json(project.state(values[name]["profile"], each))["parameters"]
+                ran_with = {key: then[key] for key in plain[each]}
+            except (KeyMynaError, KeyError, TypeError):  # it has not run, or is of another version
+                continue
+        found[each] = _differences(project, ran_with, plain[each], notebooks[each].only_drawn)
+    return found
 
 
 def _differences(
@@ -501,6 +522,7 @@ def describe(project: Project, profile: str) -> str:
     lines = [f"Profile {profile}. A value that the profile changes is marked with *."]
     for notebook in notebooks.values():
         facts = [f"needs {', '.join(need[:2] for need in notebook.needs)}"] if notebook.needs else []
+        facts += [f"reads {', '.join(each[:2] for each in notebook.reads)} if run"] if notebook.reads else []
         facts += [f"about {notebook.minutes[profile]:g} min"] if profile in notebook.minutes else []
         facts += ["only when named by --only"] if notebook.on_request else []
         lines += ["", f"{notebook.name}  {notebook.title}" + (f" ({'; '.join(facts)})" if facts else "")]

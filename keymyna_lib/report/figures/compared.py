@@ -36,6 +36,7 @@ from keymyna_lib.report.intervals import CANNOT_BE_TOLD, DOES_NOT, HOLDS, NOT_RU
 _ALPHA = 0.05
 _VERDICTS = {HOLDS: BETTER, DOES_NOT: WORSE, CANNOT_BE_TOLD: UNDECIDED}
 _ROW = 0.19  # inches
+_NAME = 38  # letters beside a forest plot, at most
 
 
 def cost_curve(cost: pd.DataFrame, main: str, untrained: str, labels: str) -> Figure:
@@ -265,17 +266,20 @@ def scopes(found: pd.DataFrame, levels: Sequence[str], n_train: int) -> Figure:
     return figure
 
 
-def claims(concluded: pd.DataFrame) -> Figure:
+def claims(concluded: pd.DataFrame, budgets: Sequence[str]) -> Figure:
     """A forest plot: a row a claim, a panel a label budget; colour and shape are the verdict.
 
-    Claims that were tested at no budget have no row.
+    Claims that were tested at none of the budgets have no row.
 
     Parameters
     ----------
-    concluded : of `conclusions.decide`.
+    concluded : of `conclusions.decide`, all of one scale.
+    budgets : those drawn, as its column labels has them.
     """
-    tested = concluded[concluded.groupby("claim")["p"].transform(lambda p: p.notna().any())]
-    budgets, rows = list(dict.fromkeys(tested["labels"])), _claim_rows(list(dict.fromkeys(tested["claim"])))
+    shown = concluded[concluded["labels"].isin(budgets)]
+    tested = shown[shown.groupby("claim")["p"].transform(lambda p: p.notna().any())]
+    budgets = [labels for labels in budgets if labels in set(tested["labels"])]
+    rows = _claim_rows(list(dict.fromkeys(tested["claim"])))
     texts, names = [claim for claim, _ in rows], [name for _, name in rows]
     lines = np.array([1 + name.count("\n") for name in names])
     places = np.cumsum(lines) - (lines + 1) / 2  # a row is as high as its name
@@ -288,7 +292,7 @@ def claims(concluded: pd.DataFrame) -> Figure:
         for place, verdict in zip(places, table["verdict"]):
             if verdict == NOT_TESTED:
                 axis.text(0.5, place, NOT_TESTED, transform=axis.get_yaxis_transform(), va="center", color=GREY)
-        axis.set(title=labels, xlabel="points of difference")
+        axis.set(title=labels)
         axis.tick_params(axis="y", length=0)
     axes[0, 0].set_yticks(places, names, linespacing=0.95)
     for claim, text in zip(texts, axes[0, 0].get_yticklabels()):
@@ -302,6 +306,9 @@ def claims(concluded: pd.DataFrame) -> Figure:
             (UNDECIDED.colour, UNDECIDED.marker, "white", "cannot be told"),
         ],
     )
+    label = figure.supxlabel("points of weighted score")
+    figure.draw_without_rendering()  # for where the names leave the panels
+    label.set_x((axes[0, 0].get_position().x0 + axes[0, -1].get_position().x1) / 2)
     return figure
 
 
@@ -312,8 +319,9 @@ def _claim_rows(claims: list[str]) -> list[tuple[str, str]]:
         match = re.fullmatch(r"(.+?) (?:beats|is better than) (.+)", claim)
         heading = f"{match[1]} is better than" if match else ""
         if heading and heading != before:
-            rows.append(("", heading))
-        rows.append((claim, plain_name(match[2].removesuffix(" at equal steps")) if match else textwrap.fill(claim, 44)))
+            rows.append(("", textwrap.fill(heading, _NAME, break_on_hyphens=False)))
+        name = plain_name(match[2].removesuffix(" at equal steps")) if match else textwrap.fill(claim, _NAME, break_on_hyphens=False)
+        rows.append((claim, name))
         before = heading
     return rows
 

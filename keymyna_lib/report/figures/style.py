@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 
 from keymyna_lib.evaluate import chance_scores
 
-COLUMN, PAGE = 3.4, 7.0  # inches that a column and a page have in print; figures are drawn at this size
+PAGE = 7.0  # inches that a page has in print; figures are drawn at this size
 TEXT = 8.0  # points, of all text
 
 
@@ -112,15 +112,18 @@ _PLAIN = {  # names of designs in tables -> in figures
 }
 
 
+_AUTHORS = {"shaath": "Sha'ath", "edma": "edma", "bgate": "bgate"}  # of key profiles, where not just a capital is missing
+
+
 def plain_name(name: str) -> str:
     """A system's or design's name as figures write it.
 
     >>> plain_name("loss infonce"), plain_name("batch 32"), plain_name("template-shaath"), plain_name("chroma")
-    ('InfoNCE loss', 'batches of 32', 'key profile: Shaath', 'chroma')
+    ('InfoNCE loss', 'batches of 32', "key profile: Sha'ath", 'chroma')
     """
     kind, _, profile = name.partition("-")
     if kind in ("template", "essentia") and profile:
-        author = profile if profile in ("edma", "bgate") else profile.capitalize()
+        author = _AUTHORS.get(profile, profile.capitalize())
         return f"{'key profile' if kind == 'template' else kind}: {author}"
     for pattern, plain in _PLAIN.items():
         if match := re.fullmatch(pattern, name):
