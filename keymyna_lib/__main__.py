@@ -135,6 +135,12 @@ def main() -> None:
 )
 @click.option("--from", "start", metavar="N", help="Run notebook N and all of higher number.")
 @click.option("--force", is_flag=True, help="Run them even if nothing has changed.")
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Notebooks at a time: 2 with several cores and no GPU, else 1, unless given.",
+)
 @_overrides
 @click.option(
     "--verify",
@@ -155,6 +161,7 @@ def run(
     only: tuple[str, ...],
     start: str | None,
     force: bool,
+    jobs: int | None,
     overrides: tuple[tuple[str, str], ...],
     verify: str | None,
     publish: bool,
@@ -211,7 +218,9 @@ def run(
 
         def work() -> None:
             warmup.compile_librosa()
-            ran = pipeline.run(Project(), profile, only=list(only), start=start, force=force, overrides=given)
+            ran = pipeline.run(
+                Project(), profile, only=list(only), start=start, force=force, overrides=given, jobs=jobs
+            )
             try:
                 agrees = verify is None or _verify(profile, verify)
             finally:
