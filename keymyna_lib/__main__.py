@@ -180,6 +180,7 @@ def run(
       ./run_all.sh --list                    notebooks, parameters and their values
       ./run_all.sh --only 20 -p seeds 5,6    notebook 20 and what it needs, with other seeds
       ./run_all.sh --from 20 --force         20 and all of higher number, even if unchanged
+      ./run_all.sh --jobs 1                  one notebook at a time
       ./run_all.sh --profile paper --data-root ~/music   the paper's data sets found in that folder
       ./run_all.sh --verify                  everything, then compared with the committed tables
       ./run_all.sh --tests -k keys           the tests that match
