@@ -503,9 +503,16 @@ def test_two_at_a_time_are_noted_as_one_at_a_time(branches, fake_kernel, monkeyp
 
     assert go(branches, fake_kernel) == ["00", "10", "90", "15", "20"]
     one_by_one = noted()
+    whole = branches.whole_run("mini")
+    assert files.read_json(whole)["jobs"] == 1
     meeting(monkeypatch, "10_second", "15_more")
     go(branches, fake_kernel, force=True, jobs=2)
     assert noted() == one_by_one
+    assert files.read_json(whole)["jobs"] == 2 and files.read_json(whole)["seconds"] > 0
+    whole.unlink()
+    go(branches, fake_kernel, only=["20"], force=True)
+    go(branches, fake_kernel)
+    assert not whole.exists()  # not all of them ran
 
 
 def test_said_lines_are_those_of_one_by_one(branches, fake_kernel, monkeypatch):

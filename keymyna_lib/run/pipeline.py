@@ -22,7 +22,7 @@ from keymyna_lib.report import publication
 from keymyna_lib.run import parameters
 from keymyna_lib.run.live import LiveBars, Screen
 from keymyna_lib.run.project import Project
-from keymyna_lib.run.schedule import Task, work_off
+from keymyna_lib.run.schedule import Task, usual_jobs, work_off
 
 if TYPE_CHECKING:
     from keymyna_lib.corpus.corpus import Corpus
@@ -361,6 +361,7 @@ def run(
     screen = Screen(sys.stderr, say, moves=sys.stderr.isatty() and sys.stdout.isatty())
     heads = {name: f"[{position}/{len(order)}] {name}" for position, name in enumerate(order, 1)}
     tasks = [Task(name, notebooks[name].inputs + notebooks[name].after, notebooks[name].alone) for name in order]
+    ran: set[str] = set()
     with locked(project, profile):
         publication.complete(project.made, profile)
         began = time.monotonic()
@@ -378,6 +379,8 @@ def run(
             screen.say(f"{head}  {notebook.title} ({reason}{expected}) ...")
             work = _prepared(project, notebook, values[name], state, told, execute)
 
+            ran.add(name)
+
             def do() -> None:
                 started, bars = time.monotonic(), screen.bars(head)
                 try:
@@ -394,8 +397,11 @@ def run(
             return do
 
         work_off(tasks, begin, jobs, screen.say)
+        seconds = time.monotonic() - began
+        if ran >= {notebook.name for notebook in notebooks.values() if not notebook.on_request}:
+            files.write_json(project.whole_run(profile), {"seconds": round(seconds, 1), "jobs": jobs or usual_jobs()})
         say(
-            f"All done in {duration(time.monotonic() - began)}. Executed notebooks, tables and runs: "
+            f"All done in {duration(seconds)}. Executed notebooks, tables and runs: "
             f"{paths.LOCAL}/results/{profile}/; figures: {paths.LOCAL}/figures/{profile}/"
         )
     return order
