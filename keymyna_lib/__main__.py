@@ -135,6 +135,12 @@ def main() -> None:
 )
 @click.option("--from", "start", metavar="N", help="Run notebook N and all of higher number.")
 @click.option("--force", is_flag=True, help="Run them even if nothing has changed.")
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Notebooks at a time: 2 with several cores and no GPU, else 1, unless given.",
+)
 @_overrides
 @click.option(
     "--verify",
@@ -155,6 +161,7 @@ def run(
     only: tuple[str, ...],
     start: str | None,
     force: bool,
+    jobs: int | None,
     overrides: tuple[tuple[str, str], ...],
     verify: str | None,
     publish: bool,
@@ -173,6 +180,7 @@ def run(
       ./run_all.sh --list                    notebooks, parameters and their values
       ./run_all.sh --only 20 -p seeds 5,6    notebook 20 and what it needs, with other seeds
       ./run_all.sh --from 20 --force         20 and all of higher number, even if unchanged
+      ./run_all.sh --jobs 1                  one notebook at a time
       ./run_all.sh --profile paper --data-root ~/music   the paper's data sets found in that folder
       ./run_all.sh --verify                  everything, then compared with the committed tables
       ./run_all.sh --tests -k keys           the tests that match
@@ -211,7 +219,9 @@ def run(
 
         def work() -> None:
             warmup.compile_librosa()
-            ran = pipeline.run(Project(), profile, only=list(only), start=start, force=force, overrides=given)
+            ran = pipeline.run(
+                Project(), profile, only=list(only), start=start, force=force, overrides=given, jobs=jobs
+            )
             try:
                 agrees = verify is None or _verify(profile, verify)
             finally:

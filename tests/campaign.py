@@ -117,9 +117,9 @@ class Running:
             self.news.notify_all()
 
     def reach(self, number: str) -> None:
-        """Wait until that notebook or a later one begins, or the run is over."""
+        """Wait until that notebook begins or is skipped, or the run is over."""
         with self.news:
-            self.news.wait_for(lambda: self.over or self.begun[-1:] >= [number])
+            self.news.wait_for(lambda: self.over or number in self.begun + self.skipped)
 
     def wait(self, timeout: float | None = None) -> int:
         """The exit status."""
@@ -150,9 +150,14 @@ class Running:
         return [line.split()[1][:2] for line in self.lines if line.startswith("[") and line.endswith("...")]
 
     @property
-    def last_begun(self) -> str:
-        """Number of the notebook that was begun last, or "start"."""
-        return self.begun[-1] if self.begun else "start"
+    def skipped(self) -> list[str]:
+        """Numbers of the notebooks that were up to date."""
+        return [line.split()[1][:2] for line in self.lines if line.startswith("[") and "  skipped: " in line]
+
+    @property
+    def at_work(self) -> str:
+        """Numbers of the notebooks that were begun and not run to their end, or "start"."""
+        return " and ".join(number for number in self.begun if number not in self.ran) or "start"
 
     @property
     def said(self) -> str:
@@ -249,7 +254,7 @@ def kills(campaign: Campaign, times: int, gap: tuple[float, float]) -> None:
         stubborn += not running.stop(getattr(signal, name), group=name == "SIGINT" or draw.random() < 0.5)
         traced.append(running.traceback)
         sent[name] += 1
-        at[running.last_begun] += 1
+        at[running.at_work] += 1
         running = clone.start()
     status = running.wait()
     happened = f"hit {', '.join(f'{number} ({n} times)' for number, n in sorted(at.items()))}; resumed after each; "
@@ -349,9 +354,9 @@ def disk(campaign: Campaign, left: float) -> None:
                 break
             said = " ".join(running.lines)
             if not any(word in said for word in ("No space", "are free", "disk is full", "Free some")):
-                campaign.add("a full disk", f"in {running.last_begun}: {running.said}", clone)
+                campaign.add("a full disk", f"in {running.at_work}: {running.said}", clone)
                 return
-            full.append(running.last_begun)
+            full.append(running.at_work)
             traced.append(running.traceback)
         status = clone.run().process.returncode
         times = ", ".join(f"{number} ({n} times)" for number, n in Counter(full).items())

@@ -136,7 +136,7 @@ def test_results_come_back_as_if_made_here_with_the_provenance_of_there(there, h
     assert (home.made / "figures" / "smoke" / "toy.pdf").is_file()
     ran = []
 
-    def execute(project, profile, notebook, values):
+    def execute(project, profile, notebook, *_):
         ran.append(notebook)
         raise KeyMynaError("enough")
 

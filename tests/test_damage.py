@@ -160,7 +160,7 @@ def project(home, monkeypatch):
         cell = {"cell_type": "code", "source": 'profile = "mini"', "metadata": {"tags": ["parameters"]}}
         files.write_json(made.source(name), {"cells": [cell]})
 
-    def notebook(project, profile, name, values):
+    def notebook(project, profile, name, *_):
         ran.append(name[:2])
         stage = Stage(name, profile)
         other = stage.take_over("tuning", {"lr": 1}, "c")  # as notebooks that tune do

@@ -74,7 +74,10 @@ signal.signal(signal.SIGTERM, signal.default_int_handler)
 def work():
     from keymyna_lib.run import execute
     from keymyna_lib.run.project import Project
-    execute.execute(Project(Path({str(tmp_path)!r}), Path({str(tmp_path)!r}) / "cache"), "smoke", "00_x", {{}})
+    from keymyna_lib.run.live import Screen
+    bars = Screen(sys.stderr, print, moves=False).bars("00_x")
+    project = Project(Path({str(tmp_path)!r}), Path({str(tmp_path)!r}) / "cache")
+    execute.execute(project, "smoke", "00_x", {{}}, {{}}, bars)
 """)
     pids = tmp_path / "pids"
     while not pids.exists() and running.poll() is None:

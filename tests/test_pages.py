@@ -58,6 +58,12 @@ def shown(clone, what):
     return re.fullmatch(r"It is <!--= .* -->(.*)<!--/-->\.", text, re.DOTALL)[1]
 
 
+def test_the_time_of_a_whole_run_is_told_beside_the_sum_of_its_notebooks(clone):
+    write_json(clone / "results" / "mini" / "run.json", {"jobs": 2, "seconds": 66.0})
+    assert shown(clone, "mini/minutes / run / minutes") == "1.1"
+    assert shown(clone, "mini/minutes / total / minutes") == "1.5"
+
+
 @pytest.mark.parametrize(
     "what, expected",
     [

@@ -75,6 +75,15 @@ def test_all_of_a_run_is_put_in_place_and_what_was_there_goes(project):
     assert below(project.root) == before
 
 
+def test_the_time_of_the_last_whole_run_is_published_and_stays(project):
+    make(project, "10_a")
+    files.write_json(project.whole_run("smoke"), {"jobs": 2, "seconds": 60.0})
+    publish(project, "smoke", ["10_a"])
+    project.whole_run("smoke").unlink()
+    publish(project, "smoke", ["10_a"])
+    assert files.read_json(project.root / "results" / "smoke" / "run.json") == {"jobs": 2, "seconds": 60.0}
+
+
 def test_notebooks_that_were_not_run_keep_their_committed_results(project):
     runs = [make(project, "10_a"), make(project, "20_b")]
     publish(project, "smoke", ["10_a", "20_b"])

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import threading
 from dataclasses import fields
 
 import nbformat
@@ -65,12 +66,19 @@ def project(tmp_path) -> Project:
     return made
 
 
+class Ran(list):
+    """Notebooks that ran, each with the values that it got."""
+
+    def __init__(self):
+        self.told = {}  # notebook -> what it was told of parameters set by hand
+
+
 @pytest.fixture
 def fake_kernel(project, monkeypatch):
     """In place of papermill: publishes the given steps at once, and keeps count of what ran with what."""
-    ran = []
+    ran = Ran()
 
-    def fake(project, profile, notebook, values):
+    def fake(project, profile, notebook, values, environment, bars):
         made = project.made / "results" / profile / f"made_{notebook}.txt"
         files.write_text(made, str(values.get("steps")))
         files.write_text(project.executed(profile, notebook), "{}")
@@ -83,6 +91,7 @@ def fake_kernel(project, monkeypatch):
             },
         )
         ran.append((notebook, values))
+        ran.told[notebook] = json.loads(environment[paths.SET_BY_HAND])
 
     monkeypatch.setattr(execute, "execute", fake)
     return ran
@@ -300,30 +309,13 @@ def test_only_what_differs_from_the_defaults_is_injected(project, fake_kernel):
     assert fake_kernel[1] == ("10_second", {"profile": "smoke"})
 
 
-def test_a_notebook_is_told_what_was_set_by_hand(project, monkeypatch):
-    told = {}
-    monkeypatch.setattr(
-        execute,
-        "execute",
-        lambda project, profile, name, values: told.setdefault(name, json.loads(os.environ[paths.SET_BY_HAND])),
-    )
-    with pytest.raises(KeyMynaError, match="without writing"):  # the fake publishes nothing
-        pipeline.run(project, "smoke", overrides=[("name", "b")], say=lambda line: None)
-    assert told == {"00_first": {"00_first": ["name = 'b'"]}}
-
-
-def test_a_notebook_is_told_what_was_set_by_hand_where_it_builds_on(project, fake_kernel, monkeypatch):
-    told = []
-    one = pipeline._run_one
-    monkeypatch.setattr(
-        pipeline, "_run_one", lambda *a: (told.append(json.loads(os.environ[paths.SET_BY_HAND])), one(*a))
-    )
+def test_a_notebook_is_told_what_was_set_by_hand_where_it_builds_on(project, fake_kernel):
     go(project, fake_kernel, overrides=[("name", "b")])
-    assert told == [{"00_first": ["name = 'b'"]}] * 3
-    told.clear()
+    assert fake_kernel.told == {key: {"00_first": ["name = 'b'"]} for key in ("00_first", "10_second", "20_third")}
     go(project, fake_kernel, overrides=[("steps", "5")])
     shown = {name: ["steps = 5"] for name in ("00_first", "10_second", "20_third")}
-    assert told == [dict(list(shown.items())[:count]) for count in (1, 2, 3)]
+    assert list(fake_kernel.told.values()) == [dict(list(shown.items())[:count]) for count in (1, 2, 3)]
+    assert paths.SET_BY_HAND not in os.environ
 
 
 def test_what_a_killed_notebook_had_published_is_put_in_place_first(project, fake_kernel):
@@ -396,26 +388,17 @@ def test_what_is_there_on_request_runs_only_when_named(project, fake_kernel):
     assert "10_second  Step 10 (needs 00; about 2 min; only when named by --only)" in pipeline.describe(project, "mini")
 
 
-def test_what_is_merely_read_comes_first_and_counts_but_is_not_started(project, fake_kernel, monkeypatch):
+def test_what_is_merely_read_comes_first_and_counts_but_is_not_started(project, fake_kernel):
     described = project.library / "run" / "pipeline.toml"
     described.write_text(
         described.read_text().replace('needs = ["10_second"]', 'needs = ["00_first"]\nreads = ["10_second"]')
-    )
-    told = {}
-    monkeypatch.setattr(
-        pipeline,
-        "_run_one",
-        lambda *a, one=pipeline._run_one: (
-            told.update({a[1].name: json.loads(os.environ[paths.SET_BY_HAND])}),
-            one(*a),
-        ),
     )
     assert go(project, fake_kernel, only=["20"]) == ["00", "20"]  # without results of 10
     assert go(project, fake_kernel) == ["10", "20"]  # which there are now
     assert go(project, fake_kernel) == []
     assert go(project, fake_kernel, only=["10"], overrides=[("steps", "5")]) == ["00", "10"]
     assert go(project, fake_kernel, only=["20"]) == ["00", "20"]
-    assert told["20_third"] == {"10_second": ["steps = 5"]}  # as 10 ran last
+    assert fake_kernel.told["20_third"] == {"10_second": ["steps = 5"]}  # as 10 ran last
     assert "20_third  Step 20 (needs 00; reads 10 if run; about 2 min)" in pipeline.describe(project, "mini")
     described.write_text(described.read_text().replace("10_second", "30_third").replace("[30_third]", "[10_second]"))
     with pytest.raises(KeyMynaError, match="20_third needs 30_third"):
@@ -465,21 +448,119 @@ def test_a_second_runner_on_a_profile_is_refused(project, fake_kernel):
     assert go(project, fake_kernel) == ["00", "10", "20"]
 
 
-def test_files_that_the_user_brings_are_watched_and_not_named(project, fake_kernel, monkeypatch, tmp_path):
+def test_files_that_the_user_brings_are_watched_and_not_named(project, fake_kernel, tmp_path):
     brought = tmp_path / "music"
     (brought / "sub").mkdir(parents=True)
     (brought / "sub" / "a.wav").write_bytes(b"one")
-    said = []
-    monkeypatch.setattr(
-        pipeline, "_run_one", lambda *a, one=pipeline._run_one: (said.append(os.environ[paths.SET_BY_HAND]), one(*a))
-    )
     options = {"overrides": [("name", str(brought))]}
     assert go(project, fake_kernel, **options) == ["00", "10", "20"]
-    assert json.loads(said[0]) == {"00_first": ["name = 'music'"]} and str(tmp_path) not in " ".join(said)
+    assert list(fake_kernel.told.values()) == [{"00_first": ["name = 'music'"]}] * 3
     assert go(project, fake_kernel, **options) == []
     (brought / "sub" / "b.wav").write_bytes(b"two")
     assert go(project, fake_kernel, **options)[0] == "00"
     assert parameters.local_paths({"name": "a", "device": "cpu", "steps": 3, "gone": "no/where"}, project.root) == {}
+
+
+# Side by side
+
+
+@pytest.fixture
+def branches(project):
+    """00; 10, 15 and 20, which need it; 90, which needs 10 and is what is said to be complete."""
+    described = project.library / "run" / "pipeline.toml"
+    needs = {"00_first": [], "10_second": ["00_first"], "90_end": ["10_second"], "15_more": ["00_first"]}
+    needs["20_third"] = ["00_first"]
+    project.source("20_third").unlink()
+    for name in needs:
+        if name != "00_first":
+            write_notebook(project, name, SECOND)
+    described.write_text(
+        "".join(
+            f'[{name}]\ntitle = "Step {name[:2]}"\nneeds = {json.dumps(need)}\nminutes = {{}}\n'
+            + ('completes = "All of it is complete"\n' if name == "90_end" else "")
+            for name, need in needs.items()
+        )
+    )
+    return project
+
+
+def meeting(monkeypatch, *names):
+    """Have notebooks end only when all of these have begun."""
+    good, barrier = execute.execute, threading.Barrier(len(names))
+
+    def meet(project, profile, notebook, *rest):
+        if notebook in names:
+            barrier.wait(60)
+        good(project, profile, notebook, *rest)
+
+    monkeypatch.setattr(execute, "execute", meet)
+
+
+def test_two_at_a_time_are_noted_as_one_at_a_time(branches, fake_kernel, monkeypatch):
+    def noted():
+        states = [files.read_json(branches.state("mini", name)) for name in pipeline.load_notebooks(branches)]
+        return [{key: state[key] for key in ("fingerprint", "parameters", "files", "index")} for state in states]
+
+    assert go(branches, fake_kernel) == ["00", "10", "90", "15", "20"]
+    one_by_one = noted()
+    whole = branches.whole_run("mini")
+    assert files.read_json(whole)["jobs"] == 1
+    meeting(monkeypatch, "10_second", "15_more")
+    go(branches, fake_kernel, force=True, jobs=2)
+    assert noted() == one_by_one
+    assert files.read_json(whole)["jobs"] == 2 and files.read_json(whole)["seconds"] > 0
+    whole.unlink()
+    go(branches, fake_kernel, only=["20"], force=True)
+    go(branches, fake_kernel)
+    assert not whole.exists()  # not all of them ran
+
+
+def test_said_lines_are_those_of_one_by_one(branches, fake_kernel, monkeypatch):
+    meeting(monkeypatch, "10_second", "15_more")
+    said = []
+    assert pipeline.run(branches, "mini", say=said.append, jobs=2) == [
+        "00_first", "10_second", "90_end", "15_more", "20_third",
+    ]  # fmt: skip
+    assert {name for name, _ in fake_kernel} == set(pipeline.load_notebooks(branches))
+    begun = [line.split()[1] for line in said if line.endswith("...")]
+    assert begun[0] == "00_first" and set(begun[1:3]) == {"10_second", "15_more"}
+    assert begun.index("90_end") < begun.index("20_third")  # what is earlier in the order begins first
+    assert [line.split(", after")[0] for line in said if "complete" in line] == ["All of it is complete"]
+    assert said[-1].startswith("All done in ")
+    assert len(said) == 2 * 5 + 2
+    said.clear()
+    pipeline.run(branches, "mini", say=said.append, jobs=2)
+    assert [line.split()[:3] for line in said[:-1]] == [
+        [f"[{i}/5]", name, "skipped:"] for i, name in enumerate(pipeline.load_notebooks(branches), 1)
+    ]
+
+
+def test_the_success_of_one_beside_a_failure_counts(branches, fake_kernel, monkeypatch):
+    go(branches, fake_kernel, only=["00"])
+    meeting(monkeypatch, "10_second", "15_more")
+    met = execute.execute
+
+    def fail(project, profile, notebook, *rest):
+        met(project, profile, notebook, *rest)
+        if notebook == "10_second":
+            raise KeyMynaError("10_second failed in cell [1] `x`:\n  broken")
+
+    monkeypatch.setattr(execute, "execute", fail)
+    with pytest.raises(KeyMynaError, match="10_second failed in cell"):
+        go(branches, fake_kernel, jobs=2)
+    assert branches.state("mini", "15_more").exists() and not branches.state("mini", "10_second").exists()
+
+
+def test_what_takes_up_the_work_of_another_waits_for_it_and_depends_on_none_of_it(branches, fake_kernel):
+    described = branches.library / "run" / "pipeline.toml"
+    go(branches, fake_kernel)
+    described.write_text(described.read_text().replace("[20_third]", '[20_third]\nafter = ["15_more"]\nalone = true'))
+    assert go(branches, fake_kernel) == []
+    assert go(branches, fake_kernel, only=["20"], force=True, jobs=2) == ["20"]
+    said = []
+    pipeline.run(branches, "mini", say=said.append, force=True, jobs=4)
+    assert [line.split()[1] for line in said if line.startswith("[")][-2:] == ["20_third", "20_third"]
+    assert "20_third  Step 20 (needs 00; nothing beside it)" in pipeline.describe(branches, "mini")
 
 
 # Real kernels
@@ -585,27 +666,69 @@ def test_a_bar_ends_as_a_plain_line(bar, line):
     assert execute.plain_bars(bar) == line
 
 
-def test_bars_are_passed_on_in_a_terminal_and_thinned_in_a_log(monkeypatch):
+def test_bars_are_thinned_in_a_log(monkeypatch):
     clock = iter([0.0, 1.0, 31.0, 31.0, 32.0])
     monkeypatch.setattr(live.time, "monotonic", lambda: next(clock))
-    log = io.StringIO()
-    bars = live.LiveBars(log)
+    log, said = io.StringIO(), []
+    screen = live.Screen(log, said.append, moves=False)
+    bars = screen.bars("10_second")
     for text in ("\rwork 1%", "\rwork 2%", "\rwork 3%"):
         bars.write(text)
+    screen.say("[1/1] 10_second  done")
     bars.close()
-    assert log.getvalue() == "    work 2%\n"
+    assert log.getvalue() == "    10: work 2%\n" and said == ["[1/1] 10_second  done"]
 
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
 
-    terminal = Terminal()
-    monkeypatch.setattr(live.time, "monotonic", lambda: 0.0)
-    monkeypatch.setenv("COLUMNS", "11")
-    bars = live.LiveBars(terminal)
-    bars.write("\rwork 1%\rwork 2% 123456789")
-    bars.close()
-    assert terminal.getvalue() == "\rwork 1%\rwork 2% 12\r\x1b[K"
+def seen(written):
+    """What a terminal shows, by its moves up, its erasures and new lines; nothing else is expected."""
+    lines, row = [""], 0
+    for up, erase, end, text in re.findall(r"\x1b\[(\d+)A|(\x1b\[J)|(\n)|([^\x1b\n]+)", written.replace("\r", "")):
+        if up:
+            row -= int(up)
+            assert row >= 0
+        elif erase:
+            del lines[row:]
+            lines.append("")
+        elif end:
+            row += 1
+            lines += [""] * (row + 1 - len(lines))
+        else:
+            lines[row] += text
+    return lines
+
+
+def test_bars_of_two_notebooks_move_side_by_side_below_all_that_is_said(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "20")
+    monkeypatch.setenv("LINES", "24")
+    terminal = io.StringIO()
+    screen = live.Screen(terminal, lambda line: terminal.write(f"{line}\n"), moves=True)
+    screen.say("00 starts")
+    one, other = screen.bars("00"), screen.bars("05")
+    one.write("\rscores 1%")
+    other.write("\rfetch 1% 123456789 123456789")
+    one.write("\rscores 2%")
+    assert seen(terminal.getvalue()) == ["00 starts", "00", "  scores 2%", "05", "  fetch 1% 12345678", ""]
+    one.write("\n\rinner 7%")  # one bar within another; what is written may be cut anywhere
+    one.write("\x1b[A\rscores 3%")
+    screen.say("05 says")
+    assert seen(terminal.getvalue())[:5] == ["00 starts", "05 says", "00", "  scores 3%", "  inner 7%"]
+    other.close()
+    screen.say("05 is done")
+    assert seen(terminal.getvalue())[2:] == ["05 is done", "00", "  scores 3%", "  inner 7%", ""]
+    for i in range(9):
+        one.write(f"\nline {i}")
+    assert seen(terminal.getvalue())[3:] == ["00", *(f"  line {i}" for i in range(6, 9)), ""]
+    one.close()
+    assert seen(terminal.getvalue()) == ["00 starts", "05 says", "05 is done", ""]
+
+
+def test_bars_that_do_not_fit_on_the_screen_are_left_out(monkeypatch):
+    monkeypatch.setenv("LINES", "4")
+    terminal = io.StringIO()
+    screen = live.Screen(terminal, print, moves=True)
+    for name in ("00", "05", "10"):
+        screen.bars(name).write("\rwork")
+    assert seen(terminal.getvalue()) == ["00", "  work", "05", ""]
 
 
 @pytest.mark.parametrize("seconds, text", [(42.4, "42 s"), (492, "8 min 12 s"), (11100, "3 h 5 min")])

@@ -1,5 +1,8 @@
 """What notebooks take from earlier ones: the right corpus, the encoder made on it, and errors that say what to run."""
 
+import contextlib
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pandas as pd
@@ -102,6 +105,23 @@ def test_windows_are_as_long_as_the_crops_of_pretraining(corpora, monkeypatch, c
     )
     upstream.feature_sets(None, {"ours": None}, "mert", shifts={"a": [1]}, frames=window)
     assert asked == dict.fromkeys(("ours", "mean mel", "chroma", "shifted", "mert"), window)
+
+
+def test_of_notebooks_side_by_side_one_extracts_at_a_time(home, monkeypatch):
+    """The sets that both want have one place for their parts, which the first to end removes."""
+    one, at_work = threading.Lock(), threading.Barrier(2)
+
+    def extract(corpus, name, *_, **__):
+        assert one.acquire(blocking=False)
+        with contextlib.suppress(threading.BrokenBarrierError):
+            at_work.wait(0.1)  # time for the other to come in, if it may
+        one.release()
+        return name
+
+    monkeypatch.setattr(upstream, "extract", extract)
+    with ThreadPoolExecutor(2) as pool:
+        found = [pool.submit(upstream.feature_sets, None, {"ours": None}) for _ in range(2)]
+    assert [list(each.result()) for each in found] == [["ours", "mean mel", "chroma"]] * 2
 
 
 def test_the_papers_tasks_come_first():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import filelock
 import pandas as pd
 
 from keymyna_lib.base import paths
@@ -177,6 +178,8 @@ def feature_sets(
 ) -> dict[str, Features]:
     """The feature sets that heads are compared on, by name: those of the encoders, the controls, then `frozen`.
 
+    One process at a time extracts; others wait, and find in the cache what they have in common.
+
     Parameters
     ----------
     corpus : one task.
@@ -188,12 +191,17 @@ def feature_sets(
     client : where to work, see `cluster.connect`; shifted views are always made in this process.
     """
     names = (*encoders, MEAN_MEL, CHROMA)
-    sets = {name: extract(corpus, name, encoders.get(name), frames=frames, client=client) for name in names}
+    turn = filelock.FileLock(paths.CACHE / "features" / ".turn.lock")
+    (paths.CACHE / "features").mkdir(parents=True, exist_ok=True)
+    # Whoever ends first removes the parts of a set, see `features.in_parts`, and all have the same place for them.
+    with turn:
+        sets = {name: extract(corpus, name, encoders.get(name), frames=frames, client=client) for name in names}
     if shifts:
         sets = add_shifted(corpus, encoders, sets, shifts, windows=windows, frames=frames)
     if frozen:
         other = frozen_encoder(frozen, device)
-        sets[other.name] = extract_audio(corpus, other, frames=frames, client=client)
+        with turn:
+            sets[other.name] = extract_audio(corpus, other, frames=frames, client=client)
     return sets
 
 

@@ -11,10 +11,10 @@ The format is `value`, the first number of the cell as it is written there; `int
 a verdict as yes, no or undecided; or a format specification of Python for the number (".0f"). Without a format, all of
 the cell is shown.
 
-Tables are `PROFILE/NAME` for results/PROFILE/tables/NAME.csv; `PROFILE/minutes`, how long each notebook took, and
-`total`; `PROFILE/reading`, as a whole only, the list of notebooks with links; `gpu`, the measurements of
-results/gpu.json; `model`, the card of the package's model, its shares in points; and `PROFILE/record` and `gpu/record`,
-whose row `record` says which commit ran on which machine. What is not there yet is "not run".
+Tables are `PROFILE/NAME` for results/PROFILE/tables/NAME.csv; `PROFILE/minutes`, how long each notebook took, their
+`total`, and the `run` as a whole; `PROFILE/reading`, as a whole only, the list of notebooks with links; `gpu`, the
+measurements of results/gpu.json; `model`, the card of the package's model, its shares in points; and `PROFILE/record`
+and `gpu/record`, whose row `record` says which commit ran on which machine. What is not there yet is "not run".
 """
 
 from __future__ import annotations
@@ -269,7 +269,10 @@ def _executed(root: Path, profile: str, notebook: str) -> Path:
 
 
 def _minutes(root: Path, profile: str) -> Rows | None:
-    """Duration of each executed notebook, by papermill's record in it; the total is of those that run unasked."""
+    """Duration of each executed notebook, by papermill's record in it; the total is of those that run unasked.
+
+    Where all of these ran in one go, "run" is how long that took: less than the total if some ran side by side.
+    """
     taken, total = {}, 0.0
     for name, entry in described(root).items():
         if (path := _executed(root, profile, name)).is_file():
@@ -277,7 +280,10 @@ def _minutes(root: Path, profile: str) -> Rows | None:
             total += 0 if entry.get("on_request") else taken[name]
     if not taken:
         return None
-    return [{"notebook": name, "minutes": f"{minutes:.1f}"} for name, minutes in {**taken, "total": total}.items()]
+    taken["total"] = total
+    if (whole := root / "results" / profile / "run.json").is_file():
+        taken["run"] = read_json(whole)["seconds"] / 60
+    return [{"notebook": name, "minutes": f"{minutes:.1f}"} for name, minutes in taken.items()]
 
 
 def _reading(root: Path, profile: str, page: Path) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import nbformat
 import papermill
@@ -22,7 +24,7 @@ from keymyna_lib.base import files, interrupts, paths
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.report.navigation import rebased
 from keymyna_lib.run.captions import describe
-from keymyna_lib.run.live import LiveBars
+from keymyna_lib.run.live import Lines, LiveBars
 from keymyna_lib.run.parameters import local_paths
 from keymyna_lib.run.project import Project
 
@@ -30,13 +32,16 @@ AUDIO_NOTE = "(an audio player; removed from the stored copy, run the notebook t
 
 
 class ThisInterpreter(AsyncKernelManager):
-    """Starts kernels with the Python that runs the runner, whatever kernel specifications are installed."""
+    """Starts a kernel with the Python that runs the runner, whatever kernel specifications are installed."""
 
     shutdown_wait_time = Float(2.0)  # s until a busy kernel is killed
+    folder: ClassVar[Path]  # where it runs; the runner's own folder, which its threads share, stays as it is
+    environment: ClassVar[Mapping[str, str]]  # variables that it has beside the runner's own
+    groups: ClassVar[set[int]]  # process groups that were started
 
     @property
     def kernel_spec(self) -> KernelSpec:
-        """The specification that every kernel is started by."""
+        """The specification that it is started by."""
         return KernelSpec(
             argv=[
                 sys.executable,
@@ -54,17 +59,27 @@ class ThisInterpreter(AsyncKernelManager):
 
     async def start_kernel(self, **options: Any) -> None:  # type: ignore[override]  # it awaits, as its parent's does
         """Start the kernel, which leads a process group of its own."""
-        await super().start_kernel(**options)
+        await super().start_kernel(cwd=str(self.folder), env={**os.environ, **self.environment}, **options)
         assert isinstance(self.provisioner, LocalProvisioner)
+        self.groups.add(self.provisioner.pgid)
         interrupts.groups.add(self.provisioner.pgid)
 
 
-def execute(project: Project, profile: str, notebook: str, values: dict[str, Any]) -> None:
-    """Execute a notebook and store its tidied copy with the results.
+def execute(
+    project: Project,
+    profile: str,
+    notebook: str,
+    values: dict[str, Any],
+    environment: Mapping[str, str],
+    bars: LiveBars,
+) -> None:
+    """Execute a notebook and store its tidied copy with the results; several can be executed at once, in threads.
 
     Parameters
     ----------
     values : parameters that differ from the notebook's defaults.
+    environment : variables that its kernel has beside those of this process.
+    bars : where its standard error is shown.
 
     Raises
     ------
@@ -74,27 +89,26 @@ def execute(project: Project, profile: str, notebook: str, values: dict[str, Any
     logging.getLogger("papermill").setLevel(logging.CRITICAL)
     partial = project.partial(profile, notebook)
     partial.parent.mkdir(parents=True, exist_ok=True)
-    bars = LiveBars(sys.stderr)
+    groups: set[int] = set()
+    own = {"folder": project.root, "environment": environment, "groups": groups}
     failure = None
     try:
         papermill.execute_notebook(
             project.source(notebook),
             partial,
             values,
-            cwd=project.root,
             kernel_name="python3",
             language="python",
             progress_bar=False,
             stderr_file=bars,
-            kernel_manager_class=ThisInterpreter,
+            kernel_manager_class=type("OfOneNotebook", (ThisInterpreter,), own),
         )
     except PapermillExecutionError as error:
         failure = f"in cell [{error.exec_count}] `{_first_line(error.source)}`:\n  {_cause(error)}"
     except DeadKernelError:
         failure = f"in cell `{_first_line(_last_started(partial))}`:\n  the kernel died (out of memory?)."
     finally:
-        interrupts.groups.clear()
-        bars.close()
+        interrupts.groups.difference_update(groups)
     if failure:
         raise KeyMynaError(f"{notebook} failed {failure}\nThe partly executed copy: {project.show(partial)}")
     node = tidy(
@@ -170,17 +184,10 @@ def tidy(
 
 
 def collapse(text: str) -> str:
-    """What a terminal shows after carriage returns and (for nested bars) moves up: the last state of each bar."""
-    lines, row, at_start = [""], 0, True
-    for part in re.split(r"(\r|\n|\x1b\[A)", text):
-        if part in ("\r", "\n", "\x1b[A"):
-            row = max(row + {"\r": 0, "\n": 1, "\x1b[A": -1}[part], 0)
-            lines += [""] * (row + 1 - len(lines))
-            at_start = part != "\x1b[A"
-        elif part:
-            lines[row] = part if at_start else lines[row] + part  # a bar is drawn over all of its line
-            at_start = False
-    return "\n".join(line.rstrip() for line in lines)
+    """What a terminal shows in the end: the last state of each bar."""
+    shown = Lines()
+    shown.feed(text)
+    return "\n".join(line.rstrip() for line in shown.lines)
 
 
 _BAR = re.compile(

@@ -1,4 +1,4 @@
-"""Which notebooks run, in which order, and which can be skipped."""
+"""Which notebooks run, in which order and how many at a time, and which can be skipped."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import contextlib
 import json
 import os
 import shutil
+import sys
 import time
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,9 @@ from keymyna_lib.base import files, hashing, paths
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.report import publication
 from keymyna_lib.run import parameters
+from keymyna_lib.run.live import LiveBars, Screen
 from keymyna_lib.run.project import Project
+from keymyna_lib.run.schedule import Task, usual_jobs, work_off
 
 if TYPE_CHECKING:
     from keymyna_lib.corpus.corpus import Corpus
@@ -30,7 +33,7 @@ MOST_HASHED = 1 << 25  # bytes of a file that is read whenever the runner looks 
 WHERE = "scheduler"  # the parameter that says where to work, and not what: no result depends on it
 
 Values = dict[str, dict[str, parameters.Value]]  # notebook -> name -> value
-Execute = Callable[[Project, str, str, dict[str, Any]], None]  # as `execute.execute`
+Execute = Callable[[Project, str, str, dict[str, Any], Mapping[str, str], LiveBars], None]  # as `execute.execute`
 
 
 @dataclass(frozen=True)
@@ -41,9 +44,11 @@ class Notebook:
     title: str
     needs: tuple[str, ...]  # notebooks whose published results it reads
     reads: tuple[str, ...]  # others whose results it reads where there are any; to run it does not start them
+    after: tuple[str, ...]  # others whose work in the cache it takes up, and would do again if it ran beside them
     minutes: dict[str, float]  # profile -> expected time
     parameters: dict[str, parameters.Parameter]
     on_request: bool  # runs only when named
+    alone: bool  # nothing runs beside it
     completes: str  # what is complete once it has run, and is said then
     only_drawn: tuple[str, ...]  # parameters that a figure shows and no number depends on
 
@@ -71,7 +76,7 @@ def load_notebooks(project: Project) -> dict[str, Notebook]:
     Raises
     ------
     KeyMynaError
-        When a notebook is not described, or needs or reads one that does not come before it.
+        When a notebook is not described, or is to come after one that does not come before it.
     """
     described = _read_toml(project.library / "run" / "pipeline.toml")
     order = {name: place for place, name in enumerate(described)}
@@ -81,7 +86,8 @@ def load_notebooks(project: Project) -> dict[str, Notebook]:
     found: dict[str, Notebook] = {}
     for path in sorted(present.values(), key=lambda path: order[path.stem]):
         entry = described[path.stem]
-        absent = [need for need in (*entry["needs"], *entry.get("reads", ())) if need not in found]
+        earlier = *entry["needs"], *entry.get("reads", ()), *entry.get("after", ())
+        absent = [each for each in earlier if each not in found]
         if absent:
             raise KeyMynaError(f"{path.stem} needs {', '.join(absent)}: no such notebook before it.")
         found[path.stem] = Notebook(
@@ -89,9 +95,11 @@ def load_notebooks(project: Project) -> dict[str, Notebook]:
             entry["title"],
             tuple(entry["needs"]),
             tuple(entry.get("reads", ())),
+            tuple(entry.get("after", ())),
             entry["minutes"],
             parameters.declared(path),
             entry.get("on_request", False),
+            entry.get("alone", False),
             entry.get("completes", ""),
             tuple(entry.get("only_drawn", ())),
         )
@@ -323,8 +331,9 @@ def run(
     overrides: list[tuple[str, str]] | None = None,
     say: Callable[[str], None] = lambda line: print(line, flush=True),
     execute: Execute | None = None,
+    jobs: int | None = 1,
 ) -> list[str]:
-    """Run the notebooks that are asked for and not up to date, and what they need; stop at the first failure.
+    """Run the notebooks that are asked for and not up to date, and what they need; after a failure, begin none.
 
     Parameters
     ----------
@@ -333,6 +342,7 @@ def run(
     overrides : (name, value as typed).
     say : where each line of progress goes.
     execute : what executes a notebook; papermill, see `execute.execute`, by default.
+    jobs : how many notebooks run at a time; None for as many as suit this machine. No result depends on it.
 
     Returns
     -------
@@ -341,27 +351,57 @@ def run(
     Raises
     ------
     KeyMynaError
-        For bad input, before anything runs, or for the notebook that failed.
+        For bad input, before anything runs, or for the notebooks that failed; those beside them have ended.
     """
     notebooks = load_notebooks(project)
     values = resolve(project, notebooks, profile, overrides or [])
     plain = resolve(project, notebooks, profile, [])
     order, asked = select(notebooks, only or [], start)
     check = _Check(project, {name: values[name] for name in order}, plain)
+    screen = Screen(sys.stderr, say, moves=sys.stderr.isatty() and sys.stdout.isatty())
+    heads = {name: f"[{position}/{len(order)}] {name}" for position, name in enumerate(order, 1)}
+    tasks = [Task(name, notebooks[name].inputs + notebooks[name].after, notebooks[name].alone) for name in order]
+    ran: set[str] = set()
     with locked(project, profile):
         publication.complete(project.made, profile)
         began = time.monotonic()
-        for position, name in enumerate(order, 1):
-            head = f"[{position}/{len(order)}] {name}"
+
+        def begin(name: str) -> Callable[[], None] | None:
+            notebook, head = notebooks[name], heads[name]
+            reason, state = ("forced", {}) if force and name in asked else outdated(project, notebook, values[name])
+            if not reason:
+                screen.say(f"{head}  skipped: unchanged since {state['finished']}")
+                return None
+            check.before(notebook)
             changed = _set_by_hand(project, notebooks, name, values, plain)
-            os.environ[paths.SET_BY_HAND] = json.dumps({each: lines for each, lines in changed.items() if lines})
-            forced = force and name in asked
-            ran = _run_one(project, notebooks[name], values[name], forced, head, began, say, check, execute)
-            if ran and (complete := notebooks[name].completes):
-                took = duration(time.monotonic() - began)
-                say(f"{complete}, after {took}: {paths.LOCAL}/results/{profile}/tables/")
+            told = {paths.SET_BY_HAND: json.dumps({each: lines for each, lines in changed.items() if lines})}
+            expected = f", about {notebook.minutes[profile]:g} min" if profile in notebook.minutes else ""
+            screen.say(f"{head}  {notebook.title} ({reason}{expected}) ...")
+            work = _prepared(project, notebook, values[name], state, told, execute)
+
+            ran.add(name)
+
+            def do() -> None:
+                started, bars = time.monotonic(), screen.bars(head)
+                try:
+                    work(bars)
+                finally:
+                    bars.close()
+                now = time.monotonic()
+                screen.say(f"{head}  done in {duration(now - started)} (total {duration(now - began)})")
+                if notebook.completes:
+                    screen.say(
+                        f"{notebook.completes}, after {duration(now - began)}: {paths.LOCAL}/results/{profile}/tables/"
+                    )
+
+            return do
+
+        work_off(tasks, begin, jobs, screen.say)
+        seconds = time.monotonic() - began
+        if ran >= {notebook.name for notebook in notebooks.values() if not notebook.on_request}:
+            files.write_json(project.whole_run(profile), {"seconds": round(seconds, 1), "jobs": jobs or usual_jobs()})
         say(
-            f"All done in {duration(time.monotonic() - began)}. Executed notebooks, tables and runs: "
+            f"All done in {duration(seconds)}. Executed notebooks, tables and runs: "
             f"{paths.LOCAL}/results/{profile}/; figures: {paths.LOCAL}/figures/{profile}/"
         )
     return order
@@ -453,27 +493,22 @@ def _differences(
     return [f"{key} = {here[key].name if key in here else value!r}" for key, value in changed.items()]
 
 
-def _run_one(
+def _prepared(
     project: Project,
     notebook: Notebook,
     values: dict[str, parameters.Value],
-    force: bool,
-    head: str,
-    began: float,
-    say: Callable[[str], None],
-    check: _Check,
+    state: dict[str, Any],
+    environment: Mapping[str, str],
     execute: Execute | None,
-) -> bool:
-    """Run or skip one notebook, saying which and why; whether it ran. Parameters are checked before it runs."""
+) -> Callable[[LiveBars], None]:
+    """Clear the way for a notebook that is to run; what is left is to run it and to note its success.
+
+    Parameters
+    ----------
+    state : the note on its last success, {} if there is none or it is not to count.
+    environment : variables of its kernel.
+    """
     profile, name = values["profile"], notebook.name
-    reason, state = ("forced", {}) if force else outdated(project, notebook, values)
-    if not reason:
-        say(f"{head}  skipped: unchanged since {state['finished']}")
-        return False
-    check.before(notebook)
-    started = time.monotonic()
-    expected = f", about {notebook.minutes[profile]:g} min" if profile in notebook.minutes else ""
-    say(f"{head}  {notebook.title} ({reason}{expected}) ...")
     note, before = fingerprint(project, notebook, values), modified(project.index(profile, name))
     # From here on the last success no longer counts: a kill may come between its publication and its executed copy.
     altered = _altered(project, state.get("files", {}))
@@ -488,21 +523,24 @@ def _run_one(
         from keymyna_lib.run import execute as by_papermill  # which takes 2 s to import: not for a skipped notebook
 
         execute = by_papermill.execute
-    execute(project, profile, name, given)
-    seconds = time.monotonic() - started
-    files.write_json(
-        project.state(profile, name),
-        {
-            "fingerprint": note,
-            "parameters": values,
-            "seconds": round(seconds, 1),
-            "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
-            "files": published(project, profile, name, before),
-            "index": publication.read_index(project.index(profile, name)),
-        },
-    )
-    say(f"{head}  done in {duration(seconds)} (total {duration(time.monotonic() - began)})")
-    return True
+
+    def work(bars: LiveBars) -> None:
+        started = time.monotonic()
+        execute(project, profile, name, given, environment, bars)
+        seconds = time.monotonic() - started
+        files.write_json(
+            project.state(profile, name),
+            {
+                "fingerprint": note,
+                "parameters": values,
+                "seconds": round(seconds, 1),
+                "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
+                "files": published(project, profile, name, before),
+                "index": publication.read_index(project.index(profile, name)),
+            },
+        )
+
+    return work
 
 
 def duration(seconds: float) -> str:
@@ -525,6 +563,7 @@ def describe(project: Project, profile: str) -> str:
         facts += [f"reads {', '.join(each[:2] for each in notebook.reads)} if run"] if notebook.reads else []
         facts += [f"about {notebook.minutes[profile]:g} min"] if profile in notebook.minutes else []
         facts += ["only when named by --only"] if notebook.on_request else []
+        facts += ["nothing beside it"] if notebook.alone else []
         lines += ["", f"{notebook.name}  {notebook.title}" + (f" ({'; '.join(facts)})" if facts else "")]
         rows = []
         for parameter in notebook.parameters.values():

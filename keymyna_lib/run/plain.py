@@ -19,7 +19,7 @@ import sys
 import time
 import traceback
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -33,7 +33,14 @@ _AUDIO = "(an audio player)"
 _FORMATS = {"text/html": "_repr_html_", "text/markdown": "_repr_markdown_"}
 
 
-def execute(project: Project, profile: str, notebook: str, values: dict[str, Any]) -> None:
+def execute(
+    project: Project,
+    profile: str,
+    notebook: str,
+    values: dict[str, Any],
+    environment: Mapping[str, str],
+    bars: LiveBars,
+) -> None:
     """As `execute.execute`, in a new process without Jupyter; the executed copy is stored as it is, not tidied.
 
     Raises
@@ -45,19 +52,16 @@ def execute(project: Project, profile: str, notebook: str, values: dict[str, Any
     files.discard(partial)
     job = {"source": str(project.source(notebook)), "to": str(partial), "values": values, "name": notebook}
     command = [sys.executable, "-m", "keymyna_lib.run.plain"]
-    bars = LiveBars(sys.stderr)
-    with subprocess.Popen(command, cwd=project.root, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    pipe, own = subprocess.PIPE, {**os.environ, **environment}
+    with subprocess.Popen(command, cwd=project.root, env=own, stdin=pipe, stderr=pipe) as process:
         try:
             process.stdin.write(json.dumps(job).encode())
             process.stdin.close()
             for piece in iter(lambda: os.read(process.stderr.fileno(), 1 << 16), b""):
                 bars.write(piece.decode(errors="replace"))
-                bars.flush()
         except KeyboardInterrupt:
             process.wait()  # it was interrupted as well
             raise
-        finally:
-            bars.close()
     node = files.read_json(partial) if partial.exists() else {"cells": []}
     if process.returncode:
         ended = [output for cell in node["cells"] for output in cell.get("outputs", ()) if "ename" in output]

@@ -46,6 +46,10 @@ class Project:
         """The runner's note on its last success on this machine."""
         return self.cache / "state" / profile / f"{notebook}.json"
 
+    def whole_run(self, profile: str) -> Path:
+        """How long it took when last all notebooks that run unasked ran in one go, and how many at a time."""
+        return self.made / "results" / profile / "run.json"
+
     def named(self, path: Path) -> str:
         """A file that was made here, by the name that an index has for it and that it keeps when it is published."""
         return path.relative_to(self.made).as_posix()

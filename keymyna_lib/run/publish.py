@@ -37,6 +37,8 @@ def publish(project: Project, profile: str, notebooks: Sequence[str]) -> list[st
     with pipeline.locked(project, profile):
         for notebook in notebooks:
             _put_in_place(project, profile, notebook)
+        if (whole := project.whole_run(profile)).is_file():
+            files.write_text(project.root / project.named(whole), whole.read_text(encoding="utf-8"))
         indices = {path.stem: publication.read_index(path) for path in sorted((results / "index").glob("*.json"))}
         named = {run for index in indices.values() for run in index["runs"]}
         for folder in (results / "runs").glob("*"):
