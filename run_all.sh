@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Set up the environment, then run the notebooks (./run_all.sh --help) or the tests (./run_all.sh --tests).
-set -euo pipefail
+set -euo pipefail; unset PYTHONDONTWRITEBYTECODE  # or each of many processes compiles what it imports
 cd -P "$(dirname "${BASH_SOURCE[0]}")"
 die() { echo "error: $*" >&2; exit 1; }
 [ "$(uname -sm)" = "Linux x86_64" ] || die "requirements.lock is for Linux on x86-64, not for $(uname -sm)."

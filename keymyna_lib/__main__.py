@@ -272,10 +272,10 @@ def _verify(profile: str, against: str) -> bool:
 
 
 def _become_pytest(arguments: list[str]) -> None:
-    """Replace this process by pytest: one worker per core, at most four, with one thread each."""
+    """Replace this process by pytest: a worker more than cores, at most five, with one thread each."""
     os.chdir(paths.ROOT)
     os.environ["OMP_NUM_THREADS"] = "1"
-    workers = str(min(len(os.sched_getaffinity(0)), 4))
+    workers = str(min(len(os.sched_getaffinity(0)), 4) + 1)  # a third of their time they wait for other processes
     # In the order that conftest.py gives them: the files with the most tests are not those that take longest.
     options = ["-n", workers, "--dist", "loadfile", "--no-loadscope-reorder"]
     os.execv(sys.executable, [sys.executable, "-m", "pytest", *options, *arguments])

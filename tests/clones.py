@@ -39,7 +39,8 @@ def copy_of_the_sources(folder):
     for name in COPIED:
         source = paths.ROOT / name
         if source.is_dir():
-            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+            # Compiled modules stay valid, as their sources keep their times; others may be writing some just now.
+            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("*.pyc.*"))
         else:
             shutil.copy(source, folder / name)
     warmup.compile_librosa()

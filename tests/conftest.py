@@ -49,7 +49,7 @@ def pieces(scores):
 @pytest.fixture(scope="session")
 def fork_server():
     """What the processes of a test need is imported once, in the one that they are forked from."""
-    needed = "distributed librosa.effects torch keymyna_lib.experiments.upstream keymyna_lib.run.torchrun"
+    needed = "distributed librosa.effects torch._dynamo keymyna_lib.experiments.upstream keymyna_lib.run.torchrun"
     multiprocessing.get_context("forkserver").set_forkserver_preload(needed.split())
     forkserver.ensure_running()
 

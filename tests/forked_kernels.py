@@ -8,6 +8,7 @@ copy. Kernels started in the usual way are tested in `test_run.py` and `test_int
 import ast
 import atexit
 import contextlib
+import gc
 import importlib
 import multiprocessing
 import os
@@ -128,6 +129,7 @@ if __name__ == "__main__":
     os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"  # read when matplotlib is first imported
     os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # a note of the debugger, which kernels import
     import_all()
+    gc.freeze()  # or each process looks through, and so copies, all that was imported
     serve()
     local_provisioner.launch_kernel = Forked
     main(["run", *sys.argv[1:]], prog_name="run_all.sh")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import gc
 import time
 
 import numpy as np
@@ -303,14 +304,17 @@ def tiny(tmp_path_factory):
         patch.setattr(paths, "CACHE", tmp_path_factory.mktemp("cache"))
         patch.setattr(torch.cuda, "is_available", lambda: False)
         patch.setattr(goals, "stored_at", lambda: paths.CACHE / "gpu.json")
-        patch.setattr(step, "LEAST_TURN", 0.05)
+        patch.setattr(step, "LEAST_TURN", 0.005)
+        patch.setitem(measure.alternate.__kwdefaults__, "least_seconds", 0.005)
         patch.setattr("keymyna_lib.bench.song.process", lambda *arguments: lambda: None)
         for module in ("step", "growth"):
             patch.setattr(
                 f"keymyna_lib.bench.{module}.in_fresh_process", lambda function, *arguments: function(*arguments)
             )
         patch.setattr(step, "shares_of", lambda *arguments, one=step.shares_of: noted(one(*arguments)))
-        patch.setattr(bench_heads, "linear_probe_grid", functools.partial(heads.linear_probe_grid, dropouts=(0.5,)))
+        few = {"dropouts": (0.5,), "lrs": (1e-3,), "weight_decays": (0.0,)}
+        patch.setattr(bench_heads, "linear_probe_grid", functools.partial(heads.linear_probe_grid, **few))
+        patch.setattr(gc, "collect", lambda *_: 0)  # after each case, among all that the tests have imported
         out = tmp_path_factory.mktemp("out") / "bench.json"
         done = CliRunner().invoke(main, ["bench", "--size", "tiny", "--budget", "0.1", "--out", str(out)])
         assert done.exit_code == 0, done.output

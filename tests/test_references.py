@@ -50,6 +50,9 @@ def sets(corpus, monkeypatch):
     }
     monkeypatch.setattr(references, "encoders_of_runs", lambda profile, runs: {})
     monkeypatch.setattr(references, "feature_sets", lambda *_, **__: found)
+    few = {"shrinkages": (0.01, 0.5), "dimensions": (8, 24)}  # a choice of theirs: test_discriminants.py
+    for name, values in few.items():
+        monkeypatch.setitem(references.tuned_discriminants.__kwdefaults__, name, values)
     return found
 
 
