@@ -46,6 +46,14 @@ def pieces(scores):
     return table.assign(split=splits.assign_splits(table, seed=0))
 
 
+@pytest.fixture(scope="module")
+def known_compositions(pieces):
+    """Found once, not for each plan of a small corpus: they are sought among all pieces, most of its time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compositions, "composition_ids", lambda scores: pieces["composition"])
+        yield
+
+
 @pytest.fixture(scope="session")
 def fork_server():
     """What the processes of a test need is imported once, in the one that they are forked from."""

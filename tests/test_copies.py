@@ -100,6 +100,7 @@ def test_more_copies_than_are_compared_with_each_other_are_one_recording(origina
     assert set(copies.recordings(pd.Series({name: name for name in frames}), frames.__getitem__)) == {"00"}
 
 
+@pytest.mark.usefixtures("known_compositions")
 def test_no_two_synthetic_pieces_are_copies(tmp_path):
     corpus = build_corpus(small_corpus(), cache=tmp_path, progress=False, client=Processes(1))
     assert not copies.recordings(corpus.manifest["sha256"], corpus.spectrogram).duplicated().any()

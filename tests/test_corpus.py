@@ -28,6 +28,8 @@ from keymyna_lib.pretrain import CropSampler
 
 CONFIG = small_corpus()
 
+pytestmark = pytest.mark.usefixtures("known_compositions")
+
 
 def make(cache: Path, config: CorpusConfig = CONFIG, **options):
     return build_corpus(config, progress=False, cache=cache, **options)

@@ -231,6 +231,7 @@ def test_an_empty_split_is_said_once_for_all_notebooks():
     assert found == ["10, 20: rendered has no track in 'valid': take more tracks."]
 
 
+@pytest.mark.usefixtures("known_compositions")
 @pytest.mark.parametrize(
     "changes, typed, expected",
     [({}, {}, None), ({}, {"n_tracks": 8}, "n_tracks"), ({"drum_probability": 0.0}, {}, "property 'drums'")],

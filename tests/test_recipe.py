@@ -29,6 +29,8 @@ CORPUS = dict(
     seconds=14, scope="piece", drum_probability=0.0, detune_cents=10, snr_db=(20, 20), n_chorales=4, n_tunes=24
 )
 
+pytestmark = pytest.mark.usefixtures("known_compositions")
+
 
 def toy(front_end="mel", **changes):
     encoder = EncoderConfig("vit-toy", "vertical", front_end=front_end)

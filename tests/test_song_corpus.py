@@ -81,6 +81,7 @@ def test_windows(built):
     assert windows["tuning"].abs().max() <= 20 and windows["family"].notna().all()
 
 
+@pytest.mark.usefixtures("known_compositions")
 def test_beside_scores(tmp_path, monkeypatch):
     """Scores are the same with and without songs."""
     plans = []

@@ -22,6 +22,8 @@ from keymyna_lib.spectrogram import HOP, SAMPLE_RATE, WINDOW, compress, mel_powe
 CONFIG = small_corpus(n_chorales=2, n_tunes=4, seconds=14.0, detune_cents=20.0, snr_db=(20.0, 40.0))
 STEP = 0.01  # s
 
+pytestmark = pytest.mark.usefixtures("known_compositions")
+
 
 @pytest.fixture(scope="module")
 def corpus(scores):
