@@ -136,7 +136,7 @@ def test_after_a_failure_none_begins_and_those_at_work_end(monkeypatch):
     with pytest.raises(KeyMynaError, match="^a is broken$"):
         work_off([Task("a"), Task("b"), Task("c")], begin, 2, say)
     assert log.events == ["+a", "+b", "-b"]
-    assert said == ["A notebook has failed; no other begins, and b can end."]
+    assert said == ["A notebook has failed, and no other begins. Still at work: b."]
 
 
 def test_all_that_fail_are_named():

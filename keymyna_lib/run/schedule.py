@@ -91,7 +91,7 @@ def work_off(
         try:
             name, error = ended.get(timeout=SOON if failures else None)
         except queue.Empty:
-            say(f"A notebook has failed; no other begins, and {' and '.join(working)} can end.")
+            say(f"A notebook has failed, and no other begins. Still at work: {', '.join(working)}.")
             name, error = ended.get()
         del working[name]
         failures += [error] if error else []
