@@ -508,7 +508,7 @@ def test_two_at_a_time_are_noted_as_one_at_a_time(branches, fake_kernel, monkeyp
     meeting(monkeypatch, "10_second", "15_more")
     go(branches, fake_kernel, force=True, jobs=2)
     assert noted() == one_by_one
-    assert files.read_json(whole)["jobs"] == 2 and files.read_json(whole)["seconds"] > 0
+    assert files.read_json(whole)["jobs"] == 2
     whole.unlink()
     go(branches, fake_kernel, only=["20"], force=True)
     go(branches, fake_kernel)
