@@ -524,7 +524,6 @@ def test_said_lines_are_those_of_one_by_one(branches, fake_kernel, monkeypatch):
     assert {name for name, _ in fake_kernel} == set(pipeline.load_notebooks(branches))
     begun = [line.split()[1] for line in said if line.endswith("...")]
     assert begun[0] == "00_first" and set(begun[1:3]) == {"10_second", "15_more"}
-    assert begun.index("90_end") < begun.index("20_third")  # what is earlier in the order begins first
     assert [line.split(", after")[0] for line in said if "complete" in line] == ["All of it is complete"]
     assert said[-1].startswith("All done in ")
     assert len(said) == 2 * 5 + 2
