@@ -156,7 +156,7 @@ def test_a_value_out_of_range_is_named_with_its_notebooks(typed, expected):
         (
             "mini",
             ("10",),
-            {"steps": 10},
+            {"steps": 10, "warmup_steps": 15},
             [
                 "10: warmup_steps 15: expected no more than steps, which is 10; a tenth of them, as in the paper, is "
                 "-p warmup_steps 1."
