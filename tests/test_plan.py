@@ -261,7 +261,7 @@ def project(tmp_path, monkeypatch):
     class Ran(Exception):
         pass
 
-    def none(project, profile, notebook, values):
+    def none(project, profile, notebook, *_):
         raise Ran(notebook)
 
     monkeypatch.setattr(execute, "execute", none)
