@@ -124,7 +124,7 @@ def main() -> None:
 @click.option(
     "--data-root",
     metavar="DIR",
-    help="Folder with data sets of recordings, see notebook 05; without it, or with none: the synthetic corpus.",
+    help="Folder with data sets of recordings, in place of the synthetic corpus (notebook 05).",
 )
 @click.option("--offline", is_flag=True, help="Never touch the network; what is missing stays missing.")
 @click.option(
@@ -135,12 +135,7 @@ def main() -> None:
 )
 @click.option("--from", "start", metavar="N", help="Run notebook N and all of higher number.")
 @click.option("--force", is_flag=True, help="Run them even if nothing has changed.")
-@click.option(
-    "--jobs",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Notebooks at a time: 2 with several cores and no GPU, else 1, unless given.",
-)
+@click.option("--jobs", type=click.IntRange(min=1), metavar="N", help="Notebooks at a time, usually 2.")
 @_overrides
 @click.option(
     "--verify",
@@ -175,12 +170,11 @@ def run(
 
     \b
     Examples:
-      ./run_all.sh                           every notebook in order, on 2 cores within half an hour
+      ./run_all.sh                           every notebook, on 2 cores in a quarter of an hour
       ./run_all.sh --profile smoke           the same at toy size, in a few minutes
       ./run_all.sh --list                    notebooks, parameters and their values
       ./run_all.sh --only 20 -p seeds 5,6    notebook 20 and what it needs, with other seeds
       ./run_all.sh --from 20 --force         20 and all of higher number, even if unchanged
-      ./run_all.sh --jobs 1                  one notebook at a time
       ./run_all.sh --profile paper --data-root ~/music   the paper's data sets found in that folder
       ./run_all.sh --verify                  everything, then compared with the committed tables
       ./run_all.sh --tests -k keys           the tests that match

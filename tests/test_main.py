@@ -55,7 +55,7 @@ def asked(monkeypatch, tmp_path):
 
 def test_without_options_everything_runs(asked):
     assert call("run").exit_code == 0
-    assert asked == [("mini", {"only": [], "start": None, "force": False, "overrides": []})]
+    assert asked == [("mini", {"only": [], "start": None, "force": False, "overrides": [], "jobs": None})]
 
 
 def test_a_run_ends_with_the_report(asked):
@@ -107,10 +107,10 @@ def test_options_reach_the_runner(asked):
     assert (
         call("run", "--only", 20, "--profile", "smoke", "-p", "seeds", "-1", "--only", "10_x", "--force").exit_code == 0
     )
-    assert call("run", "--from", 20, "-p", "a", 1, "-p", "b", "two words").exit_code == 0
+    assert call("run", "--from", 20, "-p", "a", 1, "-p", "b", "two words", "--jobs", 1).exit_code == 0
     assert asked == [
-        ("smoke", {"only": ["20", "10_x"], "start": None, "force": True, "overrides": [("seeds", "-1")]}),
-        ("mini", {"only": [], "start": "20", "force": False, "overrides": [("a", "1"), ("b", "two words")]}),
+        ("smoke", {"only": ["20", "10_x"], "start": None, "force": True, "overrides": [("seeds", "-1")], "jobs": None}),
+        ("mini", {"only": [], "start": "20", "force": False, "overrides": [("a", "1"), ("b", "two words")], "jobs": 1}),
     ]
 
 

@@ -36,7 +36,7 @@ def test_a_notebook_opens_one_stage_and_is_done_in_its_last_code_cell(path):
     after_imports = re.sub(r"^(from|import) .*(\n {4}.*|\n\))*\n+", "", cells[1], flags=re.M)
     assert (after_imports + "\n").startswith(opened)
     assert code.count("stage.done(") == 1 and "stage.done(" in cells[-1]
-    assert "profile=profile" not in code and "notebook=" not in code
+    assert "profile=profile" not in code and not re.search(r"(?<!assign\()notebook=", code)
 
 
 def test_every_notebook_ran_and_holds_its_outputs_but_no_audio(clone):
