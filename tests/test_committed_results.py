@@ -27,7 +27,7 @@ from keymyna_lib.run.project import Project
 @pytest.fixture(scope="module", autouse=True)
 def committed(tmp_path_factory):
     """The results as they were committed, whatever has been run here since."""
-    global MINI, FULL, NOTEBOOKS
+    global MINI, FULL, PIECE, NOTEBOOKS
     folder = tmp_path_factory.mktemp("committed")
     if not (paths.ROOT / ".git").exists():
         pytest.skip("not a git clone: what was committed cannot be told from what was run")
@@ -36,19 +36,24 @@ def committed(tmp_path_factory):
     ).stdout
     with tarfile.open(fileobj=io.BytesIO(archive)) as packed:
         packed.extractall(folder, filter="data")
-    MINI, FULL, NOTEBOOKS = folder / "results" / "mini", folder / "results" / "mini-full", folder / "notebooks"
+    MINI, FULL, PIECE = (folder / "results" / name for name in ("mini", "mini-full", "mini-full-piece"))
+    NOTEBOOKS = folder / "notebooks"
+
+
+@pytest.fixture(params=["mini", "mini-full", "mini-full-piece"])
+def stored(request):
+    """The results of a profile."""
+    return {"mini": MINI, "mini-full": FULL, "mini-full-piece": PIECE}[request.param]
 
 
 @pytest.fixture(params=["mini", "mini-full"])
-def stored(request):
-    """The results of a profile."""
+def concluding(request):
+    """The results of a profile that notebook 80 has drawn conclusions from."""
     return {"mini": MINI, "mini-full": FULL}[request.param]
 
 
 CORPUS = ("n_chorales", "n_tunes", "n_songs", "seconds", "scope", "drum_probability", "detune_cents", "snr_db")
 ON_REQUEST = {"70_speed"}  # it measures the machine, whenever it is asked to
-# `docs/parameters.md` says so too. Strict: whoever publishes the comparison in its present form takes this away.
-earlier_form = pytest.mark.xfail(strict=True, reason="mini-full is committed in its earlier form, on scores alone")
 
 
 def published_runs(stored, left_out=ON_REQUEST):
@@ -74,10 +79,15 @@ def cells(name, labels, stored=None):
         yield row, column, table.loc[row, column], runs
 
 
-ALWAYS = {"objectives", "objectives_cost", "pitch_probes", "transfer", "design", "design_cost", "conclusions"}
+ALWAYS = {"objectives", "objectives_cost", "objectives_wide_mlp"}
 TABLES = {
     "mini": ALWAYS
     | {
+        "design",
+        "design_cost",
+        "conclusions",
+        "pitch_probes",
+        "transfer",
         "table1",
         "table1_detail",
         "table1_kinds",
@@ -98,7 +108,8 @@ TABLES = {
         "no_key",
         "key_over_time",
     },
-    "mini-full": ALWAYS,
+    "mini-full": ALWAYS | {"tuning", "design", "design_cost", "conclusions"},
+    "mini-full-piece": ALWAYS | {"tuning"},
 }
 
 
@@ -117,33 +128,36 @@ def test_each_cell_names_runs_commit_and_notebook(stored):
 
 def test_one_code_and_one_corpus_made_all_of_it(stored):
     origins = [files.read_json(stored / "runs" / run / "provenance.json") for run in published_runs(stored)]
-    assert len(origins) > {"mini": 70, "mini-full": 35}[stored.name]
+    assert len(origins) > {"mini": 70, "mini-full": 35, "mini-full-piece": 35}[stored.name]
     assert len({origin["code_hash"] for origin in origins}) == 1
     assert len({origin["corpus_hash"] for origin in origins} - {None}) == 1  # notebook 75 has songs of its own
 
 
-@earlier_form
-def test_mini_full_asks_for_the_corpus_that_its_results_are_of():
+@pytest.mark.parametrize("profile", ["mini-full", "mini-full-piece"])
+def test_the_comparison_asks_for_the_corpus_that_its_results_are_of(profile):
     """`mini` may change; what took hours stays comparable with what is run next."""
-    (run,) = (run for run in files.read_json(FULL / "index" / "00_data.json")["runs"] if run.startswith("corpus-"))
-    made = {"n_songs": 0} | files.read_json(FULL / "runs" / run / "config.json")
-    asked = pipeline.resolve(Project(), pipeline.load_notebooks(Project()), "mini-full", [])["00_data"]
+    folder = {"mini-full": FULL, "mini-full-piece": PIECE}[profile]
+    (run,) = (run for run in files.read_json(folder / "index" / "00_data.json")["runs"] if run.startswith("corpus-"))
+    made = files.read_json(folder / "runs" / run / "config.json")
+    asked = pipeline.resolve(Project(), pipeline.load_notebooks(Project()), profile, [])["00_data"]
     assert {name: asked[name] for name in CORPUS} == {name: made[name] for name in CORPUS}
 
 
-@earlier_form
-def test_the_comparison_has_every_objective_with_two_seeds_and_every_design_with_one():
-    seeds = {}
-    for run in published_runs(FULL):
-        config = files.read_json(FULL / "runs" / run / "config.json")
-        if config["experiment"] in ("objective", "design") and config["steps"] in (0, config["base_steps"]):
-            seeds.setdefault((config["experiment"], config["name"]), set()).add(config["seed"])
-    objectives = {name: found for (experiment, name), found in seeds.items() if experiment == "objective"}
-    assert {UNTRAINED, *OBJECTIVES} <= set(objectives)
-    assert all(len(objectives[name]) >= 2 for name in (UNTRAINED, *OBJECTIVES))
-    assert sum(experiment == "design" for experiment, _ in seeds) >= 15  # untrained, the default and every change
-    shown = pd.read_csv(FULL / "tables" / "objectives.csv").set_index("system")["seeds"]
-    assert shown.to_dict() == {name: len(objectives[name]) for name in (UNTRAINED, *OBJECTIVES)}
+# Objectives of which the two corpora have three pre-training seeds; the others take many times as long a step.
+THRICE = (UNTRAINED, *(name for name in OBJECTIVES if name.startswith("masked ") and "transpositions" not in name))
+
+
+@pytest.mark.parametrize("profile", ["mini-full", "mini-full-piece"])
+def test_the_comparison_has_every_objective_and_three_seeds_where_its_claims_begin(profile):
+    folder, seeds = {"mini-full": FULL, "mini-full-piece": PIECE}[profile], {}
+    for run in published_runs(folder):
+        config = files.read_json(folder / "runs" / run / "config.json")
+        if config["experiment"] == "objective" and config["steps"] in (0, config["base_steps"]):
+            seeds.setdefault(config["name"], set()).add(config["seed"])
+    assert set(seeds) == {UNTRAINED, *OBJECTIVES}
+    assert all(len(seeds[name]) >= 3 for name in THRICE)
+    shown = pd.read_csv(folder / "tables" / "objectives.csv").set_index("system")["seeds"]
+    assert {name: shown[name] for name in seeds} == {name: len(found) for name, found in seeds.items()}
 
 
 def test_metrics_of_each_label_budget_follow_from_the_estimates(stored):
@@ -248,24 +262,24 @@ def mean_scores(stored, run, budget):
     )
 
 
-@pytest.mark.parametrize("name", ["objectives", "design"])
-def test_comparison_tables(stored, name):
+def test_comparison_tables(stored):
     seen = 0
-    for row, column, text, runs in cells(name, ["system", "seeds"], stored):
-        if column == "learned of its task":
-            continue
-        configs = [files.read_json(stored / "runs" / run / "config.json")["name"] for run in runs]
-        if ", minus " in column:
-            label, against = column.split(", minus ")
-            ours = [run for run, config in zip(runs, configs) if config == row[0]]
-            others = [run for run, config in zip(runs, configs) if config == against]
-            value = scores_of(stored, ours, label) - scores_of(stored, others, label)
-            assert len(ours) == len(others) == int(row[1])
-        else:
-            assert set(configs) == {row[0]} and len(runs) == int(row[1])
-            value = scores_of(stored, runs, column)
-        assert float(text.split(" ")[0]) == pytest.approx(100 * value, abs=0.051)
-        seen += 1
+    for name in {"objectives", "design"} & TABLES[stored.name]:
+        for row, column, text, runs in cells(name, ["system", "seeds"], stored):
+            if column == "learned of its task":
+                continue
+            configs = [files.read_json(stored / "runs" / run / "config.json")["name"] for run in runs]
+            if ", minus " in column:
+                label, against = column.split(", minus ")
+                ours = [run for run, config in zip(runs, configs) if config == row[0]]
+                others = [run for run, config in zip(runs, configs) if config == against]
+                value = scores_of(stored, ours, label) - scores_of(stored, others, label)
+                assert len(ours) == len(others) and len(ours) <= int(row[1])
+            else:
+                assert set(configs) == {row[0]} and len(runs) == int(row[1])
+                value = scores_of(stored, runs, column)
+            assert float(text.split(" ")[0]) == pytest.approx(100 * value, abs=0.051)
+            seen += 1
     assert seen > 6
 
 
@@ -279,7 +293,8 @@ def scores_of(stored, runs, label):
 EARLIER_WORDS = {"not run": NOT_TESTED, UNDECIDED: CANNOT_BE_TOLD, "the opposite holds": DOES_NOT}
 
 
-def test_each_conclusion_follows_from_the_estimates_of_its_runs(stored):
+def test_each_conclusion_follows_from_the_estimates_of_its_runs(concluding):
+    stored = concluding
     table = pd.read_csv(stored / "tables" / "conclusions.csv", dtype=str, keep_default_na=False)
     table["verdict"] = table["verdict"].replace(EARLIER_WORDS)
     trace = files.read_json(stored / "tables" / "conclusions.trace.json")["cells"]
@@ -367,7 +382,8 @@ def pipeline_difference(stored, claim, runs):
     return better - worse
 
 
-def test_each_conclusion_about_the_pipeline_follows_from_its_runs(stored):
+def test_each_conclusion_about_the_pipeline_follows_from_its_runs(concluding):
+    stored = concluding
     table = pd.read_csv(stored / "tables" / "conclusions.csv", dtype=str, keep_default_na=False)
     trace = files.read_json(stored / "tables" / "conclusions.trace.json")["cells"]
     for row in table[table["claim"].isin(OF_PIPELINE)].itertuples():
@@ -390,9 +406,8 @@ def test_executed_notebooks_are_those_of_this_clone_and_hold_no_audio():
         assert "<audio" not in executed.read_text()
 
 
-@pytest.mark.parametrize("profile", ["mini", pytest.param("mini-full", marks=earlier_form)])
-def test_executed_notebooks_are_free_of_warnings_and_of_what_only_a_terminal_shows(profile):
-    for path in sorted(({"mini": MINI, "mini-full": FULL}[profile] / "notebooks").glob("*.ipynb")):
+def test_executed_notebooks_are_free_of_warnings_and_of_what_only_a_terminal_shows(stored):
+    for path in sorted((stored / "notebooks").glob("*.ipynb")):
         if path.stem in ON_REQUEST:
             continue
         for cell in files.read_json(path)["cells"]:
