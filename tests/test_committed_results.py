@@ -108,7 +108,7 @@ TABLES = {
         "no_key",
         "key_over_time",
     },
-    "mini-full": ALWAYS | {"tuning", "design", "design_cost", "conclusions"},
+    "mini-full": ALWAYS | {"tuning", "design", "design_cost", "conclusions", "circle", "pitch_probes", "transfer"},
     "mini-full-piece": ALWAYS | {"tuning"},
 }
 
