@@ -191,9 +191,10 @@ def collapse(text: str) -> str:
 
 
 _BAR = re.compile(
-    r"(?P<what>[^\r\n]*?): *\d+%\|[^|\n]*\| *(?P<done>[\d.]+\w?)/(?P<total>[\d.]+\w?) "
-    r"\[(?P<time>[\d:]+)<[^,\]]*, *(?:[\d.]+|\?)(?:s/)?[A-Za-z ]*(?:/s)?(?:, )?(?P<more>[^\]\n]*)\]\n?"
-)
+    r"(?P<what>[^\r\n]*?): *\d+%\|[^|\n]*\| *(?P<done>[\d.]+\w?)/(?P<total>[\d.]+\w?) \[(?P<time>[\d:]+)<"
+    r"(?:[^,\]\n]*, *(?:[\d.]+|\?)(?:s/)?[A-Za-z ]*(?:/s)?(?:, )?(?P<more>[^\]\n]*)\]|[^\]\n]*$)\n?",
+    re.MULTILINE,
+)  # one that was longer than its line lacks its end
 
 
 def plain_bars(text: str) -> str:
@@ -201,6 +202,8 @@ def plain_bars(text: str) -> str:
 
     >>> plain_bars("tracks: 100%|████| 248/248 [01:17<00:00,  3.20track/s, loss 0.5]")
     'tracks: 248 of 248 in 1:17 (loss 0.5)\\n'
+    >>> plain_bars("a long name: 100%|█| 100/100 [01:40<00:00, 1.0ste")
+    'a long name: 100 of 100 in 1:40\\n'
     """
 
     def line(match: re.Match[str]) -> str:
