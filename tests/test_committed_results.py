@@ -160,6 +160,12 @@ def test_the_comparison_has_every_objective_and_three_seeds_where_its_claims_beg
     assert {name: shown[name] for name in seeds} == {name: len(found) for name, found in seeds.items()}
 
 
+def test_designs_are_those_of_four_factors_beside_the_default_and_the_untrained():
+    configs = [files.read_json(FULL / "runs" / run / "config.json") for run in published_runs(FULL)]
+    designs = {config["name"] for config in configs if config["experiment"] == "design"}
+    assert {"default", UNTRAINED} < designs and len(designs) >= 6
+
+
 def test_metrics_of_each_label_budget_follow_from_the_estimates(stored):
     seen = 0
     for run in published_runs(stored):
