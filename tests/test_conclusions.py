@@ -8,7 +8,7 @@ from keymyna_lib.base import files, paths
 from keymyna_lib.evaluate import holm, mirex_scores
 from keymyna_lib.experiments import conclusions
 from keymyna_lib.experiments.conclusions import ANY, Claim
-from keymyna_lib.experiments.encoder_study import MASKED, OBJECTIVES, UNTRAINED
+from keymyna_lib.experiments.encoder_study import ELSEWHERE, MASKED, NEAR, OBJECTIVES, TIMBRE, UNTRAINED
 from keymyna_lib.experiments.pretext import MARK
 from keymyna_lib.experiments.references import REFERENCES, discriminants_of
 from keymyna_lib.features import CHROMA, MEAN_MEL
@@ -29,11 +29,17 @@ def cell(name, difference, p=0.001, budget=48, shared=2):
 def test_every_system_of_the_comparison_has_a_claim():
     claims = (*conclusions.OBJECTIVE_CLAIMS, *conclusions.REFERENCE_CLAIMS, *conclusions.WIDE_CLAIMS)
     assert len({claim.text for claim in claims}) == len(claims) and {claim.better for claim in claims} == {MASKED}
-    assert {c.worse for c in conclusions.OBJECTIVE_CLAIMS} == {UNTRAINED, *OBJECTIVES} - {MASKED}
+    here = {UNTRAINED, *OBJECTIVES} - ELSEWHERE.keys()
+    assert {c.worse for c in conclusions.OBJECTIVE_CLAIMS} == here - {MASKED}
     rows = {*REFERENCES[:-1], *map(discriminants_of, (MEAN_MEL, UNTRAINED, MASKED))}
     assert {c.worse for c in conclusions.REFERENCE_CLAIMS} == rows
-    assert {c.worse for c in conclusions.WIDE_CLAIMS} == {UNTRAINED, MEAN_MEL, CHROMA, *OBJECTIVES} - {MASKED}
-    assert all(" / " not in claim.text for claim in claims)  # which parts the names of traced cells
+    assert {c.worse for c in conclusions.WIDE_CLAIMS} == {MEAN_MEL, CHROMA, *here} - {MASKED}
+    gains = (conclusions.GAIN_CLAIMS, conclusions.WIDE_GAIN_CLAIMS)
+    gains += (conclusions.STAYS_CLAIMS, conclusions.WIDE_STAYS_CLAIMS)
+    assert {c.better for c in gains[0]} == {TIMBRE, NEAR, *ELSEWHERE} == {c.better for c in gains[2]} - {MASKED}
+    everything = [*claims, *(claim for part in gains for claim in part), *conclusions.MASK_CLAIMS]
+    assert len({claim.text for claim in everything}) == len(everything)
+    assert all(" / " not in claim.text for claim in everything)  # which parts the names of traced cells
 
 
 def test_a_line_is_the_comparison_turned_round():
@@ -80,6 +86,20 @@ def test_holm_counts_every_line_that_was_tested_and_no_other():
     assert list(decided["verdict"]) == [CANNOT_BE_TOLD] * 3 + [NOT_TESTED]  # alone, each would hold
 
 
+def test_the_first_question_is_a_family_of_its_own():
+    found = pd.DataFrame([{"budget": 48, "seeds": 3, "difference": 0.2, "low": 0.1, "high": 0.3, "p": 0.02}])
+    found = found.assign(run_ids=[["r"]], by_seed=[[0.1, 0.2, 0.3]])
+    first = conclusions.conclude_interaction(conclusions.SCOPE_CLAIM, found, 90)
+    others = conclusions.conclude([Claim("a beats b", "a", "b")], pd.DataFrame([cell("b", -0.3, 0.02)] * 3), 90)
+    decided = conclusions.decide(pd.concat([first, others], ignore_index=True))
+    assert np.allclose(decided["p_holm"], [0.02, 0.06, 0.06, 0.06]) and np.allclose(decided["p_page"], 0.08)
+    assert list(decided["verdict"]) == [HOLDS, *[CANNOT_BE_TOLD] * 3]
+    said = conclusions.seed_by_seed(decided)
+    assert said == "+10.0, +20.0, +30.0 with 48 labels; over all lines of the page, its p would be 0.0800"
+    untested = conclusions.decide(conclusions.not_tested(conclusions.SCOPE_CLAIM))
+    assert conclusions.seed_by_seed(untested) == "not tested here"
+
+
 def store(profile, name, share_right, seed):
     """A run as of `encoder_study.record`, with so many right answers."""
     rng = np.random.default_rng([seed, len(name), len(profile)])
@@ -117,6 +137,7 @@ def test_the_interaction_of_two_profiles_is_traced_to_both(two_profiles):
     assert budgets == [24]
     sides = ("mini-full", here), ("mini-full-piece", there)
     found = summaries.interaction(*sides, MASKED, UNTRAINED, budgets, n_resamples=500)
+    assert len(found["by_seed"][0]) == 3 and np.isclose(np.mean(found["by_seed"][0]), found["difference"][0])
     lines = conclusions.conclude_interaction(conclusions.SCOPE_CLAIM, found, 90)
     decided = conclusions.decide(lines)
     expected = sum(
@@ -159,3 +180,18 @@ def test_each_outcome_has_a_meaning_of_its_own(verdicts):
     said = conclusions.meaning(verdicts)
     others = [conclusions.meaning({v}) for v in (HOLDS, DOES_NOT, CANNOT_BE_TOLD, NOT_TESTED) if {v} != verdicts]
     assert said.endswith(".") and said not in others
+
+
+def test_gains_come_from_the_runs_of_their_two_systems(two_profiles):
+    runs = conclusions.runs_beside("mini-full-piece", ["50_objectives"])
+    claims = conclusions.STAYS_CLAIMS[:2]
+    gains = conclusions.about_gains(claims, "mini-full-piece", runs, [24], 90)
+    assert list(gains["labels"]) == ["24 labels", ANY] and list(gains["seeds"]) == [3, 0]
+    expected = two_profiles["mini-full-piece", MASKED] - two_profiles["mini-full-piece", UNTRAINED]
+    assert np.isclose(gains["difference"][0], expected)
+    traced = conclusions.as_traced(gains, "mini-full-piece", "mini-full")
+    assert {run.split("/")[0] for run in traced["run_ids"][0]} == {"mini-full-piece"} and len(traced["run_ids"][0]) == 6
+    rows = conclusions.conclusions_table(conclusions.decide(gains).assign(notebook="50")).frame
+    said = conclusions.gains_of(rows, claims)
+    assert said.startswith(f"{MASKED}, ") and said.endswith("(24 labels)") and claims[1].better not in said
+    assert conclusions.gains_of(rows, claims[1:]) == "not tested here"

@@ -282,7 +282,7 @@ def test_an_interaction_needs_common_seeds_and_tracks(two_corpora, monkeypatch):
         summaries.interaction(runs("section"), runs("piece"), "gain", "base", [48])
 
 
-def test_an_interaction_is_decided_together_with_the_other_claims(two_corpora, compared):
+def test_an_interaction_is_decided_apart_from_the_other_claims(two_corpora, compared):
     _, runs = two_corpora
     (_, found), both = compared, summaries.interaction(runs("section"), runs("piece"), "gain", "base", [48, 0])
     evidence = pd.concat(
@@ -295,7 +295,9 @@ def test_an_interaction_is_decided_together_with_the_other_claims(two_corpora, c
     decided = conclusions.decide(evidence)
     assert list(decided["labels"][:2]) == ["48 labels", "all 99 labels"] and set(decided["verdict"][:2]) == {"holds"}
     tested = decided["p"].notna()
-    assert tested.sum() == 6 and np.allclose(decided["p_holm"][tested], holm(decided["p"][tested]))
+    assert tested.sum() == 6 and np.allclose(decided["p_page"][tested], holm(decided["p"][tested]))
+    first, others = decided[:2], decided[2:][tested[2:]]
+    assert all(np.allclose(part["p_holm"], holm(part["p"])) for part in (first, others)) and len(others) == 4
     assert conclusions.seeds_warning(decided).startswith("Warning: 4 of the 6 lines")
     assert conclusions.seeds_warning(decided[:2]) == ""  # four seeds
     table = conclusions.conclusions_table(decided.assign(notebook="50"))
@@ -323,6 +325,44 @@ def test_objectives_change_nothing_but_the_objective():
     assert encoder_study.with_objective(config, encoder_study.MASKED).mask_ratio == 0.6
     with pytest.raises(KeyMynaError, match="'rotation'"):
         encoder_study.with_objective(CONFIG, "rotation")
+
+
+class Tracks:
+    """A corpus of track ids alone, by split."""
+
+    def __init__(self, **splits):
+        self.splits = splits
+
+    def tracks(self, *, split):
+        return self.splits.get(split, [])
+
+    def pretraining_tracks(self, *, labelled=False):
+        return self.tracks(split="train") if labelled else self.tracks(split="pretrain") or self.tracks(split="train")
+
+
+def test_what_an_objective_is_pretrained_on():
+    here, other = Tracks(train=["a"], valid=["b"]), Tracks(train=["c"], valid=["d"])
+    free = Tracks(pretrain=[f"f{i}" for i in range(25)])
+    at_hand = {encoder_study.FREE: free, encoder_study.OTHER: other}
+    for name in encoder_study.OBJECTIVES:
+        config = encoder_study.with_objective(CONFIG, name)
+        seen, train, valid = encoder_study.unlabelled_of(name, config, here, at_hand)
+        if name.endswith(encoder_study.FREE):
+            assert (
+                seen is free
+                and valid == ["f0", "f10", "f20"]
+                and sorted(train + valid) == sorted(free.splits["pretrain"])
+            )
+        elif name.endswith(encoder_study.OTHER):
+            assert seen is other and (train, valid) == (["c"], ["d"])
+        else:
+            assert seen is here and (train, valid) == (["a"], ["b"])
+    for name, parameter in (
+        (f"{encoder_study.MASKED}, {encoder_study.FREE}", "free_recordings"),
+        (f"{encoder_study.MASKED}, {encoder_study.OTHER}", "beside"),
+    ):
+        with pytest.raises(KeyMynaError, match=f"{name}.*{parameter}"):
+            encoder_study.unlabelled_of(name, encoder_study.with_objective(CONFIG, name), here, {})
 
 
 def test_unknown_factors_are_named():

@@ -21,6 +21,7 @@ from keymyna_lib.corpus.recordings import tasks
 from keymyna_lib.corpus.recordings.dataset import examine
 from keymyna_lib.corpus.recordings.decode import may_be_sound
 from keymyna_lib.corpus.recordings.folder import unlabelled_folders
+from keymyna_lib.experiments.upstream import free_recordings_in
 
 fetch_packages = functools.partial(module.fetch_packages, keep=may_be_sound)
 needs_apt = pytest.mark.skipif(not all(map(shutil.which, module.TOOLS)), reason="apt and dpkg are not installed")
@@ -299,6 +300,9 @@ def test_game_music_is_a_data_set_for_pretraining(stand_in, monkeypatch, tmp_pat
     monkeypatch.setattr("keymyna_lib.base.paths.CACHE", tmp_path / "cache")
     corpus, why = tasks.unlabelled_corpus([one], tmp_path, show=False)
     assert corpus.pretraining_tracks() == ["unlabelled:game_music/one-music/long.ogg"]
+    monkeypatch.setattr("keymyna_lib.experiments.upstream.FREE_SECONDS", 12.8)
+    free = free_recordings_in(str(tmp_path))  # nothing is left to fetch
+    assert free.pretraining_tracks() == corpus.pretraining_tracks() and free.manifest["duration"].tolist() == [12.8]
     assert why[["state", "tracks"]].to_numpy().tolist() == [["excluded", 4]]
     assert "windows of sound" in why["why"][0] and "one-music" in why["for instance"][0]
     assert tasks.licences([one, tasks.dataset("unlabelled:mine")], tmp_path)["package"].to_list() == [

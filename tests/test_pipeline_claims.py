@@ -202,9 +202,10 @@ def test_the_tables_rows_in_words():
     )
     rows = conclusions.conclusions_table(conclusions.decide(lines)).frame
     assert conclusions.lines_of(rows, "a beats b") == (
-        "with 48 labels, it holds (+10.0 [+5.0, +20.0], pre-training seeds: 2)"
+        "with 48 labels, it holds (+10.0 [+5.0, +20.0], p 0.0020, pre-training seeds: 2)"
     )
-    assert conclusions.lines_of(rows, "c") == "it does not (-10.0 [-20.0, -5.0] cosine x 100, pre-training seeds: 1)"
+    said = "it does not (-10.0 [-20.0, -5.0] cosine x 100, p 0.0020, pre-training seeds: 1)"
+    assert conclusions.lines_of(rows, "c") == said
     assert conclusions.lines_of(rows, "d") == "not tested here"
     assert conclusions.claims_with(rows, HOLDS) == "a beats b (48 labels)"
     assert conclusions.claims_with(rows, DOES_NOT) == "c" and conclusions.claims_with(rows, CANNOT_BE_TOLD) == "none"

@@ -19,6 +19,7 @@ from keymyna_lib.run.project import Project
 NOTEBOOKS = pipeline.load_notebooks(Project())
 FREE = {
     "recordings",
+    "free_recordings",
     "soundfont",
     "fetch_soundfont",
     "task",
@@ -124,8 +125,16 @@ def test_the_names_of_factors_and_rows_are_those_of_the_notebooks():
             {"budgets": "1,48,200,0"},
             "50, 60: budgets [1, 48, 200, 0]: expected a list of different values, 1 or more, each at least 2",
         ),
-        ({"beside": "mini-ful"}, "80: beside 'mini-ful': expected nothing, or one of smoke, mini"),
-        ({"beside": "mini"}, "80: beside 'mini': it is the profile itself"),
+        ({"beside": "mini-ful"}, "50, 80: beside 'mini-ful': expected nothing, or one of smoke, mini"),
+        ({"beside": "mini"}, "50, 80: beside 'mini': it is the profile itself"),
+        (
+            {"objectives": ["masked contrastive", "masked contrastive, on free recordings"]},
+            "50: objectives, 'masked contrastive, on free recordings': free_recordings says where its material is",
+        ),
+        (
+            {"objectives": ["masked contrastive", "masked contrastive, on the other corpus"]},
+            "50: objectives, 'masked contrastive, on the other corpus': beside says where its material is",
+        ),
         ({"seconds": 0.5}, "00: seconds 0.5: expected at least 1."),
         ({"detune_cents": 60.0}, "00: detune_cents 60.0: expected 0 to 50."),
         ({"data_root": "/does/not/exist"}, "05: data_root '/does/not/exist' is not a folder."),

@@ -1,12 +1,13 @@
 """What may be concluded from stored results, by one rule for interval and p-value.
 
 This module has the rule, the claims about objectives, references and designs, and the table; `pipeline_claims` has
-those about the paper's own pipeline. All of them are decided together.
+those about the paper's own pipeline.
 
 A claim says that one system is better than another, or better by more in one corpus than in another. It holds when the
-95 % interval of the paired difference lies above zero and the p-value, Holm-adjusted over all claims of the table, is
+95 % interval of the paired difference lies above zero and the p-value, Holm-adjusted over all lines of its family, is
 below 0.05. It does not when the interval lies below zero and the adjusted p-value is below 0.05: then the opposite
-holds. Otherwise it cannot be told; without runs it was not tested.
+holds. Otherwise it cannot be told; without runs it was not tested. There are two families, as of a trial's primary and
+secondary endpoints: the question that the comparison was designed for, and everything else.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ import pandas as pd
 
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.evaluate import holm
-from keymyna_lib.experiments.encoder_study import MASKED, OBJECTIVES, UNTRAINED
+from keymyna_lib.experiments.encoder_study import ELSEWHERE, FREE, MASKED, NEAR, OBJECTIVES, TIMBRE, UNTRAINED
 from keymyna_lib.experiments.pretext import MARK
 from keymyna_lib.experiments.references import ESSENTIA, KEY_PROFILES, discriminants_of
 from keymyna_lib.features import CHROMA, MEAN_MEL
 from keymyna_lib.report import summaries
 from keymyna_lib.report.intervals import CANNOT_BE_TOLD, DOES_NOT, HOLDS, NOT_TESTED, budget_label, with_interval
 from keymyna_lib.report.prose import listed
-from keymyna_lib.report.runs import load_runs
+from keymyna_lib.report.runs import load_runs, name_elsewhere
 from keymyna_lib.report.traced import TracedTable
 
 ALPHA = 0.05
@@ -48,7 +49,7 @@ OBJECTIVE_CLAIMS: tuple[Claim, ...] = (
     *(
         Claim(f"{_SUBJECT} {name} at equal steps", MASKED, name)
         for name in OBJECTIVES
-        if name not in (MASKED, "supervised")
+        if name not in (MASKED, "supervised", *ELSEWHERE)
     ),
     Claim(f"{_SUBJECT} supervised training with every label", MASKED, "supervised"),
 )
@@ -63,11 +64,31 @@ REFERENCE_CLAIMS: tuple[Claim, ...] = (
 WIDE_CLAIMS: tuple[Claim, ...] = tuple(
     claim._replace(text=f"{_WIDE}{claim.text}") for claim in (*OBJECTIVE_CLAIMS, *_FEATURES)
 )
+_GAIN = "there is a gain over no pre-training: "
+_STAYS = "where pieces keep their sound, "  # of the corpus beside, scope "piece"
+
+
+def _gains(names: Sequence[str], where: str = "") -> tuple[Claim, ...]:
+    return tuple(Claim(f"{where}{_GAIN}{name}", name, UNTRAINED) for name in names)
+
+
+# Is there a gain at all? The free recordings under both heads; the other corpus, a control, under one.
+_RECORDED = [name for name, (_, material) in ELSEWHERE.items() if material == FREE]
+GAIN_CLAIMS = _gains([TIMBRE, NEAR, *ELSEWHERE])
+WIDE_GAIN_CLAIMS = _gains([TIMBRE, NEAR, *_RECORDED], _WIDE)
+STAYS_CLAIMS = _gains([MASKED, TIMBRE, NEAR, *ELSEWHERE], _STAYS)
+WIDE_STAYS_CLAIMS = _gains([MASKED, TIMBRE, NEAR, *_RECORDED], f"{_WIDE}{_STAYS}")
+# What masks cost or bring where crops are augmented.
+MASK_CLAIMS: tuple[Claim, ...] = (
+    Claim(f"with timbre augmentation, masks are better than whole crops: {TIMBRE}", TIMBRE, "augmented contrastive"),
+)
 
 
 def design_claims(names: Sequence[str], default: str = "default") -> list[Claim]:
-    """For every design that was run, the claim that the default beats it."""
-    return [Claim(f"the default design beats {name}", default, name) for name in names if name != default]
+    """For every design that was run, the claim that the default beats it; `OBJECTIVE_CLAIMS` has the untrained one."""
+    return [
+        Claim(f"the default design beats {name}", default, name) for name in names if name not in (default, UNTRAINED)
+    ]
 
 
 # Of `summaries.interaction` between the corpora of scope "section" and "piece": what the comparison asks first.
@@ -76,6 +97,7 @@ SCOPE_CLAIM = (
     "a piece than where they do not"
 )
 WIDE_SCOPE_CLAIM = f"{_WIDE}{SCOPE_CLAIM}"
+FIRST, OTHERS = "first question", "other lines"  # the families
 # What the abstract says of data sets that are not freely available.
 STATE_OF_THE_ART = "the wide MLP on the frozen embedding beats all earlier systems on GiantSteps and Billboard"
 ANY = "any"  # label budget of a claim that was tested at none
@@ -94,6 +116,7 @@ def untested(text: str, scale: str = SCORE) -> dict[str, Any]:
         "scale": scale,
         "run_ids": [],
         "mark": "",
+        "family": OTHERS,
     }
 
 
@@ -116,8 +139,8 @@ def conclude(
     Returns
     -------
     Columns claim, labels, seeds (of pre-training, shared by both systems), difference, low, high (better minus worse),
-    p (not adjusted), scale (what they are a hundredth of: SCORE, the weighted score in 0..1), run_ids, mark. A claim
-    that was tested nowhere has one row: labels ANY, the numbers are missing and run_ids is empty.
+    p (not adjusted), scale (what they are a hundredth of: SCORE, the weighted score in 0..1), run_ids, mark, family. A
+    claim that was tested nowhere has one row: labels ANY, the numbers are missing and run_ids is empty.
     """
     rows = []
     for claim in claims:
@@ -132,6 +155,7 @@ def conclude(
                 "p": cell["p"],
                 "scale": SCORE,
                 "run_ids": cell["pair_ids"],
+                "family": OTHERS,
                 "mark": MARK if {claim.better, claim.worse} & set(unlearned) else "",
             }
             for cell in found.to_dict("records")
@@ -151,14 +175,15 @@ def conclude_interaction(text: str, found: pd.DataFrame, n_train: int) -> pd.Dat
 
     Returns
     -------
-    The columns of `conclude`, in one row without numbers where nothing was found or no seed is common.
+    The columns of `conclude`, in one row without numbers where nothing was found or no seed is common; and by_seed, the
+    difference of each seed, in 0..1.
     """
     rows = [
         {**untested(text), "labels": budget_label(cell.pop("budget"), n_train), **cell}
         for cell in found.to_dict("records")
         if cell["seeds"]
     ]
-    return pd.DataFrame(rows) if rows else not_tested(text)
+    return (pd.DataFrame(rows) if rows else not_tested(text)).assign(family=FIRST)
 
 
 def at_equal_steps(runs: pd.DataFrame, *experiments: str) -> pd.DataFrame:
@@ -185,6 +210,30 @@ def about_systems(
     if claims and shown:
         found = summaries.comparison(profile, runs, shown, claims[0].better, n_resamples=N_RESAMPLES)
     return conclude(claims, found, n_train, unlearned)
+
+
+def about_gains(
+    claims: Sequence[Claim],
+    profile: str,
+    runs: pd.DataFrame,
+    budgets: Sequence[int],
+    n_train: int,
+    unlearned: Collection[str] = (),
+) -> pd.DataFrame:
+    """`about_systems` on claims that differ in their better system, each from the runs of its two."""
+    parts = []
+    for claim in claims:
+        pair = runs[runs["name"].isin([claim.better, claim.worse])]
+        if pair["name"].nunique() == 2:
+            parts.append(about_systems([claim], profile, pair, budgets, n_train, unlearned))
+        else:
+            parts.append(not_tested(claim.text))
+    return pd.concat(parts, ignore_index=True)
+
+
+def as_traced(evidence: pd.DataFrame, of: str, profile: str) -> pd.DataFrame:
+    """Evidence from runs of profile `of`, with the runs as the traces of `profile` call them."""
+    return evidence.assign(run_ids=[[name_elsewhere(run, of, profile) for run in runs] for runs in evidence["run_ids"]])
 
 
 def about_scopes(
@@ -228,12 +277,17 @@ def verdict(low: float, high: float, p_holm: float) -> str:
 
 
 def decide(evidence: pd.DataFrame) -> pd.DataFrame:
-    """The rows of `conclude`, all of a table together, with p_holm and verdict."""
-    known = evidence["p"].notna().to_numpy()
-    adjusted = np.full(len(evidence), np.nan)
-    if known.any():
-        adjusted[known] = holm(evidence["p"][known])
-    decided = evidence.assign(p_holm=adjusted)
+    """The rows of `conclude`, all of a table together, with verdict, p_holm (adjusted over a family) and p_page
+    (over all lines; it decides nothing).
+    """
+
+    def adjusted(p: pd.Series) -> pd.Series:
+        known = p.notna()
+        return pd.Series(holm(p[known]) if known.any() else [], p.index[known], dtype=float).reindex(p.index)
+
+    decided = evidence.assign(
+        p_holm=evidence.groupby("family", sort=False)["p"].transform(adjusted), p_page=adjusted(evidence["p"])
+    )
     return decided.assign(verdict=[verdict(row.low, row.high, row.p_holm) for row in decided.itertuples()])
 
 
@@ -301,10 +355,29 @@ def lines_of(rows: pd.DataFrame, claim: str) -> str:
         if row.verdict == NOT_TESTED:
             return "not tested here"
         scale = "" if row.scale == SCORE else f" {row.scale}"
-        said = f"it {row.verdict} ({row.evidence}{scale}, pre-training seeds: {row.seeds})"
+        said = f"it {row.verdict} ({row.evidence}{scale}, p {row.p}, pre-training seeds: {row.seeds})"
         return said if row.labels == NO_LABELS else f"with {row.labels}, {said}"
 
     return "; ".join(map(line, rows[rows["claim"] == claim].itertuples()))
+
+
+def gains_of(rows: pd.DataFrame, claims: Sequence[Claim]) -> str:
+    """What the rows of the table say of some gains, with the fewest labels that each was tested at."""
+    said = []
+    for claim in claims:
+        row = rows[rows["claim"] == claim.text].iloc[0]
+        if row["verdict"] != NOT_TESTED:
+            said.append(f"{claim.better}, {row['evidence']}, {row['verdict']} ({row['labels']})")
+    return "; ".join(said) or "not tested here"
+
+
+def seed_by_seed(concluded: pd.DataFrame) -> str:
+    """The first line's difference, one seed at a time, in points; with its p over all lines of the page."""
+    first = concluded.iloc[0]
+    if first["verdict"] == NOT_TESTED:
+        return "not tested here"
+    seeds = ", ".join(f"{100 * value:+.1f}" for value in first["by_seed"])
+    return f"{seeds} with {first['labels']}; over all lines of the page, its p would be {first['p_page']:.4f}"
 
 
 def claims_with(rows: pd.DataFrame, verdict: str) -> str:

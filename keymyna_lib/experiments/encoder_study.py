@@ -1,14 +1,15 @@
 """Encoders that differ in one setting: each pre-trained, embedded and probed in the same way, one run each.
 
 The notebooks that compare objectives and that ablate the design both use this module, so that two rows differ in their
-configuration alone. They share the corpus, its unlabelled training tracks, the initial weights of a seed, the batches,
-the logistic probe with its labelled tracks, and the test tracks.
+configuration alone. They share the corpus, its unlabelled training tracks (but for the objectives of ELSEWHERE), the
+initial weights of a seed, the batches, the logistic probe with its labelled tracks, and the test tracks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -52,6 +53,50 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "masked reconstruction": dict(objective="reconstruction", mask_ratio=0.75, augmentation="none"),
     "supervised": dict(objective="supervised", mask_ratio=0.0, augmentation="none"),
 }
+FREE, OTHER = "on free recordings", "on the other corpus"
+# The same objectives on other material, (objective, material); what is probed, and how, stays.
+ELSEWHERE: dict[str, tuple[str, str]] = {
+    f"{name}, {material}": (name, material)
+    for material, names in ((FREE, (MASKED, TIMBRE, NEAR)), (OTHER, (MASKED, TIMBRE)))
+    for name in names
+}
+OBJECTIVES |= {name: OBJECTIVES[objective] for name, (objective, _) in ELSEWHERE.items()}
+
+
+class Unlabelled(NamedTuple):
+    """What an encoder learns from: a corpus, and the ids of its tracks for training and for the validation curve."""
+
+    corpus: Corpus
+    train: list[str]
+    valid: list[str]
+
+
+def unlabelled_of(
+    name: str, config: PretrainConfig, corpus: Corpus, elsewhere: Mapping[str, Corpus | None]
+) -> Unlabelled:
+    """What the objective `name` of OBJECTIVES is pre-trained on.
+
+    Parameters
+    ----------
+    corpus : that of the probes; its own splits hold.
+    elsewhere : FREE -> recordings without labels, of which every tenth is held out for the curve; OTHER -> a corpus of
+        the same pieces and splits. What is not at hand is None or missing.
+
+    Raises
+    ------
+    KeyMynaError
+        When the objective needs what is not at hand.
+    """
+    material = ELSEWHERE[name][1] if name in ELSEWHERE else ""
+    seen = elsewhere.get(material) if material else corpus
+    if seen is None:
+        parameter = {FREE: "free_recordings", OTHER: "beside"}[material]
+        raise KeyMynaError(f"{name!r}: {parameter} says where its material is, and is empty.")
+    train, valid = training_tracks(config, seen), seen.tracks(split="valid")
+    if material == FREE:
+        valid = train[::10]
+        train = [track for track in train if track not in set(valid)]
+    return Unlabelled(seen, train, valid)
 
 
 def with_objective(config: PretrainConfig, name: str) -> PretrainConfig:
@@ -105,6 +150,7 @@ def record(
     draws: Sequence[int],
     *,
     experiment: str,
+    elsewhere: Mapping[str, Corpus | None] = MappingProxyType({}),
 ) -> str:
     """Pre-train (or load from the cache), embed, probe at every label budget, and store everything as one run.
 
@@ -116,6 +162,7 @@ def record(
     base : the default that the systems vary. The untrained encoder is its initialisation, and its number of steps is
         the one at which systems are compared (see `summaries.at_equal_steps`).
     budgets, draws : see `label_efficiency`.
+    elsewhere : see `unlabelled_of`.
 
     Returns
     -------
@@ -123,12 +170,12 @@ def record(
     draw; estimates.csv, one row per test track and one column per budget and draw (see `summaries.estimates_of`);
     choices.csv.
     """
-    train, valid = training_tracks(config or base, corpus), corpus.tracks(split="valid")
+    seen = unlabelled_of(name, config or base, corpus, elsewhere)
     shown = _shown(config) if config else {"encoder": asdict(base.encoder), "steps": 0, "seed": base.seed}
     with stage.run(
         experiment,
         seed=base.seed,
-        inputs={"corpus": corpus.hash},
+        inputs={"corpus": corpus.hash, **({"unlabelled": seen.corpus.hash} if name in ELSEWHERE else {})},
         config={
             **shown,
             "name": name,
@@ -139,7 +186,7 @@ def record(
         },
     ) as run:
         if config:
-            encoder, history = pretrain_once(config, corpus, train, valid, desc=name)
+            encoder, history = pretrain_once(config, *seen, desc=name)
         else:
             encoder = build_encoder(base.encoder, torch_stream(base.seed, INITIAL_WEIGHTS)).eval()
         save_encoder(encoder, run.artifact_path("encoder.safetensors"))
@@ -147,15 +194,15 @@ def record(
             corpus, name, encoder.to(pick_device(base.device)), frames=window_frames((config or base).crop_frames)
         )
         predictions, choices = label_efficiency(features, corpus, budgets, draws)
-        record_predictions(run, predictions, choices, len(valid))
-        flops = counted_flops(config, corpus, train) * config.steps if config else 0.0
-        run.metric("all", "train", "flops", flops, len(train))
+        record_predictions(run, predictions, choices, len(corpus.tracks(split="valid")))
+        flops = counted_flops(config, seen.corpus, seen.train) * config.steps if config else 0.0
+        run.metric("all", "train", "flops", flops, len(seen.train))
         if config:
             run.attach("history", history.drop(columns="seconds"))
-            run.metric("all", "train", "seconds_a_step", history["seconds"].median(), len(train))
-            seen = min(config.batch_size, len(valid))
-            run.metric("all", "valid", "measure", history["valid_measure"].dropna().iloc[-1], seen)
-            run.metric("all", "valid", "chance", chance_measure(config, corpus, valid), seen)
+            run.metric("all", "train", "seconds_a_step", history["seconds"].median(), len(seen.train))
+            n = min(config.batch_size, len(seen.valid))
+            run.metric("all", "valid", "measure", history["valid_measure"].dropna().iloc[-1], n)
+            run.metric("all", "valid", "chance", chance_measure(config, seen.corpus, seen.valid), n)
     return run.run_id
 
 
@@ -280,6 +327,7 @@ def tune(
     draws: Sequence[int],
     *,
     further: Sequence[float] = (),
+    elsewhere: Mapping[str, Corpus | None] = MappingProxyType({}),
 ) -> Tuned:
     """Choose the learning rate of an objective on validation tracks, by pilots of equal length.
 
@@ -292,6 +340,7 @@ def tune(
     steps : length of a pilot; warm-up and schedule are shortened in proportion.
     budget, draws : of the logistic probe that judges the pilots, see `label_efficiency`.
     further : candidates beyond those, tried one by one, the nearest first, for as long as the best lies on an edge.
+    elsewhere : see `unlabelled_of`.
 
     Returns
     -------
@@ -308,6 +357,9 @@ def tune(
         "draws": list(draws),
     }
     settings = {key: value for key, value in settings.items() if key not in ("lr", "seed")}
+    learnt_from = unlabelled_of(name, config, corpus, elsewhere)
+    if name in ELSEWHERE:
+        settings["unlabelled"] = learnt_from.corpus.hash
     run_id = stage.take_over("tuning", settings, corpus.hash)
     if run_id is None:
         valid = corpus.tracks(split="valid")
@@ -317,7 +369,7 @@ def tune(
             pilot = replace(
                 config, lr=lr, steps=steps, seed=0, warmup_steps=round(config.warmup_steps * steps / config.steps)
             )
-            encoder, _ = pretrain_once(pilot, corpus, training_tracks(pilot, corpus), valid, desc=f"{name}, lr {lr}")
+            encoder, _ = pretrain_once(pilot, *learnt_from, desc=f"{name}, lr {lr}")
             features = extract(
                 corpus,
                 name,

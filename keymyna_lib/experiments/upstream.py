@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import filelock
@@ -14,7 +15,7 @@ from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.compute.executor import Executor
 from keymyna_lib.compute.processes import HERE
 from keymyna_lib.corpus.corpus import Corpus, open_corpus
-from keymyna_lib.corpus.recordings.tasks import TASKS
+from keymyna_lib.corpus.recordings.tasks import TASKS, dataset, download, unlabelled_corpus
 from keymyna_lib.encoders.huggingface import extract_audio, frozen_encoder
 from keymyna_lib.features import CHROMA, MEAN_MEL, Features, add_shifted, extract
 from keymyna_lib.model import Encoder, load_encoder
@@ -63,6 +64,30 @@ def corpus_of(profile: str) -> Corpus:
         As `rendered_corpus_of`.
     """
     return _corpus_of(profile, _maker(profile))
+
+
+FREE_SECONDS = 60.0  # of each: about as many hours as the synthetic corpora have (our choice)
+
+
+def free_recordings_in(root: str) -> Corpus:
+    """Free game music to pre-train on, fetched where it is missing; see `recordings.game_music`.
+
+    Parameters
+    ----------
+    root : a data root, made if it is not there.
+
+    Returns
+    -------
+    `FREE_SECONDS`, from the beginning, of each recording that is long enough; all have the split "pretrain".
+
+    Raises
+    ------
+    KeyMynaError
+        As `tasks.download` and `tasks.unlabelled_corpus`.
+    """
+    folder, music = Path(root).expanduser(), dataset("game_music")
+    download([music], folder, offline=False)
+    return unlabelled_corpus([music], folder, seconds=FREE_SECONDS)[0]
 
 
 def tasks_of(corpus: Corpus) -> dict[str, Corpus]:

@@ -381,8 +381,8 @@ def interaction(
     Returns
     -------
     One row per budget: budget, seeds (that all four have), difference, low, high (in 0..1), p (not adjusted), run_ids
-    (those of the second profile as `runs.name_elsewhere` has them). Without a common seed, seeds is 0, run_ids is empty
-    and the numbers are missing.
+    (those of the second profile as `runs.name_elsewhere` has them), by_seed (the difference of each seed). Without a
+    common seed, seeds is 0, run_ids and by_seed are empty and the numbers are missing.
 
     Raises
     ------
@@ -400,6 +400,7 @@ def interaction(
             "seeds": len(shared),
             **dict.fromkeys(("difference", "low", "high", "p"), np.nan),
             "run_ids": [name_elsewhere(run, of, first[0]) for (of, _), some in zip(sides, ids) for run in some],
+            "by_seed": [],
         }
         if shared:
             scored = [comparison_scores(profile, some, budget) for (profile, _), some in zip(sides, ids)]
@@ -412,6 +413,7 @@ def interaction(
             a, b, c, d = (scores for scores, _ in scored)
             found = paired_difference(a - b, c - d, groups=groups, n_resamples=n_resamples, seed=_BOOTSTRAP_SEED)
             row |= found._asdict()
+            row["by_seed"] = ((a - b) - (c - d)).mean(axis=tuple(range(1, a.ndim))).tolist()
         rows.append(row)
     return pd.DataFrame(rows)
 

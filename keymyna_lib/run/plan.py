@@ -203,6 +203,7 @@ def _names() -> dict[str, Rule]:
         "precision": one_of(PRECISIONS),
         "device": Rule(lambda value: re.fullmatch(r"auto|cpu|cuda(:\d+)?", value), "auto, cpu or cuda"),
         "objectives": each(one_of(encoder_study.OBJECTIVES)),
+        "beside": Rule(lambda value: value in ("", *paths.PROFILES), f"nothing, or one of {', '.join(paths.PROFILES)}"),
         "references": each(one_of(REFERENCES), least=0),
         "patches": each(one_of(PATCHES)),
         "scales": each(one_of(SCALES)),
@@ -236,11 +237,6 @@ def _own() -> dict[str, dict[str, Rule]]:
         DESIGN: {"budgets": each(probed)},
         # Every other passage modulates; a kind is left out of the others, and songs have two outcomes.
         ANSWERS: {"n_test_songs": at_least(2), "n_no_key": at_least(1), "n_passages": at_least(2)},
-        CONCLUSIONS: {
-            "beside": Rule(
-                lambda value: value == "" or value in paths.PROFILES, f"nothing, or one of {', '.join(paths.PROFILES)}"
-            )
-        },
         SPEED: {"subjects": each(one_of(SUBJECTS)), "size": one_of(list(SIZES)), "budget": POSITIVE},
     }
 
@@ -403,8 +399,13 @@ def _real_music(values: Values, root: Path) -> Iterator[str]:
 
 
 def _objectives(values: Values, root: Path) -> Iterator[str]:
-    from keymyna_lib.experiments.encoder_study import MASKED
+    from keymyna_lib.experiments.encoder_study import ELSEWHERE, FREE, MASKED, OTHER
 
+    for material, parameter in ((FREE, "free_recordings"), (OTHER, "beside")):
+        for name in values["objectives"]:
+            if name in ELSEWHERE and ELSEWHERE[name][1] == material and not values[parameter]:
+                yield f"objectives, {name!r}: {parameter} says where its material is; give it."
+    yield from _beside(values)
     if MASKED not in values["objectives"]:
         yield f"objectives {values['objectives']}: the others are compared with {MASKED!r}; add it."
     yield from _parts("shown_budgets", values["shown_budgets"], "budgets", values["budgets"])
@@ -431,6 +432,10 @@ def _try_it(values: Values, root: Path) -> Iterator[str]:
 
 
 def _conclusions(values: Values, root: Path) -> Iterator[str]:
+    yield from _beside(values)
+
+
+def _beside(values: Values) -> Iterator[str]:
     if values["beside"] and values["beside"] == values["profile"]:
         yield f"beside {values['beside']!r}: it is the profile itself; name the one to compare it with, or nothing."
 

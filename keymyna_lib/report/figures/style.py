@@ -33,6 +33,12 @@ SYSTEMS = {
     "masked contrastive, timbre-augmented": Look("#882255", "X"),
     "masked contrastive, transpositions told apart": Look("#AA4499", "8"),
     "masked contrastive, crops within 3.75 s": Look("#661100", "h"),
+    # The same objectives on other material: of their colour, with markers of their own.
+    "masked contrastive, on free recordings": Look("#D55E00", "^"),
+    "masked contrastive, timbre-augmented, on free recordings": Look("#882255", "^"),
+    "masked contrastive, crops within 3.75 s, on free recordings": Look("#661100", "^"),
+    "masked contrastive, on the other corpus": Look("#D55E00", "v"),
+    "masked contrastive, timbre-augmented, on the other corpus": Look("#882255", "v"),
     "untrained": Look("#0072B2", "s"),
     "bare contrastive": Look("#999933", "v"),
     "augmented contrastive": Look("#56B4E9", "<"),
