@@ -70,11 +70,12 @@ FREE_SECONDS = 60.0  # of each: about as many hours as the synthetic corpora hav
 
 
 def free_recordings_in(root: str) -> Corpus:
-    """Free game music to pre-train on, fetched where it is missing; see `recordings.game_music`.
+    """Free game music to pre-train on; see `recordings.game_music`.
 
     Parameters
     ----------
-    root : a data root, made if it is not there.
+    root : a data root. Without game music, it is fetched; what is there is taken as it is (`-p fetch game_music`, of
+        notebook 05, completes it).
 
     Returns
     -------
@@ -86,7 +87,8 @@ def free_recordings_in(root: str) -> Corpus:
         As `tasks.download` and `tasks.unlabelled_corpus`.
     """
     folder, music = Path(root).expanduser(), dataset("game_music")
-    download([music], folder, offline=False)
+    if not music.folder(folder).is_dir():
+        download([music], folder, offline=False)
     return unlabelled_corpus([music], folder, seconds=FREE_SECONDS)[0]
 
 
