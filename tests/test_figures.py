@@ -16,7 +16,7 @@ from keymyna_lib.evaluate import mirex_scores
 from keymyna_lib.experiments.encoder_study import OBJECTIVES
 from keymyna_lib.experiments.upstream import TRAINED, UNTRAINED
 from keymyna_lib.features import CHROMA, MEAN_MEL
-from keymyna_lib.report import figures
+from keymyna_lib.report import embeddings, figures, songs
 from keymyna_lib.report.figures import style
 
 FREE, OTHER = "on free recordings", "on the other corpus"
@@ -375,6 +375,54 @@ def test_transfer_draws_controls_and_all_names():
         assert np.allclose([line.get_xdata()[0] for line in dots], scores)
         assert [(line.get_color(), line.get_marker()) for line in dots] == [style.look(name) for name in order]
         assert axis.get_xlim()[0] < 10 * 4 + 1 and "chance" in axis.texts[-1].get_text()
+
+
+def test_the_circle_grows_until_every_name_has_room():
+    found = pd.DataFrame([{"name": name, "steps": s, "cosine": 0.5 - s / 7} for name in NAMES for s in range(1, 7)])
+    found = found.assign(low=found["cosine"] - 0.1, high=found["cosine"] + 0.1)
+    figure, axis = plt.subplots(figsize=(style.PAGE, 3.2))
+    figures.circle_of_fifths(axis, found)
+    is_printable(figure)
+    assert {text.get_text().replace("\n", " ") for text in axis.texts} == set(NAMES)
+
+
+@pytest.mark.parametrize("names", [PLAIN, NAMES])
+def test_embeddings_by_length_have_a_legend_within_the_page(names):
+    steps = {"untrained": [0], "masked contrastive": [30, 100, 300, 1000]}
+    rows = [{"objective": name, "steps": n} for name in names for n in steps.get(name, [100])]
+    lengths = pd.DataFrame(rows).assign(rank=np.linspace(20, 60, len(rows)), score=0.6, low=0.5, high=0.7)
+    history = pd.DataFrame({"step": range(40), "loss": np.linspace(3, 6, 40)})
+    figure = embeddings.rank_panels(history, lengths, "masked contrastive", "untrained", "48 labels")
+    is_printable(figure)
+    (legend,) = figure.legends
+    assert {text.get_text().replace("\n", " ") for text in legend.get_texts()} == {
+        *PLAIN,
+        *((FREE, OTHER) if names == NAMES else ()),
+    }
+    assert not any(legend.get_window_extent().overlaps(axis.get_tightbbox()) for axis in figure.axes)
+
+
+def test_properties_name_the_rows_of_every_system():
+    properties = ["tonic", "mode", "chroma", "tuning", "register", "instrument family", "drums", "noise level", "tempo"]
+    found = pd.DataFrame(
+        [{"system": name, "property": p, "measure": "skill"} for p in properties for name in NAMES[1:]]
+    )
+    found = found.assign(difference=0.1, d_low=-0.1, d_high=0.3, p_holm=0.5)
+    figure = embeddings.property_points(found, "untrained")
+    is_printable(figure)
+    assert list(row_names(figure.axes[0]).values())[: len(PLAIN) - 1] == PLAIN[1:]
+
+
+def test_chords_of_a_piano_roll_lie_off_its_notes():
+    beats = np.arange(32.0)
+    notes = np.stack([beats, np.ones(32), 40 + beats, np.zeros(32), np.full(32, 90)], 1)
+    drums = np.stack([beats, np.ones(32), np.full(32, 36), np.full(32, -1), np.full(32, 90)], 1)
+    sections, chords = [("verse", 0.0), ("chorus", 16.0)], [("bVII5", beat) for beat in beats[::2]]
+    figure = songs.piano_roll(np.concatenate([notes, drums]), ["lead"], sections, chords, "a song")
+    is_printable(figure)
+    roll, strokes = (axis.get_window_extent() for axis in figure.axes)
+    boxes = [box for text, box in texts(figure) if text.get_text() == "bVII5"]
+    assert len(boxes) == len(chords) and all(strokes.y1 < box.y0 and box.y1 < roll.y0 for box in boxes)
 
 
 def test_systems_that_were_not_run_are_named():

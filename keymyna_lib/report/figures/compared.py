@@ -91,7 +91,7 @@ def cost_curve(cost: pd.DataFrame, main: str, untrained: str, labels: str) -> Fi
                 elinewidth=0.7,
                 label=name,
             )
-        last, below = 0.0, True
+        last, below = 0.0, False
         for steps, group in pd.concat(list(own.values())).groupby("steps"):
             at = group["tflop"].mean()
             below = not below and at < 2.5 * last  # lest it covers the number before
@@ -102,7 +102,7 @@ def cost_curve(cost: pd.DataFrame, main: str, untrained: str, labels: str) -> Fi
             last = at
         mark_chance(axis, CHANCE)
     figure.supxlabel("counted operations of pre-training [TFLOP]; numbers are steps")
-    figure.supylabel(f"weighted score x 100, {labels}")
+    figure.supylabel(f"weighted score x 100,\n{labels}")
     multiples_key(figure, list(lines), {untrained: ":", main: "-"})
     return figure
 

@@ -221,7 +221,7 @@ def name_rows(axes: np.ndarray, rows: Rows, below: float = 0.0) -> None:
             label.set(fontweight="bold" if heading else "normal", linespacing=0.95)
 
 
-def multiples(names: Sequence[str], columns: int = 4, height: float = 1.3) -> tuple[Figure, dict[str, Axes]]:
+def multiples(names: Sequence[str], height: float = 1.3) -> tuple[Figure, dict[str, Axes]]:
     """Small panels that share their axes, by objective: what differs in its material alone is drawn in one.
 
     Parameters
@@ -229,8 +229,9 @@ def multiples(names: Sequence[str], columns: int = 4, height: float = 1.3) -> tu
     height : inches of a panel.
     """
     objectives = list(dict.fromkeys(objective_and_material(name)[0] for name in names))
-    titles = [wrapped(plain_name(name), 22) for name in objectives]
+    columns = min(4, len(objectives))
     rows = -(-len(objectives) // columns)
+    titles = [wrapped(plain_name(name), 88 // columns) for name in objectives]
     lines = sum(
         1 + max(title.count("\n") for title in titles[columns * row : columns * (row + 1)]) for row in range(rows)
     )
@@ -335,8 +336,8 @@ def mark_chance(axis: Axes, value: float, *, along: str = "y") -> None:
     """
     low, high = sorted(axis.get_ylim() if along == "y" else axis.get_xlim())
     inside = low <= value <= high
-    box = {"facecolor": "white", "edgecolor": "none", "pad": 0.4}  # over other lines, but not over the axis
-    looks: dict[str, Any] = {"color": GREY, "bbox": box, "zorder": 2.4}
+    box = {"facecolor": "white", "edgecolor": "none", "pad": 0.4}  # over lines of reference, but not over data
+    looks: dict[str, Any] = {"color": GREY, "bbox": box, "zorder": 1.5}
     text = f"chance {value:.3g}" if inside else f"{'↓' if along == 'y' else '←'} chance {value:.3g}"
     if along == "y":
         if inside:
