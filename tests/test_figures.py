@@ -16,10 +16,15 @@ from keymyna_lib.evaluate import mirex_scores
 from keymyna_lib.experiments.encoder_study import OBJECTIVES
 from keymyna_lib.experiments.upstream import TRAINED, UNTRAINED
 from keymyna_lib.features import CHROMA, MEAN_MEL
-from keymyna_lib.report import figures
+from keymyna_lib.report import embeddings, figures, songs
 from keymyna_lib.report.figures import style
 
-NAMES = ["untrained", *OBJECTIVES]
+FREE, OTHER = "on free recordings", "on the other corpus"
+MATERIALS = [f"masked contrastive, {material}" for material in (FREE, OTHER)]
+MATERIALS += [f"masked contrastive, timbre-augmented, {material}" for material in (FREE, OTHER)]
+MATERIALS += [f"masked contrastive, crops within 3.75 s, {FREE}"]
+NAMES = ["untrained", *dict.fromkeys([*OBJECTIVES, *MATERIALS])]
+PLAIN = [name for name in NAMES if name not in MATERIALS]
 
 
 @pytest.fixture(autouse=True)
@@ -82,13 +87,23 @@ def is_printable(figure):
     assert not outside and not overlapping(figure)
 
 
+def row_names(axis):
+    """Names of the rows, in one line each, by where they are."""
+    return dict(zip(axis.get_yticks(), [text.get_text().replace("\n", " ") for text in axis.get_yticklabels()]))
+
+
 def test_every_system_has_a_look_of_its_own():
     looks = {name: look for name, look in style.SYSTEMS.items() if name != TRAINED}  # masked contrast by another name
-    assert set(OBJECTIVES) | {UNTRAINED, MEAN_MEL, CHROMA} <= set(looks)
+    assert {*NAMES, UNTRAINED, MEAN_MEL, CHROMA} <= set(looks)
     assert style.look(TRAINED) == style.look("masked contrastive")
-    assert len(set(looks.values())) == len(looks) and len({look.colour for look in looks.values()}) == len(looks)
+    assert len(set(looks.values())) == len(looks)
+    for name in MATERIALS:  # an objective keeps its colour on other material, which has a marker of its own
+        objective, material = style.objective_and_material(name)
+        assert objective in OBJECTIVES and style.look(name).colour == style.look(objective).colour
+        assert style.look(name).marker == style.look(f"masked contrastive, {material}").marker
     verdicts = [style.BETTER, style.WORSE, style.UNDECIDED]
-    for a, b in combinations([look.colour for look in [*looks.values(), *verdicts]], 2):
+    of_one_material = [look for name, look in looks.items() if name not in MATERIALS]
+    for a, b in combinations([look.colour for look in [*of_one_material, *verdicts]], 2):
         assert np.abs(np.subtract(to_rgb(a), to_rgb(b))).max() > 0.06, (a, b)
     assert len({look.marker for look in verdicts}) == 3
     assert style.look("template-shaath") == style.look("template") != style.look("essentia-bgate")
@@ -153,7 +168,7 @@ def test_designs_show_every_interval_or_write_it():
     for axis, budget in zip(figure.axes, (24, 200, 0)):
         rows = found[(found["budget"] == budget) & (found["name"] != "default")].reset_index()
         markers = {line.get_ydata()[0]: line for line in axis.lines if len(line.get_ydata()) == 1}
-        for place, row in rows.iterrows():
+        for place, row in zip(figure.axes[0].get_yticks(), rows.to_dict("records")):
             if budget == 0 and row["name"] == "patches square":
                 assert place not in markers and "← -95 [-99, -91]" in [text.get_text() for text in axis.texts]
                 continue
@@ -166,20 +181,28 @@ def test_designs_show_every_interval_or_write_it():
 
 
 def test_scopes_have_a_row_an_objective_and_a_level_for_each_corpus():
-    names = ["untrained", "chroma", *list(OBJECTIVES)]
+    names = [*NAMES, "chroma"]
     parts = [compared(names=names, seed=seed).assign(scope=f"scope {seed}") for seed in (1, 2)]
     parts[1] = parts[1][parts[1]["name"] != "supervised"]  # which was not run there
     found = pd.concat(parts, ignore_index=True)
+    found["mark"] = np.where(found["name"] == "masked reconstruction", "near chance", "")
     figure = figures.scopes(found, ["untrained", "chroma"], 1147)
     is_printable(figure)
     assert [axis.get_title("left") for axis in figure.axes] == ["24 labels", "200 labels", "all 1147 labels"]
-    rows = [text.get_text().replace("\n", " ") for text in figure.axes[0].get_yticklabels()]
-    assert rows == list(OBJECTIVES)
+    rows = row_names(figure.axes[0])
+    plain = [name + "†" * (name == "masked reconstruction") for name in PLAIN[1:]]
+    headings = [name for name in rows.values() if name not in plain]
+    assert list(rows.values())[: len(plain)] == plain and headings == [FREE, OTHER]
+    assert "† near chance on its own task" in {text.get_text() for text, _ in texts(figure)}
+    assert len({axis.get_xlim() for axis in figure.axes}) == 1
     for axis, budget in zip(figure.axes, (24, 200, 0)):
         markers = [line for line in axis.lines if len(line.get_xdata()) == 1]
-        assert len(markers) == 2 * len(OBJECTIVES) - 1
+        assert len(markers) == 2 * (len(NAMES) - 1) - 1
         for line in markers:
-            name, filled = rows[round(line.get_ydata()[0])], line.get_markerfacecolor() == line.get_color()
+            place, filled = line.get_ydata()[0], line.get_markerfacecolor() == line.get_color()
+            objective = rows[min(rows, key=lambda row: abs(row - place))].removesuffix("†")
+            above = [name for row, name in rows.items() if row < place and name in (FREE, OTHER)]
+            name = ", ".join([objective, *above[-1:]])
             row = found[(found["budget"] == budget) & (found["name"] == name)]
             (row,) = row[row["scope"] == ("scope 1" if filled else "scope 2")].to_dict("records")
             assert np.isclose(line.get_xdata()[0], 100 * row["score"])
@@ -205,7 +228,13 @@ def claims():
     all_.loc[2, ["difference", "low", "high", "p"]] = np.nan
     all_.loc[2, "verdict"] = "not tested"
     nowhere = table.iloc[[1]].assign(claim="what nothing here tests", labels="any")
-    return pd.concat([some, all_, nowhere], ignore_index=True)
+    names = ["masked contrastive, timbre-augmented", "masked reconstruction", *MATERIALS]
+    gains = table.iloc[[0] * len(names)].assign(
+        labels="48 labels", mark=[""] + ["near chance"] + [""] * (len(names) - 2)
+    )
+    gains["claim"] = [f"there is a gain over no pre-training: {name}" for name in names]
+    wide = gains.iloc[:1].assign(claim="under the wide MLP, " + gains["claim"].iloc[0], difference=-0.3, low=-0.4)
+    return pd.concat([some, all_, nowhere, gains, wide.assign(verdict="does not")], ignore_index=True)
 
 
 def test_the_forest_plot_has_plain_rows_and_a_shape_for_each_verdict():
@@ -213,24 +242,41 @@ def test_the_forest_plot_has_plain_rows_and_a_shape_for_each_verdict():
     found = pd.concat([claims(), other], ignore_index=True)
     figure = figures.claims(found, ["48 labels", "200 labels", "all 90 labels"])
     is_printable(figure)
-    assert [axis.get_title(loc="left") for axis in figure.axes] == ["48 labels", "all 90 labels"]
-    rows = [text.get_text() for text in figure.axes[0].get_yticklabels()]
-    assert rows[:5] == [
-        "masked contrastive pre-training is\nbetter than",
+    titles = [axis.get_title(loc="left").replace("\n", " ") for axis in figure.axes]
+    assert titles == ["48 labels", "all 90 labels", "wide MLP, 48 labels"]
+    rows = row_names(figure.axes[0])
+    assert list(rows.values()) == [
+        "masked contrastive pre-training is better than",
         "no pre-training",
         "the default design is better than",
         "InfoNCE loss",
         "batches of 32",
+        claims()["claim"].iloc[4],
+        "there is a gain over no pre-training",
+        "masked contrastive, timbre-augmented",
+        "masked reconstruction†",
+        *(FREE, "masked contrastive"),
+        *(OTHER, "masked contrastive"),
+        *(FREE, "masked contrastive, timbre-augmented"),
+        *(OTHER, "masked contrastive, timbre-augmented"),
+        *(FREE, "masked contrastive, crops within 3.75 s"),
     ]
-    assert rows[5].replace("\n", " ") == claims()["claim"].iloc[4] and len(rows) == 6
-    drawn = {
-        line.get_ydata()[0]: (line.get_color(), line.get_marker())
-        for line in figure.axes[0].lines
-        if len(line.get_ydata()) == 1
-    }
-    # The first heading has two lines, the last claim three.
-    assert drawn == {2: style.BETTER, 4: style.UNDECIDED, 5: style.WORSE, 7: style.BETTER}
-    assert [(text.get_text(), text.get_position()[1]) for text in figure.axes[1].texts] == [("not tested", 4)]
+
+    def drawn(axis):
+        lines = [line for line in axis.lines if len(line.get_ydata()) == 1]
+        return {rows[line.get_ydata()[0]]: (line.get_color(), line.get_marker()) for line in lines}, lines
+
+    expected = {"no pre-training": style.BETTER, "InfoNCE loss": style.UNDECIDED, "batches of 32": style.WORSE}
+    found, lines = drawn(figure.axes[0])
+    assert expected.items() <= found.items() and len(lines) == 4 + 2 + len(MATERIALS)
+    hollow = [rows[line.get_ydata()[0]] for line in lines if line.get_markerfacecolor() == "white"]
+    assert hollow == ["InfoNCE loss", "masked reconstruction†"]
+    assert [(text.get_text(), rows[text.get_position()[1]]) for text in figure.axes[1].texts] == [
+        ("not tested", "InfoNCE loss")
+    ]
+    assert drawn(figure.axes[2])[0] == {"masked contrastive, timbre-augmented": style.WORSE}
+    limits = {axis.get_xlim() for axis in figure.axes}
+    assert len(limits) == 1 and limits.pop()[0] < -40
 
 
 def label_efficiency():
@@ -264,29 +310,53 @@ def test_head_curves_name_all_systems_and_begin_near_the_data():
     assert figure.axes[0].get_ylim() == (30, 101.5)
 
 
-def test_curves_and_costs_of_objectives():
+def test_curves_of_objectives_have_a_panel_each_with_the_others_in_grey():
     found = compared()
     figure = figures.label_curves(found, 1147)
     is_printable(figure)
-    (axis,) = figure.axes
-    assert {text.get_text().replace("\n", " ") for text in axis.texts} == {*NAMES, "↓ chance 10.4"}
-    for container in axis.containers:
-        rows = found[found["name"] == container.get_label()]
-        line = container.lines[0]
-        assert (line.get_color(), line.get_marker()) == style.look(container.get_label())
-        assert np.allclose(line.get_ydata(), 100 * rows["score"])
-    low, high = axis.get_ylim()
-    assert low <= 100 * found["low"].min() and 100 * found["high"].max() <= high
+    panels = {axis.get_title("left").replace("\n", " "): axis for axis in figure.axes if axis.get_visible()}
+    assert list(panels) == PLAIN[1:]
+    assert {FREE, OTHER, "untrained"} <= {text.get_text() for text, _ in texts(figure)}
+    for objective, axis in panels.items():
+        own = [name for name in NAMES if name.split(", on ")[0] == objective]
+        assert [container.get_label() for container in axis.containers] == own
+        for container in axis.containers:
+            rows = found[found["name"] == container.get_label()].sort_values("budget").iloc[[1, 2, 0]]
+            line = container.lines[0]
+            assert (line.get_color(), line.get_marker()) == style.look(container.get_label())
+            assert np.allclose(line.get_ydata(), 100 * rows["score"])
+            assert np.allclose(line.get_xdata(), [24, 200, 1147], rtol=0.1)
+            assert (axis.get_xlim()[0] < np.asarray(line.get_xdata()) / 1.1).all()  # no marker on the axis
+        grey = [line for line in axis.lines if line.get_color() == style.FAINT]
+        assert len(grey) == len(NAMES) - 1 - len(own)
+        low, high = axis.get_ylim()
+        assert low <= 100 * found["low"].min() and 100 * found["high"].max() <= high
 
-    for lengths in ([150, 500], [30, 100, 200, 1000, 3200]):
-        rows = [("untrained", 0, 0.37)] + [("masked contrastive", n, 0.4) for n in lengths]
-        rows += [("masked reconstruction", 150, 0.31), ("augmented contrastive, pitch-shifted", 150, 0.33)]
-        cost = pd.DataFrame(rows, columns=["objective", "steps", "score"])
-        cost = cost.assign(tflop=cost["steps"] / 100, low=cost["score"] - 0.04, high=cost["score"] + 0.04)
-        figure = figures.cost_curve(cost, "masked contrastive", "untrained", "48 labels")
-        is_printable(figure)
-        shown = {text.get_text().replace("\n", " ") for text in figure.axes[0].texts}
-        assert set(cost["objective"]) <= shown and "↓ chance 10.4" in shown
+
+@pytest.mark.parametrize("lengths", [[150, 500], [30, 100, 200, 1000, 3200]])
+def test_costs_join_the_lengths_of_an_objective_and_name_them(lengths):
+    rows = [("untrained", 0, 0.37)] + [("masked contrastive", n, 0.4) for n in lengths]
+    rows += [("masked contrastive, timbre-augmented", n, 0.45) for n in lengths[:2]]
+    rows += [(name, lengths[0], 0.5) for name in MATERIALS]
+    rows += [("masked reconstruction", 150, 0.31), ("augmented contrastive, pitch-shifted", 150, 0.33)]
+    cost = pd.DataFrame(rows, columns=["objective", "steps", "score"])
+    cost = cost.assign(tflop=cost["steps"] / 100, low=cost["score"] - 0.04, high=cost["score"] + 0.04)
+    figure = figures.cost_curve(cost, "masked contrastive", "untrained", "48 labels")
+    is_printable(figure)
+    panels = {axis.get_title("left").replace("\n", " "): axis for axis in figure.axes if axis.get_visible()}
+    assert set(panels) == {name.split(", on ")[0] for name in cost["objective"]} - {"untrained"}
+    for objective, axis in panels.items():
+        own = cost[cost["objective"].str.split(", on ").str[0] == objective]
+        assert [text.get_text() for text in axis.texts[:-1]] == [f"{n}" for n in sorted(set(own["steps"]))]
+        assert axis.texts[-1].get_text() == "↓ chance 10.4"
+        assert [container.get_label() for container in axis.containers] == list(dict.fromkeys(own["objective"]))
+        for container in axis.containers:
+            line, name = container.lines[0], container.get_label()
+            assert (line.get_color(), line.get_marker()) == style.look(name)
+            assert line.get_linestyle() == ("--" if name in MATERIALS else "-")
+            assert np.allclose(line.get_ydata(), 100 * own.loc[own["objective"] == name, "score"])
+        low, high = axis.get_ylim()
+        assert low <= 100 * cost["low"].min() and 100 * cost["high"].max() <= high
 
 
 def test_transfer_draws_controls_and_all_names():
@@ -297,13 +367,62 @@ def test_transfer_draws_controls_and_all_names():
     figure = figures.transfer(found)
     is_printable(figure)
     shown = [axis for axis in figure.axes if axis.get_visible()]
-    assert [axis.get_title("left") for axis in shown] == conditions
+    assert [axis.get_title("left").replace("\n", " ") for axis in shown] == conditions
+    order = [name for name in NAMES if name in PLAIN] + [name for m in (FREE, OTHER) for name in NAMES if m in name]
     for axis, condition in zip(shown, conditions):
-        scores = 100 * found[found["condition"] == condition]["score"].to_numpy()
-        dots = [line for line in axis.lines if len(line.get_xdata()) == 1]
+        scores = 100 * found[found["condition"] == condition].set_index("system")["score"].loc[order]
+        dots = sorted((line for line in axis.lines if len(line.get_xdata()) == 1), key=lambda line: line.get_ydata()[0])
         assert np.allclose([line.get_xdata()[0] for line in dots], scores)
-        assert [(line.get_color(), line.get_marker()) for line in dots] == [style.look(name) for name in NAMES]
+        assert [(line.get_color(), line.get_marker()) for line in dots] == [style.look(name) for name in order]
         assert axis.get_xlim()[0] < 10 * 4 + 1 and "chance" in axis.texts[-1].get_text()
+
+
+def test_the_circle_grows_until_every_name_has_room():
+    found = pd.DataFrame([{"name": name, "steps": s, "cosine": 0.5 - s / 7} for name in NAMES for s in range(1, 7)])
+    found = found.assign(low=found["cosine"] - 0.1, high=found["cosine"] + 0.1)
+    figure, axis = plt.subplots(figsize=(style.PAGE, 3.2))
+    figures.circle_of_fifths(axis, found)
+    is_printable(figure)
+    assert {text.get_text().replace("\n", " ") for text in axis.texts} == set(NAMES)
+
+
+@pytest.mark.parametrize("names", [PLAIN, NAMES])
+def test_embeddings_by_length_have_a_legend_within_the_page(names):
+    steps = {"untrained": [0], "masked contrastive": [30, 100, 300, 1000]}
+    rows = [{"objective": name, "steps": n} for name in names for n in steps.get(name, [100])]
+    lengths = pd.DataFrame(rows).assign(rank=np.linspace(20, 60, len(rows)), score=0.6, low=0.5, high=0.7)
+    history = pd.DataFrame({"step": range(40), "loss": np.linspace(3, 6, 40)})
+    figure = embeddings.rank_panels(history, lengths, "masked contrastive", "untrained", "48 labels")
+    is_printable(figure)
+    (legend,) = figure.legends
+    assert {text.get_text().replace("\n", " ") for text in legend.get_texts()} == {
+        *PLAIN,
+        *((FREE, OTHER) if names == NAMES else ()),
+    }
+    assert not any(legend.get_window_extent().overlaps(axis.get_tightbbox()) for axis in figure.axes)
+
+
+def test_properties_name_the_rows_of_every_system():
+    properties = ["tonic", "mode", "chroma", "tuning", "register", "instrument family", "drums", "noise level", "tempo"]
+    found = pd.DataFrame(
+        [{"system": name, "property": p, "measure": "skill"} for p in properties for name in NAMES[1:]]
+    )
+    found = found.assign(difference=0.1, d_low=-0.1, d_high=0.3, p_holm=0.5)
+    figure = embeddings.property_points(found, "untrained")
+    is_printable(figure)
+    assert list(row_names(figure.axes[0]).values())[: len(PLAIN) - 1] == PLAIN[1:]
+
+
+def test_chords_of_a_piano_roll_lie_off_its_notes():
+    beats = np.arange(32.0)
+    notes = np.stack([beats, np.ones(32), 40 + beats, np.zeros(32), np.full(32, 90)], 1)
+    drums = np.stack([beats, np.ones(32), np.full(32, 36), np.full(32, -1), np.full(32, 90)], 1)
+    sections, chords = [("verse", 0.0), ("chorus", 16.0)], [("bVII5", beat) for beat in beats[::2]]
+    figure = songs.piano_roll(np.concatenate([notes, drums]), ["lead"], sections, chords, "a song")
+    is_printable(figure)
+    roll, strokes = (axis.get_window_extent() for axis in figure.axes)
+    boxes = [box for text, box in texts(figure) if text.get_text() == "bVII5"]
+    assert len(boxes) == len(chords) and all(strokes.y1 < box.y0 and box.y1 < roll.y0 for box in boxes)
 
 
 def test_systems_that_were_not_run_are_named():

@@ -11,12 +11,30 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from keymyna_lib.report.figures.style import BETTER, GREY, PAGE, TEXT, UNDECIDED, WORSE, look, plain_name
+from keymyna_lib.report.figures.style import (
+    BETTER,
+    GREY,
+    LINE,
+    PAGE,
+    TEXT,
+    UNDECIDED,
+    WORSE,
+    by_material,
+    look,
+    material_handles,
+    name_rows,
+    objective_and_material,
+    plain_name,
+    rows_of,
+    wrapped,
+)
 from keymyna_lib.report.intervals import difference_cell, with_interval
 from keymyna_lib.report.traced import TracedTable
 
 ALPHA = 0.05  # of adjusted p
-_PER_ROW = 3
+_PER_ROW = 5  # panels
+_KEYS = 3  # columns of a legend
+_BESIDE = 0.03  # how far points at equal steps stand apart on a logarithmic axis
 
 
 def circle_table(profile: pd.DataFrame, fifths: pd.DataFrame, runs: Mapping[str, str], against: str) -> TracedTable:
@@ -75,16 +93,27 @@ def rank_panels(history: pd.DataFrame, lengths: pd.DataFrame, main: str, untrain
     main, untrained : objectives; the latter is a dotted line.
     labels : label budget of the score, in words.
     """
-    figure, axes = plt.subplots(1, 3, figsize=(PAGE, 2.4))
+    trained = lengths[lengths["objective"] != untrained]
+    names = list(dict.fromkeys(trained["objective"]))
+    handles = [
+        Line2D([], [], color=look(name).colour, marker=look(name).marker, label=wrapped(name, 31))
+        for name in names
+        if not objective_and_material(name)[1]
+    ]
+    handles += [Line2D([], [], color=look(untrained).colour, linestyle=":", label=untrained), *material_handles(names)]
+    deep = -(-len(handles) // _KEYS)  # legends are filled by columns
+    heights = [1.3 + str(handle.get_label()).count("\n") for handle in handles]
+    legend = LINE * max(sum(heights[place : place + deep]) for place in range(0, len(handles), deep))
+    figure, axes = plt.subplots(1, 3, figsize=(PAGE, 2.2 + legend))
     axes[0].plot(history["step"], history["loss"], color=look(main).colour, linewidth=0.8)
     axes[0].set(title="Loss", xlabel=f"step of {main}", ylabel="training loss")
-    trained = lengths[lengths["objective"] != untrained]
     for axis, column, scale in ((axes[1], "rank", 1), (axes[2], "score", 100)):
         for name, group in trained.groupby("objective", sort=False):
             group, (colour, marker) = group.sort_values("steps"), look(str(name))
-            axis.plot(group["steps"], scale * group[column], marker=marker, color=colour, label=name)
+            steps = group["steps"] * np.exp(_BESIDE * (names.index(name) - (len(names) - 1) / 2))
+            axis.plot(steps, scale * group[column], marker=marker, color=colour, label=name)
             if column == "score":
-                axis.vlines(group["steps"], scale * group["low"], scale * group["high"], color=colour, linewidth=0.8)
+                axis.vlines(steps, scale * group["low"], scale * group["high"], color=colour, linewidth=0.8)
         for value in lengths.loc[lengths["objective"] == untrained, column]:
             axis.axhline(scale * value, color=look(untrained).colour, linestyle=":", label=untrained)
         axis.set(xscale="log", xlabel="pre-training steps")
@@ -93,8 +122,7 @@ def rank_panels(history: pd.DataFrame, lengths: pd.DataFrame, main: str, untrain
         axis.minorticks_off()
     axes[1].set(title="Directions in use", ylabel="effective rank")
     axes[2].set(title="What a probe reads", ylabel=f"score x 100, {labels}")
-    handles, names = axes[1].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=4)
+    figure.legend(handles=handles, loc="outside lower center", ncols=_KEYS, labelspacing=0.3)
     return figure
 
 
@@ -109,24 +137,26 @@ def property_points(found: pd.DataFrame, against: str) -> Figure:
     against : the system at 0.
     """
     properties, systems = (list(dict.fromkeys(found[column])) for column in ("property", "system"))
-    rows = -(-len(properties) // _PER_ROW)
-    names = [textwrap.fill(plain_name(system), 26) for system in systems]
-    size = (PAGE, rows * (0.15 * sum(1.2 + name.count("\n") for name in names) + 0.35) + 0.6)
-    figure, axes = plt.subplots(rows, _PER_ROW, figsize=size, sharex=True, sharey=True, squeeze=False)
+    columns = min(_PER_ROW, len(properties))
+    rows, lines = rows_of(by_material(systems)), -(-len(properties) // columns)
+    size = (PAGE, lines * (rows.height + 0.35) + 0.5)
+    figure, axes = plt.subplots(lines, columns, figsize=size, sharex=True, sharey=True, squeeze=False)
     for axis, name in zip(axes.flat, properties):
-        group = found[found["property"] == name].set_index("system").loc[systems]
-        for place, row in enumerate(group.to_dict("records")):
+        group = found[found["property"] == name].set_index("system")
+        for system, place in rows.places.items():
+            row = group.loc[system]
             decided = row["p_holm"] < ALPHA
             colour, marker = (BETTER if row["difference"] > 0 else WORSE) if decided else UNDECIDED
             axis.plot([100 * row["d_low"], 100 * row["d_high"]], [place, place], color=colour)
             inside = colour if decided else "white"
             axis.plot(100 * row["difference"], place, marker, color=colour, markerfacecolor=inside, markersize=4.5)
         axis.axvline(0, color=GREY, linewidth=0.6)
-        axis.set_title(f"{name} ({group['measure'].iloc[0]})")
-        axis.set_yticks(range(len(systems)), names, linespacing=0.9)
+        axis.set_title(textwrap.fill(f"{name} ({group['measure'].iloc[0]})", 17))
     for axis in axes.flat[len(properties) :]:
         axis.set_visible(False)
-    axes[0, 0].set_ylim(len(systems) - 0.4, -0.6)
+    for axis in axes.flat[max(len(properties) - columns, 0) : len(properties)]:
+        axis.tick_params(labelbottom=True)
+    name_rows(axes, rows)
     figure.supxlabel(f"points above {plain_name(against)}", fontsize=TEXT)
     kinds = ((BETTER, "more"), (WORSE, "less"), (UNDECIDED, f"undecided (Holm-adjusted p at least {ALPHA})"))
     handles = [

@@ -24,7 +24,7 @@ def piano_roll(
     chords: Sequence[tuple[str, float]],
     title: str,
 ) -> Figure:
-    """Notes over time, a colour a part; sections are ruled and named above, chords below.
+    """Notes over time, a colour a part; sections are ruled and named above, chords named between notes and drums.
 
     Parameters
     ----------
@@ -47,13 +47,14 @@ def piano_roll(
         axis.add_collection(LineCollection(lines, colors=colour, linewidths=width))
         axis.plot([], [], color=colours(part % 10), linewidth=4, label=roles[part])
     start, stop = notes[:, 0].min(), (notes[:, 0] + notes[:, 1]).max()
-    low, high = pitched[:, 2].min() - 5, pitched[:, 2].max() + 3
+    low, high = pitched[:, 2].min() - 3, pitched[:, 2].max() + 3
     for _, beat in sections:
         axis.axvline(beat, color="black", linewidth=0.8)
     for name, beat in _apart(sections, start, 0.13 * (stop - start)):
         axis.text(beat, high + 0.5, f" {name}", fontweight="bold")
     for name, beat in _apart(chords, start, 0.025 * (stop - start)):
-        axis.text(beat, low + 0.5, f" {name}", rotation=90)
+        below = {"xycoords": axis.get_xaxis_transform(), "xytext": (0, -4), "textcoords": "offset points"}
+        axis.annotate(name, (beat, 0), rotation=90, ha="left", va="top", annotation_clip=False, **below)
     axis.set(xlim=(start, stop), ylim=(low, high), ylabel="MIDI pitch")
     axis.set_title(title, loc="left", pad=14)
     axis.legend(loc="upper left", bbox_to_anchor=(1, 1))

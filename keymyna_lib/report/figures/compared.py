@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -18,72 +18,92 @@ from keymyna_lib.report.figures.style import (
     BETTER,
     CHANCE,
     DARK,
+    FAINT,
     GREY,
     PAGE,
+    ROW,
     TEXT,
     UNDECIDED,
     WORSE,
     Look,
+    Rows,
+    by_material,
     label_points,
     look,
     mark_chance,
+    multiples,
+    multiples_key,
+    name_rows,
+    objective_and_material,
     plain_name,
     readable_limits,
+    rows_of,
     score_limits,
+    wrapped,
 )
 from keymyna_lib.report.intervals import CANNOT_BE_TOLD, DOES_NOT, HOLDS, NOT_RUN, NOT_TESTED, budget_label
 
 _ALPHA = 0.05
 _VERDICTS = {HOLDS: BETTER, DOES_NOT: WORSE, CANNOT_BE_TOLD: UNDECIDED}
-_ROW = 0.19  # inches
-_NAME = 38  # letters beside a forest plot, at most
+_NAME = 40  # letters beside a forest plot, at most
+_BELOW = 0.16  # inches for a word below the rows
+_DAGGER, _MARKED = "†", "† near chance on its own task"
 
 
 def cost_curve(cost: pd.DataFrame, main: str, untrained: str, labels: str) -> Figure:
-    """Score against counted operations: the lengths of one objective as a line, the others as points.
+    """Score against counted operations: a panel an objective, its lengths joined and named, with the others in grey.
 
     Parameters
     ----------
     cost : what `summaries.comparison_cost` returns.
-    main : the objective drawn as a line. untrained : the one drawn as a level, for it costs nothing.
+    main : the objective whose line is in every panel.
+    untrained : the one drawn as a level with its interval, for it costs nothing.
     labels : the label budget in words.
     """
-    figure, axis = plt.subplots(figsize=(PAGE, 2.6))
     level = cost[cost["objective"] == untrained].iloc[0]
-    colour = look(untrained).colour
-    axis.axhline(100 * level["score"], color=colour, linestyle=":")
-    axis.axhspan(100 * level["low"], 100 * level["high"], color=colour, alpha=0.1, linewidth=0)
-    paid, ends = cost[cost["objective"] != untrained], []
+    paid = cost[cost["objective"] != untrained].sort_values(["tflop"], kind="stable")
+    lines = {str(name): paid[paid["objective"] == name] for name in cost["objective"].unique() if name != untrained}
+    figure, panels = multiples(list(lines))
     low, high = paid["tflop"].min(), paid["tflop"].max()
     wide = high > 4 * low
-    limits = (low / 1.4, high * 1.4) if wide else (0, 1.15 * high)
-    for name, group in paid.groupby("objective", sort=False):
-        group, (colour, marker) = group.sort_values("tflop"), look(name)
-        spread = 100 * np.abs(group[["low", "high"]].to_numpy().T - group["score"].to_numpy())
-        axis.errorbar(
-            group["tflop"],
-            100 * group["score"],
-            yerr=spread,
-            marker=marker,
-            elinewidth=0.7,
-            color=colour,
-            linestyle="-" if name == main else "none",
-            label=name,
-        )
-        last = group.iloc[-1]
-        ends.append((last["tflop"], 100 * last["score"], str(name), colour))
-        if name == main:
-            for place, row in enumerate(group.itertuples()):
-                text = f"{row.steps}" if place else f"{row.steps} steps"
-                axis.annotate(
-                    text, (row.tflop, 100 * row.score), xytext=(3, 5), textcoords="offset points", color=colour
-                )
-    axis.set(xscale="log" if wide else "linear", xlim=limits)
-    axis.set_ylim(score_limits(100 * cost["low"].min(), 100 * cost["high"].max()))
-    axis.set(xlabel="counted operations of pre-training [TFLOP]", ylabel=f"weighted score x 100, {labels}")
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    mark_chance(axis, CHANCE)
-    label_points(axis, [*ends, (axis.get_xlim()[1], 100 * level["score"], untrained, look(untrained).colour)])
+    limits = (low / 1.8, high * 1.8) if wide else (0, 1.15 * high)
+    scores = score_limits(100 * cost["low"].min(), 100 * cost["high"].max() + 5)  # with room for numbers
+    for objective, axis in panels.items():
+        axis.set(xscale="log" if wide else "linear", xlim=limits, ylim=scores)
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.axhline(100 * level["score"], color=look(untrained).colour, linestyle=":")
+        axis.axhspan(100 * level["low"], 100 * level["high"], color=look(untrained).colour, alpha=0.1, linewidth=0)
+        own = {name: line for name, line in lines.items() if objective_and_material(name)[0] == objective}
+        for name, line in lines.items():
+            if name not in own:
+                grey = {"color": look(main).colour, "alpha": 0.5} if name == main else {"color": FAINT}
+                axis.plot(line["tflop"], 100 * line["score"], marker=look(name).marker, markersize=2.5, linewidth=0.7, **grey)
+        for i, (name, line) in enumerate(own.items()):
+            colour, marker = look(name)
+            spread = 100 * np.abs(line[["low", "high"]].to_numpy().T - line["score"].to_numpy())
+            axis.errorbar(
+                line["tflop"] * np.exp(0.12 * (i - (len(own) - 1) / 2)) if wide else line["tflop"],
+                100 * line["score"],
+                yerr=spread,
+                color=colour,
+                marker=marker,
+                linestyle="-" if name == objective else "--",
+                elinewidth=0.7,
+                label=name,
+            )
+        last, below = 0.0, False
+        for steps, group in pd.concat(list(own.values())).groupby("steps"):
+            at = group["tflop"].mean()
+            below = not below and at < 2.5 * last  # lest it covers the number before
+            end, away, side = (group["low"].min(), -1, "top") if below else (group["high"].max(), 1, "bottom")
+            where = {"xytext": (0, away), "textcoords": "offset points", "ha": "center", "va": side}
+            box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.2}
+            axis.annotate(f"{steps}", (at, 100 * end), bbox=box, **where)
+            last = at
+        mark_chance(axis, CHANCE)
+    figure.supxlabel("counted operations of pre-training [TFLOP]; numbers are steps")
+    figure.supylabel(f"weighted score x 100,\n{labels}")
+    multiples_key(figure, list(lines), {untrained: ":", main: "-"})
     return figure
 
 
@@ -97,7 +117,7 @@ def circle_of_fifths(axis: Axes, found: pd.DataFrame) -> None:
     ends = []
     for name, group in found.groupby("name", sort=False):
         group, (colour, marker) = group.sort_values("steps"), look(str(name))
-        style = ":" if name == "untrained" else "-"
+        style = ":" if name == "untrained" else "--" if objective_and_material(str(name))[1] else "-"
         axis.plot(group["steps"], group["cosine"], marker=marker, color=colour, label=name, linestyle=style)
         axis.fill_between(group["steps"], group["low"], group["high"], color=colour, alpha=0.13, linewidth=0)
         ends.append((group["steps"].iloc[-1], group["cosine"].iloc[-1], str(name), colour))
@@ -116,25 +136,23 @@ def transfer(found: pd.DataFrame) -> Figure:
     ----------
     found : what `summaries.transfer_scores` returns.
     """
-    systems, conditions = list(dict.fromkeys(found["system"])), list(dict.fromkeys(found["condition"]))
-    columns = min(3, len(conditions))
-    rows = -(-len(conditions) // columns)
-    size = (PAGE, 0.65 + rows * (0.55 + _ROW * len(systems)))
-    figure, axes = plt.subplots(rows, columns, figsize=size, sharey=True, sharex=True, squeeze=False)
-    for axis, condition in zip(axes.flat, conditions):
-        group = found[found["condition"] == condition].set_index("system").reindex(systems)
-        _dots(axis, group, "score")
-        for place, control in enumerate(group["control"]):
-            axis.plot([100 * control] * 2, [place - 0.35, place + 0.35], color=DARK, linewidth=1.4)
-        axis.set_title(condition)
-    for axis in axes.flat[len(conditions) :]:
-        axis.set_visible(False)
+    conditions = list(dict.fromkeys(found["condition"]))
+    rows = rows_of(by_material(list(dict.fromkeys(found["system"]))))
+    size = (PAGE, 0.85 + _BELOW + rows.height)
+    figure, axes = plt.subplots(1, len(conditions), figsize=size, sharey=True, sharex=True, squeeze=False)
+    for axis, condition in zip(axes[0], conditions):
+        group = found[found["condition"] == condition].set_index("system")
+        _dots(axis, group, rows)
+        for system, control in group["control"].items():
+            place = rows.places[str(system)]
+            axis.plot([100 * control] * 2, [place - 0.07, place + 0.07], color=DARK, linewidth=1.4)
+        axis.set_title(textwrap.fill(condition, int(13 * (PAGE - 1.8) / len(conditions))))
+    name_rows(axes, rows, _BELOW)
     axes[0, 0].set_xlim(_score_axis(found, ["low", "high", "control"]))
-    for axis in axes.flat[: len(conditions)]:
+    axes[0, 0].locator_params(axis="x", nbins=max(3, 12 // len(conditions)))
+    for axis in axes[0]:
         mark_chance(axis, CHANCE, along="x")
-    for axis in axes.flat[len(conditions) - columns : len(conditions)]:
-        axis.set_xlabel("weighted score x 100")
-        axis.tick_params(labelbottom=True)
+    figure.supxlabel("weighted score x 100")
     _key(figure, [(DARK, "|", DARK, "control: trained where it is tested")])
     return figure
 
@@ -146,12 +164,13 @@ def systems(found: Mapping[str, pd.DataFrame]) -> Figure:
     ----------
     found : title -> score, low, high by system (index), the same ones in each; a row is empty if it was not run.
     """
-    number = len(next(iter(found.values())))
-    size = (PAGE, 0.75 + _ROW * number)
+    rows = rows_of(by_material([str(name) for name in next(iter(found.values())).index]), 24)
+    size = (PAGE, 0.75 + _BELOW + rows.height)
     figure, axes = plt.subplots(1, len(found), figsize=size, sharey=True, sharex=True, squeeze=False)
     for axis, (title, table) in zip(axes[0], found.items()):
-        _dots(axis, table, "score")
+        _dots(axis, table, rows)
         axis.set_title(textwrap.fill(title, int(13 * (PAGE - 1.6) / len(found))))
+    name_rows(axes, rows, _BELOW)
     axes[0, 0].set_xlim(_score_axis(pd.concat(list(found.values())), ["low", "high"]))
     for axis in axes[0]:
         mark_chance(axis, CHANCE, along="x")
@@ -163,18 +182,15 @@ def _score_axis(found: pd.DataFrame, columns: list[str]) -> tuple[float, float]:
     return score_limits(100 * np.nanmin(found[columns].to_numpy()), 100 * np.nanmax(found[columns].to_numpy()))
 
 
-def _dots(axis: Axes, found: pd.DataFrame, value: str) -> None:
-    """A row a system from the top down, each in its colour and marker, with its interval."""
-    for place, (system, row) in enumerate(found.iterrows()):
-        colour, marker = look(str(system))
-        if pd.isna(row[value]):
+def _dots(axis: Axes, found: pd.DataFrame, rows: Rows) -> None:
+    """Scores of systems (index), each in its colour and marker, with their intervals."""
+    for system, row in found.iterrows():
+        (colour, marker), place = look(str(system)), rows.places[str(system)]
+        if pd.isna(row["score"]):
             axis.text(0.02, place, NOT_RUN, transform=axis.get_yaxis_transform(), va="center", color=GREY)
             continue
         axis.plot([100 * row["low"], 100 * row["high"]], [place, place], color=colour)
-        axis.plot(100 * row[value], place, marker, color=colour, markersize=4.5)
-    names = [textwrap.fill(plain_name(str(name)).replace("untrained encoder", "untrained"), 24) for name in found.index]
-    axis.set_yticks(range(len(found)), names, linespacing=0.9)
-    axis.set_ylim(len(found) + 0.1, -0.6)  # with room for a word below
+        axis.plot(100 * row["score"], place, marker, color=colour, markersize=4.5)
     axis.grid(axis="x", color="0.92", linewidth=0.5)
 
 
@@ -199,7 +215,8 @@ def differences(found: Mapping[str, pd.DataFrame]) -> Figure:
     found : title -> rows of `summaries.comparison` with name, difference, d_low, d_high, p_holm.
     """
     names = list(dict.fromkeys(name for table in found.values() for name in table["name"]))
-    size = (PAGE, 0.95 + _ROW * len(names))
+    rows = rows_of([(name, plain_name(name)) for name in names])
+    size = (PAGE, 0.95 + rows.height)
     figure, axes = plt.subplots(1, len(found), figsize=size, sharey=True, squeeze=False)
     for axis, (title, table) in zip(axes[0], found.items()):
         table = table.set_index("name").reindex(names)
@@ -207,10 +224,10 @@ def differences(found: Mapping[str, pd.DataFrame]) -> Figure:
         looks = np.where(decided, np.where(table["difference"] > 0, "better", "worse"), "undecided")
         kinds = {"better": BETTER, "worse": WORSE, "undecided": UNDECIDED}
         shown = table[["difference", "d_low", "d_high"]].to_numpy()
-        _intervals(axis, shown, [kinds[look] for look in looks], range(len(names)))
+        limits = readable_limits(100 * table["d_low"].to_numpy(), 100 * table["d_high"].to_numpy())
+        _intervals(axis, shown, [(kinds[look], look != "undecided") for look in looks], list(rows.places.values()), limits)
         axis.set(title=title, xlabel="points above the default")
-    axes[0, 0].set_yticks(range(len(names)), [textwrap.fill(plain_name(name), 26) for name in names], linespacing=0.9)
-    axes[0, 0].set_ylim(len(names) - 0.4, -0.6)
+    name_rows(axes, rows)
     _key(
         figure,
         [
@@ -230,20 +247,22 @@ def scopes(found: pd.DataFrame, levels: Sequence[str], n_train: int) -> Figure:
     Parameters
     ----------
     found : rows of `summaries.comparison`, of both corpora, with a column scope.
+        Systems of a column mark that is not empty have a dagger: they are near chance on their own task.
     levels : systems to measure the others by.
     """
     corpora, budgets = list(dict.fromkeys(found["scope"])), list(dict.fromkeys(found["budget"]))
     names = [name for name in dict.fromkeys(found["name"]) if name not in levels]
-    figure, axes = plt.subplots(
-        1, len(budgets), figsize=(PAGE, 1.2 + 2 * _ROW * len(names)), sharey=True, squeeze=False
-    )
+    marked = set(found.loc[found["mark"].fillna("") != "", "name"]) if "mark" in found else set()
+    rows = rows_of([(key, name + _DAGGER * (key in marked)) for key, name in by_material(names)], least=1.7 * ROW)
+    size = (PAGE, 1.0 + _BELOW + rows.height)
+    figure, axes = plt.subplots(1, len(budgets), figsize=size, sharex=True, sharey=True, squeeze=False)
     for axis, budget in zip(axes[0], budgets):
-        for corpus, line, away in zip(corpora, ("-", "--"), (-0.16, 0.16)):
+        for corpus, line, away in zip(corpora, ("-", "--"), (-0.07, 0.07)):
             here = (found["scope"] == corpus) & (found["budget"] == budget)
             table = found[here].set_index("name")
             for level in [level for level in levels if level in table.index]:
-                axis.axvline(100 * table.loc[level, "score"], color=look(level).colour, linestyle=line, linewidth=0.9)
-            for place, name in enumerate(names):
+                axis.axvline(100 * table.loc[level, "score"], color=look(level).colour, linestyle=line, linewidth=0.9, zorder=1)
+            for name, place in rows.places.items():
                 if name not in table.index:
                     continue
                 row, (colour, marker) = table.loc[name], look(name)
@@ -251,25 +270,26 @@ def scopes(found: pd.DataFrame, levels: Sequence[str], n_train: int) -> Figure:
                 axis.plot([100 * row["low"], 100 * row["high"]], [place + away] * 2, color=colour)
                 axis.plot(100 * row["score"], place + away, marker, color=colour, markerfacecolor=inside, markersize=5)
         axis.set(title=budget_label(budget, n_train))
-        axis.set_xlim(_score_axis(found[found["budget"] == budget], ["low", "high"]))
+        axis.set_xlim(_score_axis(found, ["low", "high"]))
         axis.grid(axis="x", color="0.92", linewidth=0.5)
         mark_chance(axis, CHANCE, along="x")
-    axes[0, 0].set_yticks(range(len(names)), [textwrap.fill(name, 24) for name in names], linespacing=1.0)
-    axes[0, 0].set_ylim(len(names) - 0.1, -0.6)  # with room for a word below
+    name_rows(axes, rows, _BELOW)
     figure.supxlabel("weighted score x 100")
     handles = [
         Line2D([], [], color=DARK, marker="o", linestyle=line, markerfacecolor=inside, label=corpus)
         for corpus, line, inside in zip(corpora, ("-", "--"), (DARK, "white"))
     ]
     handles += [Line2D([], [], color=look(level).colour, label=level) for level in levels]
+    handles += [Line2D([], [], linestyle="none", label=_MARKED) for _ in list(marked)[:1]]
     figure.legend(handles=handles, loc="outside upper right", ncols=len(handles), borderpad=0)
     return figure
 
 
 def claims(concluded: pd.DataFrame, budgets: Sequence[str]) -> Figure:
-    """A forest plot: a row a claim, a panel a label budget; colour and shape are the verdict.
+    """A forest plot: a row a claim, a panel a head and label budget; colour and shape are the verdict.
 
-    Claims that were tested at none of the budgets have no row.
+    Claims "under the wide MLP, ..." are panels on the right, in the row of the claim without these words. Claims that
+    were tested at none of the budgets have no row. A claim with a mark has a dagger and open markers.
 
     Parameters
     ----------
@@ -278,52 +298,56 @@ def claims(concluded: pd.DataFrame, budgets: Sequence[str]) -> Figure:
     """
     shown = concluded[concluded["labels"].isin(budgets)]
     tested = shown[shown.groupby("claim")["p"].transform(lambda p: p.notna().any())]
-    budgets = [labels for labels in budgets if labels in set(tested["labels"])]
-    rows = _claim_rows(list(dict.fromkeys(tested["claim"])))
-    texts, names = [claim for claim, _ in rows], [name for _, name in rows]
-    lines = np.array([1 + name.count("\n") for name in names])
-    places = np.cumsum(lines) - (lines + 1) / 2  # a row is as high as its name
-    size = (PAGE, 1.0 + 0.125 * sum(1.3 + name.count("\n") for name in names))
-    figure, axes = plt.subplots(1, max(len(budgets), 1), figsize=size, sharey=True, squeeze=False)
-    for axis, labels in zip(axes[0], budgets):
-        table = tested[tested["labels"] == labels].set_index("claim").reindex(texts)
-        looks = [_VERDICTS.get(verdict, UNDECIDED) for verdict in table["verdict"]]
-        _intervals(axis, table[["difference", "low", "high"]].to_numpy(), looks, places)
-        for place, verdict in zip(places, table["verdict"]):
+    parts = tested["claim"].str.extract(r"(?:under the (wide MLP), )?(.+)")
+    tested = tested.assign(head=parts[0].fillna(""), text=parts[1])
+    marked = set(tested.loc[tested["mark"].fillna("") != "", "text"]) if "mark" in tested else set()
+    rows = rows_of(_claim_rows(list(dict.fromkeys(tested["text"])), marked), _NAME, 0)
+    panels = [(head, labels) for head in dict.fromkeys(tested["head"]) for labels in budgets]
+    panels = [panel for panel in panels if panel in set(zip(tested["head"], tested["labels"]))]
+    size = (PAGE, 1.05 + rows.height)
+    figure, axes = plt.subplots(1, max(len(panels), 1), figsize=size, sharex=True, sharey=True, squeeze=False)
+    low, high = (100 * tested[["low", "high"]].to_numpy(dtype=float)).T
+    limits = np.nanmin([*low, -1.0]) - 2, np.nanmax([*high, 1.0]) + 2
+    room = int(13 * (PAGE - 2.5) / max(len(panels), 1))  # letters of a title
+    for axis, (head, labels) in zip(axes[0], panels):
+        table = tested[(tested["head"] == head) & (tested["labels"] == labels)].set_index("text").reindex(list(rows.places))
+        looks = [
+            (_VERDICTS.get(verdict, UNDECIDED), verdict in (HOLDS, DOES_NOT) and text not in marked)
+            for text, verdict in table["verdict"].items()
+        ]
+        _intervals(axis, table[["difference", "low", "high"]].to_numpy(), looks, list(rows.places.values()), limits)
+        for text, verdict in table["verdict"].items():
             if verdict == NOT_TESTED:
-                axis.text(0.5, place, NOT_TESTED, transform=axis.get_yaxis_transform(), va="center", color=GREY)
-        axis.set(title=labels)
-        axis.tick_params(axis="y", length=0)
-    axes[0, 0].set_yticks(places, names, linespacing=0.95)
-    for claim, text in zip(texts, axes[0, 0].get_yticklabels()):
-        text.set_fontweight("normal" if claim else "bold")
-    axes[0, 0].set_ylim(lines.sum() - 0.4, -0.6)
-    _key(
-        figure,
-        [
-            (*_filled(BETTER), "holds"),
-            (*_filled(WORSE), "the opposite holds"),
-            (UNDECIDED.colour, UNDECIDED.marker, "white", "cannot be told"),
-        ],
-    )
+                at = rows.places[str(text)]
+                axis.text(0.5, at, NOT_TESTED, transform=axis.get_yaxis_transform(), ha="center", va="center", color=GREY)
+        axis.set_title(wrapped(", ".join(filter(None, (head, labels))), room))
+    axes[0, 0].locator_params(axis="x", nbins=4)
+    name_rows(axes, rows)
+    entries = [(*_filled(BETTER), "holds"), (*_filled(WORSE), "the opposite holds")]
+    entries.append((UNDECIDED.colour, UNDECIDED.marker, "white", "cannot be told"))
+    if marked:
+        entries.append((BETTER.colour, BETTER.marker, "white", _MARKED))
+    _key(figure, entries)
     label = figure.supxlabel("points of weighted score")
     figure.draw_without_rendering()  # for where the names leave the panels
     label.set_x((axes[0, 0].get_position().x0 + axes[0, -1].get_position().x1) / 2)
     return figure
 
 
-def _claim_rows(claims: list[str]) -> list[tuple[str, str]]:
+def _claim_rows(claims: list[str], marked: Collection[str]) -> list[tuple[str, str]]:
     """Rows of the forest plot: a claim, or "" for a heading that several share, and what is written beside it."""
-    rows, before = [], ""
+    rows, before = [], ("", "")
     for claim in claims:
-        match = re.fullmatch(r"(.+?) (?:beats|is better than) (.+)", claim)
-        heading = f"{match[1]} is better than" if match else ""
-        if heading and heading != before:
-            rows.append(("", textwrap.fill(heading, _NAME, break_on_hyphens=False)))
-        name = plain_name(match[2].removesuffix(" at equal steps")) if match else textwrap.fill(claim, _NAME, break_on_hyphens=False)
-        rows.append((claim, name))
-        before = heading
-    return rows
+        match = re.fullmatch(r"(.+?)(: | beats | is better than )(.+)", claim)
+        heading = (match[1] if match[2] == ": " else f"{match[1]} is better than") if match else ""
+        name, material = objective_and_material(match[3].removesuffix(" at equal steps")) if match else (claim, "")
+        if heading != before[0]:
+            rows.append(("", heading))
+        if (heading, material) != before:
+            rows.append(("", material))
+        rows.append((claim, plain_name(name) + _DAGGER * (claim in marked)))
+        before = heading, material
+    return [(claim, text) for claim, text in rows if text]
 
 
 def _filled(of: Look) -> tuple[str, str, str]:
@@ -339,25 +363,32 @@ def _key(figure: Figure, entries: list[tuple[str, str, str, str]]) -> None:
     figure.legend(handles=handles, loc="outside upper right", ncols=len(handles), borderpad=0)
 
 
-def _intervals(axis: Axes, found: np.ndarray, looks: list[Look], places: Sequence[float] | np.ndarray) -> None:
-    """Differences and their intervals, a row each from the top down, with zero; what lies off the axis is a number.
+def _intervals(
+    axis: Axes,
+    found: np.ndarray,
+    looks: Sequence[tuple[Look, bool]],
+    places: Sequence[float],
+    limits: tuple[float, float],
+) -> None:
+    """Differences and their intervals, a row each, with zero; what lies off the axis is a number.
 
     Parameters
     ----------
     found : (row, 3) difference, low, high in -1..1; NaN where there is none.
-    places : (row,) where each row lies.
+    looks : (row,) and whether the marker is filled. places : (row,) where each row lies.
+    limits : of the axis [points].
     """
     found = 100 * found.astype(float)
-    left, right = readable_limits(found[:, 1], found[:, 2])
+    left, right = limits
     axis.axvline(0, color=GREY, linewidth=0.8, zorder=0)
     axis.set_xlim(left, right)
     axis.grid(axis="x", color="0.92", linewidth=0.5)
-    for place, (middle, low, high), (colour, marker) in zip(places, found, looks):
+    for place, (middle, low, high), ((colour, marker), filled) in zip(places, found, looks):
         if np.isnan(middle):
             continue
-        inside = "white" if (colour, marker) == UNDECIDED else colour
         if left <= middle <= right:
             axis.plot([max(low, left), min(high, right)], [place, place], color=colour, solid_capstyle="butt")
+            inside = colour if filled else "white"
             axis.plot(middle, place, marker, color=colour, markerfacecolor=inside, markersize=4.5)
         else:
             edge, side, arrow = (left, "left", "← ") if middle < left else (right, "right", "→ ")

@@ -14,12 +14,16 @@ from keymyna_lib.keys import CIRCLE_OF_FIFTHS, N_KEYS, short_name
 from keymyna_lib.report.figures.style import (
     CHANCE,
     DARK,
+    FAINT,
     GREY,
     PAGE,
     SEQUENTIAL,
     label_points,
     look,
     mark_chance,
+    multiples,
+    multiples_key,
+    objective_and_material,
     plain_name,
     score_limits,
 )
@@ -29,7 +33,7 @@ _WEIGHTED = "weighted score x 100"
 
 def _labels_axis(axis: plt.Axes, labels: list[int]) -> None:
     """A logarithmic axis of numbers of labelled tracks, each named."""
-    axis.set(xscale="log", xlabel="labelled training tracks", xlim=(labels[0] / 1.15, labels[-1] * 1.15))
+    axis.set(xscale="log", xlabel="labelled training tracks", xlim=(labels[0] / 1.25, labels[-1] * 1.25))
     axis.set_xticks(labels, list(map(str, labels)))
     axis.minorticks_off()
 
@@ -75,21 +79,36 @@ def head_curves(systems: pd.DataFrame) -> Figure:
 
 
 def label_curves(curves: pd.DataFrame, n_train: int) -> Figure:
-    """Score with its interval against the number of labels; `curves` is what `summaries.comparison` returns."""
-    figure, axis = plt.subplots(figsize=(PAGE, 2.8))
-    names, ends = list(curves["name"].unique()), []
+    """Score with its interval against the number of labels: a panel an objective, with the others in grey.
+
+    Every panel has the untrained encoder, dotted, too.
+
+    Parameters
+    ----------
+    curves : what `summaries.comparison` returns. n_train : labels of a budget of 0.
+    """
     curves = curves.assign(labels=curves["budget"].replace(0, n_train).astype(int))
-    for i, name in enumerate(names):
-        group, (colour, marker) = curves[curves["name"] == name].sort_values("labels"), look(name)
-        x, y = group["labels"] * _apart(i, len(names)), 100 * group["score"]
-        spread = 100 * np.abs(group[["low", "high"]].to_numpy().T - group["score"].to_numpy())
-        style = ":" if name == "untrained" else "-"
-        axis.errorbar(x, y, yerr=spread, color=colour, marker=marker, linestyle=style, elinewidth=0.7, label=name)
-        ends.append((x.iloc[-1], y.iloc[-1], name, colour))
-    _labels_axis(axis, sorted(set(curves["labels"])))
-    axis.set(ylabel=_WEIGHTED, ylim=score_limits(100 * curves["low"].min(), 100 * curves["high"].max()))
-    mark_chance(axis, CHANCE)
-    label_points(axis, ends)
+    lines = {str(name): line.sort_values("labels") for name, line in curves.groupby("name", sort=False)}
+    untrained = lines.pop("untrained", None)
+    figure, panels = multiples(list(lines))
+    for objective, axis in panels.items():
+        own = [name for name in lines if objective_and_material(name)[0] == objective]
+        for line in [line for name, line in lines.items() if name not in own]:
+            axis.plot(line["labels"], 100 * line["score"], color=FAINT, linewidth=0.7, zorder=1)
+        if untrained is not None:
+            axis.plot(untrained["labels"], 100 * untrained["score"], ":", color=look("untrained").colour)
+        for i, name in enumerate(own):
+            line, (colour, marker) = lines[name], look(name)
+            dashes = "-" if name == objective else "--"
+            x, y = line["labels"] * _apart(2 * i, 2 * len(own) - 1), 100 * line["score"]
+            spread = 100 * np.abs(line[["low", "high"]].to_numpy().T - line["score"].to_numpy())
+            axis.errorbar(x, y, yerr=spread, color=colour, marker=marker, linestyle=dashes, elinewidth=0.7, label=name)
+        _labels_axis(axis, sorted(set(curves["labels"])))
+        axis.set(xlabel="", ylim=score_limits(100 * curves["low"].min(), 100 * curves["high"].max()))
+        mark_chance(axis, CHANCE)
+    figure.supxlabel("labelled training tracks")
+    figure.supylabel(_WEIGHTED)
+    multiples_key(figure, list(lines), {"untrained": ":"} if untrained is not None else {})
     return figure
 
 

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib import rcsetup
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from keymyna_lib.evaluate import chance_scores
 
 PAGE = 7.0  # inches that a page has in print; figures are drawn at this size
 TEXT = 8.0  # points, of all text
+ROW, LINE = 0.18, 0.115  # inches that a row of a dot plot, and a line of text, have at least
+_BETWEEN = 0.04  # inches between names of rows
 
 
 class Look(NamedTuple):
@@ -57,7 +62,7 @@ OUTSIDE = Look("#DDCC77", "o")  # frozen encoders and answers from elsewhere
 # What a test of a difference says; none of these is a system's colour.
 BETTER, WORSE, UNDECIDED = Look("#004488", ">"), Look("#BB5566", "<"), Look("#888888", "o")
 MODE_COLOURS = {"major": "#DDAA33", "minor": "#44546A"}
-GREY, DARK = "#777777", "#222222"
+GREY, DARK, FAINT = "#777777", "#222222", "#CCCCCC"
 SEQUENTIAL = "viridis"  # for what has no natural colour
 
 _THEME: dict[str, Any] = {
@@ -137,8 +142,136 @@ def plain_name(name: str) -> str:
     return name
 
 
+def objective_and_material(name: str) -> tuple[str, str]:
+    """An objective's name without what it was pre-trained on, and that: "" where it is the corpus of the probes.
+
+    >>> objective_and_material("bare contrastive, on free recordings"), objective_and_material("bare contrastive")
+    (('bare contrastive', 'on free recordings'), ('bare contrastive', ''))
+    """
+    match = re.fullmatch(r"(.+), (on .+)", name)
+    return (match[1], match[2]) if match else (name, "")
+
+
+def wrapped(name: str, letters: int) -> str:
+    """A name in lines of at most so many letters, which end with a comma where that is enough.
+
+    >>> wrapped("masked contrastive, crops within 3.75 s", 26)
+    'masked contrastive,\\ncrops within 3.75 s'
+    """
+    lines = [""]
+    for part in name.split(", "):
+        joined = f"{lines[-1]}, {part}" if lines[-1] else part
+        lines = [*lines[:-1], joined] if len(joined) < letters else [*lines[:-1], f"{lines[-1]},", part]
+    if max(map(len, lines)) <= letters and lines[0] != ",":
+        return "\n".join(lines)
+    return textwrap.fill(name, letters, break_on_hyphens=False)
+
+
+class Rows(NamedTuple):
+    """Rows of a dot plot from the top down; see `rows_of`."""
+
+    places: dict[str, float]  # of the middle of each row [inches below the top]
+    texts: list[tuple[float, str, bool]]  # place, wrapped name, whether it is a heading
+    height: float  # inches
+
+
+def rows_of(entries: Sequence[tuple[str, str]], letters: int = 26, least: float = ROW) -> Rows:
+    """Rows that are as high as their names, so that none covers another.
+
+    Parameters
+    ----------
+    entries : key of a row, "" for a heading, and its name. letters : of a line. least : inches that a row has.
+    """
+    places, texts, top = {}, [], 0.0
+    for key, name in entries:
+        text = wrapped(name, letters)
+        height = max(least if key else 0, LINE * (1 + text.count("\n")) + _BETWEEN)
+        texts.append((top + height / 2, text, not key))
+        if key:
+            places[key] = top + height / 2
+        top += height
+    return Rows(places, texts, top)
+
+
+def by_material(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Entries for `rows_of`: systems, then under a heading each those that were pre-trained on other material."""
+    found: dict[str, list[tuple[str, str]]] = {"": []}
+    for name in names:
+        objective, material = objective_and_material(name)
+        shown = plain_name(objective).replace("untrained encoder", "untrained")
+        found.setdefault(material, [("", material)] if material else []).append((name, shown))
+    return [entry for entries in found.values() for entry in entries]
+
+
+def name_rows(axes: np.ndarray, rows: Rows, below: float = 0.0) -> None:
+    """Name the rows of panels that share their axis of rows, and rule a thin line above every heading.
+
+    Parameters
+    ----------
+    below : inches left free below the last row.
+    """
+    axes.flat[0].set_yticks([place for place, _, _ in rows.texts], [text for _, text, _ in rows.texts])
+    axes.flat[0].set_ylim(rows.height + below, 0)
+    above = [place - (LINE * (1 + text.count("\n")) + _BETWEEN) / 2 for place, text, heading in rows.texts if heading]
+    for axis in axes.flat:
+        axis.tick_params(axis="y", length=0)
+        for top in filter(None, above):
+            axis.axhline(top, color="0.8", linewidth=0.5, zorder=0)
+        for label, (_, _, heading) in zip(axis.get_yticklabels(), rows.texts):
+            label.set(fontweight="bold" if heading else "normal", linespacing=0.95)
+
+
+def multiples(names: Sequence[str], height: float = 1.3) -> tuple[Figure, dict[str, Axes]]:
+    """Small panels that share their axes, by objective: what differs in its material alone is drawn in one.
+
+    Parameters
+    ----------
+    height : inches of a panel.
+    """
+    objectives = list(dict.fromkeys(objective_and_material(name)[0] for name in names))
+    columns = min(4, len(objectives))
+    rows = -(-len(objectives) // columns)
+    titles = [wrapped(plain_name(name), 88 // columns) for name in objectives]
+    lines = sum(
+        1 + max(title.count("\n") for title in titles[columns * row : columns * (row + 1)]) for row in range(rows)
+    )
+    size = (PAGE, 0.6 + rows * height + LINE * lines)
+    figure, axes = plt.subplots(rows, columns, figsize=size, sharex=True, sharey=True, squeeze=False)
+    for axis in axes.flat[len(objectives) :]:
+        axis.set_visible(False)
+    for axis, title in zip(axes.flat, titles):
+        axis.set_title(title)
+    for axis in axes.flat[max(len(objectives) - columns, 0) : len(objectives)]:
+        axis.tick_params(labelbottom=True)
+    return figure, dict(zip(objectives, axes.flat))
+
+
+def multiples_key(figure: Figure, names: Sequence[str], levels: Mapping[str, str]) -> None:
+    """What lines and markers mean in all panels of `multiples`.
+
+    Parameters
+    ----------
+    names : of the systems. levels : those drawn in every panel, and the style of their line.
+    """
+    handles = [Line2D([], [], color=look(name).colour, linestyle=style, label=name) for name, style in levels.items()]
+    handles.append(Line2D([], [], color=FAINT, label="the others"))
+    figure.legend(handles=[*handles, *material_handles(names)], loc="outside upper right", ncols=5, borderpad=0)
+
+
+def material_handles(names: Sequence[str]) -> list[Line2D]:
+    """Entries of a legend: the markers of what was pre-trained on other material, if these systems have any."""
+    markers = {objective_and_material(name)[1]: look(name).marker for name in names}
+    return [
+        Line2D([], [], color=DARK, linestyle="none", marker=marker, label=material)
+        for material, marker in markers.items()
+        if material
+    ]
+
+
 def label_points(axis: Axes, points: Sequence[tuple[float, float, str, str]]) -> None:
     """Names right of an axis, moved apart so that none covers another, each joined to what it names by a thin line.
+
+    A figure that is too low for all the names becomes higher.
 
     Parameters
     ----------
@@ -148,14 +281,17 @@ def label_points(axis: Axes, points: Sequence[tuple[float, float, str, str]]) ->
 
     if not points:
         return
-    axis.figure.draw_without_rendering()  # type: ignore[union-attr]  # for the height that the layout leaves
-    line = 1.2 * TEXT / 72 * axis.figure.dpi / axis.get_window_extent().height  # type: ignore[union-attr]
+    figure: Figure = axis.figure  # type: ignore[assignment]
+    named = [(x, y, "\n".join(wrapped(part, 30) for part in name.split("\n")), c) for x, y, name, c in points]
+    ordered = sorted(named, key=lambda point: point[1])
+    figure.draw_without_rendering()  # for the height that the layout leaves
+    needed = 1.2 * TEXT / 72 * figure.dpi * sum(1 + name.count("\n") for _, _, name, _ in named)
+    lacking = (needed - axis.get_window_extent().height) / figure.dpi
+    if lacking > 0:
+        figure.set_figheight(figure.get_figheight() + lacking)
+        figure.draw_without_rendering()
+    line = 1.2 * TEXT / 72 * figure.dpi / axis.get_window_extent().height
     to_fraction = axis.transLimits.transform
-    wrapped = [
-        (x, y, "\n".join(textwrap.fill(part, 30, break_on_hyphens=False) for part in name.split("\n")), c)
-        for x, y, name, c in points
-    ]
-    ordered = sorted(wrapped, key=lambda point: point[1])
     wanted = np.array([to_fraction(axis.transScale.transform((x, y)))[1] for x, y, _, _ in ordered])
     heights = line * np.array([1 + name.count("\n") for _, _, name, _ in ordered])
     least = np.concatenate([[0], np.cumsum((heights[1:] + heights[:-1]) / 2)])  # of each above the first
@@ -200,19 +336,21 @@ def mark_chance(axis: Axes, value: float, *, along: str = "y") -> None:
     """
     low, high = sorted(axis.get_ylim() if along == "y" else axis.get_xlim())
     inside = low <= value <= high
+    box = {"facecolor": "white", "edgecolor": "none", "pad": 0.4}  # over lines of reference, but not over data
+    looks: dict[str, Any] = {"color": GREY, "bbox": box, "zorder": 1.5}
     text = f"chance {value:.3g}" if inside else f"{'↓' if along == 'y' else '←'} chance {value:.3g}"
     if along == "y":
         if inside:
             axis.axhline(value, color=GREY, linestyle=":", linewidth=0.8, zorder=0)
         at = (0.01, value if inside else low)
         axis.annotate(
-            text, at, xycoords=axis.get_yaxis_transform(), xytext=(1, 2), textcoords="offset points", color=GREY
+            text, at, xycoords=axis.get_yaxis_transform(), xytext=(1, 2), textcoords="offset points", **looks
         )
         return
     if inside:
         axis.axvline(value, color=GREY, linestyle=":", linewidth=0.8, zorder=0)
     at = (value if inside else low, 0.0)
-    axis.annotate(text, at, xycoords=axis.get_xaxis_transform(), xytext=(2, 2), textcoords="offset points", color=GREY)
+    axis.annotate(text, at, xycoords=axis.get_xaxis_transform(), xytext=(2, 2), textcoords="offset points", **looks)
 
 
 def readable_limits(low: np.ndarray, high: np.ndarray) -> tuple[float, float]:
