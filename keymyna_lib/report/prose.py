@@ -8,7 +8,7 @@ A place in a template stands in braces and names a table, a row, a column and a 
 `pages` (`value`, `interval`, `answer`, or one of Python's, as ".0f"), and two that choose words by the interval of a
 difference, or by the verdict of its row:
 
-    gains                           "gains 5.1 [1.2, 9.0]", "loses 5.1 [1.2, 9.0]", or that no difference can be told
+    gains                           "gains 5.1 [1.2, 9.0]", "loses 5.1 [1.2, 9.0]", or that it is undecided
     rises|falls|stays undecided     the first if the interval is above 0, the second if below, else the third
 
 Plain values have formats too, a condition two words: `{share / .0%}`, `{same / agree|differ}`. A number typed outside
@@ -111,13 +111,26 @@ def spelled(number: int) -> str:
 
 
 def listed(items: Iterable[object]) -> str:
-    """Things in a row, with "and" before the last.
+    """Things in a row, with "and" before the last; semicolons between them where one has a comma itself.
 
     >>> listed(["a", "b", "c"]), listed([1]), listed([])
     ('a, b and c', '1', 'none')
+    >>> listed(["a, shifted", "b"])
+    'a, shifted; and b'
     """
     *others, last = [str(item) for item in items] or ["none"]
+    if any("," in item for item in (*others, last)):
+        return "; and ".join(filter(None, ["; ".join(others), last]))
     return f"{', '.join(others)} and {last}" if others else last
+
+
+def compared(value: float, other: float, above: str, below: str, alike: str) -> str:
+    """The word for a value beside another.
+
+    >>> compared(67, 67, "more", "fewer", "as many")
+    'as many'
+    """
+    return above if value > other else below if value < other else alike
 
 
 def _rows(table: Table) -> Rows:
@@ -156,7 +169,7 @@ def _gains(cell: str, verdict: str) -> str:
     sign = _sign(cell, verdict)
     value, low, high, _ = _DIFFERENCE.search(cell).groups()
     if sign == 2:
-        return f"shows no difference that can be told: {value} [{low}, {high}]"
+        return f"differs by an undecided {value} [{low}, {high}]"
     value, low, high = (number.lstrip("+-") for number in (value, low, high))
     return f"loses {value} [{high}, {low}]" if sign else f"gains {value} [{low}, {high}]"
 
