@@ -281,6 +281,10 @@ def test_findings_are_cells_of_the_tables():
 def test_where_claims_were_tested_their_verdict_counts():
     claim = "under the paper's linear probe, pre-training beats no pre-training"
     claims = f'claim,labels,seeds,verdict,evidence,p\n"{claim}",48 labels,1,cannot be told,+1.0,0.2\n'
-    probe, mlp, *_ = findings.findings({"pretraining_gain": GAIN, "conclusions": stored.parse("conclusions", claims)})
+    claims += '"robust: after changes, it keeps the key more often",none,1,does not,-9,0.01\n'
+    probe, mlp, _, robust, _ = findings.findings(
+        {"pretraining_gain": GAIN, "conclusions": stored.parse("conclusions", claims)}
+    )
     assert probe.found.verdict == "undecided" and probe.found.cells == ("48 labels: +1.0, cannot be told",)
     assert probe.found.table == "conclusions" and mlp.found.table == "pretraining_gain"
+    assert robust.found.verdict == "does not" and robust.found.cells == ("it keeps the key more often: -9, does not",)

@@ -53,6 +53,11 @@ def _records(tables: Tables, name: str, wanted: Callable[[dict[str, str]], bool]
     return [row for row in tables[name].records() if wanted(row)] if name in tables else []
 
 
+def _tested(tables: Tables, wanted: Callable[[str], bool]) -> list[dict[str, str]]:
+    """The lines of the claims that are wanted by their text, where they were tested."""
+    return _records(tables, "conclusions", lambda row: wanted(row["claim"]) and answer(row["verdict"]) != NOT_RUN)
+
+
 def answer(verdict: str) -> str:
     """A verdict of any table as yes, no, undecided or not run; other words stay as they are."""
     return ANSWERS.get(verdict, verdict)
@@ -71,7 +76,7 @@ def _together(verdicts: Sequence[str]) -> str:
 def _gain(tables: Tables, head: str) -> Found | None:
     # The claims have the same differences, corrected for all that was tested: their verdict counts, where there is one.
     claim, column, table = f"under the paper's {head}, pre-training beats no pre-training", "evidence", "conclusions"
-    rows = _records(tables, "conclusions", lambda row: row["claim"] == claim and answer(row["verdict"]) != NOT_RUN)
+    rows = _tested(tables, lambda text: text == claim)
     if not rows:
         table = "pretraining_gain"
         rows = _records(tables, table, lambda row: row.get("head") == head)
@@ -109,7 +114,7 @@ def _wide_mlp(tables: Tables) -> Found | None:
 def _masking(tables: Tables) -> Found | None:
     rivals = ("bare contrastive", "augmented contrastive")
     claims = {f"masked contrastive pre-training beats {rival} at equal steps": rival for rival in rivals}
-    rows = _records(tables, "conclusions", lambda row: row["claim"] in claims and answer(row["verdict"]) != NOT_RUN)
+    rows = _tested(tables, lambda claim: claim in claims)
     if not rows:
         return None
     cells = tuple(f"{claims[row['claim']]}, {row['labels']}: {row['evidence']}, {row['verdict']}" for row in rows)
@@ -118,6 +123,11 @@ def _masking(tables: Tables) -> Found | None:
 
 
 def _robust(tables: Tables) -> Found | None:
+    claims = _tested(tables, lambda claim: claim.startswith("robust: "))
+    if claims:
+        cells = tuple(f"{row['claim'].rpartition(', ')[2]}: {row['evidence']}, {row['verdict']}" for row in claims)
+        verdict = _together([row["verdict"] for row in claims])
+        return Found("Against the untrained encoder, % of tracks and changes:", cells, verdict, "conclusions")
     rows = _records(tables, "robustness", lambda row: not row.get("augmentation", "pitch").startswith("pitch"))
 
     def values(measure: str, encoder: str) -> list[float]:
