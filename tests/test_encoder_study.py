@@ -175,7 +175,8 @@ def test_only_shared_seeds_are_compared(home):
     found = summaries.comparison("smoke", describe_runs("smoke", runs), [48], "base", n_resamples=100).set_index("name")
     assert found.loc["alone", "shared"] == 1 and found.loc["alone", "pair_ids"] == [runs[2], runs[1]]
     assert found.loc["late", "shared"] == 0 and np.isnan(found.loc["late", "p_holm"])
-    shown = tables.comparison_table(found.reset_index(), 99, "base")
+    shown = tables.comparison_table(found.reset_index(), 99, "base", unseeded=["late"])
+    assert list(shown.frame["seeds"]) == ["2", "1", "–"]
     assert shown.frame.set_index("system").loc["late", "48 labels, minus base"] == "not run"
     assert shown.cells["alone, 1 / 48 labels"] == [runs[2]]
     assert shown.cells["alone, 1 / 48 labels, minus base"] == [runs[2], runs[1]]

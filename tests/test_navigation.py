@@ -80,6 +80,23 @@ def test_links_of_an_executed_copy_lead_where_those_of_the_source_do(clone, link
     assert navigation.rebased(f"See [it]({there}).", copies, source) == f"See [it]({link})."
 
 
+@pytest.mark.parametrize("link", ["20_b_c.ipynb", "20_b_c.ipynb#What-it-means"])
+def test_where_a_notebook_has_no_copy_links_lead_to_another_one(clone, link):
+    source, copies = clone / "notebooks", clone / "results" / "full" / "notebooks"
+    elsewhere = {"20_b_c": clone / "results" / "mini" / "notebooks" / "20_b_c.ipynb"}
+    there = navigation.rebased(f"See [it]({link}) and [that](00_a.ipynb).", source, copies, elsewhere)
+    assert there == f"See [it](../../mini/notebooks/{link}) and [that](00_a.ipynb)."
+    assert navigation.rebased(there, copies, source) == f"See [it]({link}) and [that](00_a.ipynb)."
+
+
+def test_links_in_what_a_notebook_says_are_moved_too(clone):
+    source, copies = clone / "notebooks", clone / "results" / "mini" / "notebooks"
+    said = nbformat.v4.new_output("display_data", {"text/markdown": "[which](../docs/datasets.md)", "text/plain": "x"})
+    node = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("say()", outputs=[said])])
+    there = nbformat.reads(navigation.moved(nbformat.writes(node), source, copies), 4)
+    assert there.cells[0].outputs[0].data["text/markdown"] == "[which](../../../docs/datasets.md)"
+
+
 def test_a_copy_that_is_moved_is_otherwise_the_same(clone):
     source, copies = clone / "notebooks", clone / "results" / "mini" / "notebooks"
     navigation.rewrite(clone)

@@ -266,9 +266,9 @@ def test_findings_are_cells_of_the_tables():
         }
     )
     assert probe.found.verdict == "holds" and probe.found.cells == ("48 labels: +1.0, better", "all: +0.5, better")
-    assert mlp.found.verdict == "holds in 1 of 2"
+    assert mlp.found.verdict == "holds in 1 of 2" and mlp.found.table == "pretraining_gain"
     assert mlp.found.cells[2:] == ("without pitch shifting, a encoder: -9", "scores, 48 labels: 1, on chroma 3")
-    assert masking.found.verdict == "does not in 1 of 2"
+    assert masking.found.verdict == "the opposite in 1 of 2" and masking.found.table == "conclusions"
     assert [cell.split(": ")[1][:2] for cell in masking.found.cells] == ["x0", "x1"]
     assert robust.found.verdict == "holds in 2 of 3" and "under 2 of 3 changes" in robust.found.text
     assert robust.found.cells == (
@@ -276,3 +276,15 @@ def test_findings_are_cells_of_the_tables():
         "estimates that stay, wide MLP: 85 %, untrained 75 %",
     )
     assert best.found.verdict == "not run" and not best.found.cells
+
+
+def test_where_claims_were_tested_their_verdict_counts():
+    claim = "under the paper's linear probe, pre-training beats no pre-training"
+    claims = f'claim,labels,seeds,verdict,evidence,p\n"{claim}",48 labels,1,cannot be told,+1.0,0.2\n'
+    claims += '"robust: after changes, it keeps the key more often",none,1,does not,-9,0.01\n'
+    probe, mlp, _, robust, _ = findings.findings(
+        {"pretraining_gain": GAIN, "conclusions": stored.parse("conclusions", claims)}
+    )
+    assert probe.found.verdict == "undecided" and probe.found.cells == ("48 labels: +1.0, cannot be told",)
+    assert probe.found.table == "conclusions" and mlp.found.table == "pretraining_gain"
+    assert robust.found.verdict == "does not" and robust.found.cells == ("it keeps the key more often: -9, does not",)

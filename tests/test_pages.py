@@ -77,6 +77,7 @@ def test_the_time_of_a_whole_run_is_told_beside_the_sum_of_its_notebooks(clone):
         ("mini/scores / mel* / verdict / answer", "no"),
         ("mini/scores / *wide MLP / verdict / answer", "undecided"),
         ("mini/scores / chance, guess / verdict / answer", "not run"),
+        ("mini/scores / chroma, linear probe / all * / answer", "no"),
         ("mini/scores / *wide MLP / 48 labels / value", "not run"),
         ("mini/scores / *wide MLP / all * / interval", "not run"),
         ("mini/not_made / anything / at all / value", "not run"),

@@ -10,6 +10,7 @@ from store_stand_in import TRAIN, VALID, config, store
 
 from keymyna_lib.experiments.pretext import (
     MARK,
+    WORSE,
     chance_measure,
     learned,
     matching_table,
@@ -92,21 +93,24 @@ def test_a_row_near_chance_is_marked(home):
             *store_run("not learned", "contrastive", [(0.03, 0.01)]),
             *store_run("rebuilt", "reconstruction", [(0.5, 2.0)]),
             *store_run("not rebuilt", "reconstruction", [(1.95, 2.0)]),
+            *store_run("led astray", "reconstruction", [(2.5, 2.0)]),
             {"name": "untrained", "steps": 0, "run_id": "none"},
         ]
     )
     found = pretext_scores("smoke", runs).set_index("name")
-    assert list(found.index) == ["learned", "not learned", "rebuilt", "not rebuilt"]
+    assert list(found.index) == ["learned", "not learned", "rebuilt", "not rebuilt", "led astray"]
     assert found.loc["learned", "learned"] == pytest.approx((0.8 - 0.01) / 0.99)
     assert found.loc["rebuilt", "learned"] == pytest.approx(0.75)
-    assert list(found["near_chance"]) == [False, True, False, True]
+    assert list(found["near_chance"]) == [False, True, False, True, True]
     table = pretext_table(found.reset_index())
-    assert list(table.frame["mark"]) == ["", MARK, "", MARK] and list(table.frame["learned"])[2] == "75 %"
-    assert table.cells["learned, 5 / validation"] == found.loc["learned", "run_ids"] and len(table.cells) == 16
-    assert unlearned(found.reset_index()) == ["not learned", "not rebuilt"] and unlearned(pd.DataFrame()) == []
+    assert list(table.frame["mark"]) == ["", MARK, "", MARK, WORSE] and list(table.frame["learned"])[2] == "75 %"
+    assert table.cells["learned, 5 / validation"] == found.loc["learned", "run_ids"] and len(table.cells) == 20
+    assert unlearned(found.reset_index()) == ["not learned", "not rebuilt", "led astray"]
+    assert unlearned(pd.DataFrame()) == []
     shown = learned(found.reset_index())
     assert shown["learned"] == ("80 %", found.loc["learned", "run_ids"])
     assert shown["not rebuilt"] == (f"3 %, {MARK}", found.loc["not rebuilt", "run_ids"])
+    assert shown["led astray"][0] == f"-25 %, {WORSE}"
 
 
 def test_similarities_are_cosines_of_centred_embeddings():

@@ -91,11 +91,14 @@ def test_differences_are_paired(runs):
     values = table.set_index(["features", "budget"])["weighted_both"]
     for row in found.itertuples():
         assert row.difference == pytest.approx(values["KeyMyna", row.budget] - values["untrained", row.budget])
-        assert row.low < row.difference < row.high and row.low > 0
+        assert row.d_low < row.difference < row.d_high and row.d_low > 0
+        assert row.p_holm == pytest.approx(min(1, 2 * row.p), rel=0.5) and row.p_holm < 0.05
     shown = tables.difference_table(found, 90, "gain").frame
     assert list(shown["verdict"]) == ["better", "better"]
     same = summaries.differences("smoke", table, "KeyMyna", "KeyMyna")
-    assert (same[["difference", "low", "high"]] == 0).all(axis=None)
+    assert (same[["difference", "d_low", "d_high"]] == 0).all(axis=None)
+    assert list(tables.difference_table(same, 90, "gain").frame["verdict"]) == ["undecided", "undecided"]
+    assert tables.difference_table(summaries.differences("smoke", table, "nobody", "KeyMyna"), 90, "gain").frame.empty
 
 
 def test_missing_and_surplus_runs_are_errors(runs):

@@ -26,7 +26,7 @@ from keymyna_lib.report.runs import config_of, load_metrics
 from keymyna_lib.report.traced import TracedTable
 
 NEAR_CHANCE = 0.1  # of the way from chance to a perfect measure (our choice)
-MARK = "near chance"
+MARK, WORSE = "near chance", "worse than a guess"
 
 
 class _Guess(NamedTuple):
@@ -106,7 +106,7 @@ def pretext_scores(profile: str, runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def pretext_table(found: pd.DataFrame) -> TracedTable:
-    """`pretext_scores` as text, with MARK where an objective hardly learned its task."""
+    """`pretext_scores` as text, with MARK or WORSE where an objective hardly learned its task."""
     table = TracedTable(["system", "steps"])
     for cell in found.itertuples():
         row = table.row(cell.name, str(cell.steps))
@@ -114,19 +114,25 @@ def pretext_table(found: pd.DataFrame) -> TracedTable:
         for column, value in (("validation", cell.measure), ("chance", cell.chance)):
             row.cell(column, f"{value:.3f}", cell.run_ids)
         row.cell("learned", f"{100 * cell.learned:.0f} %", cell.run_ids)
-        row.cell("mark", MARK if cell.near_chance else "", cell.run_ids)
+        row.cell("mark", _mark(cell.learned), cell.run_ids)
     return table
 
 
+def _mark(learned: float) -> str:
+    return WORSE if learned < 0 else MARK if learned < NEAR_CHANCE else ""
+
+
 def learned(found: pd.DataFrame) -> dict[str, tuple[str, list[str]]]:
-    """By system, how far it came in its own task, with MARK where that is hardly at all, and the runs that say so.
+    """By system, how far it came in its own task, with MARK or WORSE where that is hardly at all, and the runs behind.
 
     Parameters
     ----------
     found : of `pretext_scores`, one number of steps for each system.
     """
-    shown = {row.name: f"{100 * row.learned:.0f} %" + f", {MARK}" * row.near_chance for row in found.itertuples()}
-    return {name: (text, runs) for (name, text), runs in zip(shown.items(), found["run_ids"])}
+    return {
+        row.name: (", ".join(filter(None, (f"{100 * row.learned:.0f} %", _mark(row.learned)))), row.run_ids)
+        for row in found.itertuples()
+    }
 
 
 def unlearned(found: pd.DataFrame) -> list[str]:

@@ -39,6 +39,10 @@ def discriminants_of(name: str) -> str:
     return f"{DISCRIMINANTS} of {name}"
 
 
+# What no seed of pre-training changes: there is no encoder behind it.
+UNSEEDED = (MEAN_MEL, CHROMA, KEY_PROFILES, ESSENTIA, discriminants_of(MEAN_MEL))
+
+
 def record_references(
     stage: Stage,
     references: Sequence[str],

@@ -142,7 +142,7 @@ def _octaves(centres: np.ndarray) -> tuple[list[float], list[str]]:
 def neighbour_map(
     points: np.ndarray, keys: Sequence[int], near: Sequence[int], here: np.ndarray | None, *, title: str = ""
 ) -> Figure:
-    """Tracks in a plane by the names of their keys, those near a recording joined to it.
+    """Tracks in the plane of two principal components by the names of their keys, those near a recording joined to it.
 
     Parameters
     ----------
@@ -170,6 +170,7 @@ def neighbour_map(
     if here is not None:
         axis.plot(*here, marker="*", markersize=14, color="black", zorder=3)
     axis.set(xticks=[], yticks=[], title=title)
+    axis.set(xlabel="first principal component", ylabel="second principal component")
     axis.margins(0.06)
     return figure
 

@@ -199,6 +199,23 @@ def layer_table(values: pd.DataFrame, runs: Mapping[str, str]) -> TracedTable:
     return shown
 
 
+def course_of_loss(history: pd.DataFrame) -> str:
+    """A sentence on the loss of one run: where it begins and ends, and how low and high it gets in between.
+
+    Parameters
+    ----------
+    history : columns step and loss. Values are means over tenths of the steps, named by the last step of each.
+    """
+    tenths = np.array_split(history.sort_values("step")[["step", "loss"]].to_numpy(), min(10, len(history)))
+    steps, losses = [int(tenth[-1, 0]) for tenth in tenths], [float(tenth[:, 1].mean()) for tenth in tenths]
+    low, high = int(np.argmin(losses)), int(np.argmax(losses))
+    return (
+        f"The loss of the longest run, by tenths of its {steps[-1]} steps, begins at {losses[0]:.2f} and ends at "
+        f"{losses[-1]:.2f}; it is lowest, {losses[low]:.2f}, up to step {steps[low]} and highest, {losses[high]:.2f}, "
+        f"up to step {steps[high]}."
+    )
+
+
 def losses_at_ends(history: pd.DataFrame) -> tuple[float, float]:
     """Mean training loss over the first and the last tenth of the steps of a run."""
     losses = history.sort_values("step")["loss"].to_numpy()

@@ -8,13 +8,17 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from keymyna_lib.base.files import read_json, write_text
 from keymyna_lib.report.pages import described
 
 TOP, END = "navigation", "navigation-end"  # ids of the cells
+# A notebook as others link to it: beside them or, of an executed copy, in another folder.
+_OTHER = re.compile(r"(?:(?:\.\./)+[\w/-]*notebooks/)?(?P<name>\d\d_\w+)\.ipynb(?P<place>(?:#.*)?)")
 
 
 def rewrite(root: Path) -> list[Path]:
@@ -65,13 +69,20 @@ def _about(entry: dict[str, Any]) -> str:
     return f"{paper} Code: {', '.join(modules)}."
 
 
-def moved(text: str, folder: Path, to: Path) -> str:
-    """The text of an executed copy in `folder` that is to lie in the folder `to`, its links `rebased`."""
+def moved(text: str, folder: Path, to: Path, elsewhere: Mapping[str, Path] = MappingProxyType({})) -> str:
+    """The text of an executed copy in `folder` that is to lie in the folder `to`, with all its links `rebased`."""
     node = json.loads(text)
-    cells = [cell for cell in node.get("cells", ()) if cell["cell_type"] == "markdown"]
-    for cell in cells:
-        cell["source"] = rebased("".join(cell["source"]), folder, to).splitlines(keepends=True)
-    return _written(node) if cells else text
+
+    def lines(markdown: list[str] | str) -> list[str]:
+        return rebased("".join(markdown), folder, to, elsewhere).splitlines(keepends=True)
+
+    for cell in node.get("cells", ()):
+        if cell["cell_type"] == "markdown":
+            cell["source"] = lines(cell["source"])
+        for output in cell.get("outputs", ()):
+            if "text/markdown" in output.get("data", {}):
+                output["data"]["text/markdown"] = lines(output["data"]["text/markdown"])
+    return _written(node) if "cells" in node else text
 
 
 def _written(node: dict[str, Any]) -> str:
@@ -79,16 +90,24 @@ def _written(node: dict[str, Any]) -> str:
     return json.dumps(node, indent=1, ensure_ascii=False) + "\n"
 
 
-def rebased(text: str, folder: Path, to: Path) -> str:
+def rebased(text: str, folder: Path, to: Path, elsewhere: Mapping[str, Path] = MappingProxyType({})) -> str:
     """Markdown of a notebook in `folder` as a copy in the folder `to` has it: links to files of the clone lead there.
 
     Links between notebooks stay, from copy to copy. The way back is `rebased(text, to, folder)`.
+
+    Parameters
+    ----------
+    elsewhere : by name, the files of notebooks of which `to` has no copy: links lead there.
     """
 
     def link(match: re.Match[str]) -> str:
         target = match[1]
-        if re.match(r"[a-z]+:|#|/", target) or re.fullmatch(r"\d\d_\w+\.ipynb(#.*)?", target):
+        if re.match(r"[a-z]+:|#|/", target):
             return match[0]
+        if other := _OTHER.fullmatch(target):
+            at = elsewhere.get(other["name"])
+            found = Path(os.path.relpath(at, to)).as_posix() if at else f"{other['name']}.ipynb"
+            return f"]({found}{other['place']})"
         return f"]({Path(os.path.relpath(folder / target, to)).as_posix()})"
 
     return re.sub(r"\]\(([^)\s]+)\)", link, text)

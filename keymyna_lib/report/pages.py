@@ -8,8 +8,8 @@ A page marks what it quotes by two comments, and `keymyna docs` writes what stan
 
 The first comment names a table, a row by its labels, a column and a format. In row and column, `*` stands for anything.
 The format is `value`, the first number of the cell as it is written there; `interval`, that and its interval; `answer`,
-a verdict as yes, no or undecided; or a format specification of Python for the number (".0f"). Without a format, all of
-the cell is shown.
+a verdict, or what a difference says by its interval and adjusted p, as yes, no or undecided; or a format specification
+of Python for the number (".0f"). Without a format, all of the cell is shown.
 
 Tables are `PROFILE/NAME` for results/PROFILE/tables/NAME.csv; `PROFILE/minutes`, how long each notebook took, their
 `total`, and the `run` as a whole; `PROFILE/reading`, as a whole only, the list of notebooks with links; `gpu`, the
@@ -41,6 +41,8 @@ ANSWERS = {  # verdicts of all tables, earlier versions' included
 }
 _MARK = re.compile(r"<!--= (?P<what>.*?) -->(?P<shown>.*?)<!--/-->", re.DOTALL)
 NUMBER = r"[+-]?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?"
+LEVEL = 0.05  # of adjusted p, as in the verdicts of the tables
+DIFFERENCE = re.compile(rf"({NUMBER}) \[({NUMBER}), ({NUMBER})\](?:, p (?:< )?([\d.]+))?")
 _WITH_INTERVAL = re.compile(rf"{NUMBER} \[{NUMBER}, {NUMBER}\]")
 # What only a measurement can say: an interval, a signed or a decimal number, a rate, a ratio, a duration. Sizes of
 # windows, frequencies and numbers of versions and licences are no results.
@@ -145,11 +147,35 @@ def cell_of(rows: Rows | None, row: str, column: str, shown: str = "") -> str:
     if not shown:
         return cell
     if shown == "answer":
-        return ANSWERS[cell]
+        return ANSWERS[cell] if cell in ANSWERS else ("yes", "no", UNDECIDED)[sign_of(cell)]
     match = (_WITH_INTERVAL if shown == "interval" else re.compile(NUMBER)).search(cell)
     if match is None:
         raise KeyMynaError(f"there is no {'interval' if shown == 'interval' else 'number'} in {cell!r}.")
     return match[0] if shown in ("value", "interval") else format(float(match[0].replace(",", "")), shown)
+
+
+def sign_of(cell: str, verdict: str = "") -> int:
+    """0 where a difference is above 0 (or its verdict is "yes"), 1 where it is below, 2 where it may be either.
+
+    Parameters
+    ----------
+    verdict : of the row, if it has one: it may be stricter than the interval.
+
+    Raises
+    ------
+    KeyMynaError
+        When the cell has neither an interval nor a verdict.
+    """
+    match = DIFFERENCE.search(cell)
+    said = {"yes": 0, "no": 1}.get(ANSWERS.get(cell if match is None else verdict, ""), 2)
+    if match is None:
+        if cell not in ANSWERS:
+            raise KeyMynaError(f"there is neither an interval nor a verdict in {cell!r}.")
+        return said
+    _, low, high, p = match.groups()
+    found = 0 if float(low) > 0 else 1 if float(high) < 0 else 2
+    decided = (p is None or float(p) < LEVEL) and (not verdict or said == found)
+    return found if decided else 2
 
 
 def named(rows: Rows, name: str) -> Mapping[str, str]:

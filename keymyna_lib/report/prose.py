@@ -8,7 +8,7 @@ A place in a template stands in braces and names a table, a row, a column and a 
 `pages` (`value`, `interval`, `answer`, or one of Python's, as ".0f"), and two that choose words by the interval of a
 difference, or by the verdict of its row:
 
-    gains                           "gains 5.1 [1.2, 9.0]", "loses 5.1 [1.2, 9.0]", or that no difference can be told
+    gains                           "gains 5.1 [1.2, 9.0]", "loses 5.1 [1.2, 9.0]", or that it is undecided
     rises|falls|stays undecided     the first if the interval is above 0, the second if below, else the third
 
 Plain values have formats too, a condition two words: `{share / .0%}`, `{same / agree|differ}`. A number typed outside
@@ -27,15 +27,13 @@ import pandas as pd
 
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.report.intervals import NOT_RUN
-from keymyna_lib.report.pages import ANSWERS, NUMBER, Rows, cell_of, named
+from keymyna_lib.report.pages import DIFFERENCE, Rows, cell_of, named, sign_of
 from keymyna_lib.report.traced import TracedTable
 
 Table: TypeAlias = TracedTable | pd.DataFrame
-LEVEL = 0.05  # of adjusted p, as in the verdicts of the tables
 
 _VALUE = re.compile(r"\{([\w.,]+)\}")
 _PLACE = re.compile(r"\{([^{}]+)\}")
-_DIFFERENCE = re.compile(rf"({NUMBER}) \[({NUMBER}), ({NUMBER})\](?:, p (?:< )?([\d.]+))?")
 _NO_RESULT = re.compile(
     r"`[^`]*`|\$[^$]*\$|\[[^\]]*\]\([^)]*\)|\bnotebooks? \d\d(?:, \d\d)*(?:,? (?:and|or|to) \d\d)?|\b[A-Za-z]+-?\d+\w*"
 )
@@ -111,13 +109,26 @@ def spelled(number: int) -> str:
 
 
 def listed(items: Iterable[object]) -> str:
-    """Things in a row, with "and" before the last.
+    """Things in a row, with "and" before the last; semicolons between them where one has a comma itself.
 
     >>> listed(["a", "b", "c"]), listed([1]), listed([])
     ('a, b and c', '1', 'none')
+    >>> listed(["a, shifted", "b"])
+    'a, shifted; and b'
     """
     *others, last = [str(item) for item in items] or ["none"]
+    if any("," in item for item in (*others, last)):
+        return "; and ".join(filter(None, ["; ".join(others), last]))
     return f"{', '.join(others)} and {last}" if others else last
+
+
+def compared(value: float, other: float, above: str, below: str, alike: str) -> str:
+    """The word for a value beside another.
+
+    >>> compared(67, 67, "more", "fewer", "as many")
+    'as many'
+    """
+    return above if value > other else below if value < other else alike
 
 
 def _rows(table: Table) -> Rows:
@@ -149,27 +160,13 @@ def _filled(rows: Rows, row: str, column: str, how: str = "") -> str:
         return _gains(cell, verdict)
     if len(words) != 3:
         raise KeyMynaError(f"{how!r}: three words, for above 0, below 0 and undecided.")
-    return words[_sign(cell, verdict)]
+    return words[sign_of(cell, verdict)]
 
 
 def _gains(cell: str, verdict: str) -> str:
-    sign = _sign(cell, verdict)
-    value, low, high, _ = _DIFFERENCE.search(cell).groups()
+    sign = sign_of(cell, verdict)
+    value, low, high, _ = DIFFERENCE.search(cell).groups()
     if sign == 2:
-        return f"shows no difference that can be told: {value} [{low}, {high}]"
+        return f"differs by an undecided {value} [{low}, {high}]"
     value, low, high = (number.lstrip("+-") for number in (value, low, high))
     return f"loses {value} [{high}, {low}]" if sign else f"gains {value} [{low}, {high}]"
-
-
-def _sign(cell: str, verdict: str) -> int:
-    """0 where a difference is above 0, 1 where it is below, 2 where it may be either."""
-    match = _DIFFERENCE.search(cell)
-    said = {"yes": 0, "no": 1}.get(ANSWERS.get(cell if match is None else verdict, ""), 2)
-    if match is None:
-        if cell not in ANSWERS:
-            raise KeyMynaError(f"there is neither an interval nor a verdict in {cell!r}.")
-        return said
-    _, low, high, p = match.groups()
-    found = 0 if float(low) > 0 else 1 if float(high) < 0 else 2
-    decided = (p is None or float(p) < LEVEL) and (not verdict or said == found)
-    return found if decided else 2

@@ -20,7 +20,6 @@ from keymyna_lib.evaluate import (
     holm,
     mirex_scores,
     paired_difference,
-    paired_difference_interval,
     summary,
 )
 from keymyna_lib.report.intervals import UNDECIDED
@@ -28,7 +27,7 @@ from keymyna_lib.report.runs import config_of, load_metrics, load_predictions, n
 
 SYSTEM = ["features", "head"]
 TASK_SYSTEM = ["task", *SYSTEM]
-_BOOTSTRAP_SEED = 0
+_BOOTSTRAP_SEED, _N_RESAMPLES = 0, 20_000
 
 
 def estimates_of(profile: str, run_id: str) -> pd.DataFrame:
@@ -194,9 +193,12 @@ def by_kind(profile: str, runs: pd.DataFrame, kinds: pd.DataFrame) -> pd.DataFra
 def differences(profile: str, table: pd.DataFrame, against: str, compared: str) -> pd.DataFrame:
     """Features `compared` minus features `against`, for each head and budget, paired over tracks and seeds.
 
+    Resampled as by `comparison`, so that the same difference has the same interval in all tables.
+
     Returns
     -------
-    Columns head, budget, difference, low, high, run_ids (of both sides).
+    Columns head, budget, difference, d_low, d_high, p, p_holm (adjusted over the rows), shared (the number of seeds),
+    pair_ids (runs of both sides).
     """
     rows = []
     for (head, budget), group in table.dropna(subset="budget").groupby(["head", "budget"], sort=False):
@@ -206,18 +208,29 @@ def differences(profile: str, table: pd.DataFrame, against: str, compared: str) 
         run_ids = [*sides[compared], *sides[against]]
         scores, compositions = test_scores(profile, run_ids)
         a, b = np.split(scores, 2)
-        low, high = paired_difference_interval(a, b, groups=compositions, seed=_BOOTSTRAP_SEED)
+        found = paired_difference(a, b, groups=compositions, n_resamples=_N_RESAMPLES, seed=_BOOTSTRAP_SEED)
         rows.append(
             {
                 "head": head,
                 "budget": budget,
-                "difference": a.mean() - b.mean(),
-                "low": low,
-                "high": high,
-                "run_ids": run_ids,
+                "difference": found.difference,
+                "d_low": found.low,
+                "d_high": found.high,
+                "p": found.p,
+                "shared": len(a),
+                "pair_ids": run_ids,
             }
         )
-    return pd.DataFrame(rows)
+    columns = ["head", "budget", "difference", "d_low", "d_high", "p", "shared", "pair_ids"]
+    return adjusted(pd.DataFrame(rows, columns=columns))
+
+
+def adjusted(found: pd.DataFrame) -> pd.DataFrame:
+    """Differences with p_holm: their p, adjusted over all rows that have one."""
+    found = found.assign(p_holm=np.nan)
+    if len(found) and (known := found["p"].notna()).any():
+        found.loc[known, "p_holm"] = holm(found.loc[known, "p"])
+    return found
 
 
 def source_difference(profile: str, run_ids: Sequence[str], against: Sequence[str], *, source: str) -> PairedDifference:
@@ -264,7 +277,7 @@ def comparison_scores(profile: str, run_ids: Sequence[str], budget: int) -> tupl
 
 
 def comparison(
-    profile: str, runs: pd.DataFrame, budgets: Sequence[int], against: str, *, n_resamples: int = 20_000
+    profile: str, runs: pd.DataFrame, budgets: Sequence[int], against: str, *, n_resamples: int = _N_RESAMPLES
 ) -> pd.DataFrame:
     """Systems by label budget, each compared with one of them on the same tracks, seeds and draws.
 
@@ -300,7 +313,7 @@ def comparison(
             "run_ids": list(ids[name].values()),
             "shared": 0,
             "pair_ids": [],
-            **dict.fromkeys(("difference", "d_low", "d_high", "p", "p_holm"), np.nan),
+            **dict.fromkeys(("difference", "d_low", "d_high", "p"), np.nan),
         }
         shared = sorted(set(ids[name]) & set(ids.get(against, {})))
         if name != against and shared:
@@ -316,14 +329,11 @@ def comparison(
                 "pair_ids": ours + theirs,
             }
         rows.append(row)
-    table = pd.DataFrame(rows)
-    if (known := table["p"].notna()).any():
-        table.loc[known, "p_holm"] = holm(table.loc[known, "p"])
-    return table
+    return adjusted(pd.DataFrame(rows))
 
 
 def head_comparison(
-    profile: str, runs: pd.DataFrame, budgets: Sequence[int], against: str, *, n_resamples: int = 20_000
+    profile: str, runs: pd.DataFrame, budgets: Sequence[int], against: str, *, n_resamples: int = _N_RESAMPLES
 ) -> pd.DataFrame:
     """`comparison` of heads that were trained with one label budget each: columns as there, over the seeds of both.
 
@@ -339,9 +349,7 @@ def head_comparison(
         ],
         ignore_index=True,
     )
-    known = found["p"].notna()
-    found.loc[known, "p_holm"] = holm(found.loc[known, "p"])
-    return found
+    return adjusted(found)
 
 
 def decided(found: pd.DataFrame, *, level: float = 0.05) -> pd.Series:
@@ -363,7 +371,7 @@ def interaction(
     worse: str,
     budgets: Sequence[int],
     *,
-    n_resamples: int = 20_000,
+    n_resamples: int = _N_RESAMPLES,
 ) -> pd.DataFrame:
     """How much more one system gains over another in one corpus than in a second one: a difference of differences.
 

@@ -6,14 +6,14 @@ settings of one tune are drawn together) and, where a system was trained with se
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from keymyna_lib.report import published, summaries
-from keymyna_lib.report.intervals import NOT_RUN, UNDECIDED, budget_label, difference_cell, with_interval
+from keymyna_lib.report.intervals import NOT_RUN, budget_label, difference_cell, with_interval
 from keymyna_lib.report.runs import load_metrics, run_file
 from keymyna_lib.report.summaries import SYSTEM
 from keymyna_lib.report.traced import TracedTable
@@ -86,13 +86,12 @@ def kind_table(table: pd.DataFrame, n_train: int) -> TracedTable:
 
 
 def difference_table(table: pd.DataFrame, n_train: int, column: str) -> TracedTable:
-    """Paired differences (see `summaries.differences`) with intervals, in `column`, and what they say."""
+    """Paired differences (see `summaries.differences`) with interval and adjusted p, in `column`, and what they say."""
     shown = TracedTable(["head", "labels"])
-    for cell in table.to_dict("records"):
+    for cell, verdict in zip(table.to_dict("records"), summaries.decided(table)):
         row = shown.row(cell["head"], budget_label(cell["budget"], n_train))
-        row.cell(column, with_interval(cell["difference"], cell["low"], cell["high"], "+"), cell["run_ids"])
-        verdict = "better" if cell["low"] > 0 else "worse" if cell["high"] < 0 else UNDECIDED
-        row.cell("verdict", verdict, cell["run_ids"])
+        row.cell(column, difference_cell(cell), cell["pair_ids"])
+        row.cell("verdict", verdict, cell["pair_ids"])
     return shown
 
 
@@ -187,25 +186,33 @@ def exclusions_table(profile: str, run_id: str) -> TracedTable:
     return TracedTable.of_runs(table, labels, [run_id])
 
 
+LEARNED = "learned of its task (not comparable between rows)"
+
+
 def comparison_table(
-    found: pd.DataFrame, n_train: int, against: str, learned: Mapping[str, tuple[str, Sequence[str]]] | None = None
+    found: pd.DataFrame,
+    n_train: int,
+    against: str,
+    learned: Mapping[str, tuple[str, Sequence[str]]] | None = None,
+    unseeded: Collection[str] = (),
 ) -> TracedTable:
     """`summaries.comparison` as text: one row per system, score and paired difference at each label budget.
 
     Parameters
     ----------
     learned : system -> how far it came in its own task and the runs that say so, see `pretext.learned`; a last column.
+    unseeded : systems that no seed changes: their runs of several seeds, there to pair up, are alike.
     """
     shown, columns = TracedTable(["system", "seeds"]), learned or {}
     for name, group in found.groupby("name", sort=False):
-        row = shown.row(name, str(group["seeds"].iloc[0]))
+        row = shown.row(name, "–" if name in unseeded else str(group["seeds"].iloc[0]))
         for cell in group.to_dict("records"):
             label = budget_label(cell["budget"], n_train)
             row.cell(label, with_interval(cell["score"], cell["low"], cell["high"]), cell["run_ids"])
             if name != against:
                 row.cell(f"{label}, minus {against}", difference_cell(cell), cell["pair_ids"] or cell["run_ids"])
         if name in columns:
-            row.cell("learned of its task", *columns[str(name)])
+            row.cell(LEARNED, *columns[str(name)])
     return shown
 
 

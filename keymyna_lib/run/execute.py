@@ -164,12 +164,15 @@ def tidy(
         "duration": round(node.metadata.papermill.duration, 1),
         "parameters": _scrub(dict(node.metadata.papermill.parameters), project, brought),
     }
+    places = project.source(notebook).parent, project.executed(profile, notebook).parent
+
+    def there(markdown: str) -> str:
+        return rebased(markdown, *places)
+
     for cell in node.cells:
         cell.source = _hidden(cell.source, brought)
         if cell.cell_type == "markdown":
-            cell.source = rebased(
-                cell.source, project.source(notebook).parent, project.executed(profile, notebook).parent
-            )
+            cell.source = there(cell.source)
         timing = cell.metadata.pop("papermill", {})
         cell.metadata.pop("execution", None)
         if "injected-parameters" in cell.metadata.get("tags", []):
@@ -180,6 +183,9 @@ def tidy(
             cell.metadata["papermill"] = {"duration": round(timing["duration"], 1)}
         cell.outputs = [_scrub(output, project, brought) for output in _merge_streams(cell.outputs)]
         describe(cell)
+        for output in cell.outputs:
+            if "text/markdown" in output.get("data", {}):
+                output.data["text/markdown"] = there(output.data["text/markdown"])
     return node
 
 

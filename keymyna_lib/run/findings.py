@@ -6,7 +6,7 @@ The paper is KeyMyna, arXiv:2604.10021; its claims are put in our words.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 from keymyna_lib.report.intervals import NOT_RUN, UNDECIDED
@@ -19,29 +19,26 @@ YES, NO = "yes", "no"
 
 @dataclass(frozen=True)
 class Found:
-    """What tables say of a claim: a lead-in, cells with what they are of, and the verdict."""
+    """What tables say of a claim: a lead-in, cells with what they are of, the verdict, and the table of all this."""
 
     text: str
     cells: tuple[str, ...]
     verdict: str
+    table: str
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A claim of the paper, what was found, and the table that the numbers stand in."""
+    """A claim of the paper and what was found."""
 
     paper: str
-    table: str
     found: Found
-
-
-_NOTHING = Found("", (), NOT_RUN)
 
 
 def findings(tables: Tables) -> list[Finding]:
     """The paper's claims, each with what the tables of a profile say of it."""
     return [
-        Finding(paper, table, found(tables) or _NOTHING)
+        Finding(paper, found(tables) or Found("", (), NOT_RUN, table))
         for paper, table, found in (
             ("Pre-training lets a linear probe read the key from frozen embeddings.", "pretraining_gain", _probe),
             ("It also helps a wide MLP, with pitch shifting as its only augmentation.", "pretraining_gain", _wide_mlp),
@@ -56,6 +53,11 @@ def _records(tables: Tables, name: str, wanted: Callable[[dict[str, str]], bool]
     return [row for row in tables[name].records() if wanted(row)] if name in tables else []
 
 
+def _tested(tables: Tables, wanted: Callable[[str], bool]) -> list[dict[str, str]]:
+    """The lines of the claims that are wanted by their text, where they were tested."""
+    return _records(tables, "conclusions", lambda row: wanted(row["claim"]) and answer(row["verdict"]) != NOT_RUN)
+
+
 def answer(verdict: str) -> str:
     """A verdict of any table as yes, no, undecided or not run; other words stay as they are."""
     return ANSWERS.get(verdict, verdict)
@@ -65,19 +67,25 @@ def _together(verdicts: Sequence[str]) -> str:
     """The verdicts of several rows as one."""
     good, bad = (sum(answer(verdict) == kind for verdict in verdicts) for kind in (YES, NO))
     if bad:
-        return "does not" if bad == len(verdicts) else f"does not in {bad} of {len(verdicts)}"
+        return "does not" if bad == len(verdicts) else f"the opposite in {bad} of {len(verdicts)}"
     if good:
         return "holds" if good == len(verdicts) else f"holds in {good} of {len(verdicts)}"
     return UNDECIDED
 
 
 def _gain(tables: Tables, head: str) -> Found | None:
-    rows = _records(tables, "pretraining_gain", lambda row: row.get("head") == head)
+    # The claims have the same differences, corrected for all that was tested: their verdict counts, where there is one.
+    claim, column, table = f"under the paper's {head}, pre-training beats no pre-training", "evidence", "conclusions"
+    rows = _tested(tables, lambda text: text == claim)
     if not rows:
-        return None
-    column = next(name for name in rows[0] if name not in ("head", "labels", "verdict"))
+        table = "pretraining_gain"
+        rows = _records(tables, table, lambda row: row.get("head") == head)
+        if not rows:
+            return None
+        column = next(name for name in rows[0] if name not in ("head", "labels", "verdict"))
     cells = tuple(f"{row['labels']}: {row[column]}, {row['verdict']}" for row in rows)
-    return Found(f"Points that pre-training adds under the {head}:", cells, _together([row["verdict"] for row in rows]))
+    verdict = _together([row["verdict"] for row in rows])
+    return Found(f"Points that pre-training adds under the {head}:", cells, verdict, table)
 
 
 def _probe(tables: Tables) -> Found | None:
@@ -100,21 +108,26 @@ def _wide_mlp(tables: Tables) -> Found | None:
     if scores.keys() >= {"pre-trained", "chroma"}:
         fewest = list(scores["chroma"])[2]
         cost.append(f"scores, {fewest}: {scores['pre-trained'][fewest]}, on chroma {scores['chroma'][fewest]}")
-    return Found(gain.text, gain.cells + tuple(cost), gain.verdict)
+    return replace(gain, cells=gain.cells + tuple(cost))
 
 
 def _masking(tables: Tables) -> Found | None:
     rivals = ("bare contrastive", "augmented contrastive")
     claims = {f"masked contrastive pre-training beats {rival} at equal steps": rival for rival in rivals}
-    rows = _records(tables, "conclusions", lambda row: row["claim"] in claims and answer(row["verdict"]) != NOT_RUN)
+    rows = _tested(tables, lambda claim: claim in claims)
     if not rows:
         return None
     cells = tuple(f"{claims[row['claim']]}, {row['labels']}: {row['evidence']}, {row['verdict']}" for row in rows)
     verdict = _together([row["verdict"] for row in rows])
-    return Found("Points that masking is ahead of other objectives at equal steps:", cells, verdict)
+    return Found("Points that masking is ahead of other objectives at equal steps:", cells, verdict, "conclusions")
 
 
 def _robust(tables: Tables) -> Found | None:
+    claims = _tested(tables, lambda claim: claim.startswith("robust: "))
+    if claims:
+        cells = tuple(f"{row['claim'].rpartition(', ')[2]}: {row['evidence']}, {row['verdict']}" for row in claims)
+        verdict = _together([row["verdict"] for row in claims])
+        return Found("Against the untrained encoder, % of tracks and changes:", cells, verdict, "conclusions")
     rows = _records(tables, "robustness", lambda row: not row.get("augmentation", "pitch").startswith("pitch"))
 
     def values(measure: str, encoder: str) -> list[float]:
@@ -134,6 +147,7 @@ def _robust(tables: Tables) -> Found | None:
         "Medians over the changes:",
         kept,
         "holds" if closer == len(rows) else f"holds in {closer} of {len(rows)}",
+        "robustness",
     )
 
 
@@ -142,4 +156,4 @@ def _published(tables: Tables) -> Found | None:
         tables, "published", lambda row: row["system"] == "KeyMyna" and row.get("measured here", NOT_RUN) != NOT_RUN
     )
     cells = tuple(f"{row['dataset']}, {row['metric']}: {row['value']}; here {row['measured here']}" for row in rows)
-    return Found("The paper's number, and ours:", cells, "see the table") if cells else None
+    return Found("The paper's number, and ours:", cells, "see the table", "published") if cells else None

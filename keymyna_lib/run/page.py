@@ -156,7 +156,7 @@ def _findings(profile: str, results: Path, tables: findings.Tables, larger: Path
     for here, there in zip(own, others, strict=True):
         elsewhere = here.found.verdict == NOT_RUN and there.found.verdict != NOT_RUN
         found = (there if elsewhere else here).found
-        where = f"#table-{here.table}" if here.table in tables else ""
+        where = f"#table-{found.table}" if found.table in tables else ""
         shown.append(
             {
                 "paper": here.paper,
@@ -164,8 +164,8 @@ def _findings(profile: str, results: Path, tables: findings.Tables, larger: Path
                 "cells": found.cells,
                 "verdict": found.verdict,
                 "kind": _kind(found.verdict),
-                "table": here.table,
-                "where": f"{os.path.relpath(larger, results)}/{here.table}.md" if elsewhere else where,
+                "table": found.table,
+                "where": f"{os.path.relpath(larger, results)}/{found.table}.md" if elsewhere else where,
             }
         )
     return shown
@@ -307,8 +307,8 @@ def _cell(results: Path, table: stored.StoredTable, text: str, column: str, runs
 
 def _kind(verdict: str) -> str:
     """The class of a verdict in the style sheet."""
-    answer = findings.NO if verdict.startswith("the opposite") else findings.answer(verdict)
-    return {findings.YES: "good", findings.NO: "bad", UNDECIDED: "open", NOT_RUN: "none"}.get(answer, "part")
+    kinds = {findings.YES: "good", findings.NO: "bad", UNDECIDED: "open", NOT_RUN: "none"}
+    return kinds.get(findings.answer(verdict), "part")
 
 
 def tables_digest(results: Path) -> str:

@@ -8,7 +8,8 @@ At the end, runs that no index names any longer are removed, and the page is mad
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 
 from keymyna_lib.base import files
 from keymyna_lib.report import publication
@@ -35,8 +36,9 @@ def publish(project: Project, profile: str, notebooks: Sequence[str]) -> list[st
     """
     results = project.root / "results" / profile
     with pipeline.locked(project, profile):
+        there = {*notebooks, *(path.stem for path in (results / "notebooks").glob("*.ipynb"))}
         for notebook in notebooks:
-            _put_in_place(project, profile, notebook)
+            _put_in_place(project, profile, notebook, _elsewhere(project, there))
         if (whole := project.whole_run(profile)).is_file():
             files.write_text(project.root / project.named(whole), whole.read_text(encoding="utf-8"))
         indices = {path.stem: publication.read_index(path) for path in sorted((results / "index").glob("*.json"))}
@@ -48,15 +50,21 @@ def publish(project: Project, profile: str, notebooks: Sequence[str]) -> list[st
     return [name for name in indices if name not in notebooks]
 
 
-def _put_in_place(project: Project, profile: str, notebook: str) -> None:
+def _elsewhere(project: Project, there: Collection[str]) -> dict[str, Path]:
+    """The notebooks without a copy in a profile: as executed in the default profile or, failing that, their source."""
+    folders = (project.root / "notebooks", project.root / "results" / "mini" / "notebooks")
+    found = {path.stem: path for folder in folders for path in folder.glob("[0-9][0-9]_*.ipynb")}
+    return {name: path for name, path in found.items() if name not in there}
+
+
+def _put_in_place(project: Project, profile: str, notebook: str, elsewhere: Mapping[str, Path]) -> None:
     index = publication.read_index(project.index(profile, notebook))
     staging = publication.Staging(project.root, profile, notebook)
     executed = project.executed(profile, notebook)
     if executed.is_file():  # its links lead to files of the clone, by paths relative to it
         place = project.root / project.named(executed)
-        files.write_text(
-            staging.path(place), moved(executed.read_text(encoding="utf-8"), executed.parent, place.parent)
-        )
+        text = executed.read_text(encoding="utf-8")
+        files.write_text(staging.path(place), moved(text, executed.parent, place.parent, elsewhere))
     for name in index["files"]:
         if (made := project.made / name).is_file():  # the others are of the cache
             place = staging.path(project.root / name)
