@@ -95,7 +95,7 @@ def unlabelled_of(
     train, valid = training_tracks(config, seen), seen.tracks(split="valid")
     if material == FREE:
         valid = train[::10]
-        train = [track for track in train if track not in set(valid)]
+        train = sorted(set(train) - set(valid))
     return Unlabelled(seen, train, valid)
 
 
