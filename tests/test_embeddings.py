@@ -123,7 +123,7 @@ def test_differences_and_layers_as_text():
 
 
 def test_the_course_of_a_loss_is_told_by_tenths():
-    history = pd.DataFrame({"step": range(1, 101), "loss": np.repeat([0.0, -2, 3, 1, 1, 1, 1, 1, 1, -1], 10)})
+    history = pd.DataFrame({"step": range(100), "loss": np.repeat([0.0, -2, 3, 1, 1, 1, 1, 1, 1, -1], 10)})
     said = embeddings.course_of_loss(history.sample(frac=1, random_state=0))
     assert "its 100 steps, begins at 0.00 and ends at -1.00" in said
     assert "lowest, -2.00, up to step 20 and highest, 3.00, up to step 30" in said

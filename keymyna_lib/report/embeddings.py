@@ -204,10 +204,11 @@ def course_of_loss(history: pd.DataFrame) -> str:
 
     Parameters
     ----------
-    history : columns step and loss. Values are means over tenths of the steps, named by the last step of each.
+    history : columns step (from 0) and loss. Values are means over tenths of the steps, named by how many steps were
+        done at the end of each.
     """
     tenths = np.array_split(history.sort_values("step")[["step", "loss"]].to_numpy(), min(10, len(history)))
-    steps, losses = [int(tenth[-1, 0]) for tenth in tenths], [float(tenth[:, 1].mean()) for tenth in tenths]
+    steps, losses = [int(tenth[-1, 0]) + 1 for tenth in tenths], [float(tenth[:, 1].mean()) for tenth in tenths]
     low, high = int(np.argmin(losses)), int(np.argmax(losses))
     return (
         f"The loss of the longest run, by tenths of its {steps[-1]} steps, begins at {losses[0]:.2f} and ends at "
