@@ -199,7 +199,7 @@ def designs(found: pd.DataFrame, n_train: int) -> Figure:
 
     Parameters
     ----------
-    found : what `summaries.comparison` returns against "default".
+    found : what `summaries.comparison` returns against "default"; with a column mark, see `differences`.
     """
     budgets = {budget_label(budget, n_train): table for budget, table in found.groupby("budget", sort=False)}
     return differences({title: table[table["name"] != "default"] for title, table in budgets.items()})
@@ -212,10 +212,12 @@ def differences(found: Mapping[str, pd.DataFrame]) -> Figure:
 
     Parameters
     ----------
-    found : title -> rows of `summaries.comparison` with name, difference, d_low, d_high, p_holm.
+    found : title -> rows of `summaries.comparison` with name, difference, d_low, d_high, p_holm. Those of a column mark
+        that is not empty have a dagger and open markers: they are near chance on their own task.
     """
     names = list(dict.fromkeys(name for table in found.values() for name in table["name"]))
-    rows = rows_of([(name, plain_name(name)) for name in names])
+    marked = {name for table in found.values() for name in _marked(table, "name")}
+    rows = rows_of([(name, plain_name(name) + _DAGGER * (name in marked)) for name in names])
     size = (PAGE, 0.95 + rows.height)
     figure, axes = plt.subplots(1, len(found), figsize=size, sharey=True, squeeze=False)
     for axis, (title, table) in zip(axes[0], found.items()):
@@ -225,7 +227,8 @@ def differences(found: Mapping[str, pd.DataFrame]) -> Figure:
         kinds = {"better": BETTER, "worse": WORSE, "undecided": UNDECIDED}
         shown = table[["difference", "d_low", "d_high"]].to_numpy()
         limits = readable_limits(100 * table["d_low"].to_numpy(), 100 * table["d_high"].to_numpy())
-        _intervals(axis, shown, [(kinds[look], look != "undecided") for look in looks], list(rows.places.values()), limits)
+        drawn = [(kinds[look], look != "undecided" and name not in marked) for name, look in zip(names, looks)]
+        _intervals(axis, shown, drawn, list(rows.places.values()), limits)
         axis.set(title=title, xlabel="points above the default")
     name_rows(axes, rows)
     _key(
@@ -233,10 +236,16 @@ def differences(found: Mapping[str, pd.DataFrame]) -> Figure:
         [
             (*_filled(BETTER), "better than the default"),
             (*_filled(WORSE), "worse"),
-            (UNDECIDED.colour, UNDECIDED.marker, "white", "undecided (Holm-adjusted p at least 0.05)"),
+            (UNDECIDED.colour, UNDECIDED.marker, "white", "undecided"),
+            *[(WORSE.colour, WORSE.marker, "white", _MARKED) for _ in list(marked)[:1]],
         ],
     )
     return figure
+
+
+def _marked(table: pd.DataFrame, column: str) -> set[str]:
+    """The names in a column of the rows whose mark, if they have one, is not empty."""
+    return set(table.loc[table["mark"].fillna("") != "", column]) if "mark" in table else set()
 
 
 def scopes(found: pd.DataFrame, levels: Sequence[str], n_train: int) -> Figure:
@@ -252,7 +261,7 @@ def scopes(found: pd.DataFrame, levels: Sequence[str], n_train: int) -> Figure:
     """
     corpora, budgets = list(dict.fromkeys(found["scope"])), list(dict.fromkeys(found["budget"]))
     names = [name for name in dict.fromkeys(found["name"]) if name not in levels]
-    marked = set(found.loc[found["mark"].fillna("") != "", "name"]) if "mark" in found else set()
+    marked = _marked(found, "name")
     rows = rows_of([(key, name + _DAGGER * (key in marked)) for key, name in by_material(names)], least=1.7 * ROW)
     size = (PAGE, 1.0 + _BELOW + rows.height)
     figure, axes = plt.subplots(1, len(budgets), figsize=size, sharex=True, sharey=True, squeeze=False)
@@ -281,7 +290,7 @@ def scopes(found: pd.DataFrame, levels: Sequence[str], n_train: int) -> Figure:
     ]
     handles += [Line2D([], [], color=look(level).colour, label=level) for level in levels]
     handles += [Line2D([], [], linestyle="none", label=_MARKED) for _ in list(marked)[:1]]
-    figure.legend(handles=handles, loc="outside upper right", ncols=len(handles), borderpad=0)
+    figure.legend(handles=handles, loc="outside upper right", ncols=3, borderpad=0)
     return figure
 
 
@@ -300,13 +309,14 @@ def claims(concluded: pd.DataFrame, budgets: Sequence[str]) -> Figure:
     tested = shown[shown.groupby("claim")["p"].transform(lambda p: p.notna().any())]
     parts = tested["claim"].str.extract(r"(?:under the (wide MLP), )?(.+)")
     tested = tested.assign(head=parts[0].fillna(""), text=parts[1])
-    marked = set(tested.loc[tested["mark"].fillna("") != "", "text"]) if "mark" in tested else set()
+    marked = _marked(tested, "text")
     rows = rows_of(_claim_rows(list(dict.fromkeys(tested["text"])), marked), _NAME, 0)
     panels = [(head, labels) for head in dict.fromkeys(tested["head"]) for labels in budgets]
     panels = [panel for panel in panels if panel in set(zip(tested["head"], tested["labels"]))]
     size = (PAGE, 1.05 + rows.height)
     figure, axes = plt.subplots(1, max(len(panels), 1), figsize=size, sharex=True, sharey=True, squeeze=False)
-    low, high = (100 * tested[["low", "high"]].to_numpy(dtype=float)).T
+    learned = tested[~tested["text"].isin(marked)]  # the others may lie anywhere, and say nothing
+    low, high = (100 * learned[["low", "high"]].to_numpy(dtype=float)).T
     limits = np.nanmin([*low, -1.0]) - 2, np.nanmax([*high, 1.0]) + 2
     room = int(13 * (PAGE - 2.5) / max(len(panels), 1))  # letters of a title
     for axis, (head, labels) in zip(axes[0], panels):
@@ -315,7 +325,8 @@ def claims(concluded: pd.DataFrame, budgets: Sequence[str]) -> Figure:
             (_VERDICTS.get(verdict, UNDECIDED), verdict in (HOLDS, DOES_NOT) and text not in marked)
             for text, verdict in table["verdict"].items()
         ]
-        _intervals(axis, table[["difference", "low", "high"]].to_numpy(), looks, list(rows.places.values()), limits)
+        shown = table[["difference", "low", "high"]].to_numpy()
+        _intervals(axis, shown, looks, list(rows.places.values()), limits, brief=True)
         for text, verdict in table["verdict"].items():
             if verdict == NOT_TESTED:
                 at = rows.places[str(text)]
@@ -369,6 +380,8 @@ def _intervals(
     looks: Sequence[tuple[Look, bool]],
     places: Sequence[float],
     limits: tuple[float, float],
+    *,
+    brief: bool = False,
 ) -> None:
     """Differences and their intervals, a row each, with zero; what lies off the axis is a number.
 
@@ -377,6 +390,7 @@ def _intervals(
     found : (row, 3) difference, low, high in -1..1; NaN where there is none.
     looks : (row,) and whether the marker is filled. places : (row,) where each row lies.
     limits : of the axis [points].
+    brief : no interval beside that number, where a panel is too narrow for both.
     """
     found = 100 * found.astype(float)
     left, right = limits
@@ -392,5 +406,5 @@ def _intervals(
             axis.plot(middle, place, marker, color=colour, markerfacecolor=inside, markersize=4.5)
         else:
             edge, side, arrow = (left, "left", "← ") if middle < left else (right, "right", "→ ")
-            text = f"{arrow}{middle:+.0f} [{low:+.0f}, {high:+.0f}]"
+            text = f"{arrow}{middle:+.0f}" + ("" if brief else f" [{low:+.0f}, {high:+.0f}]")
             axis.text(edge, place, text, ha=side, va="center", color=colour, fontsize=TEXT)
