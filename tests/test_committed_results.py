@@ -150,7 +150,7 @@ def test_the_comparison_has_three_seeds_of_every_objective(profile):
     assert set(seeds) == {UNTRAINED, *OBJECTIVES}
     assert min(map(len, seeds.values())) >= 3
     shown = pd.read_csv(folder / "tables" / "objectives.csv").set_index("system")["seeds"]
-    assert {name: shown[name] for name in seeds} == {name: len(found) for name, found in seeds.items()}
+    assert {name: shown[name] for name in seeds} == {name: str(len(found)) for name, found in seeds.items()}
 
 
 def test_designs_are_those_of_all_factors_beside_the_default_and_the_untrained():
