@@ -17,6 +17,7 @@ out of both.
 from __future__ import annotations
 
 import random
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -158,15 +159,17 @@ class ReferenceTracks(Dataset):
 
 def loader(paths: Sequence[Path], crop_frames: int, batch_size: int, *, workers: int, seed: int) -> DataLoader:
     """Shuffled batches of `ReferenceTracks`: tracks (batch,), and a list of two views (batch, 1, mel, frame)."""
-    return DataLoader(
-        ReferenceTracks(paths, crop_frames, seed),
-        batch_size,
-        shuffle=True,
-        drop_last=True,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        generator=torch_stream(seed, "order of rows"),
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This DataLoader will create")  # the public code's number, on any machine
+        return DataLoader(
+            ReferenceTracks(paths, crop_frames, seed),
+            batch_size,
+            shuffle=True,
+            drop_last=True,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            generator=torch_stream(seed, "order of rows"),
+        )
 
 
 def step(
