@@ -401,10 +401,10 @@ def _real_music(values: Values, root: Path) -> Iterator[str]:
 def _objectives(values: Values, root: Path) -> Iterator[str]:
     from keymyna_lib.experiments.encoder_study import ELSEWHERE, FREE, MASKED, OTHER
 
-    for material, parameter in ((FREE, "free_recordings"), (OTHER, "beside")):
-        for name in values["objectives"]:
-            if name in ELSEWHERE and ELSEWHERE[name][1] == material and not values[parameter]:
-                yield f"objectives, {name!r}: {parameter} says where its material is; give it."
+    parameters = {FREE: "free_recordings", OTHER: "beside"}
+    for name in filter(ELSEWHERE.get, values["objectives"]):
+        if not values[parameter := parameters[ELSEWHERE[name][1]]]:
+            yield f"objectives, {name!r}: {parameter} says where its material is; give it."
     yield from _beside(values)
     if MASKED not in values["objectives"]:
         yield f"objectives {values['objectives']}: the others are compared with {MASKED!r}; add it."
