@@ -563,10 +563,11 @@ def make_model(
     others = {f"songs on {held_out}": recipe.held_out(wanted, held_out)} if held_out else {}
     compared = unlabelled(compared_on) or recordings
     table = recipe.report(made, others=others, unlabelled=compared, real=real)
-    command = f"keymyna make-model FILE --recipe {name} --front-end {front_end}" + " --data-root DIR" * (
-        data_root is not None
-    )
-    recipe.write_card(table, out, command=command, provenance=provenance.environment())
+    folders = {"--data-root": data_root, "--compared-on": compared_on, "--real": real}
+    command = ["keymyna make-model FILE", f"--recipe {name} --front-end {front_end}"]
+    command += [f"{option} DIR" for option, folder in folders.items() if folder]
+    command += [f"--held-out {held_out}"] if held_out else []
+    recipe.write_card(table, out, command=" ".join(command), provenance=provenance.environment())
     click.echo(table.round(3).to_string(index=False))
 
 
