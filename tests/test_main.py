@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import hashlib
 import io
 import json
 import os
@@ -10,9 +11,11 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import models
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
 import tones
@@ -21,6 +24,7 @@ from click.testing import CliRunner
 from keymyna_lib import __main__ as cli
 from keymyna_lib.base import paths
 from keymyna_lib.base.errors import KeyMynaError
+from keymyna_lib.experiments import recipe
 from keymyna_lib.keys import KEY_NAMES, parse_key
 from keymyna_lib.model import save_encoder
 from keymyna_lib.report import publication
@@ -369,3 +373,25 @@ import sys, keymyna_lib.run.pipeline, keymyna_lib.run.warmup
 print(sorted({"torch", "pandas", "papermill", "nbformat", "librosa"} & set(sys.modules)))"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+# make-model
+
+
+def test_a_models_card_tells_model_command_and_scores(monkeypatch, tmp_path):
+    table = pd.DataFrame({"set": ["test: all"], "measure": ["accuracy"], "value": [0.5], "low": [None], "high": [None]})
+    made = SimpleNamespace(model=SimpleNamespace(save=lambda path, stored: path.write_bytes(b"weights")))
+    monkeypatch.setattr(recipe, "make", lambda wanted, **_: made if wanted == recipe.toy_recipe("mel") else None)
+    monkeypatch.setattr(recipe, "held_out", lambda wanted, soundfont: soundfont)
+    asked = {}
+    monkeypatch.setattr(recipe, "report", lambda made, **options: asked.update(options) or table)
+    model, options = tmp_path / "model.safetensors", ["--recipe", "toy", "--held-out", "FluidR3", "--real", tmp_path]
+    assert call("make-model", model, *options).exit_code == 0
+    assert asked == {"others": {"songs on FluidR3": "FluidR3"}, "unlabelled": None, "real": tmp_path}
+    card = json.loads(model.with_suffix(".json").read_text())
+    assert card["model"] == hashlib.sha256(b"weights").hexdigest()
+    command = "keymyna make-model FILE --recipe toy --front-end mel --real DIR --held-out FluidR3"
+    assert card["command"] == command and str(tmp_path) not in json.dumps(card)
+    (row,) = card["scores"]
+    assert row == {"set": "test: all", "measure": "accuracy", "value": 0.5, "low": None, "high": None}
+    assert card["provenance"]["code_hash"]

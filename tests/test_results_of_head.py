@@ -15,12 +15,13 @@ import tarfile
 import pytest
 
 from keymyna_lib.base import files, hashing, paths
+from keymyna_lib.key_model import DEFAULT
 from keymyna_lib.run import parameters, pipeline
 from keymyna_lib.run.project import Project
 
 SPEED = "70_speed"  # run when it is asked for, to measure the machine
 TIMERS = ("keymyna_lib.bench.", "default.", "mel.")  # what takes its times, and weights, which take none
-MODELS = paths.LIBRARY / "models"
+MODELS = DEFAULT.parent
 PRESENTS = ("keymyna_lib.report.", "keymyna_lib.experiments.conclusions")  # stored runs, and changes none
 imports_of = functools.cache(hashing._imports_of)
 
@@ -155,3 +156,7 @@ def test_the_commit_of_a_card_had_the_recipe_of_this_one(card, tree_of):
         for root in map(tree_of, (origin["commit"], "HEAD"))
     )
     assert not changed(then, now), f"{card.name} was made at {origin['commit'][:10]}; since then these changed"
+
+
+def test_the_default_models_card_is_of_its_file():
+    assert files.read_json(DEFAULT.with_suffix(".json"))["model"] == hashing.sha256_file(DEFAULT)
