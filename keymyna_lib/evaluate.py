@@ -326,6 +326,14 @@ def paired_difference(
     )
 
 
+def paired_difference_interval(
+    a, b, *, groups=None, n_resamples: int = 2000, level: float = 0.95, seed: int
+) -> tuple[float, float]:
+    """The interval of `paired_difference` alone."""
+    found = paired_difference(a, b, groups=groups, n_resamples=n_resamples, level=level, seed=seed)
+    return found.low, found.high
+
+
 def holm(p_values) -> np.ndarray:
     """Adjusted p-values of a family of tests: rejecting those up to alpha keeps the family-wise error at alpha.
 
