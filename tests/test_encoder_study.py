@@ -182,10 +182,17 @@ def test_only_shared_seeds_are_compared(home):
     assert shown.cells["alone, 1 / 48 labels, minus base"] == [runs[2], runs[1]]
 
 
+def test_a_design_that_is_an_objective_has_one_claim():
+    designs = ["default", "untrained", "mask ratio 0", "crops within 117 frames", "crops within 9 frames"]
+    assert len(conclusions.design_claims(designs)) == 3
+    claims = conclusions.design_claims(designs, objectives=["bare contrastive", encoder_study.NEAR])
+    assert [claim.worse for claim in claims] == ["crops within 9 frames"]
+
+
 def test_conclusions_follow_the_rule(compared):
     _, found = compared
     claims = [
-        *conclusions.design_claims(["base", "worse", "alike"], "base"),
+        *conclusions.design_claims(["base", "worse", "alike"], default="base"),
         conclusions.Claim("base beats nobody", "base", "nobody"),
     ]
     assert [claim.worse for claim in claims] == ["worse", "alike", "nobody"]
@@ -289,7 +296,7 @@ def test_an_interaction_is_decided_apart_from_the_other_claims(two_corpora, comp
     evidence = pd.concat(
         [
             conclusions.conclude_interaction(conclusions.SCOPE_CLAIM, both, 99),
-            conclusions.conclude(conclusions.design_claims(["worse", "alike", "nobody"], "base"), found, 99),
+            conclusions.conclude(conclusions.design_claims(["worse", "alike", "nobody"], default="base"), found, 99),
         ],
         ignore_index=True,
     )

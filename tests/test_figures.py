@@ -157,7 +157,7 @@ def test_limits_of_differences_hold_all_but_outliers():
 
 
 def test_designs_show_every_interval_or_write_it():
-    found = compared(names=["default", "untrained", "loss infonce", "batch 32", "patches square", "crops of 98 frames"])
+    found = compared(names=["default", "untrained", "InfoNCE loss", "batch 32", "patches square", "crops of 98 frames"])
     outlier = (found["name"] == "patches square") & (found["budget"] == 0)
     found.loc[outlier, ["difference", "d_low", "d_high"]] = -0.95, -0.99, -0.91
     figure = figures.designs(found, 1147)
@@ -217,7 +217,7 @@ def claims():
     rows = [
         ("masked contrastive pre-training beats no pre-training", 0.2, 0.15, 0.25, "holds"),
         ("masked contrastive pre-training beats bare contrastive at equal steps", np.nan, np.nan, np.nan, "not tested"),
-        ("the default design beats loss infonce", 0.01, -0.02, 0.03, "cannot be told"),
+        ("the default design beats InfoNCE loss", 0.01, -0.02, 0.03, "cannot be told"),
         ("the default design beats batch 32", -0.1, -0.13, -0.06, "does not"),
         ("something else is true where instruments change, and that is a long sentence", 0.1, 0.05, 0.14, "holds"),
     ]

@@ -19,7 +19,6 @@ import numpy as np
 import pandas as pd
 
 from keymyna_lib.base.errors import KeyMynaError
-from keymyna_lib.evaluate import holm
 from keymyna_lib.experiments.encoder_study import ELSEWHERE, FREE, MASKED, NEAR, OBJECTIVES, TIMBRE, UNTRAINED
 from keymyna_lib.experiments.pretext import MARK
 from keymyna_lib.experiments.references import ESSENTIA, KEY_PROFILES, discriminants_of
@@ -84,11 +83,15 @@ MASK_CLAIMS: tuple[Claim, ...] = (
 )
 
 
-def design_claims(names: Sequence[str], default: str = "default") -> list[Claim]:
-    """For every design that was run, the claim that the default beats it; `OBJECTIVE_CLAIMS` has the untrained one."""
-    return [
-        Claim(f"the default design beats {name}", default, name) for name in names if name not in (default, UNTRAINED)
-    ]
+# Designs of notebook 60 that are objectives of notebook 50, which has more seeds of them.
+_AS_OBJECTIVES = {"mask ratio 0": "bare contrastive", f"crops within {OBJECTIVES[NEAR]['crop_distance']} frames": NEAR}
+
+
+def design_claims(names: Sequence[str], objectives: Sequence[str] = (), default: str = "default") -> list[Claim]:
+    """For every design that was run, the claim that the default beats it; `OBJECTIVE_CLAIMS` has the untrained one,
+    and those that are among the `objectives` that were run."""
+    elsewhere = {default, UNTRAINED, *(name for name, same in _AS_OBJECTIVES.items() if same in objectives)}
+    return [Claim(f"the default design beats {name}", default, name) for name in names if name not in elsewhere]
 
 
 # Of `summaries.interaction` between the corpora of scope "section" and "piece": what the comparison asks first.
@@ -145,17 +148,15 @@ def conclude(
     rows = []
     for claim in claims:
         tested = [
-            {
-                "claim": claim.text,
+            untested(claim.text)
+            | {
                 "labels": budget_label(cell["budget"], n_train),
                 "seeds": cell["shared"],
                 "difference": -cell["difference"],
                 "low": -cell["d_high"],
                 "high": -cell["d_low"],
                 "p": cell["p"],
-                "scale": SCORE,
                 "run_ids": cell["pair_ids"],
-                "family": OTHERS,
                 "mark": MARK if {claim.better, claim.worse} & set(unlearned) else "",
             }
             for cell in found.to_dict("records")
@@ -281,12 +282,9 @@ def decide(evidence: pd.DataFrame) -> pd.DataFrame:
     (over all lines; it decides nothing).
     """
 
-    def adjusted(p: pd.Series) -> pd.Series:
-        known = p.notna()
-        return pd.Series(holm(p[known]) if known.any() else [], p.index[known], dtype=float).reindex(p.index)
-
+    by_family = evidence.groupby("family", sort=False)["p"]
     decided = evidence.assign(
-        p_holm=evidence.groupby("family", sort=False)["p"].transform(adjusted), p_page=adjusted(evidence["p"])
+        p_holm=by_family.transform(summaries.adjusted_p), p_page=summaries.adjusted_p(evidence["p"])
     )
     return decided.assign(verdict=[verdict(row.low, row.high, row.p_holm) for row in decided.itertuples()])
 

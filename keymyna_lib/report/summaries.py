@@ -225,12 +225,15 @@ def differences(profile: str, table: pd.DataFrame, against: str, compared: str) 
     return adjusted(pd.DataFrame(rows, columns=columns))
 
 
+def adjusted_p(p: pd.Series) -> pd.Series:
+    """p-values, Holm-adjusted over those that are there; the others stay NaN."""
+    known = p.notna()
+    return pd.Series(holm(p[known]) if known.any() else [], p.index[known], dtype=float).reindex(p.index)
+
+
 def adjusted(found: pd.DataFrame) -> pd.DataFrame:
     """Differences with p_holm: their p, adjusted over all rows that have one."""
-    found = found.assign(p_holm=np.nan)
-    if len(found) and (known := found["p"].notna()).any():
-        found.loc[known, "p_holm"] = holm(found.loc[known, "p"])
-    return found
+    return found.assign(p_holm=adjusted_p(found["p"]) if len(found) else np.nan)
 
 
 def source_difference(profile: str, run_ids: Sequence[str], against: Sequence[str], *, source: str) -> PairedDifference:

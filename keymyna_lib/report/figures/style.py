@@ -112,8 +112,6 @@ def look(system: str) -> Look:
 
 _PLAIN = {  # names of designs in tables -> in figures
     r"untrained": "untrained encoder",
-    r"loss infonce": "InfoNCE loss",
-    r"loss (.+)": r"loss \1",
     r"mask ratio 0": "no masking",
     r"mask ratio (.+)": r"mask ratio \1",
     r"patches (\w+)": r"\1 patches",
@@ -129,8 +127,8 @@ _AUTHORS = {"shaath": "Sha'ath", "edma": "edma", "bgate": "bgate"}  # of key pro
 def plain_name(name: str) -> str:
     """A system's or design's name as figures write it.
 
-    >>> plain_name("loss infonce"), plain_name("batch 32"), plain_name("template-shaath"), plain_name("chroma")
-    ('InfoNCE loss', 'batches of 32', "key profile: Sha'ath", 'chroma')
+    >>> plain_name("batch 32"), plain_name("template-shaath"), plain_name("chroma")
+    ('batches of 32', "key profile: Sha'ath", 'chroma')
     """
     kind, _, profile = name.partition("-")
     if kind in ("template", "essentia") and profile:
