@@ -581,7 +581,7 @@ def test_spectrograms_stand_in_rows_and_columns_on_one_scale():
 def measurements(rows):
     columns = ["subject", "case", "system", "quantity", "unit", "median", "ratio_to", "size"]
     table = pd.DataFrame(rows, columns=columns)
-    return table.assign(low=table["median"] * 0.9, high=table["median"] * 1.1)
+    return table.assign(low=table["median"] * 0.9, high=table["median"] * 1.1, note="")
 
 
 def test_figures_of_the_benchmark():
@@ -597,6 +597,22 @@ def test_figures_of_the_benchmark():
     drawn = [point for axis in figure.axes for one in axis.containers for point in one.lines[0].get_xdata()]
     assert drawn == [0.4, 3.2, 0.3]
 
+
+def test_ratios_name_the_other_machine_and_the_other_precision():
+    reference = "reference implementation"
+    ratios = [
+        ("step", "vit-s, from files, or bare", "ours", "examples", "x", 1.0, "ours, bare", None),
+        ("step", "vit-s, bf16", "ours", "examples", "x", 2.0, reference, None),
+        ("gpu", "vit-s", "ours", "examples", "x", 50.0, reference, None),
+    ]
+    notes = ["", f"{reference} in fp32", f"{reference} in fp32; NVIDIA H200, commit 0123abc"]
+    figure = figures.speed_ratios(measurements(ratios).assign(note=notes))
+    assert [axis.get_title(loc="left") for axis in figure.axes] == ["step", "gpu, NVIDIA H200"]
+    labels = [text.get_text() for axis in figure.axes for text in axis.get_yticklabels()]
+    assert labels == ["vit-s, from files / ours, bare", "vit-s, bf16 / fp32", "vit-s / fp32"]
+
+
+def test_shares_and_growth_are_drawn():
     shares = [
         ("step", "vit-s, batch 8, profile", system, f"share: {part}", "", share, "", None)
         for system in ("ours", "reference implementation")

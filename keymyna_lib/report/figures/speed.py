@@ -42,8 +42,8 @@ def speed_ratios(rows: pd.DataFrame) -> Figure:
                 f"{row.median:.2g}", (row.high, place), xytext=(4, 0), textcoords="offset points", va="center"
             )
         axis.axvline(1, color=GREY, linewidth=0.8, zorder=0)
-        axis.set_yticks(y, [_comparison(row.case, row.system, row.ratio_to) for row in group.itertuples()])
-        axis.set(xscale="log", title=subject, ylim=(len(group) - 0.3, -0.7))
+        axis.set_yticks(y, [_comparison(row.case, row.system, row.ratio_to, row.note) for row in group.itertuples()])
+        axis.set(xscale="log", title=", ".join([subject, *_machines(group["note"])]), ylim=(len(group) - 0.3, -0.7))
     axis.set_xlim(right=1.5 * rows["high"].max())
     axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -52,14 +52,20 @@ def speed_ratios(rows: pd.DataFrame) -> Figure:
     return figure
 
 
-def _comparison(case: str, system: str, other: str) -> str:
+def _machines(notes: pd.Series) -> list[str]:
+    """The machines that rows from elsewhere name, as "a remark; NVIDIA H200, commit 2db073d"."""
+    found = (note.split("; ")[-1].split(", commit ") for note in notes)
+    return sorted({machine for machine, *commit in found if commit})
+
+
+def _comparison(case: str, system: str, other: str, note: str) -> str:
     """What is compared with what; "ours" and "reference implementation" are so common that they are left out."""
     ours = system.removeprefix("ours").removeprefix(", ")
-    text = f"{case}, {ours}" if ours else case
-    text += (
-        "" if other == "reference implementation" else f" / {other.replace('reference implementation', 'reference')}"
-    )
-    return text if len(text) < 62 else text[:60] + "..."
+    text = case.removesuffix(", or bare")  # which names both sides
+    text += f", {ours}" if ours else ""
+    if other != "reference implementation":
+        return f"{text} / {other.replace('reference implementation', 'reference')}"
+    return f"{text} / fp32" if "in fp32" in note else text
 
 
 def step_shares(rows: pd.DataFrame) -> Figure:
