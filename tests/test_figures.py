@@ -145,6 +145,11 @@ def test_chance_is_the_mean_score_of_all_answers():
     assert np.isclose(style.CHANCE, 100 * np.mean(scores))
 
 
+@pytest.mark.parametrize(("low", "expected"), [(42.0, 40), (20.5, 0), (12.0, 0), (8.0, 0)])
+def test_an_axis_of_scores_does_not_begin_at_chance(low, expected):
+    assert style.score_limits(low, 97.0) == (expected, 101.5)
+
+
 def test_limits_of_differences_hold_all_but_outliers():
     low, high = np.array([-4.0, -2, 1, -3, np.nan]), np.array([-1.0, 2, 3, 0, np.nan])
     left, right = style.readable_limits(low, high)
@@ -279,6 +284,43 @@ def test_the_forest_plot_has_plain_rows_and_a_shape_for_each_verdict():
     assert len(limits) == 1 and limits.pop()[0] < -40
 
 
+def test_the_forest_plot_shows_which_rows_belong_together():
+    names = ["masked contrastive", *MATERIALS[:2]]
+    texts = [*(f"pre-training beats {name}" for name in names), "pitch shifting helps"]
+    found = claims().iloc[[0] * len(texts)].assign(claim=texts, mark="", labels="48 labels")
+    figure = figures.claims(found, ["48 labels"])
+    is_printable(figure)
+    (axis,) = figure.axes
+    labels = {label.get_text(): label for label in axis.get_yticklabels()}
+    assert [name for name, label in labels.items() if label.get_fontweight() == "bold"] == [
+        "pre-training is better than"
+    ]
+    assert [name for name, label in labels.items() if label.get_fontstyle() == "italic"] == [FREE, OTHER]
+    (rule,) = [line.get_ydata()[0] for line in axis.lines if list(line.get_xdata()) == [0, 1]]
+    assert list(row_names(axis))[-2] < rule < list(row_names(axis))[-1]
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "expected"),
+    [
+        (["holds", "holds"], ["holds >", "† near chance on its own task > open"]),
+        (
+            ["cannot be told", "does not"],
+            ["the opposite holds <", "cannot be told o open", "† near chance on its own task < open"],
+        ),
+        (["holds", "cannot be told"], ["holds >", "cannot be told o open", "† near chance on its own task  open"]),
+    ],
+)
+def test_the_forest_plot_explains_what_is_drawn_and_nothing_else(verdicts, expected):
+    found = claims().iloc[[0, 3]].assign(verdict=verdicts, mark=["", "near chance"], labels="48 labels")
+    (legend,) = figures.claims(found, ["48 labels"]).legends
+    shown = [
+        f"{one.get_label()} {one.get_marker()}{' open' * (one.get_markerfacecolor() == 'white')}"
+        for one in legend.legend_handles
+    ]
+    assert shown == expected
+
+
 def label_efficiency():
     rows = [
         {"features": features, "head": head, "budget": budget, "n_train": 1147, "weighted_both": score, "low": 0.33}
@@ -347,8 +389,9 @@ def test_costs_join_the_lengths_of_an_objective_and_name_them(lengths):
     assert set(panels) == {name.split(", on ")[0] for name in cost["objective"]} - {"untrained"}
     for objective, axis in panels.items():
         own = cost[cost["objective"].str.split(", on ").str[0] == objective]
-        assert [text.get_text() for text in axis.texts[:-1]] == [f"{n}" for n in sorted(set(own["steps"]))]
-        assert axis.texts[-1].get_text() == "↓ chance 10.4"
+        chance, *numbers = axis.texts
+        assert [text.get_text() for text in numbers] == [f"{n}" for n in sorted(set(own["steps"]))]
+        assert chance.get_text() == "↓ chance 10.4"
         assert [container.get_label() for container in axis.containers] == list(dict.fromkeys(own["objective"]))
         for container in axis.containers:
             line, name = container.lines[0], container.get_label()
@@ -359,21 +402,43 @@ def test_costs_join_the_lengths_of_an_objective_and_name_them(lengths):
         assert low <= 100 * cost["low"].min() and 100 * cost["high"].max() <= high
 
 
+@pytest.mark.parametrize("others", [(0.47,), (0.47, 0.33)])  # above, and above and below, what is numbered
+def test_numbers_of_steps_cover_no_marker(others):
+    rows = [("untrained", 0, 0.37), ("masked contrastive", 100, 0.4), ("bare contrastive", 300, 0.4)]
+    rows += [(name, 100, score) for name, score in zip(("supervised", "masked reconstruction"), others)]
+    cost = pd.DataFrame(rows, columns=["objective", "steps", "score"])
+    cost = cost.assign(tflop=cost["steps"] / 100, low=cost["score"] - 0.03, high=cost["score"] + 0.03)
+    figure = figures.cost_curve(cost, "masked contrastive", "untrained", "48 labels")
+    is_printable(figure)
+    for axis in figure.axes[: len(rows) - 1]:
+        points = [point for line in axis.lines if line.get_marker() != "None" for point in line.get_xydata()]
+        assert len(points) == len(rows) - 1
+        for number in axis.texts[1:]:
+            box = Text.get_window_extent(number)
+            assert number.get_bbox_patch() is None
+            assert not any(box.contains(*axis.transData.transform(point)) for point in points)
+
+
 def test_transfer_draws_controls_and_all_names():
     conditions = ["tunes to chorales", "chorales to tunes", "clean to noisy", "unheard instrument"]
     found = pd.DataFrame([{"system": name, "condition": c} for c in conditions for name in NAMES])
     found = found.assign(score=np.linspace(0.5, 0.8, len(found)), control=0.85)
-    found = found.assign(low=found["score"] - 0.1, high=found["score"] + 0.1)
+    found = found.assign(low=found["score"] - 0.1, high=found["score"] + 0.1, tracks=19)
+    found = found.assign(
+        d_low=np.where(found["score"] < 0.6, -0.3, -0.2), d_high=np.where(found["score"] < 0.6, -0.1, 0.0)
+    )
     figure = figures.transfer(found)
     is_printable(figure)
     shown = [axis for axis in figure.axes if axis.get_visible()]
-    assert [axis.get_title("left").replace("\n", " ") for axis in shown] == conditions
+    assert [axis.get_title("left").replace("\n", " ") for axis in shown] == [f"{one} n = 19" for one in conditions]
+    assert [text.get_text() for text in figure.legends[0].get_texts()][1:] == ["differs from it", "cannot be told"]
     order = [name for name in NAMES if name in PLAIN] + [name for m in (FREE, OTHER) for name in NAMES if m in name]
     for axis, condition in zip(shown, conditions):
         scores = 100 * found[found["condition"] == condition].set_index("system")["score"].loc[order]
         dots = sorted((line for line in axis.lines if len(line.get_xdata()) == 1), key=lambda line: line.get_ydata()[0])
         assert np.allclose([line.get_xdata()[0] for line in dots], scores)
         assert [(line.get_color(), line.get_marker()) for line in dots] == [style.look(name) for name in order]
+        assert [line.get_markerfacecolor() == "white" for line in dots] == [score >= 60 for score in scores]
         assert axis.get_xlim()[0] < 10 * 4 + 1 and "chance" in axis.texts[-1].get_text()
 
 
@@ -384,6 +449,7 @@ def test_the_circle_grows_until_every_name_has_room():
     figures.circle_of_fifths(axis, found)
     is_printable(figure)
     assert {text.get_text().replace("\n", " ") for text in axis.texts} == set(NAMES)
+    assert axis.get_ylabel().startswith("centred cosine")
 
 
 @pytest.mark.parametrize("names", [PLAIN, NAMES])
@@ -543,6 +609,9 @@ def test_the_framework_shows_the_kept_patches_alone():
         kept[[2 * token + i for token in tokens for i in (0, 1)]] = True
         assert np.array_equal(~np.ma.getmaskarray(np.ma.masked_invalid(seen)).all(axis=0), kept)
         assert np.allclose(seen[:, kept], crop.numpy()[:, kept])
+    names = [text for text, _ in texts(figure) if text.get_text() in ("crop 1", "crop 2")]
+    of_systems = {look.colour.lower() for name, look in style.SYSTEMS.items()}
+    assert len({text.get_color() for text in names} - of_systems) == 2
 
 
 @pytest.mark.parametrize("chance", [1 / 16, None])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Collection, Mapping, Sequence
+from itertools import product
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,7 +13,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.text import Annotation
 from matplotlib.ticker import FuncFormatter
+from matplotlib.transforms import Bbox, BboxBase
 
 from keymyna_lib.report.figures.style import (
     BETTER,
@@ -20,11 +23,13 @@ from keymyna_lib.report.figures.style import (
     DARK,
     FAINT,
     GREY,
+    LINE,
     PAGE,
     ROW,
     TEXT,
     UNDECIDED,
     WORSE,
+    Entry,
     Look,
     Rows,
     by_material,
@@ -47,6 +52,8 @@ _ALPHA = 0.05
 _VERDICTS = {HOLDS: BETTER, DOES_NOT: WORSE, CANNOT_BE_TOLD: UNDECIDED}
 _NAME = 40  # letters beside a forest plot, at most
 _BELOW = 0.16  # inches for a word below the rows
+_MARKER = 0.04  # inches from the middle of a marker to its edge, about
+_ASIDE = ((0, "center"), (-4, "right"), (4, "left"))  # of a number: points to the right, alignment
 _DAGGER, _MARKED = "†", "† near chance on its own task"
 
 
@@ -77,7 +84,9 @@ def cost_curve(cost: pd.DataFrame, main: str, untrained: str, labels: str) -> Fi
         for name, line in lines.items():
             if name not in own:
                 grey = {"color": look(main).colour, "alpha": 0.5} if name == main else {"color": FAINT}
-                axis.plot(line["tflop"], 100 * line["score"], marker=look(name).marker, markersize=2.5, linewidth=0.7, **grey)
+                axis.plot(
+                    line["tflop"], 100 * line["score"], marker=look(name).marker, markersize=2.5, linewidth=0.7, **grey
+                )
         for i, (name, line) in enumerate(own.items()):
             colour, marker = look(name)
             spread = 100 * np.abs(line[["low", "high"]].to_numpy().T - line["score"].to_numpy())
@@ -91,20 +100,39 @@ def cost_curve(cost: pd.DataFrame, main: str, untrained: str, labels: str) -> Fi
                 elinewidth=0.7,
                 label=name,
             )
-        last, below = 0.0, False
-        for steps, group in pd.concat(list(own.values())).groupby("steps"):
-            at = group["tflop"].mean()
-            below = not below and at < 2.5 * last  # lest it covers the number before
-            end, away, side = (group["low"].min(), -1, "top") if below else (group["high"].max(), 1, "bottom")
-            where = {"xytext": (0, away), "textcoords": "offset points", "ha": "center", "va": side}
-            box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.2}
-            axis.annotate(f"{steps}", (at, 100 * end), bbox=box, **where)
-            last = at
         mark_chance(axis, CHANCE)
     figure.supxlabel("counted operations of pre-training [TFLOP]; numbers are steps")
     figure.supylabel(f"weighted score x 100,\n{labels}")
     multiples_key(figure, list(lines), {untrained: ":", main: "-"})
+    figure.draw_without_rendering()  # for where the layout leaves the markers
+    for objective, axis in panels.items():
+        own = [name for name in lines if objective_and_material(name)[0] == objective]
+        _number(axis, pd.concat([lines[name] for name in own]))
     return figure
+
+
+def _number(axis: Axes, cost: pd.DataFrame) -> None:
+    """Steps above the intervals of a panel of `cost_curve`, or below or aside, where no text and few markers are."""
+    drawn = [axis.transData.transform(line.get_xydata()) for line in axis.lines if line.get_marker() != "None"]
+    markers = [Bbox([point, point]).padded(_MARKER * axis.figure.dpi) for point in np.concatenate(drawn)]
+    texts = [text.get_window_extent() for text in axis.texts]
+    for steps, group in cost.groupby("steps"):
+        at, high, low = group["tflop"].mean(), 100 * group["high"].max(), 100 * group["low"].min()
+        number = axis.annotate(f"{steps}", (at, high), (0, 0), textcoords="offset points")
+        found = []
+        for place in product(_ASIDE, ((high, 1, "bottom"), (low, -1, "top"))):
+            box = _place(number, at, *place)
+            beyond = box.x1 > axis.bbox.x1 + 1
+            found.append((box.count_overlaps(texts) + beyond, box.count_overlaps(markers), len(found), place))
+        texts.append(_place(number, at, *min(found)[-1]))
+
+
+def _place(number: Annotation, at: float, aside: tuple[int, str], end: tuple[float, int, str]) -> BboxBase:
+    """Put a number where its alignment to a point says, some points off it, and return its box."""
+    (right, ha), (y, up, va) = aside, end
+    number.xy = (at, y)
+    number.set(position=(right, up), ha=ha, va=va)
+    return number.get_window_extent()
 
 
 def circle_of_fifths(axis: Axes, found: pd.DataFrame) -> None:
@@ -125,12 +153,14 @@ def circle_of_fifths(axis: Axes, found: pd.DataFrame) -> None:
     semitones = {0: "0", 1: "5, 7", 2: "2, 10", 3: "3, 9", 4: "4, 8", 5: "1, 11", 6: "6"}
     steps = sorted(set(found["steps"]))
     axis.set_xticks(steps, [f"{step}\n({semitones[step]})" for step in steps])
-    axis.set(xlabel="steps along the circle of fifths (semitones)", ylabel="cosine to the transposition")
+    axis.set(xlabel="steps along the circle of fifths (semitones)", ylabel="centred cosine to the transposition")
     label_points(axis, ends)
 
 
 def transfer(found: pd.DataFrame) -> Figure:
     """Scores of probes trained elsewhere, a panel a condition, a row a system; a bar is the control of the same row.
+
+    Open markers are those of systems whose paired difference from the control has an interval that holds zero.
 
     Parameters
     ----------
@@ -138,22 +168,30 @@ def transfer(found: pd.DataFrame) -> Figure:
     """
     conditions = list(dict.fromkeys(found["condition"]))
     rows = rows_of(by_material(list(dict.fromkeys(found["system"]))))
-    size = (PAGE, 0.85 + _BELOW + rows.height)
+    size = (PAGE, 0.85 + LINE + _BELOW + rows.height)
     figure, axes = plt.subplots(1, len(conditions), figsize=size, sharey=True, sharex=True, squeeze=False)
     for axis, condition in zip(axes[0], conditions):
         group = found[found["condition"] == condition].set_index("system")
-        _dots(axis, group, rows)
+        _dots(axis, group, rows, undecided=set(group.index[(group["d_low"] <= 0) & (group["d_high"] >= 0)]))
         for system, control in group["control"].items():
             place = rows.places[str(system)]
             axis.plot([100 * control] * 2, [place - 0.07, place + 0.07], color=DARK, linewidth=1.4)
-        axis.set_title(textwrap.fill(condition, int(13 * (PAGE - 1.8) / len(conditions))))
+        title = textwrap.fill(condition, int(13 * (PAGE - 1.8) / len(conditions)))
+        axis.set_title(f"{title}\nn = {group['tracks'].iloc[0]}")
     name_rows(axes, rows, _BELOW)
     axes[0, 0].set_xlim(_score_axis(found, ["low", "high", "control"]))
     axes[0, 0].locator_params(axis="x", nbins=max(3, 12 // len(conditions)))
     for axis in axes[0]:
         mark_chance(axis, CHANCE, along="x")
     figure.supxlabel("weighted score x 100")
-    _key(figure, [(DARK, "|", DARK, "control: trained where it is tested")])
+    _key(
+        figure,
+        [
+            (DARK, "|", DARK, "control: trained where it is tested"),
+            (DARK, "o", DARK, "differs from it"),
+            (DARK, "o", "white", "cannot be told"),
+        ],
+    )
     return figure
 
 
@@ -182,15 +220,16 @@ def _score_axis(found: pd.DataFrame, columns: list[str]) -> tuple[float, float]:
     return score_limits(100 * np.nanmin(found[columns].to_numpy()), 100 * np.nanmax(found[columns].to_numpy()))
 
 
-def _dots(axis: Axes, found: pd.DataFrame, rows: Rows) -> None:
-    """Scores of systems (index), each in its colour and marker, with their intervals."""
+def _dots(axis: Axes, found: pd.DataFrame, rows: Rows, undecided: Collection[str] = ()) -> None:
+    """Scores of systems (index), each in its colour and marker, open where it is undecided, with their intervals."""
     for system, row in found.iterrows():
         (colour, marker), place = look(str(system)), rows.places[str(system)]
         if pd.isna(row["score"]):
             axis.text(0.02, place, NOT_RUN, transform=axis.get_yaxis_transform(), va="center", color=GREY)
             continue
         axis.plot([100 * row["low"], 100 * row["high"]], [place, place], color=colour)
-        axis.plot(100 * row["score"], place, marker, color=colour, markersize=4.5)
+        inside = "white" if system in undecided else colour
+        axis.plot(100 * row["score"], place, marker, color=colour, markerfacecolor=inside, markersize=4.5)
     axis.grid(axis="x", color="0.92", linewidth=0.5)
 
 
@@ -217,7 +256,7 @@ def differences(found: Mapping[str, pd.DataFrame]) -> Figure:
     """
     names = list(dict.fromkeys(name for table in found.values() for name in table["name"]))
     marked = {name for table in found.values() for name in _marked(table, "name")}
-    rows = rows_of([(name, plain_name(name) + _DAGGER * (name in marked)) for name in names])
+    rows = rows_of([Entry(name, plain_name(name) + _DAGGER * (name in marked)) for name in names])
     size = (PAGE, 0.95 + rows.height)
     figure, axes = plt.subplots(1, len(found), figsize=size, sharey=True, squeeze=False)
     for axis, (title, table) in zip(axes[0], found.items()):
@@ -251,7 +290,7 @@ def _marked(table: pd.DataFrame, column: str) -> set[str]:
 def scopes(found: pd.DataFrame, levels: Sequence[str], n_train: int) -> Figure:
     """Scores by what the encoder was pre-trained to do, in two corpora: a row an objective, a panel a label budget.
 
-    The first corpus is filled, the second open; `levels` are upright lines, whole in the first and dashed in the second.
+    The first corpus is filled, the second open; `levels` are upright lines, whole in the first, dashed in the second.
 
     Parameters
     ----------
@@ -262,7 +301,8 @@ def scopes(found: pd.DataFrame, levels: Sequence[str], n_train: int) -> Figure:
     corpora, budgets = list(dict.fromkeys(found["scope"])), list(dict.fromkeys(found["budget"]))
     names = [name for name in dict.fromkeys(found["name"]) if name not in levels]
     marked = _marked(found, "name")
-    rows = rows_of([(key, name + _DAGGER * (key in marked)) for key, name in by_material(names)], least=1.7 * ROW)
+    entries = [entry._replace(name=entry.name + _DAGGER * (entry.key in marked)) for entry in by_material(names)]
+    rows = rows_of(entries, least=1.7 * ROW)
     size = (PAGE, 1.0 + _BELOW + rows.height)
     figure, axes = plt.subplots(1, len(budgets), figsize=size, sharex=True, sharey=True, squeeze=False)
     for axis, budget in zip(axes[0], budgets):
@@ -270,7 +310,9 @@ def scopes(found: pd.DataFrame, levels: Sequence[str], n_train: int) -> Figure:
             here = (found["scope"] == corpus) & (found["budget"] == budget)
             table = found[here].set_index("name")
             for level in [level for level in levels if level in table.index]:
-                axis.axvline(100 * table.loc[level, "score"], color=look(level).colour, linestyle=line, linewidth=0.9, zorder=1)
+                axis.axvline(
+                    100 * table.loc[level, "score"], color=look(level).colour, linestyle=line, linewidth=0.9, zorder=1
+                )
             for name, place in rows.places.items():
                 if name not in table.index:
                     continue
@@ -320,7 +362,9 @@ def claims(concluded: pd.DataFrame, budgets: Sequence[str]) -> Figure:
     limits = np.nanmin([*low, -1.0]) - 2, np.nanmax([*high, 1.0]) + 2
     room = int(13 * (PAGE - 2.5) / max(len(panels), 1))  # letters of a title
     for axis, (head, labels) in zip(axes[0], panels):
-        table = tested[(tested["head"] == head) & (tested["labels"] == labels)].set_index("text").reindex(list(rows.places))
+        table = (
+            tested[(tested["head"] == head) & (tested["labels"] == labels)].set_index("text").reindex(list(rows.places))
+        )
         looks = [
             (_VERDICTS.get(verdict, UNDECIDED), verdict in (HOLDS, DOES_NOT) and text not in marked)
             for text, verdict in table["verdict"].items()
@@ -330,35 +374,44 @@ def claims(concluded: pd.DataFrame, budgets: Sequence[str]) -> Figure:
         for text, verdict in table["verdict"].items():
             if verdict == NOT_TESTED:
                 at = rows.places[str(text)]
-                axis.text(0.5, at, NOT_TESTED, transform=axis.get_yaxis_transform(), ha="center", va="center", color=GREY)
+                axis.text(
+                    0.5, at, NOT_TESTED, transform=axis.get_yaxis_transform(), ha="center", va="center", color=GREY
+                )
         axis.set_title(wrapped(", ".join(filter(None, (head, labels))), room))
     axes[0, 0].locator_params(axis="x", nbins=4)
     name_rows(axes, rows)
-    entries = [(*_filled(BETTER), "holds"), (*_filled(WORSE), "the opposite holds")]
-    entries.append((UNDECIDED.colour, UNDECIDED.marker, "white", "cannot be told"))
+    entries = {
+        HOLDS: (*_filled(BETTER), "holds"),
+        DOES_NOT: (*_filled(WORSE), "the opposite holds"),
+        CANNOT_BE_TOLD: (UNDECIDED.colour, UNDECIDED.marker, "white", CANNOT_BE_TOLD),
+    }
+    drawn = [entry for verdict, entry in entries.items() if verdict in set(tested["verdict"])]
     if marked:
-        entries.append((BETTER.colour, BETTER.marker, "white", _MARKED))
-    _key(figure, entries)
+        found = set(tested.loc[tested["text"].isin(marked), "verdict"])
+        open_ones = [entries[verdict] for verdict in (HOLDS, DOES_NOT) if verdict in found]
+        colour, marker, *_ = [*open_ones, (DARK, "")][0]
+        drawn.append((colour, marker, "white", _MARKED))
+    _key(figure, drawn)
     label = figure.supxlabel("points of weighted score")
     figure.draw_without_rendering()  # for where the names leave the panels
     label.set_x((axes[0, 0].get_position().x0 + axes[0, -1].get_position().x1) / 2)
     return figure
 
 
-def _claim_rows(claims: list[str], marked: Collection[str]) -> list[tuple[str, str]]:
-    """Rows of the forest plot: a claim, or "" for a heading that several share, and what is written beside it."""
+def _claim_rows(claims: list[str], marked: Collection[str]) -> list[Entry]:
+    """Rows of the forest plot under the headings that several share; a claim without one stands between lines."""
     rows, before = [], ("", "")
     for claim in claims:
         match = re.fullmatch(r"(.+?)(: | beats | is better than )(.+)", claim)
         heading = (match[1] if match[2] == ": " else f"{match[1]} is better than") if match else ""
         name, material = objective_and_material(match[3].removesuffix(" at equal steps")) if match else (claim, "")
-        if heading != before[0]:
-            rows.append(("", heading))
-        if (heading, material) != before:
-            rows.append(("", material))
-        rows.append((claim, plain_name(name) + _DAGGER * (claim in marked)))
+        if heading and heading != before[0]:
+            rows.append(Entry("", heading, ruled=True))
+        if material and (heading, material) != before:
+            rows.append(Entry("", material))
+        rows.append(Entry(claim, plain_name(name) + _DAGGER * (claim in marked), ruled=not heading))
         before = heading, material
-    return [(claim, text) for claim, text in rows if text]
+    return rows
 
 
 def _filled(of: Look) -> tuple[str, str, str]:

@@ -18,7 +18,7 @@ from keymyna_lib.report.figures.style import DARK, GREY, PAGE, look, mark_chance
 from keymyna_lib.spectrogram import HOP, SAMPLE_RATE
 
 _PATCH = 2  # frames of a vertical patch
-_CROPS = ("#0072B2", "#D55E00")  # of the two crops and what becomes of them
+_CROPS = (DARK, GREY)  # of the two crops and what becomes of them: no system's colour
 
 
 def framework(crops: Sequence[Tensor], keep: Tensor) -> Figure:

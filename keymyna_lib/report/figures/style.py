@@ -20,7 +20,7 @@ from keymyna_lib.evaluate import chance_scores
 PAGE = 7.0  # inches that a page has in print; figures are drawn at this size
 TEXT = 8.0  # points, of all text
 ROW, LINE = 0.18, 0.115  # inches that a row of a dot plot, and a line of text, have at least
-_BETWEEN = 0.04  # inches between names of rows
+_BETWEEN = 0.02  # inches between names of rows
 
 
 class Look(NamedTuple):
@@ -121,7 +121,11 @@ _PLAIN = {  # names of designs in tables -> in figures
 }
 
 
-_AUTHORS = {"shaath": "Sha'ath", "edma": "edma", "bgate": "bgate"}  # of key profiles, where not just a capital is missing
+_AUTHORS = {
+    "shaath": "Sha'ath",
+    "edma": "edma",
+    "bgate": "bgate",
+}  # of key profiles, where not just a capital is missing
 
 
 def plain_name(name: str) -> str:
@@ -165,44 +169,54 @@ def wrapped(name: str, letters: int) -> str:
     return textwrap.fill(name, letters, break_on_hyphens=False)
 
 
+class Entry(NamedTuple):
+    """A row of a dot plot, or a heading: one with a line is of a group of rows, one without of a part of the group."""
+
+    key: str  # of a row; "" for a heading
+    name: str
+    ruled: bool = False  # a thin line above it
+
+
 class Rows(NamedTuple):
     """Rows of a dot plot from the top down; see `rows_of`."""
 
     places: dict[str, float]  # of the middle of each row [inches below the top]
-    texts: list[tuple[float, str, bool]]  # place, wrapped name, whether it is a heading
+    texts: list[tuple[float, str, Entry]]  # place, wrapped name, what it is
     height: float  # inches
 
 
-def rows_of(entries: Sequence[tuple[str, str]], letters: int = 26, least: float = ROW) -> Rows:
+def rows_of(entries: Sequence[Entry], letters: int = 26, least: float = ROW) -> Rows:
     """Rows that are as high as their names, so that none covers another.
 
     Parameters
     ----------
-    entries : key of a row, "" for a heading, and its name. letters : of a line. least : inches that a row has.
+    letters : of a line. least : inches that a row has.
     """
     places, texts, top = {}, [], 0.0
-    for key, name in entries:
-        text = wrapped(name, letters)
-        height = max(least if key else 0, LINE * (1 + text.count("\n")) + _BETWEEN)
-        texts.append((top + height / 2, text, not key))
-        if key:
-            places[key] = top + height / 2
+    for entry in entries:
+        text = wrapped(entry.name, letters)
+        height = max(least if entry.key else 0, LINE * (1 + text.count("\n")) + _BETWEEN)
+        texts.append((top + height / 2, text, entry))
+        if entry.key:
+            places[entry.key] = top + height / 2
         top += height
     return Rows(places, texts, top)
 
 
-def by_material(names: Sequence[str]) -> list[tuple[str, str]]:
+def by_material(names: Sequence[str]) -> list[Entry]:
     """Entries for `rows_of`: systems, then under a heading each those that were pre-trained on other material."""
-    found: dict[str, list[tuple[str, str]]] = {"": []}
+    found: dict[str, list[Entry]] = {"": []}
     for name in names:
         objective, material = objective_and_material(name)
         shown = plain_name(objective).replace("untrained encoder", "untrained")
-        found.setdefault(material, [("", material)] if material else []).append((name, shown))
+        found.setdefault(material, [Entry("", material, ruled=True)]).append(Entry(name, shown))
     return [entry for entries in found.values() for entry in entries]
 
 
 def name_rows(axes: np.ndarray, rows: Rows, below: float = 0.0) -> None:
-    """Name the rows of panels that share their axis of rows, and rule a thin line above every heading.
+    """Name the rows of panels that share their axis of rows, and rule their thin lines.
+
+    Headings of groups are bold, those of parts of a group slanted.
 
     Parameters
     ----------
@@ -210,13 +224,15 @@ def name_rows(axes: np.ndarray, rows: Rows, below: float = 0.0) -> None:
     """
     axes.flat[0].set_yticks([place for place, _, _ in rows.texts], [text for _, text, _ in rows.texts])
     axes.flat[0].set_ylim(rows.height + below, 0)
-    above = [place - (LINE * (1 + text.count("\n")) + _BETWEEN) / 2 for place, text, heading in rows.texts if heading]
+    heights = [LINE * (1 + text.count("\n")) + _BETWEEN for _, text, _ in rows.texts]
+    above = [place - height / 2 for (place, _, entry), height in zip(rows.texts[1:], heights[1:]) if entry.ruled]
     for axis in axes.flat:
         axis.tick_params(axis="y", length=0)
-        for top in filter(None, above):
+        for top in above:
             axis.axhline(top, color="0.8", linewidth=0.5, zorder=0)
-        for label, (_, _, heading) in zip(axis.get_yticklabels(), rows.texts):
-            label.set(fontweight="bold" if heading else "normal", linespacing=0.95)
+        for label, (_, _, entry) in zip(axis.get_yticklabels(), rows.texts):
+            heading = {"fontweight": "bold"} if entry.ruled else {"fontstyle": "italic"}
+            label.set(linespacing=0.95, **({} if entry.key else heading))
 
 
 def multiples(names: Sequence[str], height: float = 1.3) -> tuple[Figure, dict[str, Axes]]:
@@ -317,8 +333,12 @@ def label_points(axis: Axes, points: Sequence[tuple[float, float, str, str]]) ->
 
 
 def score_limits(low: float, high: float) -> tuple[float, float]:
-    """Limits [points] of an axis of scores that hold these: from a multiple of ten below to one above, at most 100."""
+    """Limits [points] of an axis of scores that hold these: from a multiple of ten below to one above, at most 100.
+
+    A line at chance would lie on an axis at 10, which therefore begins at 0.
+    """
     floor, ceiling = 10 * np.floor((low - 1) / 10), 10 * np.ceil((high + 1) / 10)
+    floor = 0 if floor == 10 else floor
     return max(float(floor), 0.0), min(float(ceiling), 100.0) + (1.5 if ceiling >= 100 else 0)
 
 
@@ -341,9 +361,7 @@ def mark_chance(axis: Axes, value: float, *, along: str = "y") -> None:
         if inside:
             axis.axhline(value, color=GREY, linestyle=":", linewidth=0.8, zorder=0)
         at = (0.01, value if inside else low)
-        axis.annotate(
-            text, at, xycoords=axis.get_yaxis_transform(), xytext=(1, 2), textcoords="offset points", **looks
-        )
+        axis.annotate(text, at, xycoords=axis.get_yaxis_transform(), xytext=(1, 2), textcoords="offset points", **looks)
         return
     if inside:
         axis.axvline(value, color=GREY, linestyle=":", linewidth=0.8, zorder=0)
