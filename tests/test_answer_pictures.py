@@ -10,7 +10,7 @@ from keymyna_lib.key_over_time import timeline
 from keymyna_lib.keys import CIRCLE_OF_FIFTHS, N_KEYS, parse_key
 from keymyna_lib.report.answers import (
     circle_of_fifths,
-    coverage_curve,
+    coverage_curves,
     key_timeline,
     masked_spectrogram,
     neighbour_map,
@@ -91,12 +91,21 @@ def test_reliability_and_coverage_are_drawn_as_they_are():
     confidence, scores = rng.random(50), rng.random(50)
     _, (left, right) = plt.subplots(1, 2)
     found = reliability(confidence, scores > 0.5, bins=5)
-    reliability_diagram(left, found, "test")
+    reliability_diagram(left, {"after": found, "before": reliability(confidence**2, scores > 0.5, bins=5)})
     np.testing.assert_array_equal(left.lines[1].get_xydata(), np.stack([found.confidence, found.accuracy], axis=1))
-    assert f"{found.error:.3f}" in left.get_legend().texts[0].get_text()
+    assert [text.get_text() for text in left.get_legend().texts] == ["after", "before"]
+    assert "50 answers in 5 bins" in left.get_xlabel()
+    ends = np.array([segment[:, 1] for segment in left.collections[0].get_segments()])  # Wilson's closed form
+    z, n, p = 1.959964, found.count, found.accuracy
+    half = z * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    bounds = np.stack([p + z**2 / (2 * n) - half, p + z**2 / (2 * n) + half], axis=1) / (1 + z**2 / n)[:, None]
+    np.testing.assert_allclose(ends, bounds, atol=1e-6)
     curve = coverage(confidence, scores)
-    coverage_curve(right, curve, "test", least=0.4)
-    line, dot = right.lines
-    np.testing.assert_array_equal(line.get_xydata(), np.stack([curve.answered, curve.score], axis=1))
+    coverage_curves(right, {"one": curve, "other": coverage(-confidence, scores)}, least=0.4)
+    line, other, dot = right.lines[:3]
+    np.testing.assert_array_equal(line.get_xydata(), np.stack([curve.answered, 100 * curve.score], axis=1))
     given = confidence >= 0.4
-    np.testing.assert_allclose(dot.get_xydata(), [[given.mean(), scores[given].mean()]])
+    np.testing.assert_allclose(dot.get_xydata(), [[given.mean(), 100 * scores[given].mean()]])
+    low, high = right.get_ylim()
+    assert all(low <= one.get_ydata().min() and one.get_ydata().max() <= high for one in (line, other))
+    assert "chance" in right.texts[0].get_text()

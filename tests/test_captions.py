@@ -56,6 +56,11 @@ def test_every_figure_of_the_notebooks_is_described():
         assert 30 < len(of["alt"]) < 400, name
 
 
+def test_the_speed_figure_names_the_gpu_that_was_measured():
+    stored = json.loads((Path(__file__).parent.parent / "results/gpu.json").read_text(encoding="utf-8"))
+    assert stored["machine"]["gpu"] in captions()["speed"]["caption"]
+
+
 def test_a_picture_that_is_no_figure_gets_the_text_of_its_cell():
     cell, _ = described("axis.plot(x)", 1)
     cell["id"] = "10-pass-picture"

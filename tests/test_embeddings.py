@@ -73,7 +73,9 @@ def test_panels_of_rank_draw_every_length():
     history = pd.DataFrame({"step": range(1, 41), "loss": np.linspace(3, 6, 40)})
     figure = embeddings.rank_panels(history, LENGTHS, "masked contrastive", "untrained", "48 labels")
     loss, rank, score = figure.axes
-    assert np.array_equal(loss.lines[0].get_ydata(), history["loss"])
+    raw, smooth = loss.lines
+    assert np.array_equal(raw.get_ydata(), history["loss"])
+    assert np.allclose(smooth.get_ydata()[1:], np.convolve(history["loss"], [0.5, 0.5], "valid"))  # 2 of 40 steps
     for axis, values in ((rank, [9, 16.25]), (score, [60, 75])):
         (line,) = [line for line in axis.lines if line.get_label() == "masked contrastive"]
         assert np.allclose(line.get_ydata(), values) and list(line.get_xdata()) == [150, 500]

@@ -532,7 +532,7 @@ def test_grids_and_confusions_share_one_scale_with_a_bar():
     *panels, bar = figure.axes
     for axis in panels:
         assert np.allclose(axis.images[0].get_array().sum(axis=1), 100) and axis.images[0].get_clim() == (0, 100)
-    assert "%" in bar.get_ylabel()
+    assert "%" in bar.get_ylabel() and "4 to 8 tracks each" in panels[0].get_ylabel()
 
 
 def test_probe_selection_draws_every_setting_once():
@@ -556,25 +556,35 @@ def test_probe_selection_draws_every_setting_once():
 
 
 def test_robustness_keeps_one_order_and_each_axis_holds_its_values():
-    changes, measures = ["white noise", "gain", "pitch"], {"cosine": "cosine to clean (centred)", "retrieval": "found"}
+    changes = {"white noise": "noise", "pitch +1": "pitch", "pitch -1": "pitch", "gain": "gain"}
+    in_order = ["white noise", "gain", "pitch +1", "pitch -1"]
+    measures = {"cosine": "cosine to clean (centred)", "retrieval": "found"}
     rng = np.random.default_rng(0)
     measured = pd.DataFrame(
         [
-            {"augmentation": c, "features": f, "measure": m, "value": rng.uniform(-0.2 if m == "cosine" else 0.3, 1)}
-            for c in changes
+            {"augmentation": c, "family": family, "features": f, "measure": m}
+            | {"value": rng.uniform(-0.2 if m == "cosine" else 0.3, 1), "n_tracks": 60}
+            for c, family in changes.items()
             for f in (TRAINED, UNTRAINED)
             for m in measures
         ]
     )
+    measured = measured.assign(low=measured["value"] - 0.1, high=measured["value"] + 0.05)
     figure = figures.robustness(measured, measures, [TRAINED, UNTRAINED], {"retrieval": 0.01})
     is_printable(figure)
-    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == changes
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == in_order
+    assert "60 tracks" in figure.get_supxlabel()
     for axis, measure in zip(figure.axes, measures):
         for name in (TRAINED, UNTRAINED):
             (line,) = [line for line in axis.lines if line.get_label() == name]
-            values = measured[(measured["features"] == name) & (measured["measure"] == measure)]["value"]
-            assert np.array_equal(line.get_xdata(), values) and line.get_color() == style.look(name).colour
-            assert axis.get_xlim()[0] < values.min() and values.max() < axis.get_xlim()[1]
+            rows = measured[(measured["features"] == name) & (measured["measure"] == measure)]
+            rows = rows.set_index("augmentation").loc[in_order]
+            assert np.array_equal(line.get_xdata(), rows["value"]) and line.get_color() == style.look(name).colour
+            (bars,) = [bars for bars in axis.collections if to_rgb(bars.get_color()[0]) == to_rgb(line.get_color())]
+            ends = [segment[:, 0] for segment in bars.get_segments()]
+            assert np.allclose(ends, rows[["low", "high"]])
+            assert axis.get_xlim()[0] < rows["low"].min() and rows["high"].max() < axis.get_xlim()[1]
+        assert [1.5, 1.5] in [list(line.get_ydata()) for line in axis.lines]  # pitch shifts are below this rule
     assert [text.get_text() for text in figure.axes[1].texts] == ["← chance 0.01"]
 
 

@@ -1,6 +1,7 @@
 """Augmentations measured in the spectrum and in time; measures against closed forms."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.signal
 
@@ -253,6 +254,10 @@ def test_measures_of_an_encoder_that_hears_pitch_alone_and_of_one_that_hears_all
         assert (means[change, :, "key (constant)"] == (change == robustness.STAYS)).all()
         assert means[change, "sound", "cosine"] == 0 and means[change, "sound", "retrieval"] == 0.25
     assert means[robustness.STAYS, "key", "cosine"] == 1 and means[robustness.MOVES, "key", "cosine"] == 0
+    shown = robustness.by_change(values, list("abcd"), 0).set_index(["augmentation", "features", "measure"])
+    for one in AUGMENTATIONS.values():
+        row = shown.loc[one.label, "key", "cosine"]
+        assert list(row[["family", "value", "low", "high", "n_tracks"]]) == [one.family, *[one.shift == 0] * 3, 4]
     found = robustness.compared(values, "key", "sound", by="features", groups=list("abcd"), seed=0)
     stays = found.set_index(["change", "measure"]).loc[(robustness.STAYS, "cosine")]
     assert (stays[["one", "other", "difference", "low", "high"]] == [1, 0, 1, 1, 1]).all()
@@ -265,3 +270,30 @@ def test_measures_of_an_encoder_that_hears_pitch_alone_and_of_one_that_hears_all
         seed=0,
     )
     assert list(heads["difference"]) == [0, 1] and list(heads["change"]) == [robustness.STAYS, robustness.MOVES]
+
+
+def test_intervals_of_a_change_are_over_compositions():
+    """Tracks of one composition alike: drawing them together widens the interval as if each were one track."""
+    composition = np.repeat(np.arange(30), 4)
+    kept = np.repeat(np.random.default_rng(0).integers(0, 2, 30), 4).astype(float)
+    values = pd.DataFrame({"augmentation": "gain", "family": "gain", "features": "one", "measure": "key"}, range(120))
+    values = values.assign(track=range(120), value=kept)
+    alone = robustness.by_change(values, list(map(str, range(120))), 0).iloc[0]
+    together = robustness.by_change(values, list(map(str, composition)), 0).iloc[0]
+    assert alone["value"] == together["value"] == kept.mean()
+    assert (together["high"] - together["low"]) / (alone["high"] - alone["low"]) == pytest.approx(2, rel=0.15)
+
+
+def test_means_of_tracks_give_the_same_difference_as_the_measures_do():
+    """Notebook 80 starts from a stored table by track, notebook 40 from the measures: one quantity, one interval."""
+    rng = np.random.default_rng(1)
+    names = [f"track-{i}" for i in rng.permutation(12)]
+    about = [{"features": f, "track": i} for f in ("one", "other") for i in range(12)]
+    values = pd.DataFrame(about).assign(shift=0, measure="cosine", value=rng.uniform(size=24))
+    pieces = [f"piece-{i // 2}" for i in range(12)]
+    direct = robustness.compared(values, "one", "other", by="features", groups=pieces, seed=3)
+    stored = robustness.by_track(values).assign(track=lambda rows: [names[i] for i in rows["track"]])
+    of_stored = robustness.compared_by_track(
+        stored, "one", "other", by="features", groups=dict(zip(names, pieces)), seed=3
+    )
+    pd.testing.assert_frame_equal(direct, of_stored)

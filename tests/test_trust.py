@@ -148,5 +148,9 @@ def test_what_is_right_of_the_line_gets_no_answer():
     answers.doubt_points(axis, {"songs": np.array([0.5, 1.0]), "noise": np.array([2.5])}, 1.5)
     songs, noise, line = axis.lines
     assert songs.get_xdata().tolist() == [0.5, 1.0] and noise.get_xdata().tolist() == [2.5]
-    assert set(line.get_xdata()) == {1.5} and [text.get_text() for text in axis.get_yticklabels()] == ["songs", "noise"]
+    assert set(line.get_xdata()) == {1.5} and [text.get_text() for text in axis.get_yticklabels()] == [
+        "songs (2)",
+        "noise (1)",
+    ]
+    assert songs.get_color() == noise.get_color()  # the rows tell them apart; colours are those of systems
     plt.close("all")

@@ -163,7 +163,7 @@ def about_robustness(
     (run,) = runs.itertuples()
     means = pd.read_csv(run_file(profile, run.run_id, "by_track.csv"), dtype={"track": str})
     found = robustness.compared_by_track(
-        means, TRAINED, UNTRAINED, by="features", groups=compositions, seed=run.seed, n_resamples=N_RESAMPLES
+        means, TRAINED, UNTRAINED, by="features", groups=compositions, seed=run.seed
     ).set_index(["change", "measure"])
     heads = pd.read_csv(run_file(profile, run.run_id, "heads.csv"))
     budget = config_of(profile, heads["run_id"][0])["budget"]

@@ -18,8 +18,9 @@ from keymyna_lib.base import seeds
 from keymyna_lib.base.errors import KeyMynaError
 from keymyna_lib.compute.executor import Executor
 from keymyna_lib.compute.processes import HERE
-from keymyna_lib.evaluate import paired_difference
+from keymyna_lib.evaluate import bootstrap_interval, paired_difference
 from keymyna_lib.experiments.audio_changes import AUGMENTATIONS, Augmentation
+from keymyna_lib.experiments.conclusions import N_RESAMPLES
 from keymyna_lib.front_ends import power
 from keymyna_lib.spectrogram import compress
 
@@ -180,6 +181,27 @@ def measured(
     return pd.concat(tables, ignore_index=True)
 
 
+def by_change(values: pd.DataFrame, groups: Sequence[str], seed: int) -> pd.DataFrame:
+    """The rows of `measured` averaged over tracks.
+
+    Parameters
+    ----------
+    values : rows of `measured`.
+    groups, seed : of the bootstrap, as for `compared`.
+
+    Returns
+    -------
+    Columns augmentation, family, features, measure, value, low, high (95 %), n_tracks.
+    """
+    together, rows = np.asarray(groups), []
+    columns = ["augmentation", "family", "features", "measure"]
+    for about, of in values.groupby(columns, sort=False):
+        of_track = of.set_index("track")["value"]
+        low, high = bootstrap_interval(of_track, groups=together[of_track.index], seed=seed)
+        rows.append((*about, of_track.mean(), low, high, len(of_track)))
+    return pd.DataFrame(rows, columns=[*columns, "value", "low", "high", "n_tracks"])
+
+
 def by_track(values: pd.DataFrame) -> pd.DataFrame:
     """The rows of `measured` averaged over the changes of a kind.
 
@@ -210,14 +232,7 @@ def compared(values: pd.DataFrame, one: str, other: str, *, by: str, groups: Seq
 
 
 def compared_by_track(
-    means: pd.DataFrame,
-    one: str,
-    other: str,
-    *,
-    by: str,
-    groups: Mapping[Hashable, str],
-    seed: int,
-    n_resamples: int = 2000,
+    means: pd.DataFrame, one: str, other: str, *, by: str, groups: Mapping[Hashable, str], seed: int
 ) -> pd.DataFrame:
     """`compared`, from the means of each track.
 
@@ -226,7 +241,6 @@ def compared_by_track(
     means : what `by_track` returns, or a run of notebook 40 stored.
     one, other, by, seed : as for `compared`.
     groups : by track, labels that the bootstrap draws together.
-    n_resamples : of the bootstrap.
 
     Returns
     -------
@@ -238,7 +252,7 @@ def compared_by_track(
     for (change, name), of in means.groupby(["change", rest], sort=False):
         sides = of.pivot(index="track", columns=by, values="value")
         together = [groups[track] for track in sides.index]
-        found = paired_difference(sides[one], sides[other], groups=together, n_resamples=n_resamples, seed=seed)
+        found = paired_difference(sides[one], sides[other], groups=together, n_resamples=N_RESAMPLES, seed=seed)
         shown = {"one": sides[one].mean(), "other": sides[other].mean()}
         rows.append({"change": change, rest: name, **shown, **found._asdict()})
     return pd.DataFrame(rows)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,12 +14,16 @@ from matplotlib.figure import Figure
 from keymyna_lib.calibration import Coverage, Reliability
 from keymyna_lib.key_over_time import Timeline
 from keymyna_lib.keys import CIRCLE_OF_FIFTHS, KEY_NAMES, N_KEYS, short_name
-from keymyna_lib.report.figures.style import GREY, PAGE
+from keymyna_lib.report.figures.style import CHANCE, DARK, GREY, PAGE, mark_chance, score_limits
 from keymyna_lib.report.intervals import NOT_RUN, with_interval
 from keymyna_lib.report.traced import TracedRow, TracedTable
 from keymyna_lib.spectrogram import HOP, SAMPLE_RATE
 
 _COLOURS = plt.get_cmap("hsv")(np.arange(N_KEYS) / N_KEYS)  # along the circle: near keys look alike
+_LOOKS: list[dict[str, Any]] = [  # of two curves about one system; the colours of systems mean others
+    {"color": DARK, "linestyle": "-", "marker": "o"},
+    {"color": GREY, "linestyle": ":", "marker": "s"},
+]
 
 
 def key_timeline(timeline: Timeline, *, title: str = "") -> Figure:
@@ -175,21 +180,46 @@ def neighbour_map(
     return figure
 
 
-def reliability_diagram(axis: Axes, found: Reliability, label: str) -> None:
-    """Share of right answers against confidence, a point a bin; on the diagonal, confidence means what it says."""
+def reliability_diagram(axis: Axes, found: Mapping[str, Reliability]) -> None:
+    """Share of right answers against confidence, a point a bin, with Wilson's 95 % interval.
+
+    On the diagonal, confidence means what it says.
+
+    Parameters
+    ----------
+    found : label -> bins of the same answers, at most two.
+    """
+    from scipy.stats import binomtest
+
     axis.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=0.8)
-    axis.plot(found.confidence, found.accuracy, marker="o", label=f"{label} (error {found.error:.3f})")
-    axis.set(xlabel="confidence", ylabel="share of right answers", xlim=(0, 1), ylim=(0, 1.02), aspect="equal")
+    for (label, bins), look in zip(found.items(), _LOOKS):
+        right = np.rint(bins.count * bins.accuracy).astype(int)
+        tests = [binomtest(int(k), int(n)) for k, n in zip(right, bins.count)]
+        low, high = np.transpose([test.proportion_ci(method="wilson") for test in tests])
+        axis.vlines(bins.confidence, low, high, color=look["color"], linewidth=0.8)
+        axis.plot(bins.confidence, bins.accuracy, label=label, clip_on=False, **look)
+        answers = f"{bins.count.sum()} answers in {len(bins.count)} bins"
+    axis.set(xlabel=f"confidence, {answers}", ylabel="share of right answers")
+    axis.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
     _legend_above(axis)
 
 
-def coverage_curve(axis: Axes, found: Coverage, label: str, *, least: float | None = None) -> None:
-    """Score of the answers that are given against their share; a dot at what a threshold of `least` leaves."""
-    (line,) = axis.plot(found.answered, found.score, label=label)
-    given = [] if least is None else np.flatnonzero(found.threshold >= least)
-    if len(given):
-        axis.plot(found.answered[given[-1]], found.score[given[-1]], marker="o", color=line.get_color())
-    axis.set(xlabel="share answered", ylabel="MIREX weighted score", xlim=(0, 1.02))
+def coverage_curves(axis: Axes, found: Mapping[str, Coverage], least: float) -> None:
+    """Score of the answers that are given against their share; a dot at what the model's own threshold leaves.
+
+    Parameters
+    ----------
+    found : label -> what withholding leaves, at most two; `least` is a threshold of the first.
+    """
+    for (label, curve), look in zip(found.items(), _LOOKS):
+        axis.plot(curve.answered, 100 * curve.score, label=label, color=look["color"], linestyle=look["linestyle"])
+    first = next(iter(found.values()))
+    given = np.flatnonzero(first.threshold >= least)[-1:]
+    axis.plot(first.answered[given], 100 * first.score[given], "o", color=_LOOKS[0]["color"])
+    scores = 100 * np.concatenate([curve.score for curve in found.values()])
+    axis.set(xlabel="share answered", ylabel="weighted score x 100", xlim=(0, 1.02))
+    axis.set_ylim(score_limits(scores.min(), scores.max()))
+    mark_chance(axis, CHANCE)
     _legend_above(axis)
 
 
@@ -261,9 +291,9 @@ def doubt_points(axis: Axes, doubt: dict[str, np.ndarray], most: float) -> None:
     """The doubt about each recording, a row of points a kind; what is right of the line gets no answer."""
     rng = np.random.default_rng(0)  # heights within a row
     for i, values in enumerate(doubt.values()):
-        axis.plot(values, i + rng.uniform(-0.25, 0.25, len(values)), ".", alpha=0.5)
+        axis.plot(values, i + rng.uniform(-0.25, 0.25, len(values)), ".", color=DARK, alpha=0.5)
     axis.axvline(most, color="black", linestyle="--", linewidth=1)
     axis.annotate("no answer", (most, 0.02), (4, 0), xycoords=("data", "axes fraction"), textcoords="offset points")
-    axis.set_yticks(range(len(doubt)), list(doubt))
+    axis.set_yticks(range(len(doubt)), [f"{kind} ({len(values)})" for kind, values in doubt.items()])
     axis.set(xlabel="mean entropy of the windows [nats]", xlim=(0, np.log(N_KEYS)))
     axis.invert_yaxis()

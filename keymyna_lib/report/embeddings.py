@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from keymyna_lib.report.figures.method import running_mean
 from keymyna_lib.report.figures.style import (
     BETTER,
     GREY,
@@ -105,7 +106,8 @@ def rank_panels(history: pd.DataFrame, lengths: pd.DataFrame, main: str, untrain
     heights = [1.3 + str(handle.get_label()).count("\n") for handle in handles]
     legend = LINE * max(sum(heights[place : place + deep]) for place in range(0, len(handles), deep))
     figure, axes = plt.subplots(1, 3, figsize=(PAGE, 2.2 + legend))
-    axes[0].plot(history["step"], history["loss"], color=look(main).colour, linewidth=0.8)
+    axes[0].plot(history["step"], history["loss"], color="0.8", linewidth=0.6)
+    axes[0].plot(history["step"], running_mean(history[["loss"]])["loss"], color=look(main).colour)
     axes[0].set(title="Loss", xlabel=f"step of {main}", ylabel="training loss")
     for axis, column, scale in ((axes[1], "rank", 1), (axes[2], "score", 100)):
         for name, group in trained.groupby("objective", sort=False):

@@ -11,35 +11,39 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from keymyna_lib.base.errors import KeyMynaError
-from keymyna_lib.report.figures.style import PAGE, look, mark_chance
+from keymyna_lib.report.figures.style import DARK, PAGE, look, mark_chance
 
-_ROW = 0.17  # inches
+_ROW = 0.18  # inches
 _COLUMNS = 4
 
 
 def robustness(
     measured: pd.DataFrame, measures: Mapping[str, str], systems: Sequence[str], chance: Mapping[str, float]
 ) -> Figure:
-    """What each change of the audio does: a panel a measure, a row a change, a marker a system.
+    """What each change of the audio does: a panel a measure, a row a change, a marker with its interval a system.
+
+    A rule parts the changes that should leave the key alone, above, from pitch shifts.
 
     Parameters
     ----------
-    measured : columns augmentation, features, measure, value.
+    measured : columns augmentation, family, features, measure, value, low, high, n_tracks.
     measures : measure -> title, those shown. systems : those of `features` shown.
     chance : measure -> its value by chance, where there is one.
     """
-    changes = list(dict.fromkeys(measured["augmentation"]))
-    size = (PAGE, 0.85 + _ROW * len(changes))
+    family = measured.drop_duplicates("augmentation").set_index("augmentation")["family"]
+    changes = [*family.index[family != "pitch"], *family.index[family == "pitch"]]
+    rule = (family != "pitch").sum() - 0.5
+    size = (PAGE, 1.05 + _ROW * len(changes))
     figure, axes = plt.subplots(1, len(measures), figsize=size, sharey=True, squeeze=False)
     for axis, (measure, title) in zip(axes[0], measures.items()):
-        table = measured[measured["measure"] == measure].pivot(index="augmentation", columns="features", values="value")
-        table = table.reindex(index=changes, columns=list(systems))
-        for place, row in enumerate(table.to_numpy()):
-            axis.plot(row, [place] * len(row), color="0.8", linewidth=0.8, zorder=1)
-        for offset, system in zip(np.linspace(-0.12, 0.12, len(systems)), systems):
-            colour, marker = look(system)
-            axis.plot(table[system], np.arange(len(changes)) + offset, marker, color=colour, label=system)
-        low, high = float(np.nanmin(table)), float(np.nanmax(table))
+        shown = measured[(measured["measure"] == measure) & measured["features"].isin(systems)]
+        for offset, system in zip(np.linspace(-0.17, 0.17, len(systems)), systems):
+            rows = shown[shown["features"] == system].set_index("augmentation").loc[changes]
+            (colour, marker), places = look(system), np.arange(len(changes)) + offset
+            axis.hlines(places, rows["low"], rows["high"], color=colour, linewidth=0.8)
+            axis.plot(rows["value"], places, marker, color=colour, markersize=3.2, label=system)
+        axis.axhline(rule, color=DARK, linewidth=0.6)
+        low, high = float(shown["low"].min()), float(shown["high"].max())
         margin = 0.08 * (high - low) or 0.05
         axis.set(title=textwrap.fill(title, 17), xlim=(low - margin, high + margin))
         axis.grid(axis="x", color="0.92", linewidth=0.5)
@@ -49,6 +53,7 @@ def robustness(
     axes[0, 0].set_ylim(len(changes) + 0.2, -0.7)
     handles, names = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside upper right", ncols=len(names), borderpad=0)
+    figure.supxlabel(f"means over {measured['n_tracks'].max()} tracks, with 95 % intervals")
     return figure
 
 

@@ -209,6 +209,8 @@ def confusion(counts: Mapping[str, np.ndarray]) -> Figure:
         axis.set_xticks(majors, names)
         axis.set_yticks(majors, names)
         axis.set(title=plain_name(title), xlabel="estimated key")
-    axes[0, 0].set_ylabel("key (each major, then its relative minor)")
+    tracks = np.concatenate([of.sum(axis=1) for of in counts.values()])
+    of_a_key = f"{tracks.min():.0f} to {tracks.max():.0f} tracks"
+    axes[0, 0].set_ylabel(f"key (each major, then its relative minor),\n{of_a_key} each")
     figure.colorbar(drawn, ax=axes, label="share of the key's tracks [%]", shrink=0.85, pad=0.01, aspect=30)
     return figure

@@ -135,6 +135,11 @@ def _vector(axis: Axes, x: float, y: float, values: np.ndarray, colour: str) -> 
         )
 
 
+def running_mean(history: pd.DataFrame) -> pd.DataFrame:
+    """Centred running means over a twentieth of the steps; short runs stay as they are."""
+    return history.rolling(max(1, len(history) // 20), min_periods=1, center=True).mean()
+
+
 def pretraining_curves(history: pd.DataFrame, measure: str, chance: float | None) -> Figure:
     """Loss, measure and learning rate by step; dark lines are running means over a twentieth of the steps.
 
@@ -144,7 +149,7 @@ def pretraining_curves(history: pd.DataFrame, measure: str, chance: float | None
     measure : what the measure is. chance : its value by chance, if there is one.
     """
     figure, axes = plt.subplots(1, 3, figsize=(PAGE, 2.0), width_ratios=[1, 1, 0.7])
-    smooth = history[["loss", "measure"]].rolling(max(1, len(history) // 20), min_periods=1, center=True).mean()
+    smooth = running_mean(history[["loss", "measure"]])
     colour = look("pre-trained").colour
     for axis, column in ((axes[0], "loss"), (axes[1], "measure")):
         axis.plot(history["step"], history[column], color="0.8", linewidth=0.6)
