@@ -620,8 +620,8 @@ def test_the_framework_shows_the_kept_patches_alone():
         assert np.array_equal(~np.ma.getmaskarray(np.ma.masked_invalid(seen)).all(axis=0), kept)
         assert np.allclose(seen[:, kept], crop.numpy()[:, kept])
     names = [text for text, _ in texts(figure) if text.get_text() in ("crop 1", "crop 2")]
-    of_systems = {look.colour.lower() for name, look in style.SYSTEMS.items()}
-    assert len({text.get_color() for text in names} - of_systems) == 2
+    of_systems = {to_rgb(look.colour) for look in style.SYSTEMS.values()}
+    assert len({to_rgb(text.get_color()) for text in names} - of_systems) == 2
 
 
 @pytest.mark.parametrize("chance", [1 / 16, None])
