@@ -254,7 +254,7 @@ def test_findings_are_cells_of_the_tables():
             ]
         )
     )
-    probe, mlp, masking, robust, best = findings.findings(
+    _, probe, mlp, masking, robust, best = findings.findings(
         {
             "pretraining_gain": GAIN,
             "heads": stored.parse("heads", 'head,a,"a, minus default"\ndefault,1,\nno pitch shift,2,-9\n'),
@@ -278,13 +278,33 @@ def test_findings_are_cells_of_the_tables():
     assert best.found.verdict == "not run" and not best.found.cells
 
 
+def test_the_objective_is_judged_in_both_corpora():
+    here, stays = (
+        "masked contrastive pre-training",
+        "where pieces keep their sound, there is a gain over no pre-training",
+    )
+    lines = [
+        (f"{here} beats no pre-training", "holds"),
+        (f"{here} gains more over no pre-training where rooms change than where they do not", "holds"),
+        (f"{stays}: masked contrastive", "cannot be told"),
+        (f"{stays}: masked contrastive, on free recordings", "does not"),  # another objective
+    ]
+    claims = "claim,labels,verdict,evidence\n" + "".join(
+        f'"{claim}",48 labels,{verdict},x{i}\n' for i, (claim, verdict) in enumerate(lines)
+    )
+    found = findings.findings({"conclusions": stored.parse("conclusions", claims)})[0].found
+    assert found.verdict == "holds in 2 of 3"
+    assert [cell.partition(": ")[2] for cell in found.cells] == ["x0, holds", "x1, holds", "x2, cannot be told"]
+
+
 def test_where_claims_were_tested_their_verdict_counts():
     claim = "under the paper's linear probe, pre-training beats no pre-training"
     claims = f'claim,labels,seeds,verdict,evidence,p\n"{claim}",48 labels,1,cannot be told,+1.0,0.2\n'
     claims += '"robust: after changes, it keeps the key more often",none,1,does not,-9,0.01\n'
-    probe, mlp, _, robust, _ = findings.findings(
+    objective, probe, mlp, _, robust, _ = findings.findings(
         {"pretraining_gain": GAIN, "conclusions": stored.parse("conclusions", claims)}
     )
+    assert objective.found.verdict == "not run"
     assert probe.found.verdict == "undecided" and probe.found.cells == ("48 labels: +1.0, cannot be told",)
     assert probe.found.table == "conclusions" and mlp.found.table == "pretraining_gain"
     assert robust.found.verdict == "does not" and robust.found.cells == ("it keeps the key more often: -9, does not",)
