@@ -74,11 +74,12 @@ def _together(verdicts: Sequence[str]) -> str:
     return UNDECIDED
 
 
+_STAYS = "where pieces keep their sound, there is a gain over no pre-training"
 _OF_THE_OBJECTIVE = {
-    "masked contrastive pre-training gains more over no pre-training where instruments, room and tuning change within a "
-    "piece than where they do not": "more where the sound changes within a piece than where it stays",
+    "masked contrastive pre-training gains more over no pre-training where instruments, room and tuning change within "
+    "a piece than where they do not": "more where the sound changes within a piece than where it stays",
     "masked contrastive pre-training beats no pre-training": "over no pre-training",
-    "where pieces keep their sound, there is a gain over no pre-training: masked contrastive": "the same where it stays",
+    f"{_STAYS}: masked contrastive": "over no pre-training, where pieces keep their sound",
 }
 
 
